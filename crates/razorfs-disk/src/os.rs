@@ -1,0 +1,1 @@
+//! The real host: the only user of the host's files.

@@ -1,0 +1,257 @@
+//! Operations as the journal holds them: a type for people and tools, and the mutations that redo
+//! it. `u8 type | varint len | mutations`; replay looks at the mutations only and reads nothing.
+//!
+//! | mutation | bytes |
+//! |---|---|
+//! | PUT | `1 | key string | value string` |
+//! | DEL | `2 | key string` |
+//! | PATCH | `3 | E key string | fragment` ([`Fragment::encode`]) |
+//! | CTR | `4 | counter u8 | signed varint` |
+//! | NEW | `5 | key string | value string`: a PUT of a key that never existed before, so that deleting it again needs no tombstone |
+//! | WHO | `6 | uid varint | gid varint | pid varint`: who asked, for the audit trail; changes nothing |
+//!
+//! A PATCH lays one fragment over whatever the block already holds; it is resolved when the
+//! memtable is flushed, so that redo reads nothing and an appended log line is logged once.
+
+use crate::error::{Place, Result};
+use crate::key::{Key, Tag};
+use crate::record::Fragment;
+use crate::wire::{Put, Take};
+
+/// What the operation was, for the log, the statistics and point-in-time recovery.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are those of the system calls")]
+pub enum OpType {
+    Create = 1,
+    Mkdir = 2,
+    Unlink = 3,
+    Rmdir = 4,
+    Rename = 5,
+    Link = 6,
+    Symlink = 7,
+    Mknod = 8,
+    Write = 9,
+    Truncate = 10,
+    Setattr = 11,
+    Xattr = 12,
+    Reap = 13,
+    GcMove = 14,
+    Snapshot = 15,
+    Branch = 16,
+    Note = 17,
+    Allocate = 18,
+    Transaction = 19,
+}
+
+impl OpType {
+    /// The type that `byte` stands for.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Create,
+            2 => Self::Mkdir,
+            3 => Self::Unlink,
+            4 => Self::Rmdir,
+            5 => Self::Rename,
+            6 => Self::Link,
+            7 => Self::Symlink,
+            8 => Self::Mknod,
+            9 => Self::Write,
+            10 => Self::Truncate,
+            11 => Self::Setattr,
+            12 => Self::Xattr,
+            13 => Self::Reap,
+            14 => Self::GcMove,
+            15 => Self::Snapshot,
+            16 => Self::Branch,
+            17 => Self::Note,
+            18 => Self::Allocate,
+            19 => Self::Transaction,
+            _ => return None,
+        })
+    }
+}
+
+/// Counters of the volume, kept exact by deltas.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Counter {
+    /// Inodes that have a name or are held open.
+    Inodes = 1,
+    /// Sum of the sizes of regular files, in bytes.
+    Bytes = 2,
+    /// The lowest inode number never given out, as an offset to the manifest's.
+    NextIno = 3,
+}
+
+impl Counter {
+    /// The counter that `byte` stands for.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Inodes,
+            2 => Self::Bytes,
+            3 => Self::NextIno,
+            _ => return None,
+        })
+    }
+}
+
+/// One change of one record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mutation {
+    /// The record becomes `value`.
+    Put {
+        /// Which record.
+        key: Key,
+        /// Its encoded value.
+        value: Box<[u8]>,
+        /// The key never existed before.
+        new: bool,
+    },
+    /// The record is gone.
+    Del {
+        /// Which record.
+        key: Key,
+    },
+    /// A fragment is laid over the block.
+    Patch {
+        /// The block: an `E` key.
+        key: Key,
+        /// What is laid over it.
+        fragment: Fragment,
+    },
+    /// A counter changes.
+    Count {
+        /// Which.
+        counter: Counter,
+        /// By how much.
+        delta: i64,
+    },
+    /// Who asked.
+    Who {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Process.
+        pid: u32,
+    },
+}
+
+/// Longest value of a record: an attribute of 64 KiB with its name, or a full extent list.
+pub const MAX_VALUE: usize = 192 * 1024;
+
+impl Mutation {
+    /// Appends the encoding to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put { key, value, new } => {
+                out.put_u8(if *new { 5 } else { 1 });
+                out.put_bytes(key.as_bytes());
+                out.put_bytes(value);
+            }
+            Self::Del { key } => {
+                out.put_u8(2);
+                out.put_bytes(key.as_bytes());
+            }
+            Self::Patch { key, fragment } => {
+                out.put_u8(3);
+                out.put_bytes(key.as_bytes());
+                fragment.encode(out);
+            }
+            Self::Count { counter, delta } => {
+                out.put_u8(4);
+                out.put_u8(*counter as u8);
+                out.put_signed(*delta);
+            }
+            Self::Who { uid, gid, pid } => {
+                out.put_u8(6);
+                out.put_varint(u64::from(*uid));
+                out.put_varint(u64::from(*gid));
+                out.put_varint(u64::from(*pid));
+            }
+        }
+    }
+
+    /// Reads one mutation.
+    pub fn decode(t: &mut Take<'_>) -> Result<Self> {
+        fn key(t: &mut Take<'_>) -> Result<Key> {
+            let start = *t;
+            let bytes = t.bytes(32)?;
+            Key::from_bytes(bytes)
+                .ok_or_else(|| start.error("a key", format_args!("bytes {bytes:02x?}")))
+        }
+        let start = *t;
+        Ok(match t.u8()? {
+            kind @ (1 | 5) => Self::Put {
+                key: key(t)?,
+                value: t.bytes(MAX_VALUE)?.into(),
+                new: kind == 5,
+            },
+            2 => Self::Del { key: key(t)? },
+            3 => {
+                let at = *t;
+                let key = key(t)?;
+                if key.tag() != Tag::Extent {
+                    return Err(at.error("an extent's key", format_args!("{key:?}")));
+                }
+                Self::Patch {
+                    key,
+                    fragment: Fragment::decode(t)?,
+                }
+            }
+            4 => {
+                let at = *t;
+                let byte = t.u8()?;
+                let counter =
+                    Counter::from_byte(byte).ok_or_else(|| at.error("a counter", byte))?;
+                Self::Count {
+                    counter,
+                    delta: t.signed()?,
+                }
+            }
+            6 => Self::Who {
+                uid: t.varint32()?,
+                gid: t.varint32()?,
+                pid: t.varint32()?,
+            },
+            other => return Err(start.error("a mutation", other)),
+        })
+    }
+}
+
+/// Appends the operation `ty` whose encoded mutations are `mutations`.
+pub fn encode_op(ty: OpType, mutations: &[u8], out: &mut Vec<u8>) {
+    out.put_u8(ty as u8);
+    out.put_bytes(mutations);
+}
+
+/// One operation read from a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Op {
+    /// What it was.
+    pub ty: OpType,
+    /// What redoes it.
+    pub mutations: Vec<Mutation>,
+}
+
+/// Reads the operations of a batch's payload.
+pub fn decode_ops(payload: &[u8], place: Place) -> Result<Vec<Op>> {
+    let mut t = Take::new(payload, place, "journal operation");
+    let mut ops = Vec::new();
+    while !t.is_empty() {
+        let start = t;
+        let byte = t.u8()?;
+        let ty = OpType::from_byte(byte).ok_or_else(|| start.error("an operation", byte))?;
+        let len = t.varint_max(t.rest().len() as u64)?;
+        let mut inner = Take::new(t.slice(len as usize)?, t.place(), "journal mutation");
+        let mut mutations = Vec::new();
+        while !inner.is_empty() {
+            mutations.push(Mutation::decode(&mut inner)?);
+        }
+        ops.push(Op { ty, mutations });
+    }
+    Ok(ops)
+}

@@ -1,0 +1,133 @@
+//! What can go wrong, in the few kinds that tell a caller what to do.
+
+use std::sync::Arc;
+
+use razorfs_disk::DiskError;
+use razorfs_format::FormatError;
+
+/// Result of a call to the volume.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the engine. [`Error::errno`] gives the number that POSIX has for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// ENOENT.
+    #[error("no such file or directory")]
+    NotFound,
+    /// EEXIST.
+    #[error("it exists already")]
+    Exists,
+    /// ENOTDIR.
+    #[error("not a directory")]
+    NotADirectory,
+    /// EISDIR.
+    #[error("it is a directory")]
+    IsADirectory,
+    /// ENOTEMPTY.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// EINVAL, with what is wrong.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// ENAMETOOLONG.
+    #[error("the name is longer than 255 bytes")]
+    NameTooLong,
+    /// ELOOP.
+    #[error("too many symbolic links")]
+    TooManySymlinks,
+    /// EMLINK.
+    #[error("too many hard links")]
+    TooManyLinks,
+    /// EFBIG.
+    #[error("the file would be larger than the largest offset")]
+    FileTooLarge,
+    /// ENOSPC.
+    #[error("the host file system is full; free space on it, or delete files in the volume")]
+    NoSpace,
+    /// EDQUOT.
+    #[error("the limit of the volume is reached; delete files, or raise the limit")]
+    LimitReached,
+    /// EROFS, with why.
+    #[error("the volume is read-only: {0}")]
+    ReadOnly(Arc<str>),
+    /// EPERM, with what forbids it.
+    #[error("not permitted: {0}")]
+    NotPermitted(&'static str),
+    /// ENODATA.
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// ERANGE.
+    #[error("the buffer is too small for the extended attribute")]
+    BufferTooSmall,
+    /// E2BIG.
+    #[error("the extended attribute is larger than 64 KiB")]
+    AttributeTooLarge,
+    /// ENXIO: no data or hole at or after the offset.
+    #[error("the offset is beyond the end of the file")]
+    BeyondEnd,
+    /// EOPNOTSUPP, with what is not supported.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// EBUSY: somebody has the volume.
+    #[error("the volume is in use by {0}; unmount it there, or wait for it to end")]
+    Locked(Arc<str>),
+    /// EIO: damaged bytes, which were not used.
+    #[error("damaged: {0}; run `razorfs verify` for all damage")]
+    Corrupt(#[from] Arc<FormatError>),
+    /// The disk failed.
+    #[error("{0}")]
+    Disk(#[from] Arc<DiskError>),
+    /// EIO: an earlier error made the volume refuse writes.
+    #[error("the volume stopped taking writes after: {0}; unmount it and mount it again")]
+    Failed(Arc<str>),
+    /// EINVAL: not a volume, or one of another version, with what to do.
+    #[error("{0}")]
+    NotAVolume(Arc<str>),
+}
+
+impl From<FormatError> for Error {
+    fn from(e: FormatError) -> Self {
+        Self::Corrupt(Arc::new(e))
+    }
+}
+
+impl From<DiskError> for Error {
+    fn from(e: DiskError) -> Self {
+        if e.is_full() {
+            Self::NoSpace
+        } else {
+            Self::Disk(Arc::new(e))
+        }
+    }
+}
+
+impl Error {
+    /// The error number of Linux for it.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotFound => libc::ENOENT,
+            Self::Exists => libc::EEXIST,
+            Self::NotADirectory => libc::ENOTDIR,
+            Self::IsADirectory => libc::EISDIR,
+            Self::NotEmpty => libc::ENOTEMPTY,
+            Self::Invalid(_) | Self::NotAVolume(_) => libc::EINVAL,
+            Self::NameTooLong => libc::ENAMETOOLONG,
+            Self::TooManySymlinks => libc::ELOOP,
+            Self::TooManyLinks => libc::EMLINK,
+            Self::FileTooLarge => libc::EFBIG,
+            Self::NoSpace => libc::ENOSPC,
+            Self::LimitReached => libc::EDQUOT,
+            Self::ReadOnly(_) => libc::EROFS,
+            Self::NotPermitted(_) => libc::EPERM,
+            Self::NoAttribute => libc::ENODATA,
+            Self::BufferTooSmall => libc::ERANGE,
+            Self::AttributeTooLarge => libc::E2BIG,
+            Self::BeyondEnd => libc::ENXIO,
+            Self::Unsupported(_) => libc::EOPNOTSUPP,
+            Self::Locked(_) => libc::EBUSY,
+            Self::Corrupt(_) | Self::Disk(_) | Self::Failed(_) => libc::EIO,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! RazorFS: a crash-safe, end-to-end checksummed file system as a library.
+//!
+//! The road of an operation, room by room: [`namespace`] turns it into a transaction, the
+//! transaction is appended to the open batch of the [`journal`] and becomes visible in the memtable of
+//! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
+//! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
+
+pub mod data;
+mod error;
+pub mod journal;
+pub mod tree;
+mod types;
+
+pub use error::{Error, Result};
+pub use razorfs_format::Ino;
+pub use razorfs_format::record::{FileKind, Time};
+pub use types::*;
