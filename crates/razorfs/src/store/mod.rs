@@ -1,0 +1,371 @@
+//! The store: what is visible, and how changes become visible and durable.
+//!
+//! An operation's transaction is appended to the open batch and applied to the active memtable
+//! under the *gate* (shared); sealing a batch and freezing a memtable take the gate exclusively,
+//! for microseconds and never over I/O. So every batch, and every epoch, holds whole operations.
+//! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
+//! the gate and held over I/O; no request takes it.
+
+mod batch;
+mod commit;
+mod read;
+mod tx;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex, RwLock};
+use razorfs_disk::{Disk, Env};
+use razorfs_format::op::{Counter, Mutation};
+use razorfs_format::record::Time;
+use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, SegmentId, VolumeId};
+
+use crate::data::{Compression, PackReader, PackWriter};
+use crate::journal::Ring;
+use crate::tree::memtable::Memtable;
+use crate::tree::Levels;
+use crate::{Error, Result, VolumeSpace};
+
+use batch::OpenBatch;
+pub(crate) use batch::Waiter;
+pub(crate) use tx::Tx;
+
+/// A frozen memtable on its way to the segments, with the state of the volume at its end.
+pub(crate) struct Frozen {
+    pub memtable: Arc<Memtable>,
+    /// The first batch that it does not hold.
+    pub cut: BatchSeq,
+    pub counters: CountersAt,
+}
+
+/// The counters of the volume between two batches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountersAt {
+    pub inodes: u64,
+    pub bytes: u64,
+    pub next_ino: Ino,
+    pub lsn: Lsn,
+}
+
+/// What is visible: the layers of the tree, newest first.
+pub(crate) struct Version {
+    pub active: Arc<Memtable>,
+    /// Newest first.
+    pub frozen: Vec<Arc<Frozen>>,
+    pub levels: Levels,
+}
+
+impl Version {
+    /// The memtables, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.frozen.iter().map(|f| &f.memtable))
+    }
+}
+
+/// How the store behaves; from the volume's options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// Data runs up to this many bytes are kept inline.
+    pub inline_max: usize,
+    /// Compression of data.
+    pub compression: Compression,
+    /// Bytes of file data in RAM at which writers wait.
+    pub dirty_limit: usize,
+    /// Bytes of data in the open batch at which it is sealed.
+    pub batch_data: usize,
+    /// Bytes of the active memtable at which it is frozen.
+    pub memtable_bytes: usize,
+    /// Bytes of data after which what the volume may hold ends; `None`: as much as the host.
+    pub limit: Option<u64>,
+    /// Bytes of the host that are left free.
+    pub host_margin: u64,
+    /// Whether threads do the work; otherwise whoever waits for it does.
+    pub threads: bool,
+}
+
+/// The journal and what feeds it.
+pub(crate) struct Journal {
+    pub ring: Ring,
+    pub hot: PackWriter,
+    /// The last batch that was appended.
+    pub appended: BatchSeq,
+    /// Journal bytes appended since the last cut.
+    pub since_cut: u64,
+}
+
+/// Numbers that only grow.
+pub(crate) struct Ids {
+    pub ino: AtomicU64,
+    pub segment: AtomicU64,
+    pub pack: AtomicU64,
+}
+
+impl Ids {
+    pub fn segment(&self) -> SegmentId {
+        SegmentId(self.segment.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn pack(&self) -> PackId {
+        PackId(self.pack.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What wakes the threads, and those who wait for them.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// There is something to commit, or to stop for.
+    pub commit: Condvar,
+    /// A batch was sealed or its data placed; goes with the open batch's lock.
+    pub room: Condvar,
+    /// There is something to checkpoint, compact or reap.
+    pub maintain: Condvar,
+    /// What the maintenance thread was asked for.
+    pub wanted: Mutex<Wanted>,
+}
+
+/// What the maintenance thread was asked for.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Wanted {
+    pub checkpoint: bool,
+    pub reap: bool,
+    pub stop: bool,
+}
+
+/// Counts for `stats`.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub ops: AtomicU64,
+    pub batches: AtomicU64,
+    pub journal_bytes: AtomicU64,
+    pub journal_syncs: AtomicU64,
+    pub data_bytes: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub compactions: AtomicU64,
+}
+
+/// The core of the store of one volume: everything but its upkeep.
+pub(crate) struct Core {
+    pub disk: Arc<dyn Disk>,
+    pub env: Arc<dyn Env>,
+    pub vid: VolumeId,
+    pub hash_key: [u8; 16],
+    pub tuning: Tuning,
+    pub version: ArcSwap<Version>,
+    pub reader: PackReader,
+    pub gate: RwLock<()>,
+    open: Mutex<OpenBatch>,
+    pub journal: Mutex<Journal>,
+    /// Everything up to this batch is durable.
+    pub durable: AtomicU64,
+    /// The last batch that was sealed.
+    sealed: AtomicU64,
+    /// When the first batch that is not durable was appended, on the monotonic clock; 0: none.
+    unsynced_since: AtomicU64,
+    /// The largest payload that the journal takes.
+    max_batch: AtomicUsize,
+    /// The newest generation of the superblock.
+    pub generation: AtomicU64,
+    /// File data in RAM that has no place yet.
+    dirty: AtomicUsize,
+    pub ids: Arc<Ids>,
+    pub inodes: AtomicI64,
+    pub bytes: AtomicI64,
+    failed: OnceLock<Arc<str>>,
+    /// Why nothing may be written, if the volume is open for reading only.
+    pub read_only: Option<Arc<str>>,
+    pub signals: Signals,
+    pub counts: Counts,
+    /// Free space of the host, as of the last look, less what was reserved since.
+    host_free: AtomicI64,
+    host_looked: AtomicU64,
+}
+
+/// What a store starts with.
+pub(crate) struct Start {
+    pub disk: Arc<dyn Disk>,
+    pub env: Arc<dyn Env>,
+    pub vid: VolumeId,
+    pub hash_key: [u8; 16],
+    pub tuning: Tuning,
+    pub version: Version,
+    pub reader: PackReader,
+    pub journal: Journal,
+    pub next_lsn: Lsn,
+    pub generation: Generation,
+    pub ids: Arc<Ids>,
+    pub inodes: i64,
+    pub bytes: i64,
+    pub read_only: Option<Arc<str>>,
+}
+
+impl Core {
+    /// A store over what was recovered.
+    pub fn new(start: Start) -> Self {
+        let last = start.journal.appended;
+        let max_batch = start.journal.ring.max_batch();
+        Self {
+            disk: start.disk,
+            env: start.env,
+            vid: start.vid,
+            hash_key: start.hash_key,
+            tuning: start.tuning,
+            version: ArcSwap::from_pointee(start.version),
+            reader: start.reader,
+            gate: RwLock::new(()),
+            open: Mutex::new(OpenBatch::new(last.next(), start.next_lsn)),
+            journal: Mutex::new(start.journal),
+            durable: AtomicU64::new(last.0),
+            sealed: AtomicU64::new(last.0),
+            unsynced_since: AtomicU64::new(0),
+            max_batch: AtomicUsize::new(max_batch),
+            generation: AtomicU64::new(start.generation.0),
+            dirty: AtomicUsize::new(0),
+            ids: start.ids,
+            inodes: AtomicI64::new(start.inodes),
+            bytes: AtomicI64::new(start.bytes),
+            failed: OnceLock::new(),
+            read_only: start.read_only,
+            signals: Signals::default(),
+            counts: Counts::default(),
+            host_free: AtomicI64::new(0),
+            host_looked: AtomicU64::new(0),
+        }
+    }
+
+    /// The key of the hash of names.
+    pub fn hash_key(&self) -> &[u8; 16] {
+        &self.hash_key
+    }
+
+    /// The present.
+    pub fn now(&self) -> Time {
+        Time::from_unix_nanos(self.env.now())
+    }
+
+    /// A new inode number.
+    pub fn alloc_ino(&self) -> Ino {
+        Ino(self.ids.ino.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Fails if the volume takes no writes.
+    pub fn check_writable(&self) -> Result<()> {
+        if let Some(cause) = self.failed.get() {
+            return Err(Error::Failed(Arc::clone(cause)));
+        }
+        match &self.read_only {
+            Some(why) => Err(Error::ReadOnly(Arc::clone(why))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first fatal error latches: every later write refuses and names it.
+    pub fn fail(&self, cause: &Error) {
+        if self.failed.set(cause.to_string().into()).is_ok() {
+            tracing::error!(%cause, "the volume takes no more writes");
+        }
+        self.signals.room.notify_all();
+    }
+
+    /// The error that made the volume refuse writes.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.failed.get().cloned()
+    }
+
+    /// Reserves room for `bytes` of new data, so that running out of space is told here and not
+    /// at a later sync.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        if let Some(limit) = self.tuning.limit
+            && self.bytes.load(Ordering::Relaxed).max(0) as u64 + bytes > limit
+        {
+            return Err(Error::LimitReached);
+        }
+        let now = self.env.monotonic();
+        let need = bytes as i64 + self.tuning.host_margin as i64;
+        let stale = now.saturating_sub(self.host_looked.load(Ordering::Relaxed)) > LOOK_AGAIN;
+        if stale || self.host_free.load(Ordering::Relaxed) < need {
+            let free = self.disk.space()?.free;
+            let pending = self.dirty.load(Ordering::Relaxed) as u64;
+            let free = free.saturating_sub(pending).min(i64::MAX as u64) as i64;
+            self.host_free.store(free, Ordering::Relaxed);
+            self.host_looked.store(now.max(1), Ordering::Relaxed);
+        }
+        if self.host_free.fetch_sub(bytes as i64, Ordering::Relaxed) < need {
+            self.host_free.fetch_add(bytes as i64, Ordering::Relaxed);
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Space of the volume: the host's, within the limit.
+    pub fn space(&self) -> Result<VolumeSpace> {
+        let host = self.disk.space()?;
+        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
+        let inodes = self.inodes.load(Ordering::Relaxed).max(0) as u64;
+        let free = host.free.saturating_sub(self.tuning.host_margin);
+        Ok(match self.tuning.limit {
+            Some(limit) => {
+                let free = free.min(limit.saturating_sub(used));
+                VolumeSpace { total: limit, free, inodes }
+            }
+            None => VolumeSpace { total: host.total, free, inodes },
+        })
+    }
+
+    /// The inodes that wait to be reaped or trimmed, with their records.
+    pub fn orphans(&self) -> Result<Vec<(Ino, crate::tree::Bytes)>> {
+        let from = razorfs_format::key::Key::orphan(Branch::HEAD, Ino(0));
+        let to = razorfs_format::key::Key::orphan(Branch::HEAD, Ino(u64::MAX));
+        let version = self.version.load_full();
+        let mut found = std::collections::BTreeMap::new();
+        for record in version.levels.range(&from, &to) {
+            let record = record?;
+            found.insert(record.key.ino(), record.value);
+        }
+        let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
+        for memtable in oldest_first.chain(std::iter::once(&version.active)) {
+            let records = memtable.sorted(razorfs_format::key::Tag::Orphan, |slot| match slot {
+                crate::tree::memtable::Slot::Put { value, .. } => Some(Arc::clone(value)),
+                _ => None,
+            });
+            found.extend(records.into_iter().map(|(key, value)| (key.ino(), value)));
+        }
+        Ok(found.into_iter().filter_map(|(ino, value)| Some((ino, value?))).collect())
+    }
+
+    /// Applies one journaled mutation to a memtable; used by recovery, where no batch is open.
+    pub fn redo(memtable: &Memtable, mutation: Mutation, counters: &mut CountersAt) {
+        match mutation {
+            Mutation::Put { key, value, new } => {
+                if key.tag() == razorfs_format::key::Tag::Inode {
+                    counters.next_ino = counters.next_ino.max(key.ino().next());
+                }
+                memtable.put(key, Arc::from(value), new);
+            }
+            Mutation::Del { key } => memtable.del(key),
+            Mutation::Patch { key, fragment } => {
+                let split = memtable.patch(key, fragment, BatchSeq(u64::MAX));
+                debug_assert!(split.is_empty());
+            }
+            Mutation::Count { counter, delta } => match counter {
+                Counter::Inodes => {
+                    counters.inodes = counters.inodes.saturating_add_signed(delta);
+                }
+                Counter::Bytes => counters.bytes = counters.bytes.saturating_add_signed(delta),
+                Counter::NextIno => {
+                    counters.next_ino = Ino(counters.next_ino.0.saturating_add_signed(delta));
+                }
+            },
+            Mutation::Who { .. } => {}
+        }
+    }
+
+    /// The memtable that follows epoch `epoch`.
+    pub fn next_memtable(epoch: Epoch) -> Arc<Memtable> {
+        Arc::new(Memtable::new(epoch.next()))
+    }
+}
+
+/// Nanoseconds after which the host's free space is asked for again.
+const LOOK_AGAIN: u64 = 200_000_000;
