@@ -809,7 +809,7 @@ impl File for SimFile {
             format!("{range:?} zero={zero}")
         })?;
         if range.is_empty() {
-            return fail(op, &self.name, Errno::INVAL);
+            return begun.end(op, &self.name);
         }
         if state.capacity.is_some() {
             let free = state.free();
@@ -826,7 +826,7 @@ impl File for SimFile {
         let mut state = self.disk.lock_state();
         let begun = self.begin(&mut state, DiskOp::Punch, 0, || format!("{range:?}"))?;
         if range.is_empty() {
-            return fail(DiskOp::Punch, &self.name, Errno::INVAL);
+            return begun.end(DiskOp::Punch, &self.name);
         }
         state.file(self.id).punch(range);
         begun.end(DiskOp::Punch, &self.name)
