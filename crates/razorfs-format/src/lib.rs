@@ -8,10 +8,12 @@
 pub mod crc;
 pub mod error;
 pub mod ids;
+pub mod journal;
 pub mod key;
 pub mod layout;
 pub mod op;
 pub mod record;
+pub mod superblock;
 pub mod wire;
 
 pub use error::{FormatError, Place};
