@@ -11,9 +11,12 @@ pub mod ids;
 pub mod journal;
 pub mod key;
 pub mod layout;
+pub mod manifest;
+pub mod names;
 pub mod op;
 pub mod record;
 pub mod superblock;
+pub mod segment;
 pub mod wire;
 
 pub use error::{FormatError, Place};
