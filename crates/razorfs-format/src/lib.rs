@@ -5,6 +5,7 @@
 //! was found. Fixed-width integers are little endian; keys are big endian, so that comparing the
 //! bytes compares the keys. All checksums are CRC-32C, seeded with identity and place.
 
+pub mod compress;
 pub mod crc;
 pub mod error;
 pub mod ids;
@@ -14,6 +15,7 @@ pub mod layout;
 pub mod manifest;
 pub mod names;
 pub mod op;
+pub mod pack;
 pub mod record;
 pub mod superblock;
 pub mod segment;
