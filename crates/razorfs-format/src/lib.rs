@@ -17,8 +17,8 @@ pub mod names;
 pub mod op;
 pub mod pack;
 pub mod record;
-pub mod superblock;
 pub mod segment;
+pub mod superblock;
 pub mod wire;
 
 pub use error::{FormatError, Place};

@@ -9,7 +9,7 @@ use razorfs_format::record::{Fragment, FragmentKind};
 use razorfs_format::{BatchSeq, Branch, Generation, Ino};
 
 use super::batch::Sealed;
-use super::tx::Step;
+use super::tx::{Step, Ticket};
 use super::{CountersAt, Frozen, Journal, Core, Tx, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
@@ -37,18 +37,16 @@ pub(crate) enum Committed {
 
 impl Core {
     /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
-    pub fn commit(&self, tx: Tx<'_>) -> Result<()> {
+    pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
         if tx.is_empty() {
-            return Ok(());
+            return Ok(Ticket(()));
         }
         self.check_writable()?;
         let size = tx.journal_size(self.tuning.inline_max);
         self.wait_for_room(size, tx.data_size())?;
         let mut mutations = Vec::with_capacity(size.min(4096));
         for step in &tx.steps {
-            if let Step::Mutation(m) = step {
-                m.encode(&mut mutations);
-            }
+            step.encode(&mut mutations);
         }
         let _gate = self.gate.read();
         let (batch, first) = self.append(&tx, &mutations, size);
@@ -57,7 +55,7 @@ impl Core {
         if first {
             self.signals.commit.notify_one();
         }
-        Ok(())
+        Ok(Ticket(()))
     }
 
     /// Appends to the open batch; answers its number and whether the journal should be woken.
@@ -76,12 +74,10 @@ impl Core {
                     open.touched.insert(*ino, Arc::clone(value));
                 }
                 // What is written among the operations must not be followed by an older touch.
-                Step::Mutation(Mutation::Put { key, .. } | Mutation::Del { key })
-                    if key.tag() == Tag::Inode =>
-                {
+                Step::Put { key, .. } | Step::Del(key) if key.tag() == Tag::Inode => {
                     open.touched.remove(&key.ino());
                 }
-                Step::Mutation(_) | Step::Write { .. } => {}
+                _ => {}
             }
         }
         let was = open.journal_bytes;
@@ -97,15 +93,12 @@ impl Core {
         let mut grown = 0;
         for step in tx.steps {
             match step {
-                Step::Mutation(Mutation::Put { key, value, new }) => {
-                    memtable.put(key, Arc::from(value), new);
-                }
-                Step::Mutation(Mutation::Del { key }) => memtable.del(key),
-                Step::Mutation(Mutation::Patch { key, fragment }) => {
+                Step::Put { key, value, new } => memtable.put(key, value, new),
+                Step::Del(key) => memtable.del(key),
+                Step::Patch(key, fragment) => {
                     pieces.extend(memtable.patch(key, fragment, batch));
                 }
-                Step::Mutation(Mutation::Count { counter, delta }) => self.count(counter, delta),
-                Step::Mutation(Mutation::Who { .. }) => {}
+                Step::Count(counter, delta) => self.count(counter, delta),
                 Step::Touch(ino, value) => {
                     memtable.put(Key::inode(Branch::HEAD, ino), value, false);
                 }

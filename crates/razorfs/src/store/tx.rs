@@ -4,20 +4,43 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::op::{Counter, Mutation, OpType};
-use razorfs_format::record::{Fragment, Inode};
+use razorfs_format::op::{Counter, Mutation, OpType, encode_put};
+use razorfs_format::record::{Fragment, FragmentKind, Inode};
 use razorfs_format::{Branch, Ino};
 
 use crate::tree::Bytes;
 
 /// One change.
 pub(super) enum Step<'a> {
-    /// Journaled among the operations.
-    Mutation(Mutation),
+    /// A record is written.
+    Put { key: Key, value: Bytes, new: bool },
+    /// A record is deleted.
+    Del(Key),
+    /// A fragment is laid over a block.
+    Patch(Key, Fragment),
+    /// A counter changes.
+    Count(Counter, i64),
     /// The inode record changed: visible at once, journaled once with its batch.
     Touch(Ino, Bytes),
     /// File data: visible at once, placed when its batch is sealed.
     Write { key: Key, off: u32, bytes: Cow<'a, [u8]> },
+}
+
+impl Step<'_> {
+    /// Appends the mutation, of what is journaled among the operations.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put { key, value, new } => encode_put(key, value, *new, out),
+            Self::Del(key) => Mutation::Del { key: *key }.encode(out),
+            Self::Patch(key, fragment) => {
+                Mutation::Patch { key: *key, fragment: fragment.clone() }.encode(out);
+            }
+            Self::Count(counter, delta) => {
+                Mutation::Count { counter: *counter, delta: *delta }.encode(out);
+            }
+            Self::Touch(..) | Self::Write { .. } => {}
+        }
+    }
 }
 
 /// The changes of one operation.
@@ -27,42 +50,46 @@ pub(crate) struct Tx<'a> {
     branch: Branch,
 }
 
+/// Stands for a committed transaction until it is durable.
+#[must_use]
+pub(crate) struct Ticket(pub(super) ());
+
 /// Bytes that a touched inode or a placed piece takes in the journal, at most, besides its data.
 const OVERHEAD: usize = 160;
 
 impl<'a> Tx<'a> {
     /// An empty transaction for an operation.
     pub fn new(ty: OpType) -> Self {
-        Self { ty, steps: Vec::new(), branch: Branch::HEAD }
+        Self { ty, steps: Vec::with_capacity(8), branch: Branch::HEAD }
     }
 
     /// Writes a record that may exist.
-    pub fn put(&mut self, key: Key, value: Box<[u8]>) {
+    pub fn put(&mut self, key: Key, value: Bytes) {
         debug_assert_ne!(key.tag(), Tag::Extent);
-        self.steps.push(Step::Mutation(Mutation::Put { key, value, new: false }));
+        self.steps.push(Step::Put { key, value, new: false });
     }
 
     /// Writes a record that does not exist.
-    pub fn put_new(&mut self, key: Key, value: Box<[u8]>) {
+    pub fn put_new(&mut self, key: Key, value: Bytes) {
         debug_assert_ne!(key.tag(), Tag::Extent);
-        self.steps.push(Step::Mutation(Mutation::Put { key, value, new: true }));
+        self.steps.push(Step::Put { key, value, new: true });
     }
 
     /// Deletes a record. Extents of a file go before its inode.
     pub fn del(&mut self, key: Key) {
-        self.steps.push(Step::Mutation(Mutation::Del { key }));
+        self.steps.push(Step::Del(key));
     }
 
     /// Lays a fragment over a block.
     pub fn patch(&mut self, key: Key, fragment: Fragment) {
         debug_assert_eq!(key.tag(), Tag::Extent);
-        self.steps.push(Step::Mutation(Mutation::Patch { key, fragment }));
+        self.steps.push(Step::Patch(key, fragment));
     }
 
     /// Changes a counter of the volume.
     pub fn count(&mut self, counter: Counter, delta: i64) {
         if delta != 0 {
-            self.steps.push(Step::Mutation(Mutation::Count { counter, delta }));
+            self.steps.push(Step::Count(counter, delta));
         }
     }
 
@@ -88,13 +115,12 @@ impl<'a> Tx<'a> {
     /// Bytes that it takes in the journal, at most, if data of `inline` bytes and less is inline.
     pub(super) fn journal_size(&self, inline: usize) -> usize {
         let size = |step: &Step<'_>| match step {
-            Step::Mutation(Mutation::Put { value, .. }) => value.len() + 48,
-            Step::Mutation(Mutation::Patch { fragment, .. }) => match &fragment.kind {
-                razorfs_format::record::FragmentKind::Inline(bytes) => bytes.len() + 64,
+            Step::Put { value, .. } | Step::Touch(_, value) => value.len() + 48,
+            Step::Patch(_, fragment) => match &fragment.kind {
+                FragmentKind::Inline(bytes) => bytes.len() + 64,
                 _ => OVERHEAD,
             },
-            Step::Mutation(_) => 48,
-            Step::Touch(_, value) => value.len() + 48,
+            Step::Del(_) | Step::Count(..) => 48,
             Step::Write { bytes, .. } if bytes.len() <= inline => bytes.len() + OVERHEAD,
             Step::Write { .. } => OVERHEAD,
         };
