@@ -19,7 +19,7 @@ mod upkeep;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use razorfs_disk::{Dir, Name, OpenHow};
@@ -29,7 +29,7 @@ use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{JournalStart, ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Lsn, PackId, SegmentId};
 
-use crate::data::{Account, PackWriter};
+use crate::data::{Account, PackUse, PackWriter};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result};
@@ -59,8 +59,6 @@ pub(crate) struct Installer {
     garbage: Vec<Garbage>,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
-    /// When the last checkpoint was, on the monotonic clock.
-    last: u64,
     next_run: u64,
 }
 
@@ -73,7 +71,6 @@ pub(crate) struct InstallerStart {
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
-    pub now: u64,
 }
 
 impl Installer {
@@ -90,7 +87,6 @@ impl Installer {
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
             garbage: Vec::new(),
-            last: start.now,
             next_run,
         }
     }
@@ -100,6 +96,8 @@ impl Installer {
 pub(crate) struct Checkpointer {
     pub core: Arc<Core>,
     pub installer: Mutex<Installer>,
+    /// When the last checkpoint was, on the monotonic clock.
+    last: AtomicU64,
 }
 
 /// What the next generation changes.
@@ -113,6 +111,12 @@ struct Edit {
 }
 
 impl Checkpointer {
+    /// Goes on from a generation.
+    pub fn new(core: Arc<Core>, installer: Installer) -> Self {
+        let last = AtomicU64::new(core.env.monotonic());
+        Self { core, installer: Mutex::new(installer), last }
+    }
+
     /// Flushes everything that is in RAM into a new generation. Answers whether there was anything.
     pub fn checkpoint(&self) -> Result<bool> {
         self.run(State::Dirty)
@@ -135,7 +139,7 @@ impl Checkpointer {
         done |= self.flush_frozen(&mut installer, State::Dirty)?;
         self.core.freeze()?;
         done |= self.flush_frozen(&mut installer, state)?;
-        installer.last = self.core.env.monotonic();
+        self.last.store(self.core.env.monotonic(), Ordering::Relaxed);
         Ok(done)
     }
 
@@ -246,6 +250,7 @@ impl Checkpointer {
         let previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
         installer.superblock = superblock;
         core.journal.lock().ring.release(previous_cut);
+        core.note_room();
         self.remove_garbage(installer);
         core.wake_all();
         tracing::debug!(generation = %installer.superblock.generation, "a generation was installed");
@@ -285,18 +290,22 @@ impl Checkpointer {
     ) -> Vec<PackId> {
         let mut states = self.core.journal.lock().hot.states();
         states.extend(installer.cold.states());
-        account.update(&states);
+        for state in &states {
+            account.note(state);
+        }
+        account.flushed(next.counters.epoch);
         let dead = account.fully_dead(next.counters.epoch);
         for pack in &dead {
-            account.forget(*pack);
+            account.remove(*pack);
         }
-        next.packs = account.metas();
+        next.packs = account.packs().map(meta_of).collect();
         dead
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<ManifestRef> {
         let core = &self.core;
-        let (bytes, crc) = manifest.encode(core.vid);
+        let bytes = manifest.to_bytes(core.vid);
+        let crc = Manifest::crc(&bytes);
         let tmp = name_of(FileName::ManifestTmp(manifest.id));
         match core.disk.remove(&tmp) {
             Ok(()) => {}
@@ -385,6 +394,18 @@ impl Checkpointer {
             }
         }
         Ok(())
+    }
+}
+
+fn meta_of(used: &PackUse) -> PackMeta {
+    let PackUse { state, live } = *used;
+    PackMeta {
+        id: state.id,
+        sealed: state.sealed,
+        len: state.len,
+        total: state.total,
+        live,
+        last_birth: state.last_birth,
     }
 }
 

@@ -101,7 +101,8 @@ fn write_manifest(disk: &dyn Disk, vid: VolumeId) -> Result<ManifestRef> {
         branches: Vec::new(),
         snapshots: Vec::new(),
     };
-    let (bytes, crc) = manifest.encode(vid);
+    let bytes = manifest.to_bytes(vid);
+    let crc = Manifest::crc(&bytes);
     let file = disk.open(&name_of(FileName::Manifest(id)), OpenHow::CreateNew)?;
     file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
     file.sync_data()?;

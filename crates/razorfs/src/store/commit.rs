@@ -273,7 +273,7 @@ impl Core {
         };
         self.write_sealed(&mut journal, sealed, true)?;
         if frozen {
-            journal.since_cut = 0;
+            self.since_cut.store(0, Ordering::Relaxed);
         }
         Ok(frozen)
     }
@@ -329,7 +329,9 @@ impl Core {
                 payload,
             })?;
             journal.appended = sealed.seq;
-            journal.since_cut += bytes;
+            self.since_cut.fetch_add(bytes, Ordering::Relaxed);
+            let tight = journal.ring.room() < journal.ring.capacity() / 3;
+            self.tight.store(tight, Ordering::Relaxed);
             if !self.is_unsynced() {
                 self.unsynced_since.store(self.env.monotonic().max(1), Ordering::Relaxed);
             }
@@ -365,7 +367,7 @@ impl Core {
                         off: data.off,
                         birth: sealed.memtable.epoch,
                     },
-                    raw: &data.bytes,
+                    raw: data.bytes.as_slice().into(),
                     compression: self.tuning.compression,
                 });
             }

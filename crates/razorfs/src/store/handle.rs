@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use razorfs_disk::{Disk, Env, Guard};
-use razorfs_format::Ino;
 
-use super::{Core, Ticket};
+use super::{Core, RoomMaker, Ticket};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::workers::{Maintenance, Workers};
@@ -46,7 +45,7 @@ impl Maintenance for Upkeep {
         self.checkpointer.is_due()
     }
     fn checkpoint(&self) -> Result<bool> {
-        self.checkpointer.make_room().map(|()| true)
+        RoomMaker::make_room(self.checkpointer.as_ref()).map(|()| true)
     }
     fn compact(&self) -> Result<bool> {
         if self.background { self.checkpointer.compact() } else { Ok(false) }
@@ -68,7 +67,8 @@ impl Store {
     /// Opens and recovers a volume. No thread runs yet: see [`Store::start`].
     pub fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Self> {
         let Opened { checkpointer, guard, summary, uuid } = recovery::open(disk, env, options)?;
-        checkpointer.core.set_room_maker(&checkpointer);
+        let room_maker: std::sync::Weak<Checkpointer> = Arc::downgrade(&checkpointer);
+        checkpointer.core.set_room_maker(room_maker);
         Ok(Self {
             checkpointer,
             durability: options.durability,
@@ -146,11 +146,6 @@ impl Store {
     /// What recovery found.
     pub fn recovery(&self) -> &RecoverySummary {
         &self.recovery
-    }
-
-    /// Inodes that wait to be reaped or trimmed.
-    pub fn orphan_inodes(&self) -> Result<Vec<Ino>> {
-        Ok(self.orphans()?.into_iter().map(|(ino, _)| ino).collect())
     }
 
     /// Counts since the volume was opened.

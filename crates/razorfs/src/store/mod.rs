@@ -8,29 +8,35 @@
 
 mod batch;
 mod commit;
+mod handle;
 mod read;
 mod tx;
+mod upkeep;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, RwLock};
 use razorfs_disk::{Disk, Env};
+use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation};
 use razorfs_format::record::Time;
 use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, SegmentId, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::journal::Ring;
-use crate::tree::memtable::Memtable;
+use crate::tree::memtable::{Memtable, Slot};
 use crate::tree::Levels;
 use crate::{Error, Result, VolumeSpace};
 
 use batch::OpenBatch;
 pub(crate) use batch::Waiter;
-pub(crate) use tx::Tx;
+pub(crate) use commit::Committed;
+pub(crate) use handle::Store;
+pub(crate) use tx::{Ticket, Tx};
+pub(crate) use upkeep::RoomMaker;
 
 /// A frozen memtable on its way to the segments, with the state of the volume at its end.
 pub(crate) struct Frozen {
@@ -77,6 +83,12 @@ pub(crate) struct Tuning {
     pub batch_data: usize,
     /// Bytes of the active memtable at which it is frozen.
     pub memtable_bytes: usize,
+    /// Bytes of journal since the last checkpoint at which the next is due.
+    pub checkpoint_journal: u64,
+    /// Nanoseconds since the last checkpoint after which the next is due.
+    pub checkpoint_interval: u64,
+    /// Checkpoints only where the journal is full.
+    pub journal_only: bool,
     /// Bytes of data after which what the volume may hold ends; `None`: as much as the host.
     pub limit: Option<u64>,
     /// Bytes of the host that are left free.
@@ -91,8 +103,6 @@ pub(crate) struct Journal {
     pub hot: PackWriter,
     /// The last batch that was appended.
     pub appended: BatchSeq,
-    /// Journal bytes appended since the last cut.
-    pub since_cut: u64,
 }
 
 /// Numbers that only grow.
@@ -129,7 +139,6 @@ pub(crate) struct Signals {
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Wanted {
     pub checkpoint: bool,
-    pub reap: bool,
     pub stop: bool,
 }
 
@@ -165,6 +174,10 @@ pub(crate) struct Core {
     unsynced_since: AtomicU64,
     /// The largest payload that the journal takes.
     max_batch: AtomicUsize,
+    /// Journal bytes appended since the last cut.
+    pub since_cut: AtomicU64,
+    /// Whether the journal has less room than two checkpoints need.
+    tight: AtomicBool,
     /// The newest generation of the superblock.
     pub generation: AtomicU64,
     /// File data in RAM that has no place yet.
@@ -180,6 +193,7 @@ pub(crate) struct Core {
     /// Free space of the host, as of the last look, less what was reserved since.
     host_free: AtomicI64,
     host_looked: AtomicU64,
+    room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
 }
 
 /// What a store starts with.
@@ -220,6 +234,8 @@ impl Core {
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),
             max_batch: AtomicUsize::new(max_batch),
+            since_cut: AtomicU64::new(0),
+            tight: AtomicBool::new(false),
             generation: AtomicU64::new(start.generation.0),
             dirty: AtomicUsize::new(0),
             ids: start.ids,
@@ -231,6 +247,7 @@ impl Core {
             counts: Counts::default(),
             host_free: AtomicI64::new(0),
             host_looked: AtomicU64::new(0),
+            room_maker: OnceLock::new(),
         }
     }
 
@@ -313,32 +330,30 @@ impl Core {
         })
     }
 
-    /// The inodes that wait to be reaped or trimmed, with their records.
-    pub fn orphans(&self) -> Result<Vec<(Ino, crate::tree::Bytes)>> {
-        let from = razorfs_format::key::Key::orphan(Branch::HEAD, Ino(0));
-        let to = razorfs_format::key::Key::orphan(Branch::HEAD, Ino(u64::MAX));
+    /// The inodes that wait to be reaped or trimmed.
+    pub fn orphans(&self) -> Result<Vec<Ino>> {
+        let from = Key::orphan(Branch::HEAD, Ino(0));
+        let to = Key::orphan(Branch::HEAD, Ino(u64::MAX));
         let version = self.version.load_full();
-        let mut found = std::collections::BTreeMap::new();
+        let mut alive = std::collections::BTreeMap::new();
         for record in version.levels.range(&from, &to) {
             let record = record?;
-            found.insert(record.key.ino(), record.value);
+            alive.insert(record.key.ino(), record.value.is_some());
         }
         let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
         for memtable in oldest_first.chain(std::iter::once(&version.active)) {
-            let records = memtable.sorted(razorfs_format::key::Tag::Orphan, |slot| match slot {
-                crate::tree::memtable::Slot::Put { value, .. } => Some(Arc::clone(value)),
-                _ => None,
-            });
-            found.extend(records.into_iter().map(|(key, value)| (key.ino(), value)));
+            let records =
+                memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
+            alive.extend(records.into_iter().map(|(key, put)| (key.ino(), put)));
         }
-        Ok(found.into_iter().filter_map(|(ino, value)| Some((ino, value?))).collect())
+        Ok(alive.into_iter().filter(|(_, put)| *put).map(|(ino, _)| ino).collect())
     }
 
     /// Applies one journaled mutation to a memtable; used by recovery, where no batch is open.
     pub fn redo(memtable: &Memtable, mutation: Mutation, counters: &mut CountersAt) {
         match mutation {
             Mutation::Put { key, value, new } => {
-                if key.tag() == razorfs_format::key::Tag::Inode {
+                if key.tag() == Tag::Inode {
                     counters.next_ino = counters.next_ino.max(key.ino().next());
                 }
                 memtable.put(key, Arc::from(value), new);

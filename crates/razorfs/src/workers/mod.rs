@@ -61,7 +61,12 @@ impl Workers {
             self.store.signals.wanted.lock().stop = true;
             self.store.signals.maintain.notify_all();
         }
+        let this = std::thread::current().id();
         for thread in self.threads.drain(..) {
+            // The last clone of a volume may be dropped by the thread that reaps for it.
+            if thread.thread().id() == this {
+                continue;
+            }
             if thread.join().is_err() {
                 let cause = Error::Failed("a thread of the volume panicked".into());
                 self.store.fail(&cause);
@@ -107,7 +112,7 @@ fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
         };
         if !busy {
             let mut wanted = store.signals.wanted.lock();
-            if !(wanted.checkpoint || wanted.reap || wanted.stop) {
+            if !(wanted.checkpoint || wanted.stop) {
                 store.signals.maintain.wait_for(&mut wanted, UPKEEP_NAP);
             }
         }
@@ -129,9 +134,7 @@ fn upkeep_step(store: &Core, maintenance: &dyn Maintenance) -> Result<bool> {
     if wanted.checkpoint || maintenance.checkpoint_is_due() {
         busy |= maintenance.checkpoint()?;
     }
-    if wanted.reap {
-        busy |= maintenance.reap()?;
-    }
+    busy |= maintenance.reap()?;
     busy |= maintenance.grow()?;
     busy |= maintenance.compact()?;
     Ok(busy)
