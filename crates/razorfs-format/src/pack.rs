@@ -91,6 +91,36 @@ pub struct PackState {
     pub last_birth: Epoch,
 }
 
+impl PackState {
+    /// A pack without frames.
+    #[must_use]
+    pub const fn new(id: PackId) -> Self {
+        Self {
+            id,
+            sealed: false,
+            len: HEADER_LEN,
+            total: 0,
+            last_birth: Epoch(0),
+        }
+    }
+
+    /// Takes over what a later or an earlier state of the same pack tells: a pack only grows.
+    pub fn merge(&mut self, other: &Self) {
+        self.sealed |= other.sealed;
+        self.len = self.len.max(other.len);
+        self.total = self.total.max(other.total);
+        self.last_birth = self.last_birth.max(other.last_birth);
+    }
+
+    /// Makes the pack reach to the end of a frame that something durable refers to: recovery does
+    /// so for each frame that the journal names.
+    pub fn cover(&mut self, r: &PackRef) {
+        self.len = self.len.max(frame_end(r));
+        self.total = self.total.max(self.len - HEADER_LEN);
+        self.last_birth = self.last_birth.max(r.birth);
+    }
+}
+
 /// The header of a pack.
 #[must_use]
 pub fn encode_header(vid: VolumeId, pack: PackId) -> [u8; HEADER_LEN as usize] {
