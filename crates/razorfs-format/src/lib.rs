@@ -11,9 +11,12 @@ pub mod error;
 pub mod ids;
 pub mod key;
 pub mod layout;
+pub mod manifest;
+pub mod names;
 pub mod op;
 pub mod pack;
 pub mod record;
+pub mod segment;
 pub mod wire;
 
 pub use error::{FormatError, Place};
