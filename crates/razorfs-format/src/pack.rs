@@ -41,6 +41,7 @@ use crate::crc::{Crc, crc32c};
 use crate::error::{Place, Result};
 use crate::ids::{Branch, Epoch, Ino, PackId, VolumeId};
 use crate::layout::FileName;
+use crate::manifest::PackMeta;
 use crate::record::{BLOCK, Codec, PackRef, RAW_CRC_CHUNK};
 use crate::wire::Take;
 
@@ -75,7 +76,7 @@ pub const fn frame_end(r: &PackRef) -> u64 {
     r.pos.saturating_add(frame_len(r.stored_len))
 }
 
-/// A pack as the rest of the volume knows it.
+/// A pack as its writer knows it; the [`PackMeta`] of the manifest adds how much of it is live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackState {
     /// The pack.
@@ -101,6 +102,31 @@ impl PackState {
             len: HEADER_LEN,
             total: 0,
             last_birth: Epoch(0),
+        }
+    }
+
+    /// The state that the manifest tells.
+    #[must_use]
+    pub const fn of(meta: &PackMeta) -> Self {
+        Self {
+            id: meta.id,
+            sealed: meta.sealed,
+            len: meta.len,
+            total: meta.total,
+            last_birth: meta.last_birth,
+        }
+    }
+
+    /// What the manifest tells of this pack, if so many bytes of it are live.
+    #[must_use]
+    pub const fn meta(&self, live: u64) -> PackMeta {
+        PackMeta {
+            id: self.id,
+            sealed: self.sealed,
+            len: self.len,
+            total: self.total,
+            live,
+            last_birth: self.last_birth,
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{HEADER_LEN, PackState};
 use razorfs_format::record::Fragment;
 use razorfs_format::{Epoch, PackId};
@@ -15,43 +16,36 @@ use razorfs_format::{Epoch, PackId};
 use super::dead::DeadRuns;
 use super::fragments::{FrameUse, frames_of};
 
-/// A pack and how much of it is needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PackUse {
-    /// The pack.
-    pub state: PackState,
-    /// Bytes of its frames that extents refer to, with headers and padding.
-    pub live: u64,
-}
-
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    packs: BTreeMap<PackId, PackUse>,
+    packs: BTreeMap<PackId, PackMeta>,
     dead: DeadRuns,
 }
 
 impl Account {
     /// The account of these packs.
     #[must_use]
-    pub fn new(packs: impl IntoIterator<Item = PackUse>) -> Self {
+    pub fn new(packs: impl IntoIterator<Item = PackMeta>) -> Self {
         Self {
-            packs: packs.into_iter().map(|p| (p.state.id, p)).collect(),
+            packs: packs.into_iter().map(|p| (p.id, p)).collect(),
             dead: DeadRuns::default(),
         }
     }
 
-    fn entry(&mut self, pack: PackId) -> &mut PackUse {
-        self.packs.entry(pack).or_insert_with(|| PackUse {
-            state: PackState::new(pack),
-            live: 0,
-        })
+    fn entry(&mut self, pack: PackId) -> &mut PackMeta {
+        self.packs
+            .entry(pack)
+            .or_insert_with(|| PackState::new(pack).meta(0))
     }
 
     /// Takes over what a writer tells of a pack. A pack only grows until it is sealed, so states
     /// may come in any order.
     pub fn note(&mut self, state: &PackState) {
-        self.entry(state.id).state.merge(state);
+        let meta = self.entry(state.id);
+        let mut known = PackState::of(meta);
+        known.merge(state);
+        *meta = known.meta(meta.live);
     }
 
     /// Counts what replacing one block's list by another does.
@@ -89,8 +83,8 @@ impl Account {
     pub fn fully_dead(&self, flushed: Epoch) -> Vec<PackId> {
         self.packs
             .values()
-            .filter(|p| p.state.sealed && p.live == 0 && p.state.last_birth <= flushed)
-            .map(|p| p.state.id)
+            .filter(|p| p.sealed && p.live == 0 && p.last_birth <= flushed)
+            .map(|p| p.id)
             .collect()
     }
 
@@ -100,9 +94,7 @@ impl Account {
     pub fn take_punchable(&mut self, flushed: Epoch) -> Vec<(PackId, Range<u64>)> {
         let packs = &self.packs;
         self.dead.take(flushed, |pack| {
-            packs
-                .get(&pack)
-                .is_some_and(|p| p.state.sealed && p.live > 0)
+            packs.get(&pack).is_some_and(|p| p.sealed && p.live > 0)
         })
     }
 
@@ -113,12 +105,12 @@ impl Account {
         let mut found: Vec<(u128, PackId)> = self
             .packs
             .values()
-            .filter(|p| p.state.sealed && p.live > 0 && p.state.last_birth <= flushed)
-            .filter(|p| p.live < p.state.total / 4 * 3)
+            .filter(|p| p.sealed && p.live > 0 && p.last_birth <= flushed)
+            .filter(|p| p.live < p.total / 4 * 3)
             .map(|p| {
-                let age = u128::from(flushed.0 - p.state.last_birth.0) + 1;
-                let (total, live) = (u128::from(p.state.total), u128::from(p.live));
-                ((total - live) * age * 1024 / (total + live), p.state.id)
+                let age = u128::from(flushed.0 - p.last_birth.0) + 1;
+                let (total, live) = (u128::from(p.total), u128::from(p.live));
+                ((total - live) * age * 1024 / (total + live), p.id)
             })
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
@@ -133,12 +125,12 @@ impl Account {
 
     /// One pack.
     #[must_use]
-    pub fn get(&self, pack: PackId) -> Option<&PackUse> {
+    pub fn get(&self, pack: PackId) -> Option<&PackMeta> {
         self.packs.get(&pack)
     }
 
     /// All packs, by id.
-    pub fn packs(&self) -> impl Iterator<Item = &PackUse> {
+    pub fn packs(&self) -> impl Iterator<Item = &PackMeta> {
         self.packs.values()
     }
 
@@ -146,7 +138,7 @@ impl Account {
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         self.packs.values().fold((0, 0), |(total, live), p| {
-            (total + p.state.total + HEADER_LEN, live + p.live)
+            (total + p.total + HEADER_LEN, live + p.live)
         })
     }
 }

@@ -16,6 +16,9 @@ const PAGE: u64 = 4096;
 /// at again when they are cleaned.
 const RUNS_MAX: usize = 64 * 1024;
 
+/// Frames, or holes, in packs.
+type Frames = Vec<(PackId, Range<u64>)>;
+
 /// A run of dead frames.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -28,9 +31,9 @@ struct Run {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeadRuns {
     /// Died in the flush that is under way.
-    fresh: Vec<(PackId, Range<u64>)>,
+    fresh: Frames,
     /// Died in the flush of this epoch.
-    waiting: VecDeque<(Epoch, Vec<(PackId, Range<u64>)>)>,
+    waiting: VecDeque<(Epoch, Frames)>,
     /// Died long enough ago.
     runs: BTreeMap<PackId, BTreeMap<u64, Run>>,
     count: usize,
@@ -60,11 +63,7 @@ impl DeadRuns {
 
     /// The holes to punch in the packs that `punchable` names, for frames that died in the flush
     /// of `flushed` or before. Each is given out once, and again, whole, when it has grown.
-    pub(super) fn take(
-        &mut self,
-        flushed: Epoch,
-        punchable: impl Fn(PackId) -> bool,
-    ) -> Vec<(PackId, Range<u64>)> {
+    pub(super) fn take(&mut self, flushed: Epoch, punchable: impl Fn(PackId) -> bool) -> Frames {
         while self.waiting.front().is_some_and(|(e, _)| *e <= flushed) {
             for (pack, frame) in self.waiting.pop_front().into_iter().flat_map(|(_, f)| f) {
                 self.insert(pack, frame);
@@ -92,10 +91,10 @@ impl DeadRuns {
         {
             (start, end) = (*s, end.max(run.end));
         }
-        while let Some((s, run)) = runs.range(start..=end).next() {
-            (end, _) = (end.max(run.end), ());
-            let s = *s;
-            runs.remove(&s);
+        while let Some((at, run)) = runs.range(start..=end).next() {
+            end = end.max(run.end);
+            let at = *at;
+            runs.remove(&at);
         }
         runs.insert(start, Run { end, grown: true });
         self.count = self.count + runs.len() - held;

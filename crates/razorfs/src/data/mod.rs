@@ -14,7 +14,7 @@ mod fragments;
 mod reader;
 mod writer;
 
-pub use account::{Account, PackUse};
+pub use account::Account;
 pub use dead::{PUNCH_MIN, dead_runs};
 pub use fragments::{
     FrameUse, MAX_FRAGMENTS, covered, frames_of, inline_bytes, is_zero, needs_rewrite, overlay,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use razorfs_disk::{Dir, Disk, DiskError, File, OpenHow};
 use razorfs_format::compress::{Compression, compress};
 use razorfs_format::layout::FileName;
+use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{
     FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameIdentity, HEADER_LEN, PackState, TrailerEntry,
     check_header, encode_header, encode_trailer,
@@ -93,14 +94,16 @@ impl PackWriter {
         vid: VolumeId,
         pack_bytes: u64,
         new_id: Arc<dyn Fn() -> PackId + Send + Sync>,
-        reopen: Option<PackState>,
+        reopen: Option<PackMeta>,
     ) -> Self {
         Self {
             disk,
             vid,
             pack_bytes,
             new_id,
-            reopen: reopen.filter(|state| !state.sealed),
+            reopen: reopen
+                .filter(|meta| !meta.sealed)
+                .map(|meta| PackState::of(&meta)),
             open: None,
             touched: BTreeMap::new(),
             effort: Effort::new(),
