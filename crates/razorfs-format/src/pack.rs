@@ -41,6 +41,7 @@ use crate::crc::{Crc, crc32c};
 use crate::error::{Place, Result};
 use crate::ids::{Branch, Epoch, Ino, PackId, VolumeId};
 use crate::layout::FileName;
+use crate::manifest::PackMeta;
 use crate::record::{BLOCK, Codec, PackRef, RAW_CRC_CHUNK};
 use crate::wire::Take;
 
@@ -75,7 +76,7 @@ pub const fn frame_end(r: &PackRef) -> u64 {
     r.pos.saturating_add(frame_len(r.stored_len))
 }
 
-/// A pack as the rest of the volume knows it.
+/// A pack as its writer knows it; the [`PackMeta`] of the manifest adds how much of it is live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackState {
     /// The pack.
@@ -89,6 +90,61 @@ pub struct PackState {
     pub total: u64,
     /// The youngest frame's epoch.
     pub last_birth: Epoch,
+}
+
+impl PackState {
+    /// A pack without frames.
+    #[must_use]
+    pub const fn new(id: PackId) -> Self {
+        Self {
+            id,
+            sealed: false,
+            len: HEADER_LEN,
+            total: 0,
+            last_birth: Epoch(0),
+        }
+    }
+
+    /// The state that the manifest tells.
+    #[must_use]
+    pub const fn of(meta: &PackMeta) -> Self {
+        Self {
+            id: meta.id,
+            sealed: meta.sealed,
+            len: meta.len,
+            total: meta.total,
+            last_birth: meta.last_birth,
+        }
+    }
+
+    /// What the manifest tells of this pack, if so many bytes of it are live.
+    #[must_use]
+    pub const fn meta(&self, live: u64) -> PackMeta {
+        PackMeta {
+            id: self.id,
+            sealed: self.sealed,
+            len: self.len,
+            total: self.total,
+            live,
+            last_birth: self.last_birth,
+        }
+    }
+
+    /// Takes over what a later or an earlier state of the same pack tells: a pack only grows.
+    pub fn merge(&mut self, other: &Self) {
+        self.sealed |= other.sealed;
+        self.len = self.len.max(other.len);
+        self.total = self.total.max(other.total);
+        self.last_birth = self.last_birth.max(other.last_birth);
+    }
+
+    /// Makes the pack reach to the end of a frame that something durable refers to: recovery does
+    /// so for each frame that the journal names.
+    pub fn cover(&mut self, r: &PackRef) {
+        self.len = self.len.max(frame_end(r));
+        self.total = self.total.max(self.len - HEADER_LEN);
+        self.last_birth = self.last_birth.max(r.birth);
+    }
 }
 
 /// The header of a pack.
