@@ -29,7 +29,7 @@ use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{JournalStart, ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Lsn, PackId, SegmentId};
 
-use crate::data::{Account, PackUse, PackWriter};
+use crate::data::{Account, PackWriter};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result};
@@ -232,7 +232,7 @@ impl Checkpointer {
             manifest = Some(next);
         }
         if let Some(frozen) = edit.as_ref().and_then(|e| e.flushed.as_ref()) {
-            let journal = core.journal.lock();
+            let journal = core.journal();
             superblock.journal = journal.ring.start_for(frozen.cut);
             superblock.cut = frozen.counters.lsn;
         }
@@ -249,7 +249,7 @@ impl Checkpointer {
         }
         let previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
         installer.superblock = superblock;
-        core.journal.lock().ring.release(previous_cut);
+        core.journal().ring.release(previous_cut);
         core.note_room();
         self.remove_garbage(installer);
         core.wake_all();
@@ -288,7 +288,7 @@ impl Checkpointer {
         next: &mut Manifest,
         account: &mut Account,
     ) -> Vec<PackId> {
-        let mut states = self.core.journal.lock().hot.states();
+        let mut states = self.core.journal().hot.states();
         states.extend(installer.cold.states());
         for state in &states {
             account.note(state);
@@ -298,7 +298,7 @@ impl Checkpointer {
         for pack in &dead {
             account.remove(*pack);
         }
-        next.packs = account.packs().map(meta_of).collect();
+        next.packs = account.packs().copied().collect();
         dead
     }
 
@@ -394,18 +394,6 @@ impl Checkpointer {
             }
         }
         Ok(())
-    }
-}
-
-fn meta_of(used: &PackUse) -> PackMeta {
-    let PackUse { state, live } = *used;
-    PackMeta {
-        id: state.id,
-        sealed: state.sealed,
-        len: state.len,
-        total: state.total,
-        live,
-        last_birth: state.last_birth,
     }
 }
 

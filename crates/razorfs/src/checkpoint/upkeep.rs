@@ -42,7 +42,7 @@ impl Checkpointer {
         if core.failure().is_some() {
             return Ok(false);
         }
-        let mut journal = core.journal.lock();
+        let mut journal = core.journal();
         if core.since_cut.load(Ordering::Relaxed) < journal.ring.capacity() / 4 {
             return Ok(false);
         }
@@ -90,7 +90,7 @@ impl Checkpointer {
             packs: installer.account.packs().count() as u64,
             pack_bytes: installer.account.totals().0,
             pack_live_bytes: installer.account.totals().1,
-            journal_bytes: core.journal.lock().ring.capacity(),
+            journal_bytes: core.journal_capacity(),
             read_only: core
                 .read_only
                 .as_deref()

@@ -38,7 +38,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     }
     let vid = VolumeId(u64::from_le_bytes(*uuid.first_chunk().unwrap_or(&[0; 8])));
     let manifest = write_manifest(disk.as_ref(), vid)?;
-    let geometry = super::geometry_of(options);
+    let geometry = super::config::geometry_of(options);
     let (mut ring, start) = Ring::create(Arc::clone(&disk), vid, geometry.journal)?;
     ring.append(&first_batch(env, options, start.batch))?;
     ring.sync()?;

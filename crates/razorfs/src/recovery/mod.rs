@@ -4,6 +4,7 @@
 //! other host, and the removal of files that no generation names. Nothing is overwritten before
 //! the new generation is durable, so a crash during recovery only makes the next one start again.
 
+mod config;
 mod create;
 mod leftovers;
 
@@ -17,7 +18,8 @@ use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Epoch, Ino, Lsn, PackId, Place, VolumeId, pack};
+use razorfs_format::pack::{self, PackState};
+use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 
@@ -25,10 +27,10 @@ use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::journal::{Batch, RecoveryReport, Ring};
-use crate::store::{Core, CountersAt, Ids, Journal, Start, Tuning, Version};
+use crate::store::{Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
-use crate::tree::{BlockCache, CompactionOptions, Levels, SegmentOptions};
-use crate::{Durability, Error, Options, RecoverySummary, Result};
+use crate::tree::{BlockCache, Levels};
+use crate::{Error, Options, RecoverySummary, Result};
 
 /// An open volume, before its threads run.
 pub(crate) struct Opened {
@@ -83,8 +85,8 @@ fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
 /// Whether, and how, the volume may be opened; answers why not for writing.
 fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>> {
     match superblock.features.access() {
-        Access::Full if options.read_only => Ok(Some("it was opened so".into())),
-        Access::Full => Ok(None),
+        Access::Writable if options.read_only => Ok(Some("it was opened so".into())),
+        Access::Writable => Ok(None),
         Access::ReadOnly(bits) => Ok(Some(
             format!("it has features {bits:#x} that this version can read only; use a newer one")
                 .into(),
@@ -109,7 +111,12 @@ fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<
     }
     let mut bytes = vec![0; named.len as usize];
     file.read_at(&mut bytes, 0)?;
-    Ok(Manifest::decode(&bytes, vid, named.id, Some(named.crc))?)
+    if Manifest::crc(&bytes) != named.crc {
+        let place = Place::new(name, u64::from(named.len).saturating_sub(4));
+        let (expected, got) = (named.crc, Manifest::crc(&bytes));
+        return Err(place.error("manifest checksum", expected, got).into());
+    }
+    Ok(Manifest::decode(&bytes, vid, named.id)?)
 }
 
 /// The journal's way into a memtable.
@@ -148,16 +155,17 @@ impl Replay {
         &mut self,
         superblock: &Superblock,
         read_only: bool,
-    ) -> Result<(Ring, RecoveryReport)> {
+    ) -> Result<(Option<Ring>, RecoveryReport)> {
         let (disk, vid) = (Arc::clone(&self.disk), self.vid);
         let (geometry, start) = (superblock.geometry.journal, superblock.journal);
         let end = superblock.clean_end();
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
-            Ring::open_read_only(disk, vid, geometry, start, end, &mut apply)
-        } else {
-            Ring::recover(disk, vid, geometry, start, end, &mut apply)
+            let report = Ring::open_read_only(disk, vid, geometry, start, end, &mut apply)?;
+            return Ok((None, report));
         }
+        let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply)?;
+        Ok((Some(ring), report))
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<()> {
@@ -242,7 +250,7 @@ impl Opening {
         (packs.into_values().collect(), open)
     }
 
-    fn build(self, ring: Ring, last: BatchSeq, options: &Options) -> Result<Checkpointer> {
+    fn build(self, ring: Option<Ring>, last: BatchSeq, options: &Options) -> Result<Checkpointer> {
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();
         let geometry = self.superblock.geometry;
@@ -255,12 +263,11 @@ impl Opening {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
             let disk = Arc::clone(&self.disk);
-            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
+            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen.map(|m| PackState::of(&m)))
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
-        let account = Account::new(&packs);
+        let account = Account::new(packs);
         let counters = self.replay.counters;
-        let now = self.env.monotonic();
         let version = Version {
             active: Arc::new(self.replay.memtable),
             frozen: Vec::new(),
@@ -271,10 +278,11 @@ impl Opening {
             env: self.env,
             vid,
             hash_key: self.superblock.hash_key,
-            tuning: tuning(&self.superblock, options),
+            tuning: config::tuning(&geometry, options),
             version,
             reader: PackReader::new(self.disk, vid),
-            journal: Journal { ring, hot, appended: last, since_cut: 0 },
+            journal: ring.map(|ring| Journal { ring, hot, appended: last }),
+            last,
             next_lsn: counters.lsn,
             generation: self.superblock.generation,
             ids,
@@ -288,9 +296,8 @@ impl Opening {
             manifest: self.manifest,
             cold,
             account,
-            segment_options: segment_options(&geometry),
-            compaction_options: compaction_options(&geometry),
-            now,
+            segment_options: config::segment_options(&geometry),
+            compaction_options: config::compaction_options(&geometry),
         });
         Ok(Checkpointer::new(Arc::new(core), installer))
     }

@@ -217,7 +217,7 @@ impl Core {
     /// Seals the open batch and writes it to the journal; flushes it where `sync` demands it,
     /// somebody waits, or the last flush is long ago.
     pub fn commit_step(&self, sync: bool) -> Result<Committed> {
-        let mut journal = self.journal.lock();
+        let mut journal = self.journal();
         // A checkpoint must always find room for the batch that it seals.
         if journal.ring.room() < 2 * journal.ring.max_batch() as u64 {
             return Ok(Committed::NeedsCheckpoint);
@@ -255,7 +255,7 @@ impl Core {
     /// Seals the open batch, freezes the active memtable and writes the batch durably. Answers
     /// nothing if the memtable is empty.
     pub fn freeze(&self) -> Result<bool> {
-        let mut journal = self.journal.lock();
+        let mut journal = self.journal();
         let (sealed, frozen) = {
             let _gate = self.gate.write();
             let version = self.version.load_full();

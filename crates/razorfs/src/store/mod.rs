@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation};
@@ -165,7 +165,8 @@ pub(crate) struct Core {
     pub reader: PackReader,
     pub gate: RwLock<()>,
     open: Mutex<OpenBatch>,
-    pub journal: Mutex<Journal>,
+    /// None if the volume is open for reading only.
+    journal: Option<Mutex<Journal>>,
     /// Everything up to this batch is durable.
     pub durable: AtomicU64,
     /// The last batch that was sealed.
@@ -205,7 +206,10 @@ pub(crate) struct Start {
     pub tuning: Tuning,
     pub version: Version,
     pub reader: PackReader,
-    pub journal: Journal,
+    /// None to read only.
+    pub journal: Option<Journal>,
+    /// The last batch that was replayed.
+    pub last: BatchSeq,
     pub next_lsn: Lsn,
     pub generation: Generation,
     pub ids: Arc<Ids>,
@@ -217,8 +221,8 @@ pub(crate) struct Start {
 impl Core {
     /// A store over what was recovered.
     pub fn new(start: Start) -> Self {
-        let last = start.journal.appended;
-        let max_batch = start.journal.ring.max_batch();
+        let last = start.last;
+        let max_batch = start.journal.as_ref().map_or(0, |j| j.ring.max_batch());
         Self {
             disk: start.disk,
             env: start.env,
@@ -229,7 +233,7 @@ impl Core {
             reader: start.reader,
             gate: RwLock::new(()),
             open: Mutex::new(OpenBatch::new(last.next(), start.next_lsn)),
-            journal: Mutex::new(start.journal),
+            journal: start.journal.map(Mutex::new),
             durable: AtomicU64::new(last.0),
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),
@@ -259,6 +263,19 @@ impl Core {
     /// The present.
     pub fn now(&self) -> Time {
         Time::from_unix_nanos(self.env.now())
+    }
+
+    /// The journal. Only writers come here, and [`Core::check_writable`] has stopped all others.
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        match &self.journal {
+            Some(journal) => journal.lock(),
+            None => unreachable!("a volume that is open for reading only is not written to"),
+        }
+    }
+
+    /// Bytes that the journal's files hold.
+    pub fn journal_capacity(&self) -> u64 {
+        self.journal.as_ref().map_or(0, |journal| journal.lock().ring.capacity())
     }
 
     /// A new inode number.

@@ -40,7 +40,7 @@ impl Core {
 
     /// The journal has been looked at anew.
     pub fn note_room(&self) {
-        let journal = self.journal.lock();
+        let journal = self.journal();
         let tight = journal.ring.room() < journal.ring.capacity() / 3;
         self.max_batch.store(journal.ring.max_batch(), Ordering::Relaxed);
         self.tight.store(tight, Ordering::Relaxed);
