@@ -327,3 +327,7 @@ fn fixed(run: RamBytes) -> Piece {
         kind: FragmentKind::Inline(run.bytes.into()),
     }))
 }
+
+#[cfg(test)]
+#[path = "piece_tests.rs"]
+mod tests;
