@@ -213,7 +213,11 @@ impl SimFile {
     ) -> Result<Begun> {
         let begun = state.begin(op, &self.name, what)?;
         if matches!(self.how, OpenHow::Read | OpenHow::ReadUncached) {
-            return fail(op, &self.name, Errno::BADF);
+            let errno = match op {
+                DiskOp::SetLen => Errno::INVAL,
+                _ => Errno::BADF,
+            };
+            return fail(op, &self.name, errno);
         }
         let max = match op {
             DiskOp::SetLen => MAX_LEN,
