@@ -55,7 +55,7 @@ impl Default for Geometry {
     fn default() -> Self {
         const MIB: u64 = 1 << 20;
         Self {
-            journal_initial_file: 512 << 10,
+            journal_initial_file: 1 << 20,
             journal_max_file: 16 << 20,
             journal_initial_files: 3,
             journal_max_files: 6,

@@ -10,8 +10,8 @@ use razorfs_format::record::Inode;
 use crate::namespace::{Namespace, Spot};
 use crate::store::Store;
 use crate::{
-    AllocateMode, CreateOptions, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary, RenameMode,
-    Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+    AllocateMode, CreateOptions, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary,
+    RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -33,12 +33,12 @@ impl Volume {
     /// volume yet. The volume is durable when this returns.
     pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<()> {
         let disk = Arc::new(OsDisk::create(path)?);
-        Self::create_on(disk, Arc::new(OsEnv::new()), options)
+        Self::create_on(disk, Arc::new(OsEnv), options)
     }
 
     /// Opens the volume in the directory `path`, and recovers it if it was not closed.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Self::open_on(Arc::new(OsDisk::new(path)), Arc::new(OsEnv::new()), options)
+        Self::open_on(Arc::new(OsDisk::new(path)), Arc::new(OsEnv), options)
     }
 
     /// Opens the volume in the directory `path`, and creates it first if it is missing.

@@ -44,7 +44,10 @@ pub(super) fn flush(
                 Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
                 Slot::Del | Slot::Block(_) => None,
             });
-            records.into_iter().map(|(key, value)| Record { key, epoch, value }).collect()
+            records
+                .into_iter()
+                .map(|(key, value)| Record { key, epoch, value })
+                .collect()
         };
         if records.is_empty() {
             continue;
@@ -87,16 +90,34 @@ fn extents(
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
     for (key, (below, fresh, pieces)) in blocks {
-        let before = if fresh { Vec::new() } else { version.base_extent(&key)? };
+        let before = if fresh {
+            Vec::new()
+        } else {
+            version.base_extent(&key)?
+        };
         let after = resolve(&before, below, &pieces);
-        bytes += data::inline_bytes(&after).max(64);
+        bytes += data::inline_bytes(&after).max(64) as usize;
         gathered.push(Resolved { key, before, after });
         if bytes >= GATHER {
-            finish(core, installer, frozen, &mut gathered, flushed, &mut records)?;
+            finish(
+                core,
+                installer,
+                frozen,
+                &mut gathered,
+                flushed,
+                &mut records,
+            )?;
             bytes = 0;
         }
     }
-    finish(core, installer, frozen, &mut gathered, flushed, &mut records)?;
+    finish(
+        core,
+        installer,
+        frozen,
+        &mut gathered,
+        flushed,
+        &mut records,
+    )?;
     Ok(records)
 }
 
@@ -142,22 +163,35 @@ fn finish(
                     off: run.off,
                     birth: epoch,
                 },
-                raw: &run.raw,
+                raw: run.raw.as_slice().into(),
                 compression: core.tuning.compression,
             })
         })
         .collect();
-    let frames = if writes.is_empty() { Vec::new() } else { installer.cold.write(&writes)? };
+    let frames = if writes.is_empty() {
+        Vec::new()
+    } else {
+        installer.cold.write(&writes)?
+    };
     for (run, frame) in runs.iter().zip(frames) {
         if let Some(block) = gathered.get_mut(run.block) {
             let len = run.raw.len() as u32;
             let kind = FragmentKind::Pack(frame);
-            data::overlay(&mut block.after, Fragment { off: run.off, len, kind });
+            data::overlay(
+                &mut block.after,
+                Fragment {
+                    off: run.off,
+                    len,
+                    kind,
+                },
+            );
         }
     }
     for block in gathered.drain(..) {
         let key = block.key;
-        let extent = Extent { fragments: block.after };
+        let extent = Extent {
+            fragments: block.after,
+        };
         let value = (!extent.fragments.is_empty()).then(|| extent.to_bytes().into());
         records.push(Record { key, epoch, value });
         if block.before != extent.fragments {
@@ -174,10 +208,20 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
         for range in data::covered(&block.after) {
             let mut raw = vec![0; (range.end - range.start) as usize];
             let (ino, number) = (block.key.ino(), block.key.second());
-            let read =
-                data::read_fragments(&block.after, &core.reader, ino, number, range.start, &mut raw);
+            let read = data::read_fragments(
+                &block.after,
+                &core.reader,
+                ino,
+                number,
+                range.start,
+                &mut raw,
+            );
             match read {
-                Ok(()) => runs.push(Run { block: n, off: range.start, raw }),
+                Ok(()) => runs.push(Run {
+                    block: n,
+                    off: range.start,
+                    raw,
+                }),
                 // Damaged bytes are not copied under a new checksum: the pieces stay as they are,
                 // and so does the error for whoever reads them.
                 Err(e) => tracing::warn!(error = %e, "a fragmented block was not rewritten"),
@@ -185,18 +229,22 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
         }
         return;
     }
-    if data::inline_bytes(&block.after) <= core.tuning.inline_max {
+    if data::inline_bytes(&block.after) as usize <= core.tuning.inline_max {
         return;
     }
     for fragment in &block.after {
-        let FragmentKind::Inline(bytes) = &fragment.kind else { continue };
+        let FragmentKind::Inline(bytes) = &fragment.kind else {
+            continue;
+        };
         match runs.last_mut() {
-            Some(run)
-                if run.block == n && run.off + run.raw.len() as u32 == fragment.off =>
-            {
+            Some(run) if run.block == n && run.off + run.raw.len() as u32 == fragment.off => {
                 run.raw.extend_from_slice(bytes);
             }
-            _ => runs.push(Run { block: n, off: fragment.off, raw: bytes.to_vec() }),
+            _ => runs.push(Run {
+                block: n,
+                off: fragment.off,
+                raw: bytes.to_vec(),
+            }),
         }
     }
 }

@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use razorfs_disk::{Dir, Name, OpenHow};
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::{Manifest, PackMeta, SegmentMeta};
+use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::record::Fragment;
-use razorfs_format::superblock::{JournalStart, ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Generation, Lsn, PackId, SegmentId};
+use razorfs_format::superblock::{ManifestRef, State, Superblock};
+use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter};
 use crate::store::{Core, Frozen, Version};
@@ -49,7 +49,6 @@ enum Unneeded {
 
 /// The state of the installer.
 pub(crate) struct Installer {
-    pub files: SuperFile,
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
@@ -64,7 +63,6 @@ pub(crate) struct Installer {
 
 /// What the installer starts with.
 pub(crate) struct InstallerStart {
-    pub files: SuperFile,
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
@@ -76,10 +74,16 @@ pub(crate) struct InstallerStart {
 impl Installer {
     /// An installer that goes on from a generation.
     pub fn new(start: InstallerStart) -> Self {
-        let next_run = start.manifest.segments.iter().map(|s| s.run).max().unwrap_or(0) + 1;
+        let next_run = start
+            .manifest
+            .segments
+            .iter()
+            .map(|s| s.run)
+            .max()
+            .unwrap_or(0)
+            + 1;
         Self {
             cut: start.superblock.journal.batch,
-            files: start.files,
             superblock: start.superblock,
             manifest: start.manifest,
             cold: start.cold,
@@ -114,7 +118,11 @@ impl Checkpointer {
     /// Goes on from a generation.
     pub fn new(core: Arc<Core>, installer: Installer) -> Self {
         let last = AtomicU64::new(core.env.monotonic());
-        Self { core, installer: Mutex::new(installer), last }
+        Self {
+            core,
+            installer: Mutex::new(installer),
+            last,
+        }
     }
 
     /// Flushes everything that is in RAM into a new generation. Answers whether there was anything.
@@ -139,7 +147,8 @@ impl Checkpointer {
         done |= self.flush_frozen(&mut installer, State::Dirty)?;
         self.core.freeze()?;
         done |= self.flush_frozen(&mut installer, state)?;
-        self.last.store(self.core.env.monotonic(), Ordering::Relaxed);
+        self.last
+            .store(self.core.env.monotonic(), Ordering::Relaxed);
         Ok(done)
     }
 
@@ -147,8 +156,14 @@ impl Checkpointer {
         let mut done = false;
         loop {
             let version = self.core.version.load_full();
-            let Some(oldest) = version.frozen.last().cloned() else { return Ok(done) };
-            let state = if version.frozen.len() == 1 { state } else { State::Dirty };
+            let Some(oldest) = version.frozen.last().cloned() else {
+                return Ok(done);
+            };
+            let state = if version.frozen.len() == 1 {
+                state
+            } else {
+                State::Dirty
+            };
             self.flush_one(installer, &version, oldest, state)?;
             done = true;
         }
@@ -179,18 +194,31 @@ impl Checkpointer {
     pub fn compact(&self) -> Result<bool> {
         let mut installer = self.installer.lock();
         let version = self.core.version.load_full();
-        let options = installer.compaction_options.clone();
+        let mut options = installer.compaction_options.clone();
+        options.snapshots = installer
+            .manifest
+            .snapshots
+            .iter()
+            .map(|s| s.epoch)
+            .collect();
+        let segment = installer.segment_options.clone();
         let Some(job) = crate::tree::compaction::pick(&version.levels, &options) else {
             return Ok(false);
         };
         let mut new_id = || self.core.ids.segment();
-        let snapshots: Vec<_> = installer.manifest.snapshots.iter().map(|s| s.epoch).collect();
-        let output =
-            job.run(self.core.disk.as_ref(), self.core.vid, &mut new_id, &snapshots, &options)?;
-        let written: Vec<_> = output.written().cloned().collect();
-        publish(self.core.disk.as_ref(), &written)?;
+        let snapshots = options.snapshots.clone();
+        let output = job.run(
+            self.core.disk.as_ref(),
+            self.core.vid,
+            &mut new_id,
+            &snapshots,
+            &segment,
+        )?;
+        publish(self.core.disk.as_ref(), &output.added)?;
+        let mut added = output.added;
+        added.extend(output.moved);
         let edit = Edit {
-            added: output.added,
+            added,
             removed: output.removed,
             flushed: None,
             extents: Vec::new(),
@@ -237,10 +265,18 @@ impl Checkpointer {
             superblock.cut = frozen.counters.lsn;
         }
         superblock.end = BatchSeq(core.durable.load(Ordering::Acquire));
-        installer.files.write(&superblock)?;
-        core.generation.store(superblock.generation.0, Ordering::Relaxed);
+        self.check_fence(installer)?;
+        SuperFile::write(core.disk.as_ref(), &superblock)?;
+        core.generation
+            .store(superblock.generation.0, Ordering::Relaxed);
         self.publish_version(edit.as_ref());
-        self.collect(installer, &superblock, edit.as_ref(), manifest.as_ref(), removed_packs);
+        self.collect(
+            installer,
+            &superblock,
+            edit.as_ref(),
+            manifest.as_ref(),
+            removed_packs,
+        );
         if let Some(account) = account {
             installer.account = account;
         }
@@ -257,6 +293,18 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Another host that opened the volume on a shared disk has left its nonce: this one must not
+    /// write over what that one does.
+    fn check_fence(&self, installer: &Installer) -> Result<()> {
+        let found = SuperFile::read(self.core.disk.as_ref())?.newest;
+        if found.nonce == installer.superblock.nonce {
+            return Ok(());
+        }
+        let cause = Error::Failed("another host opened the volume at the same time".into());
+        self.core.fail(&cause);
+        Err(cause)
+    }
+
     fn next_manifest(
         &self,
         installer: &Installer,
@@ -267,7 +315,9 @@ impl Checkpointer {
         next.id = next.counters.next_manifest;
         next.generation = generation;
         next.counters.next_manifest = next.id.next();
-        next.segments.retain(|s| !edit.removed.contains(&s.id));
+        let moved = |id| edit.added.iter().any(|a| a.id == id);
+        next.segments
+            .retain(|s| !edit.removed.contains(&s.id) && !moved(s.id));
         next.segments.extend(edit.added.iter().cloned());
         next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
         next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
@@ -316,9 +366,14 @@ impl Checkpointer {
         let file = core.disk.open(&tmp, OpenHow::CreateNew)?;
         file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
         file.sync_data()?;
-        core.disk.rename(&tmp, &name_of(FileName::Manifest(manifest.id)))?;
+        core.disk
+            .rename(&tmp, &name_of(FileName::Manifest(manifest.id)))?;
         core.disk.sync_dir(Dir::Meta)?;
-        Ok(ManifestRef { id: manifest.id, len: bytes.len() as u32, crc })
+        Ok(ManifestRef {
+            id: manifest.id,
+            len: bytes.len() as u32,
+            crc,
+        })
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {
@@ -354,9 +409,10 @@ impl Checkpointer {
             files.push(FileName::Manifest(installer.manifest.id));
         }
         let garbage = files.into_iter().map(Unneeded::File);
-        installer
-            .garbage
-            .extend(garbage.map(|what| Garbage { unneeded_since: since, what }));
+        installer.garbage.extend(garbage.map(|what| Garbage {
+            unneeded_since: since,
+            what,
+        }));
     }
 
     /// Removes what neither the newest generation nor the one before it needs.
@@ -365,7 +421,10 @@ impl Checkpointer {
         let flushed = installer.manifest.counters.epoch;
         for (pack, range) in installer.account.take_punchable(flushed) {
             let what = Unneeded::Bytes(pack, range);
-            installer.garbage.push(Garbage { unneeded_since: newest, what });
+            installer.garbage.push(Garbage {
+                unneeded_since: newest,
+                what,
+            });
         }
         let garbage = std::mem::take(&mut installer.garbage);
         for item in garbage {
@@ -389,7 +448,10 @@ impl Checkpointer {
                 self.core.disk.remove(&name_of(*file))?;
             }
             Unneeded::Bytes(pack, range) => {
-                let file = self.core.disk.open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
+                let file = self
+                    .core
+                    .disk
+                    .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
                 file.punch(range.clone())?;
             }
         }

@@ -43,13 +43,15 @@ impl Checkpointer {
             return Ok(false);
         }
         let mut journal = core.journal();
-        if core.since_cut.load(Ordering::Relaxed) < journal.ring.capacity() / 4 {
-            return Ok(false);
+        // A header that is ready spares the commit that changes files a flush.
+        let mut busy = journal.ring.prepare()?;
+        let enough = core.since_cut.load(Ordering::Relaxed) > journal.ring.capacity() / 4;
+        if enough || core.journal_is_pressed() {
+            busy |= journal.ring.grow()?;
         }
-        let grown = journal.ring.grow()?;
         drop(journal);
         core.note_room();
-        Ok(grown)
+        Ok(busy)
     }
 
     /// Counts since the volume was opened.

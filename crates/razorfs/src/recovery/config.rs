@@ -76,9 +76,9 @@ pub(super) fn segment_options(geometry: &Geometry) -> SegmentOptions {
 
 pub(super) fn compaction_options(geometry: &Geometry) -> CompactionOptions {
     CompactionOptions {
-        segment: segment_options(geometry),
         // The first level of merged segments; each further one holds ten times as much.
-        level_bytes: u64::from(geometry.segment_bytes) * 8,
+        base_bytes: u64::from(geometry.segment_bytes) * 8,
+        small_bytes: u64::from(geometry.segment_bytes) / 4,
         ..CompactionOptions::default()
     }
 }

@@ -28,7 +28,11 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     }
     disk.create_dirs()?;
     let _guard = super::lock(disk.as_ref(), LockMode::Exclusive)?;
-    if disk.list(Dir::Root)?.iter().any(|name| &*name.leaf == "SUPER") {
+    if disk
+        .list(Dir::Root)?
+        .iter()
+        .any(|name| &*name.leaf == "SUPER")
+    {
         return Err(Error::Exists);
     }
     let mut uuid = [0; 16];
@@ -56,8 +60,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
         hash_key,
         geometry,
     };
-    SuperFile::create(disk, &superblock)?;
-    Ok(())
+    SuperFile::create(disk.as_ref(), &superblock)
 }
 
 /// The root directory comes into being like everything else: by the journal.
@@ -66,8 +69,17 @@ fn first_batch(env: &dyn Env, options: &CreateOptions, seq: BatchSeq) -> Batch {
     let root = namespace::root_inode(now, options);
     let mut mutations = Vec::new();
     let key = Key::inode(Branch::HEAD, Ino::ROOT);
-    Mutation::Put { key, value: root.to_bytes(), new: true }.encode(&mut mutations);
-    Mutation::Count { counter: Counter::Inodes, delta: 1 }.encode(&mut mutations);
+    Mutation::Put {
+        key,
+        value: root.to_bytes(),
+        new: true,
+    }
+    .encode(&mut mutations);
+    Mutation::Count {
+        counter: Counter::Inodes,
+        delta: 1,
+    }
+    .encode(&mut mutations);
     let mut payload = Vec::new();
     encode_op(OpType::Mkdir, &mutations, &mut payload);
     Batch {
@@ -107,5 +119,9 @@ fn write_manifest(disk: &dyn Disk, vid: VolumeId) -> Result<ManifestRef> {
     file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
     file.sync_data()?;
     disk.sync_dir(Dir::Meta)?;
-    Ok(ManifestRef { id, len: bytes.len() as u32, crc })
+    Ok(ManifestRef {
+        id,
+        len: bytes.len() as u32,
+        crc,
+    })
 }

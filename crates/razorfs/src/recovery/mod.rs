@@ -16,9 +16,9 @@ use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
+use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::pack::{self, PackState};
 use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
@@ -46,20 +46,41 @@ const INO_GAP: u64 = 1 << 20;
 
 /// Opens and recovers a volume.
 pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
-    let mode = if options.read_only { LockMode::Shared } else { LockMode::Exclusive };
+    let mode = if options.read_only {
+        LockMode::Shared
+    } else {
+        LockMode::Exclusive
+    };
     let guard = lock(disk.as_ref(), mode)?;
-    let (files, superblock) = SuperFile::open(Arc::clone(&disk), options.read_only)?;
+    let superblock = if options.read_only {
+        SuperFile::read(disk.as_ref())?.newest
+    } else {
+        SuperFile::read_and_heal(disk.as_ref())?.newest
+    };
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let mut replay = Replay::new(&superblock, &manifest, options, &disk);
     let (ring, report) = replay.run(&superblock, read_only.is_some())?;
     let read_only = read_only.or_else(|| {
         report.read_only.then(|| {
-            let first = report.damage.first().map(ToString::to_string).unwrap_or_default();
-            Arc::from(format!("its journal is damaged ({first}); run `razorfs verify`"))
+            let first = report
+                .damage
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            Arc::from(format!(
+                "its journal is damaged ({first}); run `razorfs verify`"
+            ))
         })
     });
-    let mut opening = Opening { disk, env, files, superblock, manifest, replay, read_only };
+    let mut opening = Opening {
+        disk,
+        env,
+        superblock,
+        manifest,
+        replay,
+        read_only,
+    };
     opening.adopt_listing()?;
     if opening.read_only.is_none() {
         opening.fence()?;
@@ -68,15 +89,23 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let summary = opening.summary(&report);
     let uuid = opening.superblock.uuid;
     let checkpointer = opening.build(ring, report.last, options)?;
-    Ok(Opened { checkpointer: Arc::new(checkpointer), guard, summary, uuid })
+    Ok(Opened {
+        checkpointer: Arc::new(checkpointer),
+        guard,
+        summary,
+        uuid,
+    })
 }
 
 fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
     disk.lock(mode).map_err(|e| match &e.holder {
         Some(holder) => Error::Locked(holder.as_str().into()),
         None if e.is_not_found() => Error::NotAVolume(
-            format!("{} is missing: not a RazorFS volume; `razorfs create` makes one", e.path)
-                .into(),
+            format!(
+                "{} is missing: not a RazorFS volume; `razorfs create` makes one",
+                e.path
+            )
+            .into(),
         ),
         None => e.into(),
     })
@@ -107,7 +136,9 @@ fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<
     let len = file.len()?;
     if len != u64::from(named.len) {
         let place = Place::new(name, 0);
-        return Err(place.error("manifest", format_args!("{} bytes", named.len), len).into());
+        return Err(place
+            .error("manifest", format_args!("{} bytes", named.len), len)
+            .into());
     }
     let mut bytes = vec![0; named.len as usize];
     file.read_at(&mut bytes, 0)?;
@@ -138,7 +169,7 @@ impl Replay {
         disk: &Arc<dyn Disk>,
     ) -> Self {
         let vid = superblock.vid();
-        let cache = BlockCache::new(options.cache_bytes);
+        let cache = Arc::new(BlockCache::new(options.cache_bytes));
         let levels = Levels::open(Arc::clone(disk), vid, cache, manifest.segments.clone());
         let counters = CountersAt {
             inodes: manifest.counters.inodes,
@@ -148,7 +179,14 @@ impl Replay {
         };
         let memtable = Memtable::new(manifest.counters.epoch.next());
         let (disk, frames) = (Arc::clone(disk), BTreeMap::new());
-        Self { disk, vid, memtable, levels, counters, frames }
+        Self {
+            disk,
+            vid,
+            memtable,
+            levels,
+            counters,
+            frames,
+        }
     }
 
     fn run(
@@ -161,7 +199,7 @@ impl Replay {
         let end = superblock.clean_end();
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
-            let report = Ring::open_read_only(disk, vid, geometry, start, end, &mut apply)?;
+            let report = Ring::open_read_only(disk, vid, start, end, &mut apply)?;
             return Ok((None, report));
         }
         let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply)?;
@@ -191,7 +229,6 @@ impl Replay {
 struct Opening {
     disk: Arc<dyn Disk>,
     env: Arc<dyn Env>,
-    files: SuperFile,
     superblock: Superblock,
     manifest: Manifest,
     replay: Replay,
@@ -205,7 +242,7 @@ impl Opening {
         self.superblock.generation = self.superblock.generation.next();
         self.superblock.nonce = self.env.random();
         self.superblock.state = State::Dirty;
-        self.files.write(&self.superblock)?;
+        SuperFile::write(self.disk.as_ref(), &self.superblock)?;
         Ok(())
     }
 
@@ -224,8 +261,12 @@ impl Opening {
     /// The packs as the manifest and the journal have them; at most two go on growing.
     fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
         let birth = self.replay.memtable.epoch;
-        let mut packs: BTreeMap<PackId, PackMeta> =
-            self.manifest.packs.iter().map(|p| (p.id, p.clone())).collect();
+        let mut packs: BTreeMap<PackId, PackMeta> = self
+            .manifest
+            .packs
+            .iter()
+            .map(|p| (p.id, p.clone()))
+            .collect();
         for (id, end) in &self.replay.frames {
             let meta = packs.entry(*id).or_insert_with(|| PackMeta {
                 id: *id,
@@ -263,7 +304,13 @@ impl Opening {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
             let disk = Arc::clone(&self.disk);
-            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen.map(|m| PackState::of(&m)))
+            PackWriter::new(
+                disk,
+                vid,
+                geometry.pack_bytes,
+                new_id,
+                reopen,
+            )
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let account = Account::new(packs);
@@ -281,7 +328,11 @@ impl Opening {
             tuning: config::tuning(&geometry, options),
             version,
             reader: PackReader::new(self.disk, vid),
-            journal: ring.map(|ring| Journal { ring, hot, appended: last }),
+            journal: ring.map(|ring| Journal {
+                ring,
+                hot,
+                appended: last,
+            }),
             last,
             next_lsn: counters.lsn,
             generation: self.superblock.generation,
@@ -291,7 +342,6 @@ impl Opening {
             read_only: self.read_only,
         });
         let installer = Installer::new(InstallerStart {
-            files: self.files,
             superblock: self.superblock,
             manifest: self.manifest,
             cold,

@@ -128,7 +128,12 @@ impl Sealed {
         inodes.sort_unstable_by_key(|(ino, _)| **ino);
         for (ino, value) in inodes {
             let key = Key::inode(Branch::HEAD, *ino);
-            Mutation::Put { key, value: value.as_ref().into(), new: false }.encode(&mut mutations);
+            Mutation::Put {
+                key,
+                value: value.as_ref().into(),
+                new: false,
+            }
+            .encode(&mut mutations);
         }
         encode_op(OpType::Setattr, &mutations, payload);
     }

@@ -10,30 +10,17 @@ use razorfs_format::{BatchSeq, Branch, Generation, Ino};
 
 use super::batch::Sealed;
 use super::tx::{Step, Ticket};
-use super::{CountersAt, Frozen, Journal, Core, Tx, Version, Waiter};
+use super::{Core, CountersAt, Frozen, Journal, Tx, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
 use crate::{Error, Result};
 
-/// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
-const INLINE_SYNC: usize = 64 * 1024;
 /// Nanoseconds after which a batch without bulk data is written to the journal.
 const METADATA_DELAY: u64 = 20_000_000;
 /// Nanoseconds after which a batch with bulk data is: its packs must be flushed before it.
 const DATA_DELAY: u64 = 100_000_000;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
-
-/// What a commit step did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Committed {
-    /// Nothing was to be done.
-    Nothing,
-    /// A batch was written, or flushed.
-    Something,
-    /// The journal has no room before a checkpoint.
-    NeedsCheckpoint,
-}
 
 impl Core {
     /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
@@ -82,8 +69,11 @@ impl Core {
         }
         let was = open.journal_bytes;
         open.journal_bytes += size;
-        let soft = self.soft_batch();
-        (open.seq, empty || (was < soft && open.journal_bytes >= soft))
+        let soft = self.limits.soft_batch();
+        (
+            open.seq,
+            empty || (was < soft && open.journal_bytes >= soft),
+        )
     }
 
     fn apply(&self, tx: Tx<'_>, batch: BatchSeq) {
@@ -129,33 +119,37 @@ impl Core {
         };
     }
 
-    /// Journal bytes at which the open batch is sealed without waiting longer.
-    fn soft_batch(&self) -> usize {
-        self.max_batch.load(Ordering::Relaxed) / 4
-    }
-
-    /// Waits until the open batch and the dirty data leave room for `size` journal bytes.
+    /// Waits until the open batch, the journal and the dirty data have room for a transaction.
     fn wait_for_room(&self, size: usize, data: usize) -> Result<()> {
-        // What a sync journals inline comes on top.
-        let most = self.max_batch.load(Ordering::Relaxed).saturating_sub(INLINE_SYNC) / 2;
-        if size > most {
-            return Err(Error::Invalid("the transaction is larger than the journal takes at once"));
+        if size > self.limits.most() {
+            return Err(Error::Invalid(
+                "the transaction is larger than the journal takes at once",
+            ));
         }
         loop {
             let mut open = self.open.lock();
             let dirty = self.dirty.load(Ordering::Relaxed);
-            let full = open.journal_bytes + size > most
+            let full = (open.journal_bytes > 0
+                && open.journal_bytes + size > self.limits.soft_batch())
                 || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
-            if !full {
+            let fits = self.limits.fits(open.journal_bytes + size);
+            if fits && !full {
                 return Ok(());
             }
             self.check_writable()?;
             if self.tuning.threads {
+                if !fits {
+                    self.want_checkpoint();
+                }
                 self.signals.commit.notify_one();
                 self.signals.room.wait(&mut open);
-            } else {
-                drop(open);
+                continue;
+            }
+            drop(open);
+            if full {
                 self.commit_now(false)?;
+            } else {
+                self.checkpoint_for_room()?;
             }
         }
     }
@@ -193,7 +187,7 @@ impl Core {
             if let Some(cause) = self.failure() {
                 return Err(Error::Failed(cause));
             }
-            return self.commit_now(true);
+            return self.commit_now(true).map(|_| ());
         }
         let (send, receive) = crossbeam_channel::bounded(1);
         self.sync_then(Box::new(move |result| {
@@ -206,29 +200,17 @@ impl Core {
         }
     }
 
-    /// Seals and writes the open batch on this thread, checkpointing where the journal is full.
-    pub fn commit_now(&self, sync: bool) -> Result<()> {
-        while self.commit_step(sync)? == Committed::NeedsCheckpoint {
-            self.checkpoint_for_room()?;
-        }
-        Ok(())
-    }
-
     /// Seals the open batch and writes it to the journal; flushes it where `sync` demands it,
-    /// somebody waits, or the last flush is long ago.
-    pub fn commit_step(&self, sync: bool) -> Result<Committed> {
+    /// somebody waits, or the last flush is long ago. Answers whether there was anything to do.
+    pub fn commit_now(&self, sync: bool) -> Result<bool> {
         let mut journal = self.journal();
-        // A checkpoint must always find room for the batch that it seals.
-        if journal.ring.room() < 2 * journal.ring.max_batch() as u64 {
-            return Ok(Committed::NeedsCheckpoint);
-        }
         let sealed = self.seal();
         let idle = sealed.is_empty() && sealed.waiters.is_empty();
         if idle && !(self.is_unsynced() && (sync || self.sync_is_due())) {
-            return Ok(Committed::Nothing);
+            return Ok(false);
         }
         self.write_sealed(&mut journal, sealed, sync)?;
-        Ok(Committed::Something)
+        Ok(true)
     }
 
     fn is_unsynced(&self) -> bool {
@@ -287,9 +269,17 @@ impl Core {
         };
         let memtable = Arc::clone(&version.active);
         let active = Self::next_memtable(memtable.epoch);
-        let mut frozen = vec![Arc::new(Frozen { memtable, cut, counters })];
+        let mut frozen = vec![Arc::new(Frozen {
+            memtable,
+            cut,
+            counters,
+        })];
         frozen.extend(version.frozen.iter().cloned());
-        self.version.store(Arc::new(Version { active, frozen, levels: version.levels.clone() }));
+        self.version.store(Arc::new(Version {
+            active,
+            frozen,
+            levels: version.levels.clone(),
+        }));
     }
 
     /// Places the data of a sealed batch, appends it to the journal and flushes that if asked to,
@@ -330,14 +320,15 @@ impl Core {
             })?;
             journal.appended = sealed.seq;
             self.since_cut.fetch_add(bytes, Ordering::Relaxed);
-            let tight = journal.ring.room() < journal.ring.capacity() / 3;
-            self.tight.store(tight, Ordering::Relaxed);
+            self.limits.note(&journal.ring);
             if !self.is_unsynced() {
-                self.unsynced_since.store(self.env.monotonic().max(1), Ordering::Relaxed);
+                self.unsynced_since
+                    .store(self.env.monotonic().max(1), Ordering::Relaxed);
             }
-            self.max_batch.store(journal.ring.max_batch(), Ordering::Relaxed);
             self.counts.batches.fetch_add(1, Ordering::Relaxed);
-            self.counts.journal_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.counts
+                .journal_bytes
+                .fetch_add(bytes, Ordering::Relaxed);
         }
         if self.is_unsynced() && (sync || self.sync_is_due()) {
             journal.ring.sync()?;
@@ -352,7 +343,12 @@ impl Core {
     /// payload of the batch: operations, data, touched inodes.
     fn place(&self, journal: &mut Journal, sealed: &Sealed, waited: bool) -> Result<Vec<u8>> {
         let total: usize = sealed.dirty.iter().map(|p| p.data.read().bytes.len()).sum();
-        let inline = if waited && total <= INLINE_SYNC { INLINE_SYNC } else { self.tuning.inline_max };
+        let most = self.limits.inline_sync();
+        let inline = if waited && total <= most {
+            most
+        } else {
+            self.tuning.inline_max
+        };
         let is_inline = |len: usize| len <= inline;
         let mut payload = sealed.ops.clone();
         let guards: Vec<_> = sealed.dirty.iter().map(|p| (p, p.data.read())).collect();
@@ -373,7 +369,9 @@ impl Core {
             }
         }
         let mut refs = journal.hot.write(&frames)?.into_iter();
-        self.counts.data_bytes.fetch_add(total as u64, Ordering::Relaxed);
+        self.counts
+            .data_bytes
+            .fetch_add(total as u64, Ordering::Relaxed);
         let mut placed = Vec::new();
         for (piece, data) in &guards {
             let len = data.bytes.len() as u32;
@@ -385,8 +383,15 @@ impl Core {
                     None => unreachable!("a reference comes back for each frame"),
                 }
             };
-            let fragment = Fragment { off: data.off, len, kind };
-            let patch = Mutation::Patch { key: piece.key, fragment };
+            let fragment = Fragment {
+                off: data.off,
+                len,
+                kind,
+            };
+            let patch = Mutation::Patch {
+                key: piece.key,
+                fragment,
+            };
             let mut mutations = Vec::new();
             patch.encode(&mut mutations);
             encode_op(OpType::Write, &mutations, &mut payload);
@@ -410,7 +415,7 @@ impl Core {
         let now = self.env.monotonic();
         let open = self.open.lock();
         if !open.waiters.is_empty()
-            || open.journal_bytes >= self.soft_batch()
+            || open.journal_bytes >= self.limits.soft_batch()
             || open.dirty_bytes >= self.tuning.batch_data
         {
             return Some(0);

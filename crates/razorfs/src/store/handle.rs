@@ -10,7 +10,9 @@ use super::{Core, RoomMaker, Ticket};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::workers::{Maintenance, Workers};
-use crate::{CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step};
+use crate::{
+    CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
+};
 
 /// The store of one volume.
 pub(crate) struct Store {
@@ -48,7 +50,11 @@ impl Maintenance for Upkeep {
         RoomMaker::make_room(self.checkpointer.as_ref()).map(|()| true)
     }
     fn compact(&self) -> Result<bool> {
-        if self.background { self.checkpointer.compact() } else { Ok(false) }
+        if self.background {
+            self.checkpointer.compact()
+        } else {
+            Ok(false)
+        }
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
@@ -66,7 +72,12 @@ impl Store {
 
     /// Opens and recovers a volume. No thread runs yet: see [`Store::start`].
     pub fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Self> {
-        let Opened { checkpointer, guard, summary, uuid } = recovery::open(disk, env, options)?;
+        let Opened {
+            checkpointer,
+            guard,
+            summary,
+            uuid,
+        } = recovery::open(disk, env, options)?;
         let room_maker: std::sync::Weak<Checkpointer> = Arc::downgrade(&checkpointer);
         checkpointer.core.set_room_maker(room_maker);
         Ok(Self {
@@ -86,7 +97,11 @@ impl Store {
         }
         let checkpointer = Arc::clone(&self.checkpointer);
         let background = self.durability != Durability::JournalOnly;
-        let upkeep = Upkeep { checkpointer, reaper, background };
+        let upkeep = Upkeep {
+            checkpointer,
+            reaper,
+            background,
+        };
         let core = Arc::clone(&self.checkpointer.core);
         *self.workers.lock() = Some(Workers::start(core, Arc::new(upkeep))?);
         Ok(())
@@ -111,11 +126,7 @@ impl Store {
     pub fn step(&self, step: Step) -> Result<bool> {
         self.check_writable()?;
         match step {
-            Step::Commit => {
-                let busy = !self.is_settled();
-                self.commit_now(true)?;
-                Ok(busy)
-            }
+            Step::Commit => self.commit_now(true),
             Step::Checkpoint => self.checkpointer.checkpoint(),
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),

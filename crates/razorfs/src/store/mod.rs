@@ -9,13 +9,14 @@
 mod batch;
 mod commit;
 mod handle;
+mod limits;
 mod read;
 mod tx;
 mod upkeep;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -27,16 +28,18 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::journal::Ring;
-use crate::tree::memtable::{Memtable, Slot};
 use crate::tree::Levels;
+use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};
 
 use batch::OpenBatch;
 pub(crate) use batch::Waiter;
-pub(crate) use commit::Committed;
 pub(crate) use handle::Store;
+use limits::Limits;
 pub(crate) use tx::{Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
+
+pub(crate) use crate::tree::Bytes;
 
 /// A frozen memtable on its way to the segments, with the state of the volume at its end.
 pub(crate) struct Frozen {
@@ -173,12 +176,10 @@ pub(crate) struct Core {
     sealed: AtomicU64,
     /// When the first batch that is not durable was appended, on the monotonic clock; 0: none.
     unsynced_since: AtomicU64,
-    /// The largest payload that the journal takes.
-    max_batch: AtomicUsize,
+    /// How much the journal takes, as of its last change.
+    limits: Limits,
     /// Journal bytes appended since the last cut.
     pub since_cut: AtomicU64,
-    /// Whether the journal has less room than two checkpoints need.
-    tight: AtomicBool,
     /// The newest generation of the superblock.
     pub generation: AtomicU64,
     /// File data in RAM that has no place yet.
@@ -222,7 +223,10 @@ impl Core {
     /// A store over what was recovered.
     pub fn new(start: Start) -> Self {
         let last = start.last;
-        let max_batch = start.journal.as_ref().map_or(0, |j| j.ring.max_batch());
+        let limits = Limits::default();
+        if let Some(journal) = &start.journal {
+            limits.note(&journal.ring);
+        }
         Self {
             disk: start.disk,
             env: start.env,
@@ -237,9 +241,8 @@ impl Core {
             durable: AtomicU64::new(last.0),
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),
-            max_batch: AtomicUsize::new(max_batch),
+            limits,
             since_cut: AtomicU64::new(0),
-            tight: AtomicBool::new(false),
             generation: AtomicU64::new(start.generation.0),
             dirty: AtomicUsize::new(0),
             ids: start.ids,
@@ -275,7 +278,9 @@ impl Core {
 
     /// Bytes that the journal's files hold.
     pub fn journal_capacity(&self) -> u64 {
-        self.journal.as_ref().map_or(0, |journal| journal.lock().ring.capacity())
+        self.journal
+            .as_ref()
+            .map_or(0, |journal| journal.lock().ring.capacity())
     }
 
     /// A new inode number.
@@ -307,11 +312,13 @@ impl Core {
         self.failed.get().cloned()
     }
 
-    /// Reserves room for `bytes` of new data, so that running out of space is told here and not
-    /// at a later sync.
-    pub fn reserve(&self, bytes: u64) -> Result<()> {
+    /// Reserves room for `bytes` of data, which let files grow by `growth`, so that running out
+    /// of space is told here and not at a later sync.
+    pub fn reserve(&self, bytes: u64, growth: u64) -> Result<()> {
+        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
         if let Some(limit) = self.tuning.limit
-            && self.bytes.load(Ordering::Relaxed).max(0) as u64 + bytes > limit
+            && growth > 0
+            && used.saturating_add(growth) > limit
         {
             return Err(Error::LimitReached);
         }
@@ -341,9 +348,17 @@ impl Core {
         Ok(match self.tuning.limit {
             Some(limit) => {
                 let free = free.min(limit.saturating_sub(used));
-                VolumeSpace { total: limit, free, inodes }
+                VolumeSpace {
+                    total: limit,
+                    free,
+                    inodes,
+                }
             }
-            None => VolumeSpace { total: host.total, free, inodes },
+            None => VolumeSpace {
+                total: host.total,
+                free,
+                inodes,
+            },
         })
     }
 
@@ -359,11 +374,14 @@ impl Core {
         }
         let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
         for memtable in oldest_first.chain(std::iter::once(&version.active)) {
-            let records =
-                memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
+            let records = memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
             alive.extend(records.into_iter().map(|(key, put)| (key.ino(), put)));
         }
-        Ok(alive.into_iter().filter(|(_, put)| *put).map(|(ino, _)| ino).collect())
+        Ok(alive
+            .into_iter()
+            .filter(|(_, put)| *put)
+            .map(|(ino, _)| ino)
+            .collect())
     }
 
     /// Applies one journaled mutation to a memtable; used by recovery, where no batch is open.

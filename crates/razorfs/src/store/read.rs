@@ -152,7 +152,9 @@ impl Version {
         let mut next = horizon.map(|last| last.successor());
         loop {
             if records.len() >= CHUNK {
-                next = records.last().map(|(key, _): &(Key, Bytes)| key.successor());
+                next = records
+                    .last()
+                    .map(|(key, _): &(Key, Bytes)| key.successor());
                 break;
             }
             let mut least: Option<Key> = None;
@@ -167,7 +169,9 @@ impl Version {
                 },
                 None => None,
             };
-            let Some(key) = min(least, below_key) else { break };
+            let Some(key) = min(least, below_key) else {
+                break;
+            };
             let mut newest: Option<Option<Bytes>> = None;
             for layer in &mut layers {
                 if layer.as_slice().first().is_some_and(|(k, _)| *k == key) {
@@ -196,8 +200,10 @@ impl Version {
         from: &Key,
         to: &Key,
     ) -> (Vec<std::vec::IntoIter<(Key, Option<Bytes>)>>, Option<Key>) {
-        let mut chunks: Vec<_> =
-            self.memtables().map(|memtable| memtable.range(from, to, CHUNK)).collect();
+        let mut chunks: Vec<_> = self
+            .memtables()
+            .map(|memtable| memtable.range(from, to, CHUNK))
+            .collect();
         let full = chunks.iter().filter(|c| c.len() == CHUNK);
         let horizon = full.filter_map(|c| c.last().map(|(key, _)| *key)).min();
         if let Some(last) = horizon {
@@ -285,13 +291,7 @@ fn fill(
 }
 
 /// Reads the bytes at `off` that the pieces, newest first, show.
-fn paint(
-    pieces: &[Piece],
-    reader: &PackReader,
-    key: &Key,
-    off: u32,
-    out: &mut [u8],
-) -> Result<()> {
+fn paint(pieces: &[Piece], reader: &PackReader, key: &Key, off: u32, out: &mut [u8]) -> Result<()> {
     let end = off + out.len() as u32;
     let mut holes = Vec::with_capacity(4);
     holes.push(off..end);

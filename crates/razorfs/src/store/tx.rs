@@ -23,7 +23,11 @@ pub(super) enum Step<'a> {
     /// The inode record changed: visible at once, journaled once with its batch.
     Touch(Ino, Bytes),
     /// File data: visible at once, placed when its batch is sealed.
-    Write { key: Key, off: u32, bytes: Cow<'a, [u8]> },
+    Write {
+        key: Key,
+        off: u32,
+        bytes: Cow<'a, [u8]>,
+    },
 }
 
 impl Step<'_> {
@@ -33,10 +37,18 @@ impl Step<'_> {
             Self::Put { key, value, new } => encode_put(key, value, *new, out),
             Self::Del(key) => Mutation::Del { key: *key }.encode(out),
             Self::Patch(key, fragment) => {
-                Mutation::Patch { key: *key, fragment: fragment.clone() }.encode(out);
+                Mutation::Patch {
+                    key: *key,
+                    fragment: fragment.clone(),
+                }
+                .encode(out);
             }
             Self::Count(counter, delta) => {
-                Mutation::Count { counter: *counter, delta: *delta }.encode(out);
+                Mutation::Count {
+                    counter: *counter,
+                    delta: *delta,
+                }
+                .encode(out);
             }
             Self::Touch(..) | Self::Write { .. } => {}
         }
@@ -60,19 +72,31 @@ const OVERHEAD: usize = 160;
 impl<'a> Tx<'a> {
     /// An empty transaction for an operation.
     pub fn new(ty: OpType) -> Self {
-        Self { ty, steps: Vec::with_capacity(8), branch: Branch::HEAD }
+        Self {
+            ty,
+            steps: Vec::with_capacity(8),
+            branch: Branch::HEAD,
+        }
     }
 
     /// Writes a record that may exist.
     pub fn put(&mut self, key: Key, value: Bytes) {
         debug_assert_ne!(key.tag(), Tag::Extent);
-        self.steps.push(Step::Put { key, value, new: false });
+        self.steps.push(Step::Put {
+            key,
+            value,
+            new: false,
+        });
     }
 
     /// Writes a record that does not exist.
     pub fn put_new(&mut self, key: Key, value: Bytes) {
         debug_assert_ne!(key.tag(), Tag::Extent);
-        self.steps.push(Step::Put { key, value, new: true });
+        self.steps.push(Step::Put {
+            key,
+            value,
+            new: true,
+        });
     }
 
     /// Deletes a record. Extents of a file go before its inode.
@@ -95,7 +119,8 @@ impl<'a> Tx<'a> {
 
     /// An existing inode changed.
     pub fn touch(&mut self, ino: Ino, inode: &Inode) {
-        self.steps.push(Step::Touch(ino, Arc::from(inode.to_bytes())));
+        self.steps
+            .push(Step::Touch(ino, Arc::from(inode.to_bytes())));
     }
 
     /// Bytes written to one block of a file, which they do not exceed.

@@ -1,7 +1,6 @@
 //! What the store asks of those who keep it going, and what they ask of it.
 
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 
 use super::{Core, Waiter};
 use crate::{Error, Result};
@@ -35,21 +34,25 @@ impl Core {
 
     /// Whether the journal needs a checkpoint soon.
     pub fn journal_is_tight(&self) -> bool {
-        self.tight.load(Ordering::Relaxed)
+        self.limits.tight()
     }
 
-    /// The journal has been looked at anew.
+    /// Whether the journal should grow.
+    pub fn journal_is_pressed(&self) -> bool {
+        self.limits.pressed()
+    }
+
+    /// The journal changed: looks at it anew.
     pub fn note_room(&self) {
-        let journal = self.journal();
-        let tight = journal.ring.room() < journal.ring.capacity() / 3;
-        self.max_batch.store(journal.ring.max_batch(), Ordering::Relaxed);
-        self.tight.store(tight, Ordering::Relaxed);
+        self.limits.note(&self.journal().ring);
     }
 
     /// Whoever waits for the open batch learns that nothing will make it durable.
     pub fn fail_waiters(&self) {
         let waiters: Vec<Waiter> = std::mem::take(&mut self.open.lock().waiters);
-        let cause = self.failure().unwrap_or_else(|| "the volume was closed".into());
+        let cause = self
+            .failure()
+            .unwrap_or_else(|| "the volume was closed".into());
         for waiter in waiters {
             waiter(Err(Error::Failed(std::sync::Arc::clone(&cause))));
         }

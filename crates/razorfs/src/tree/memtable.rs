@@ -52,10 +52,17 @@ impl Memtable {
     /// An empty one.
     pub fn new(epoch: Epoch) -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { epoch, shards, bytes: AtomicUsize::new(0) }
+        Self {
+            epoch,
+            shards,
+            bytes: AtomicUsize::new(0),
+        }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
     fn shard(&self, ino: Ino) -> &Shard {
         // Fibonacci hashing: neighbours in number go to different shards.
         let mixed = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -78,9 +85,11 @@ impl Memtable {
 
     fn shrank(&self, by: usize) {
         // Saturating: the count is an estimate.
-        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |b| {
-            Some(b.saturating_sub(by))
-        });
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |b| {
+                Some(b.saturating_sub(by))
+            });
     }
 
     /// Writes a record. `new` says that the caller found no such record.
@@ -93,7 +102,12 @@ impl Memtable {
                 *old = value;
             }
             // A deletion of what lies below must stay known if this is deleted again.
-            Some(slot) => *slot = Slot::Put { value, fresh: false },
+            Some(slot) => {
+                *slot = Slot::Put {
+                    value,
+                    fresh: false,
+                }
+            }
             None => {
                 self.grew(ENTRY);
                 shard.insert(key, Slot::Put { value, fresh: new });
@@ -116,7 +130,11 @@ impl Memtable {
             if fresh {
                 shard.remove(&key);
             } else {
-                let block = Block { below: false, fresh, pieces: Vec::new() };
+                let block = Block {
+                    below: false,
+                    fresh,
+                    pieces: Vec::new(),
+                };
                 shard.insert(key, Slot::Block(block));
                 self.grew(ENTRY);
             }

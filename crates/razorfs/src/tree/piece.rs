@@ -46,7 +46,13 @@ impl RamPiece {
     fn new(key: Key, batch: BatchSeq, off: u32, bytes: Vec<u8>) -> Arc<Self> {
         let data = RwLock::new(RamBytes { off, bytes });
         let (dead, journaled) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { key, batch, data, dead, journaled })
+        Arc::new(Self {
+            key,
+            batch,
+            data,
+            dead,
+            journaled,
+        })
     }
 
     fn kill(&self) {
@@ -125,7 +131,11 @@ const MANY: usize = 64;
 impl Block {
     /// A block that a memtable did not know before.
     pub fn new(fresh: bool) -> Self {
-        Self { below: !fresh, fresh, pieces: Vec::new() }
+        Self {
+            below: !fresh,
+            fresh,
+            pieces: Vec::new(),
+        }
     }
 
     /// Lays written bytes over the block. Answers the new piece, if no open one could take them,
@@ -167,15 +177,16 @@ impl Block {
                     return Some(tail.len());
                 }
                 if range.start < have.start && range.end >= have.start {
-                    let keep = data.bytes.split_off(
-                        ((range.end - have.start) as usize).min(data.bytes.len()),
-                    );
-                    let grown = bytes.len() + keep.len()
-                        - (have.end - have.start) as usize;
+                    let covered = ((range.end - have.start) as usize).min(data.bytes.len());
+                    let keep = data.bytes.split_off(covered);
+                    let grown = bytes.len() + keep.len() - (have.end - have.start) as usize;
                     let mut joined = Vec::with_capacity(bytes.len() + keep.len());
                     joined.extend_from_slice(bytes);
                     joined.extend_from_slice(&keep);
-                    *data = RamBytes { off: range.start, bytes: joined };
+                    *data = RamBytes {
+                        off: range.start,
+                        bytes: joined,
+                    };
                     return Some(grown);
                 }
             }
@@ -251,13 +262,17 @@ impl Block {
             } else {
                 Vec::new()
             };
-            data.bytes.truncate(range.start.saturating_sub(have.start) as usize);
+            data.bytes
+                .truncate(range.start.saturating_sub(have.start) as usize);
             if data.bytes.is_empty() {
                 if right.is_empty() {
                     ram.kill();
                     continue;
                 }
-                *data = RamBytes { off: range.end, bytes: right };
+                *data = RamBytes {
+                    off: range.end,
+                    bytes: right,
+                };
                 drop(data);
                 kept.push(piece);
                 continue;
@@ -309,12 +324,18 @@ impl Block {
 fn inline_bytes(piece: &Piece) -> Option<RamBytes> {
     match piece {
         Piece::Fixed(f) => match &f.kind {
-            FragmentKind::Inline(bytes) => Some(RamBytes { off: f.off, bytes: bytes.to_vec() }),
+            FragmentKind::Inline(bytes) => Some(RamBytes {
+                off: f.off,
+                bytes: bytes.to_vec(),
+            }),
             _ => None,
         },
         Piece::Ram(p) if p.journaled.load(Ordering::Acquire) => {
             let data = p.data.read();
-            Some(RamBytes { off: data.off, bytes: data.bytes.clone() })
+            Some(RamBytes {
+                off: data.off,
+                bytes: data.bytes.clone(),
+            })
         }
         Piece::Ram(_) => None,
     }

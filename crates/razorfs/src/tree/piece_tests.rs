@@ -18,7 +18,11 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         (run.clone(), any::<u8>()).prop_map(|((off, len), byte)| Act::Write { off, len, byte }),
         (near.clone(), any::<u8>()).prop_map(|((off, len), byte)| Act::Write { off, len, byte }),
-        any::<u8>().prop_map(|byte| Act::Write { off: 0, len: BLOCK, byte }),
+        any::<u8>().prop_map(|byte| Act::Write {
+            off: 0,
+            len: BLOCK,
+            byte
+        }),
         run.prop_map(|(off, len)| Act::Hole { off, len }),
         near.prop_map(|(off, len)| Act::Hole { off, len }),
         Just(Act::Seal),
@@ -54,7 +58,10 @@ impl Redo {
         }
         for piece in self.dirty.drain(..) {
             if !piece.is_dead() {
-                replayed.patch(Piece::Ram(Arc::clone(&piece)).to_fragment(), BatchSeq(u64::MAX));
+                replayed.patch(
+                    Piece::Ram(Arc::clone(&piece)).to_fragment(),
+                    BatchSeq(u64::MAX),
+                );
                 piece.set_journaled();
             }
         }
@@ -108,7 +115,11 @@ fn a_log_that_is_appended_and_synced_stays_a_few_pieces() {
         let (piece, _) = block.write(key, BatchSeq(u64::from(n)), n * 100, &[n as u8; 100]);
         piece.unwrap().set_journaled();
     }
-    assert!(block.pieces.len() <= 2 * MANY, "{} pieces", block.pieces.len());
+    assert!(
+        block.pieces.len() <= 2 * MANY,
+        "{} pieces",
+        block.pieces.len()
+    );
     let bytes = shown(&block, 0);
     assert!((0..1000).all(|n| bytes[n * 100..n * 100 + 100] == [n as u8; 100]));
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::store::{Committed, Core};
+use crate::store::Core;
 use crate::{Error, Result};
 
 /// Maintenance that the engine's rooms offer, in the order in which it is tried.
@@ -35,9 +35,15 @@ impl Workers {
     /// Starts them.
     pub fn start(store: Arc<Core>, maintenance: Arc<dyn Maintenance>) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut workers = Self { store: Arc::clone(&store), stop, threads: Vec::new() };
+        let mut workers = Self {
+            store: Arc::clone(&store),
+            stop,
+            threads: Vec::new(),
+        };
         let (journal_store, journal_stop) = (Arc::clone(&store), Arc::clone(&workers.stop));
-        workers.spawn("razorfs-journal", move || journal_loop(&journal_store, &journal_stop))?;
+        workers.spawn("razorfs-journal", move || {
+            journal_loop(&journal_store, &journal_stop)
+        })?;
         let maintenance_stop = Arc::clone(&workers.stop);
         workers.spawn("razorfs-upkeep", move || {
             upkeep_loop(&store, maintenance.as_ref(), &maintenance_stop);
@@ -46,9 +52,10 @@ impl Workers {
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| {
-            Error::Failed(format!("no thread could be started ({e})").into())
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .map_err(|e| Error::Failed(format!("no thread could be started ({e})").into()))?;
         self.threads.push(thread);
         Ok(())
     }
@@ -85,15 +92,9 @@ fn journal_loop(store: &Core, stop: &AtomicBool) {
     let stopped = || stop.load(Ordering::Acquire);
     while !stopped() {
         store.wait_for_work(&stopped);
-        match store.commit_step(false) {
-            Ok(Committed::NeedsCheckpoint) => {
-                store.want_checkpoint();
-                // The checkpoint makes room; it wakes nobody here, so look again soon.
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Ok(_) => {}
+        if store.commit_now(false).is_err() {
             // The error latched and every waiter has it; those to come get it at once.
-            Err(_) => store.fail_waiters(),
+            store.fail_waiters();
         }
     }
 }
