@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Deterministic simulation of the whole engine: a reference file system ([`model`], [`posix`]),
+//! seeded workloads that collide on few names ([`workload`]), a driver that compares every answer
+//! ([`driver`]) and cuts the power at any call of the disk, faults, flipped bits, and a shrinker
+//! that leaves the few operations that matter. One number replays a run.
+
+pub mod content;
+mod crash;
+pub mod driver;
+pub mod dump;
+pub mod looks;
+pub mod marks;
+pub mod model;
+pub mod names;
+pub mod op;
+pub mod perform;
+pub mod posix;
+pub mod rng;
+pub mod subject;
