@@ -17,6 +17,10 @@ impl<M: Machine> Runner<M> {
     pub(crate) fn cut(&mut self, calls: u64, seed: u64, again: &[u64]) -> Result<(), Failure> {
         self.again = again.to_vec();
         self.cut_seed = seed;
+        if calls == 0 {
+            self.machine.arm(0);
+            return self.crash();
+        }
         self.machine.arm(calls);
         Ok(())
     }
