@@ -161,6 +161,7 @@ impl<M: Machine> Runner<M> {
                     Err(e) => self.disk_failed(op, &e)?,
                 },
                 Op::CheckAll => self.check_all()?,
+                Op::Reopen | Op::Cut { .. } if !self.machine.is_persistent() => {}
                 Op::Reopen => self.reopen()?,
                 Op::Cut { calls, seed, again } => self.cut(*calls, *seed, again)?,
                 Op::Fault(fault) => self.plant(*fault),

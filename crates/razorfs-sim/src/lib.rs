@@ -7,6 +7,8 @@ pub mod content;
 mod crash;
 pub mod driver;
 pub mod dump;
+pub mod engine;
+pub mod farm;
 pub mod looks;
 pub mod marks;
 pub mod model;
@@ -20,3 +22,6 @@ pub mod run;
 pub mod shrink;
 pub mod subject;
 pub mod workload;
+
+/// The checker that is run after each cut and each clean close.
+pub const VERIFY: Option<engine::Verify> = None;

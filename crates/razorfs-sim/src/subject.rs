@@ -80,6 +80,10 @@ pub trait Machine {
     fn verify_open(&self) -> std::result::Result<(), String> {
         Ok(())
     }
+    /// Whether there is a disk behind it at all: without, nothing can be closed and opened.
+    fn is_persistent(&self) -> bool {
+        true
+    }
     /// Whether every change is durable when its call returns.
     fn is_synchronous(&self) -> bool;
 }

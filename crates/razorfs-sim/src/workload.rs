@@ -365,7 +365,7 @@ impl Workload {
             to_offset: self.offset(model, &to),
             from,
             to,
-            len: self.len(),
+            len: self.len().max(1),
         }
     }
 
