@@ -39,6 +39,10 @@
 //!   there before, or with the bytes of another place; flipped bits.
 //!
 //! Not modelled: hard links, host file systems that lose what was synced, sectors torn inside.
+//!
+//! [`File::sync_data`]: crate::File::sync_data
+//! [`Disk::sync_dir`]: crate::Disk::sync_dir
+//! [`OpenHow::ReadUncached`]: crate::OpenHow::ReadUncached
 
 mod content;
 mod cut;
@@ -86,7 +90,7 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk: [`Disk::create_dirs`] comes first, as on a host.
+    /// An empty disk: [`crate::Disk::create_dirs`] comes first, as on a host.
     #[must_use]
     pub fn new() -> Self {
         let state = State {
