@@ -125,7 +125,7 @@ impl Machine for EngineMachine {
 
     fn format(&mut self) -> Result<()> {
         let options = CreateOptions {
-            compression: Some(self.setup.compression),
+            compression: self.setup.compression,
             geometry: self.setup.geometry,
             ..CreateOptions::default()
         };
