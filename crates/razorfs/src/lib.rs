@@ -5,6 +5,7 @@
 //! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
 //! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
+pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod journal;

@@ -1,0 +1,3 @@
+//! Checkpoints: a frozen memtable becomes segments, a manifest and a superblock.
+
+pub mod superfile;
