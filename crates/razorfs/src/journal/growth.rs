@@ -61,6 +61,13 @@ impl Ring {
             self.remove(slot)?;
             return Ok(true);
         }
+        if self.files.len() > self.geometry.max_files as usize
+            && let Some((slot, _)) = self.smallest_free()
+        {
+            self.files.retain(|f| f.slot != slot);
+            self.remove(slot)?;
+            return Ok(true);
+        }
         let growth = match self.growth.take() {
             Some(growth) => growth,
             None => match self.begin_growth()? {
@@ -80,6 +87,15 @@ impl Ring {
         Ok(())
     }
 
+    /// The smallest free file, if it is not the only one that a life can be opened in.
+    fn smallest_free(&self) -> Option<(u32, u64)> {
+        if self.available().count() < 2 {
+            return None;
+        }
+        let free = self.available().filter(|f| f.role == Role::Free);
+        free.min_by_key(|f| f.len).map(|f| (f.slot, f.len))
+    }
+
     fn begin_growth(&mut self) -> Result<Option<Growth>> {
         let max = u64::from(self.geometry.max_file);
         let most = self.geometry.max_files as usize;
@@ -97,18 +113,9 @@ impl Ring {
                 target,
             }));
         }
-        let free = self.available().filter(|f| f.role == Role::Free);
-        let Some((slot, len)) = free.min_by_key(|f| f.len).map(|f| (f.slot, f.len)) else {
+        let Some((slot, len)) = self.smallest_free() else {
             return Ok(None);
         };
-        if self.available().count() < 2 {
-            return Ok(None);
-        }
-        if self.files.len() > most {
-            self.files.retain(|f| f.slot != slot);
-            self.remove(slot)?;
-            return Ok(None);
-        }
         if len >= target {
             return Ok(None);
         }
