@@ -5,7 +5,11 @@
 //! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
 //! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
+<<<<<<< HEAD
 mod checkpoint;
+=======
+pub mod checkpoint;
+>>>>>>> journal
 pub mod data;
 mod error;
 pub mod journal;
