@@ -8,7 +8,7 @@ use crate::ids::{Epoch, Ino};
 use crate::key::{Key, Tag};
 use crate::record::{Dirent, FileKind};
 use crate::segment::block::{self, Plain};
-use crate::segment::dirblock::{self, Dirents};
+use crate::segment::dirblock::{self, AllNames, Dirents};
 use crate::wire::Put;
 
 /// A record that waits for its block to be full.
@@ -184,9 +184,53 @@ impl Position {
     }
 }
 
-/// Room for a value that does not stand in its block as such.
+/// Room for a value that does not stand in its block as such. Whoever reads a block from one end to
+/// the other keeps one, and then the names of a directory block are decoded once, all together.
 #[derive(Clone, Debug, Default)]
-pub struct ValueBuf(pub(super) Vec<u8>);
+pub struct ValueBuf {
+    value: Vec<u8>,
+    /// The block that the rest is about.
+    block: Option<Place>,
+    /// Names that were asked for one by one.
+    asked: u32,
+    names: Option<AllNames>,
+}
+
+/// Names asked for one by one, after which all of the block are decoded.
+const PATIENCE: u32 = 24;
+
+impl ValueBuf {
+    /// The value of the directory entry that leads to `ino` with name `index` of `block`.
+    fn dirent(
+        &mut self,
+        block: &Dirents<'_>,
+        place: Place,
+        (kind, ino, index): (FileKind, Ino, usize),
+    ) -> Result<&[u8]> {
+        if self.block != Some(place) {
+            self.block = Some(place);
+            self.asked = 0;
+            self.names = None;
+        }
+        self.asked += 1;
+        if self.asked > PATIENCE && self.names.is_none() {
+            self.names = Some(block.all_names()?);
+        }
+        let one;
+        let name = match self.names.as_ref().and_then(|all| all.get(index)) {
+            Some(name) => name,
+            None => {
+                one = block.name(index)?;
+                one.as_bytes()
+            }
+        };
+        self.value.clear();
+        self.value.put_u8(kind as u8);
+        self.value.put_varint(ino.0);
+        self.value.put_bytes(name);
+        Ok(&self.value)
+    }
+}
 
 /// A record of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -277,14 +321,7 @@ impl<'a> Block<'a> {
                 position.index += 1;
                 let value = match entry.target {
                     None => None,
-                    Some((kind, ino, name)) => {
-                        let name = b.name(name)?;
-                        room.0.clear();
-                        room.0.put_u8(kind as u8);
-                        room.0.put_varint(ino.0);
-                        room.0.put_bytes(name.as_bytes());
-                        Some(room.0.as_slice())
-                    }
+                    Some(target) => Some(room.dirent(b, self.place, target)?),
                 };
                 Ok(Some(Entry {
                     key: entry.key,

@@ -134,6 +134,23 @@ pub(super) struct RawEntry {
     pub(super) target: Option<(FileKind, Ino, usize)>,
 }
 
+/// All names of a block, decoded.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AllNames {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl AllNames {
+    pub(super) fn get(&self, i: usize) -> Option<&[u8]> {
+        let start = match i.checked_sub(1) {
+            None => 0,
+            Some(before) => *self.ends.get(before)? as usize,
+        };
+        self.bytes.get(start..*self.ends.get(i)? as usize)
+    }
+}
+
 /// A block in memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dirents<'a> {
@@ -320,6 +337,15 @@ impl<'a> Dirents<'a> {
         let mut name = NameBuf::default();
         self.names.get(index, &mut name)?;
         Ok(name)
+    }
+
+    pub(super) fn all_names(&self) -> Result<AllNames> {
+        let mut all = AllNames::default();
+        self.names.for_each(|name| {
+            all.bytes.extend_from_slice(name);
+            all.ends.push(all.bytes.len() as u32);
+        })?;
+        Ok(all)
     }
 
     /// Checks what lookups do not: that the names are sorted, unique and fill the block.
