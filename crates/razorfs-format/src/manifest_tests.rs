@@ -108,7 +108,10 @@ fn golden() {
 fn every_flipped_bit_and_every_cut_is_found() {
     let manifest = sample();
     let bytes = manifest.to_bytes(VID);
-    assert_eq!(Manifest::decode(&bytes, VID, manifest.id), Ok(manifest.clone()));
+    assert_eq!(
+        Manifest::decode(&bytes, VID, manifest.id),
+        Ok(manifest.clone())
+    );
     assert!(Manifest::decode(&bytes, VolumeId(1), manifest.id).is_err());
     assert!(Manifest::decode(&bytes, VID, ManifestId(4)).is_err());
     for len in 0..bytes.len() {
@@ -117,7 +120,10 @@ fn every_flipped_bit_and_every_cut_is_found() {
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        assert!(Manifest::decode(&damaged, VID, manifest.id).is_err(), "bit {bit}");
+        assert!(
+            Manifest::decode(&damaged, VID, manifest.id).is_err(),
+            "bit {bit}"
+        );
     }
     assert!(Manifest::decode(&[&bytes[..], &[0]].concat(), VID, manifest.id).is_err());
 }

@@ -14,7 +14,11 @@ use crate::record::{Codec, Dirent, FileKind};
 const PLACE: Place = Place::new(FileName::Segment(SegmentId(5)), 64);
 
 fn id(tag: Tag) -> Identity {
-    Identity { volume: VolumeId(0x1122), segment: SegmentId(5), tag }
+    Identity {
+        volume: VolumeId(0x1122),
+        segment: SegmentId(5),
+        tag,
+    }
 }
 
 /// Hex, spaces and line breaks ignored; `z<n>` stands for n zeros.
@@ -38,7 +42,13 @@ fn inode(n: u64) -> Key {
 
 fn dirent(ino: u64, name: &str) -> Vec<u8> {
     let kind = FileKind::Regular;
-    Dirent { ino: Ino(ino), kind, name: name.as_bytes().into() }.to_bytes().into()
+    Dirent {
+        ino: Ino(ino),
+        kind,
+        name: name.as_bytes().into(),
+    }
+    .to_bytes()
+    .into()
 }
 
 #[test]
@@ -53,7 +63,10 @@ fn header() {
     let golden = "525a5347 0100 49 01 2211 z6 05 z7 03 z7 09 z7 z20 7c2c0249";
     assert_eq!(bytes, hex(golden));
     assert_eq!(Header::decode(&bytes, header.id), Ok(header));
-    let other = Identity { segment: SegmentId(6), ..header.id };
+    let other = Identity {
+        segment: SegmentId(6),
+        ..header.id
+    };
     assert!(Header::decode(&bytes, other).is_err());
 }
 
@@ -66,7 +79,11 @@ fn footer() {
         entries: 7,
         tombstones: 1,
         bytes: 5000,
-        top: Handle { offset: 0x340, len: 0x20, crc: 0xaabb_ccdd },
+        top: Handle {
+            offset: 0x340,
+            len: 0x20,
+            crc: 0xaabb_ccdd,
+        },
         blocks: 2,
         first: inode(1),
         last: inode(0x102),
@@ -83,7 +100,9 @@ fn footer() {
 #[test]
 fn plain_block() {
     let mut builder = BlockBuilder::new(Tag::Inode);
-    builder.push(inode(1), Epoch(8), Some(b"ab"), PLACE).unwrap();
+    builder
+        .push(inode(1), Epoch(8), Some(b"ab"), PLACE)
+        .unwrap();
     builder.push(inode(1), Epoch(5), None, PLACE).unwrap();
     builder.push(inode(2), Epoch(6), Some(b""), PLACE).unwrap();
     let golden = "03000000 2d000000 05 z7 00 z3
@@ -96,9 +115,13 @@ fn directory_block() {
     let mut builder = BlockBuilder::new(Tag::Dirent);
     let d = |dir, cookie| Key::dirent(Branch::HEAD, Ino(dir), cookie);
     let (one, two) = (dirent(100, "b"), dirent(103, "a"));
-    builder.push(d(7, 0x0a00), Epoch(4), Some(&one), PLACE).unwrap();
+    builder
+        .push(d(7, 0x0a00), Epoch(4), Some(&one), PLACE)
+        .unwrap();
     builder.push(d(7, 0x0b00), Epoch(4), None, PLACE).unwrap();
-    builder.push(d(9, 0x0c00), Epoch(4), Some(&two), PLACE).unwrap();
+    builder
+        .push(d(9, 0x0c00), Epoch(4), Some(&two), PLACE)
+        .unwrap();
     let golden = "0300 0200 0200 02 00 01 z7 04 z7 64 z7
         z4 07 z7 0200   z4 09 z7 0300
         0a z6 0b z6 0c z6   30   0808   01   0000 0161 0162";
@@ -109,7 +132,11 @@ fn directory_block() {
 fn index_and_top_index() {
     let entry = IndexEntry {
         last: inode(0x77),
-        handle: Handle { offset: 64, len: 100, crc: 0xdead_beef },
+        handle: Handle {
+            offset: 64,
+            len: 100,
+            crc: 0xdead_beef,
+        },
         entries: 12,
         tombstones: 3,
         epoch_max: Epoch(9),
@@ -122,7 +149,14 @@ fn index_and_top_index() {
     assert_eq!(index.get(0), Ok(Some(entry)));
     assert_eq!((index.seek(&inode(0x77)), index.seek(&inode(0x78))), (0, 1));
 
-    let top = IndexEntry { filter: Handle { offset: 9, len: 8, crc: 7 }, ..entry };
+    let top = IndexEntry {
+        filter: Handle {
+            offset: 9,
+            len: 8,
+            crc: 7,
+        },
+        ..entry
+    };
     let bytes = index::encode(Tag::Inode, true, &[top]);
     let golden = format!("01000000 0d 01 0000 {record} 09000000 08000000 07000000");
     assert_eq!(bytes, hex(&golden));
@@ -133,13 +167,23 @@ fn index_and_top_index() {
 #[test]
 fn filter_bytes() {
     let bytes = filter::encode(&[filter_hash(&inode(1))]);
-    assert_eq!(bytes, hex("01000000 z4 0000001000001000000100000000002002000000000002000200000001000000"));
+    assert_eq!(
+        bytes,
+        hex("01000000 z4 0000001000001000000100000000002002000000000002000200000001000000")
+    );
 }
 
 #[test]
 fn sealed_block() {
     let mut out = Vec::new();
-    let handle = seal::seal(id(Tag::Inode), BlockKind::Data, Codec::Lz4, b"abc", 64, &mut out);
+    let handle = seal::seal(
+        id(Tag::Inode),
+        BlockKind::Data,
+        Codec::Lz4,
+        b"abc",
+        64,
+        &mut out,
+    );
     assert_eq!(out, hex("616263 00 03000000 7ee56982"));
     assert_eq!((handle.offset, handle.len), (64, 12));
 }
@@ -151,7 +195,9 @@ fn filters_deny_about_one_percent_wrongly_and_never_what_is_there() {
     assert!(bytes.len() <= 20_000 * 10 / 8 + 64);
     let filter = Filter::parse(&bytes, PLACE).unwrap();
     assert!(hashes.iter().all(|h| filter.may_hold(*h)));
-    let wrong = (20_000..120_000).filter(|n| filter.may_hold(filter_hash(&inode(*n)))).count();
+    let wrong = (20_000..120_000)
+        .filter(|n| filter.may_hold(filter_hash(&inode(*n))))
+        .count();
     assert!(wrong < 2000, "{wrong} of 100000");
 }
 
@@ -194,9 +240,14 @@ fn any_records() -> impl Strategy<Value = (Tag, Vec<Version>)> {
         let epoch = prop_oneof![Just(5u64), 0u64..40, any::<u64>()];
         let entry = ((any_key(tag), epoch), any_value(tag));
         proptest::collection::vec(entry, 1..200).prop_map(move |entries| {
-            let unique: BTreeMap<_, _> =
-                entries.into_iter().map(|((k, e), v)| ((k, std::cmp::Reverse(e)), v)).collect();
-            (tag, unique.into_iter().map(|((k, e), v)| (k, e.0, v)).collect())
+            let unique: BTreeMap<_, _> = entries
+                .into_iter()
+                .map(|((k, e), v)| ((k, std::cmp::Reverse(e)), v))
+                .collect();
+            (
+                tag,
+                unique.into_iter().map(|((k, e), v)| (k, e.0, v)).collect(),
+            )
         })
     })
 }
@@ -204,7 +255,9 @@ fn any_records() -> impl Strategy<Value = (Tag, Vec<Version>)> {
 fn build(tag: Tag, records: &[Version]) -> Vec<u8> {
     let mut builder = BlockBuilder::new(tag);
     for (key, epoch, value) in records {
-        builder.push(*key, Epoch(*epoch), value.as_deref(), PLACE).unwrap();
+        builder
+            .push(*key, Epoch(*epoch), value.as_deref(), PLACE)
+            .unwrap();
     }
     builder.finish()
 }
@@ -339,14 +392,16 @@ proptest! {
 /// Names as source trees have them: words and their combinations, a few suffixes.
 fn source_tree(n: usize) -> Vec<String> {
     const WORDS: [&str; 24] = [
-        "alloc", "block", "cache", "config", "driver", "entry", "file", "graph", "handler", "index",
-        "inode", "journal", "kernel", "layout", "manager", "memory", "network", "parser", "queue",
-        "request", "segment", "socket", "utils", "worker",
+        "alloc", "block", "cache", "config", "driver", "entry", "file", "graph", "handler",
+        "index", "inode", "journal", "kernel", "layout", "manager", "memory", "network", "parser",
+        "queue", "request", "segment", "socket", "utils", "worker",
     ];
     const SUFFIXES: [&str; 6] = [".c", ".h", ".rs", "_test.go", ".cpp", ".md"];
     let mut seed = 1u64;
     let mut next = |n: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % n
     };
     let mut names = std::collections::BTreeSet::new();
@@ -372,18 +427,29 @@ fn name_cost(names: &[String]) -> f64 {
         let mut entries: Vec<(u64, u64, &str)> = names
             .zip(100..)
             .map(|(name, ino)| {
-                cookie = cookie.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                cookie = cookie
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (cookie >> 9 << 8, ino, name)
             })
             .collect();
         entries.sort_unstable();
         for (cookie, ino, name) in entries {
             let key = Key::dirent(Branch::HEAD, Ino(7), cookie);
-            builder.push(key, Epoch(1), Some(&dirent(ino, name)), PLACE).unwrap();
+            builder
+                .push(key, Epoch(1), Some(&dirent(ino, name)), PLACE)
+                .unwrap();
         }
         let mut out = Vec::new();
         let raw = builder.finish();
-        seal::seal(id(Tag::Dirent), BlockKind::Data, Codec::Lz4, &raw, 64, &mut out);
+        seal::seal(
+            id(Tag::Dirent),
+            BlockKind::Data,
+            Codec::Lz4,
+            &raw,
+            64,
+            &mut out,
+        );
         out.len() as f64
     };
     let bare = size(&mut names.iter().map(|_| "x"));
