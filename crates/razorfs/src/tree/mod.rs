@@ -3,9 +3,7 @@
 mod cache;
 pub mod compaction;
 mod levels;
-pub(crate) mod memtable;
 mod merge;
-pub(crate) mod piece;
 mod segment_reader;
 mod segment_writer;
 
@@ -32,3 +30,6 @@ pub struct Record {
     /// Its value; `None` is a tombstone.
     pub value: Option<Bytes>,
 }
+
+#[cfg(test)]
+mod model_tests;
