@@ -9,8 +9,8 @@ use razorfs_format::record::Inode;
 use crate::namespace::{Namespace, Spot};
 use crate::store::{HostEnv, Store};
 use crate::{
-    AllocateMode, CreateOptions, Entry, Info, Ino, NewNode, Options, RecoverySummary, RenameMode,
-    Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+    AllocateMode, CreateOptions, Dir, Entry, Info, Ino, NewNode, Options, RecoverySummary,
+    RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -23,7 +23,7 @@ use crate::{
 /// append-only and immutable flags are.
 #[derive(Clone)]
 pub struct Volume {
-    inner: Arc<Namespace>,
+    pub(crate) inner: Arc<Namespace>,
 }
 
 /// Making, opening and closing.
@@ -244,6 +244,15 @@ impl Volume {
     /// `n` holders fewer.
     pub fn unpin(&self, ino: Ino, n: u64) {
         self.inner.unpin(ino, n);
+    }
+}
+
+/// Paths.
+impl Volume {
+    /// The root directory, where the calls by path begin.
+    #[must_use]
+    pub fn root(&self) -> Dir {
+        Dir::new(self.clone(), Ino::ROOT)
     }
 }
 

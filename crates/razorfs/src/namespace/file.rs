@@ -109,7 +109,9 @@ impl Operation<'_> {
             true => AT_ONCE_IN_TRANSACTION,
             false => AT_ONCE,
         };
-        let flags = self.inode(ino)?.flags;
+        // Changed from here on: a transaction that fails below is tried again once the pending
+        // truncations of the files that it changes are finished.
+        let flags = self.change(ino)?.flags;
         if flags & inode_flags::TRIMMING == 0 && to.saturating_sub(from) <= at_once {
             self.remove_blocks(ino, from..to, flags & inode_flags::SPARSE != 0)
         } else if self.is_transaction() {
@@ -285,6 +287,10 @@ impl Namespace {
             return Err(Error::Invalid("the ranges overlap"));
         }
         check_regular(&self.find_by_inode(to)?)?;
+        let source = self.find_by_inode(from)?;
+        check_regular(&source)?;
+        // What the copy itself appends is not copied again.
+        let len = len.min(source.size.saturating_sub(from_off));
         let mut buf = vec![0; len.min(WRITE_AT_ONCE as u64) as usize];
         let mut done = 0;
         while done < len {
