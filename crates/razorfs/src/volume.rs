@@ -37,7 +37,8 @@ impl Volume {
     /// Opens the volume in the directory `path`.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
         let _ = path;
-        Self::over(Store::open(None, Arc::new(HostEnv), options)?)
+        let threads = options.threads;
+        Self::over(Store::open(None, Arc::new(HostEnv), options)?, threads)
     }
 
     /// Opens the volume in the directory `path`, and creates it first if it is missing.
@@ -56,18 +57,36 @@ impl Volume {
 
     /// Opens the volume on a disk.
     pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
-        Self::over(Store::open(Some(disk), env, options)?)
+        let threads = options.threads;
+        Self::over(Store::open(Some(disk), env, options)?, threads)
     }
 
-    fn over(store: Store) -> Result<Self> {
-        Ok(Self {
-            inner: Arc::new(Namespace::new(store)?),
-        })
+    fn over(store: Store, threads: bool) -> Result<Self> {
+        let inner = Arc::new(Namespace::new(store)?);
+        if threads {
+            Namespace::start_reaper(&inner)?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// A new volume that is stepped by the test.
+    #[cfg(test)]
+    pub(crate) fn for_tests(options: Options) -> Self {
+        let options = Options {
+            threads: false,
+            ..options
+        };
+        let opened = Store::open(None, Arc::new(HostEnv), options);
+        match opened.and_then(|store| Self::over(store, false)) {
+            Ok(volume) => volume,
+            Err(e) => panic!("a new volume: {e}"),
+        }
     }
 
     /// Writes everything to the disk, marks the volume as properly closed and lets go of it.
     /// Dropping the last clone without it is safe too, but the next opening has to recover.
     pub fn close(self) -> Result<()> {
+        self.inner.stop_reaper();
         self.inner.store.close()
     }
 }

@@ -22,7 +22,7 @@ use crate::{Durability, Error, Ino, Result, SetAttributes};
 /// tx.remove_file("missing")?;
 /// assert!(tx.commit(razorfs::Durability::Async).is_err());
 /// assert_eq!(fs.read("a")?, b"old"); // nothing has happened
-/// # Ok::<(), razorfs::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "nothing happens before `commit`"]
 pub struct Transaction {

@@ -147,24 +147,28 @@ impl Operation<'_> {
             Some(pending) => pending.min(from),
             None => from,
         };
-        self.put(
-            Key::orphan(Branch::HEAD, ino),
-            Orphan::Trim { from }.to_bytes(),
-        );
-        self.change(ino)?.flags |= inode_flags::TRIMMING;
+        let inode = self.change(ino)?;
+        inode.flags |= inode_flags::TRIMMING;
+        if inode.nlink > 0 {
+            let orphan = Orphan::Trim { from }.to_bytes();
+            self.put(Key::orphan(Branch::HEAD, ino), orphan);
+        }
         self.afterwards.push(Afterwards::Trimming(ino));
         Ok(())
     }
 
     /// First block of a truncation that is not finished.
     pub(super) fn pending_trim(&mut self, ino: Ino) -> Result<Option<u64>> {
-        if self.inode(ino)?.flags & inode_flags::TRIMMING == 0 {
+        let inode = self.inode(ino)?;
+        if inode.flags & inode_flags::TRIMMING == 0 {
             return Ok(None);
         }
-        match self.orphan(ino)? {
-            Some(Orphan::Trim { from }) => Ok(Some(from)),
-            _ => Ok(None),
-        }
+        let beyond = inode.size.div_ceil(BLOCK64);
+        Ok(Some(match self.orphan(ino)? {
+            Some(Orphan::Trim { from }) => from,
+            // A nameless file has but the record that says so; it never grew over the first block.
+            _ => beyond,
+        }))
     }
 }
 

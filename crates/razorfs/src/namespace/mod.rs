@@ -29,6 +29,8 @@ mod model_tests;
 #[cfg(test)]
 mod names_tests;
 
+use std::thread::JoinHandle;
+
 use locks::LockTable;
 use operation::Afterwards;
 use parking_lot::Mutex;
@@ -79,6 +81,7 @@ pub(crate) struct Namespace {
     pins: PinTable,
     /// Held while a directory moves to another one, so that no two moves make a circle.
     renames: Mutex<()>,
+    reaper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Namespace {
@@ -89,6 +92,7 @@ impl Namespace {
             locks: LockTable::new(),
             pins: PinTable::new(),
             renames: Mutex::new(()),
+            reaper: Mutex::new(None),
         };
         for ino in namespace.store.orphans()? {
             namespace.pins.enqueue(ino);
