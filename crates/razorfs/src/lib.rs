@@ -5,14 +5,11 @@
 //! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
 //! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
-<<<<<<< HEAD
 mod checkpoint;
-=======
-pub mod checkpoint;
->>>>>>> journal
 pub mod data;
 mod error;
 pub mod journal;
+pub mod library;
 mod namespace;
 mod options;
 mod recovery;
@@ -27,6 +24,7 @@ pub use error::{Error, Result};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
+pub use library::{Dir, File, Transaction};
 pub use options::{Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{Info, RecoverySummary, Stats, Step};
 pub use types::*;

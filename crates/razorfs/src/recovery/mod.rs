@@ -291,7 +291,12 @@ impl Opening {
         (packs.into_values().collect(), open)
     }
 
-    fn build(self, ring: Option<Ring>, report: &RecoveryReport, options: &Options) -> Result<Checkpointer> {
+    fn build(
+        self,
+        ring: Option<Ring>,
+        report: &RecoveryReport,
+        options: &Options,
+    ) -> Result<Checkpointer> {
         let mut ring = ring;
         if let Some(ring) = &mut ring {
             // The generation before the fence begins at the same batch.
@@ -309,13 +314,7 @@ impl Opening {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
             let disk = Arc::clone(&self.disk);
-            PackWriter::new(
-                disk,
-                vid,
-                geometry.pack_bytes,
-                new_id,
-                reopen,
-            )
+            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let account = Account::new(packs);

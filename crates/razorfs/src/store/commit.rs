@@ -95,8 +95,8 @@ impl Core {
                     memtable.put(Key::inode(Branch::HEAD, ino), value, false);
                 }
                 Step::Write { key, off, bytes } => {
-                    let (piece, more) = memtable.write(key, batch, off, &bytes);
-                    pieces.extend(piece);
+                    let (new, more) = memtable.write(key, batch, off, &bytes);
+                    pieces.extend(new);
                     grown += more;
                 }
             }
@@ -155,7 +155,9 @@ impl Core {
                 tries += 1;
                 self.checkpoint_for_room()?;
             } else {
-                return Err(Error::Invalid("the journal is too small for the transaction"));
+                return Err(Error::Invalid(
+                    "the journal is too small for the transaction",
+                ));
             }
         }
     }

@@ -3,7 +3,9 @@
 mod cache;
 pub mod compaction;
 mod levels;
+pub(crate) mod memtable;
 mod merge;
+pub(crate) mod piece;
 mod segment_reader;
 mod segment_writer;
 
