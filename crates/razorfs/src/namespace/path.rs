@@ -309,8 +309,9 @@ impl Namespace {
 
     /// Runs `steps` as one transaction: all of it, in one batch of the journal, or nothing.
     ///
-    /// `moves` says that directories may move. Which inodes must be locked is known only after the steps have run: so they run without
-    /// locks first, then again with the locks that this needed, until no more are needed.
+    /// `moves` says that directories may move. Which inodes must be locked is known only after the
+    /// steps have run: so they run without locks first, then again with the locks that this
+    /// needed, until no more are needed.
     pub(crate) fn transact<'a, T>(
         &'a self,
         ty: OpType,
