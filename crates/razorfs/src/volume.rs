@@ -75,6 +75,15 @@ impl Volume {
     /// A new volume on a simulated disk that is stepped by the test.
     #[cfg(test)]
     pub(crate) fn for_tests(options: Options) -> Self {
+        Self::on_sim(Options {
+            threads: false,
+            ..options
+        })
+    }
+
+    /// A new volume on a simulated disk.
+    #[cfg(test)]
+    pub(crate) fn on_sim(options: Options) -> Self {
         use razorfs_disk::sim::{SimDisk, SimEnv};
         let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
         let options = Options {

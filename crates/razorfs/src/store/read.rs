@@ -390,7 +390,12 @@ impl Core {
         let mut keys = BTreeSet::new();
         for tag in razorfs_format::key::Tag::ALL {
             for memtable in version.memtables() {
-                keys.extend(memtable.sorted(tag, |_| ()).into_iter().map(|(key, ())| key));
+                keys.extend(
+                    memtable
+                        .sorted(tag, |_| ())
+                        .into_iter()
+                        .map(|(key, ())| key),
+                );
             }
             let bound = |byte| {
                 let mut bytes = vec![byte; tag.key_len()];
