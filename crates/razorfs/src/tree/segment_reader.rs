@@ -227,11 +227,11 @@ impl Cursor {
                 let place = self.file.id.place(u64::from(*offset));
                 *next = Index::parse(self.file.id.tag, false, raw, place)?.seek(key);
             }
-            if self.next_block()? {
-                if let Some((offset, raw)) = &self.block {
-                    let place = self.file.id.place(u64::from(*offset));
-                    self.position = Block::parse(self.tag(), raw, place)?.seek(key)?;
-                }
+            if self.next_block()?
+                && let Some((offset, raw)) = &self.block
+            {
+                let place = self.file.id.place(u64::from(*offset));
+                self.position = Block::parse(self.tag(), raw, place)?.seek(key)?;
             }
         }
         Ok(())
