@@ -1,4 +1,4 @@
-//! The clocks. Nothing that is replayed by a seed runs through the kernel, so they are the real ones.
+//! The clocks: the real ones, as nothing that a seed replays runs through the kernel.
 
 use razorfs::Time;
 use rustix::time::{ClockId, clock_gettime};

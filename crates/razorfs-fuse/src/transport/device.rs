@@ -125,7 +125,7 @@ impl Device {
 
     /// The reader's part: returns with a message or at the end.
     fn wait(&self, buf: &mut [u8]) -> io::Result<Took> {
-        let budget = self.spin.budget();
+        let budget = self.spin.budget_at(monotonic());
         if budget > 0
             && let Some(took) = self.look(buf, budget)?
         {
@@ -162,12 +162,15 @@ impl Device {
             }
             std::thread::yield_now();
             let now = monotonic();
-            let disturbed = now - last > DISTURBED;
-            last = now;
-            if disturbed || now - start > budget {
+            if now - last > DISTURBED {
+                self.spin.disturbed(now);
+                return Ok(None);
+            }
+            if now - start > budget {
                 self.spin.in_vain();
                 return Ok(None);
             }
+            last = now;
         }
     }
 

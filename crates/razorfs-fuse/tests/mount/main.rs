@@ -2,6 +2,12 @@
 //!
 //! Without /dev/fuse every test says that it is skipped, except where `CI` is set: there it fails.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
 mod attributes;
 mod data;
 mod directories;
