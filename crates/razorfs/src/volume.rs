@@ -9,8 +9,8 @@ use razorfs_format::record::Inode;
 use crate::namespace::{Namespace, Spot};
 use crate::store::{HostEnv, Store};
 use crate::{
-    AllocateMode, CreateOptions, Entry, Info, Ino, NewNode, Options, RecoverySummary, RenameMode,
-    Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+    AllocateMode, CreateOptions, Dir, Entry, Info, Ino, NewNode, Options, RecoverySummary,
+    RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -23,7 +23,7 @@ use crate::{
 /// append-only and immutable flags are.
 #[derive(Clone)]
 pub struct Volume {
-    inner: Arc<Namespace>,
+    pub(crate) inner: Arc<Namespace>,
 }
 
 /// Making, opening and closing.
@@ -37,7 +37,8 @@ impl Volume {
     /// Opens the volume in the directory `path`.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
         let _ = path;
-        Self::over(Store::open(None, Arc::new(HostEnv), options)?)
+        let threads = options.threads;
+        Self::over(Store::open(None, Arc::new(HostEnv), options)?, threads)
     }
 
     /// Opens the volume in the directory `path`, and creates it first if it is missing.
@@ -56,18 +57,36 @@ impl Volume {
 
     /// Opens the volume on a disk.
     pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
-        Self::over(Store::open(Some(disk), env, options)?)
+        let threads = options.threads;
+        Self::over(Store::open(Some(disk), env, options)?, threads)
     }
 
-    fn over(store: Store) -> Result<Self> {
-        Ok(Self {
-            inner: Arc::new(Namespace::new(store)?),
-        })
+    fn over(store: Store, threads: bool) -> Result<Self> {
+        let inner = Arc::new(Namespace::new(store)?);
+        if threads {
+            Namespace::start_reaper(&inner)?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// A new volume that is stepped by the test.
+    #[cfg(test)]
+    pub(crate) fn for_tests(options: Options) -> Self {
+        let options = Options {
+            threads: false,
+            ..options
+        };
+        let opened = Store::open(None, Arc::new(HostEnv), options);
+        match opened.and_then(|store| Self::over(store, false)) {
+            Ok(volume) => volume,
+            Err(e) => panic!("a new volume: {e}"),
+        }
     }
 
     /// Writes everything to the disk, marks the volume as properly closed and lets go of it.
     /// Dropping the last clone without it is safe too, but the next opening has to recover.
     pub fn close(self) -> Result<()> {
+        self.inner.stop_reaper();
         self.inner.store.close()
     }
 }
@@ -244,6 +263,15 @@ impl Volume {
     /// `n` holders fewer.
     pub fn unpin(&self, ino: Ino, n: u64) {
         self.inner.unpin(ino, n);
+    }
+}
+
+/// Paths.
+impl Volume {
+    /// The root directory, where the calls by path begin.
+    #[must_use]
+    pub fn root(&self) -> Dir {
+        Dir::new(self.clone(), Ino::ROOT)
     }
 }
 

@@ -13,6 +13,7 @@ mod directory;
 mod file;
 mod locks;
 mod operation;
+mod path;
 mod pins;
 mod reap;
 mod remove;
@@ -27,6 +28,8 @@ mod file_tests;
 mod model_tests;
 #[cfg(test)]
 mod names_tests;
+
+use std::thread::JoinHandle;
 
 use locks::LockTable;
 use operation::Afterwards;
@@ -49,6 +52,28 @@ const SETUID: u32 = 0o4000;
 /// The setgid bit of a mode.
 const SETGID: u32 = 0o2000;
 
+/// What opening a file does if it is there, or is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenHow {
+    pub(crate) write: bool,
+    pub(crate) create: bool,
+    pub(crate) create_new: bool,
+    pub(crate) truncate: bool,
+    /// Permission bits of a file that is created.
+    pub(crate) mode: u32,
+}
+
+impl OpenHow {
+    /// To replace the whole content.
+    pub(crate) const WRITE_ALL: Self = Self {
+        write: true,
+        create: true,
+        create_new: false,
+        truncate: true,
+        mode: 0o644,
+    };
+}
+
 /// The names and files of one volume.
 pub(crate) struct Namespace {
     pub(crate) store: Store,
@@ -56,6 +81,7 @@ pub(crate) struct Namespace {
     pins: PinTable,
     /// Held while a directory moves to another one, so that no two moves make a circle.
     renames: Mutex<()>,
+    reaper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Namespace {
@@ -66,6 +92,7 @@ impl Namespace {
             locks: LockTable::new(),
             pins: PinTable::new(),
             renames: Mutex::new(()),
+            reaper: Mutex::new(None),
         };
         for ino in namespace.store.orphans()? {
             namespace.pins.enqueue(ino);

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use razorfs_format::Ino;
 
@@ -21,6 +22,8 @@ struct Pin {
 pub(crate) struct PinTable {
     shards: Box<[Mutex<HashMap<Ino, Pin>>]>,
     queue: Mutex<VecDeque<Ino>>,
+    /// Wakes the reaper's thread; none while nobody waits.
+    wake: Mutex<Option<Sender<()>>>,
 }
 
 impl PinTable {
@@ -28,6 +31,7 @@ impl PinTable {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             queue: Mutex::default(),
+            wake: Mutex::default(),
         }
     }
 
@@ -96,6 +100,31 @@ impl PinTable {
     /// Hands an inode to the reaper.
     pub(crate) fn enqueue(&self, ino: Ino) {
         self.queue.lock().push_back(ino);
+        if let Some(wake) = &*self.wake.lock() {
+            // A full channel means that the reaper is going to look anyway.
+            let _ = wake.try_send(());
+        }
+    }
+
+    /// Answers what receives a message whenever there is something to reap, and is closed by
+    /// [`PinTable::stop_waking`].
+    pub(crate) fn start_waking(&self) -> Receiver<()> {
+        let (sender, receiver) = bounded(1);
+        if self.queued() > 0 {
+            let _ = sender.try_send(());
+        }
+        *self.wake.lock() = Some(sender);
+        receiver
+    }
+
+    /// The reaper's thread is to go on.
+    pub(crate) fn is_waking(&self) -> bool {
+        self.wake.lock().is_some()
+    }
+
+    /// The reaper's thread is to end.
+    pub(crate) fn stop_waking(&self) {
+        *self.wake.lock() = None;
     }
 
     /// The next inode for the reaper.

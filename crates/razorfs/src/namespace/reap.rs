@@ -3,6 +3,9 @@
 //! Its work is listed by the orphan records, so that it goes on after a crash. Each step is a
 //! transaction of its own; a file whose removal is half done shows its new size all the time.
 
+use std::sync::Arc;
+
+use razorfs_disk::{DiskError, DiskOp};
 use razorfs_format::key::Key;
 use razorfs_format::op::{Counter, OpType};
 use razorfs_format::record::{Orphan, inode_flags};
@@ -53,6 +56,46 @@ impl Operation<'_> {
 }
 
 impl Namespace {
+    /// Runs the reaper in a thread of its own until [`Namespace::stop_reaper`], or until the
+    /// namespace is dropped.
+    pub(crate) fn start_reaper(this: &Arc<Self>) -> Result<()> {
+        let wake = this.pins.start_waking();
+        let weak = Arc::downgrade(this);
+        let run = move || {
+            while wake.recv().is_ok() {
+                loop {
+                    // Held for a step only, so that dropping the last other owner ends this.
+                    let Some(namespace) = weak.upgrade() else {
+                        return;
+                    };
+                    match namespace.reap_step() {
+                        Ok(true) if namespace.pins.is_waking() => {}
+                        Ok(_) => break,
+                        Err(e) => {
+                            tracing::warn!("removing a nameless file was put off: {e}");
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("razorfs-reaper".into());
+        let thread = thread
+            .spawn(run)
+            .map_err(|source| Error::from(DiskError::new(DiskOp::Open, "a thread", source)))?;
+        *this.reaper.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the reaper's thread, and waits for its last step.
+    pub(crate) fn stop_reaper(&self) {
+        self.pins.stop_waking();
+        if let Some(thread) = self.reaper.lock().take() {
+            // A thread that panicked has ended too.
+            let _ = thread.join();
+        }
+    }
+
     /// One step of the reaper. Answers whether there was anything to do.
     pub(crate) fn reap_step(&self) -> Result<bool> {
         let Some(ino) = self.pins.dequeue() else {
@@ -65,7 +108,7 @@ impl Namespace {
             Ok(Some(Orphan::Reap)) if self.pins.is_pinned(ino) => {
                 // The last holder queues it again.
                 self.pins.lost_its_name(ino);
-                Ok(false)
+                self.trim_step(ino)
             }
             Ok(Some(Orphan::Reap)) => self.remove_step(ino),
             Err(e) => Err(e),
@@ -109,8 +152,10 @@ impl Namespace {
         };
         let done = op.reap_blocks(ino, from)?;
         if done {
-            op.del(Key::orphan(Branch::HEAD, ino));
             op.change(ino)?.flags &= !inode_flags::TRIMMING;
+            if op.orphan(ino)? != Some(Orphan::Reap) {
+                op.del(Key::orphan(Branch::HEAD, ino));
+            }
         }
         self.commit(op)?;
         Ok(!done)
