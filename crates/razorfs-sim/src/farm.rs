@@ -71,7 +71,8 @@ impl std::fmt::Display for Finding {
             "FAILURE seed {}: operation {} of the run: {}",
             self.seed, self.first.at, self.first.what
         )?;
-        writeln!(f, "  {:?}", Setup::of(self.seed))?;
+        let setup = Setup::of(self.seed);
+        writeln!(f, "  {:?}, {:?}", setup.durability, setup.compression)?;
         writeln!(
             f,
             "  shrunk from {} to {} operations:",
@@ -126,7 +127,6 @@ pub fn finding(plan: &Plan, seed: u64, report: &Report, failure: &Failure) -> Fi
 /// Runs seeds until there are enough. `tick` sees the sum after each run and says whether to go
 /// on.
 pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
-    crate::panics::keep_quiet();
     let next = AtomicU64::new(plan.first_seed);
     let stop = AtomicBool::new(false);
     let end = plan.first_seed.saturating_add(plan.runs);

@@ -154,7 +154,6 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
 
 /// One seed, step by step.
 fn one(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
-    razorfs_sim::panics::keep_quiet();
     let report = plan.run(seed);
     for (i, op) in report.ops.iter().enumerate() {
         println!("{:>5}  {op}", i + 1);
