@@ -35,23 +35,29 @@
 //! - writes that the disk loses (so that a sector is stale) or puts in the wrong place, which
 //!   reads from the cache do not show, but [`OpenHow::ReadUncached`] and [`SimDisk::drop_caches`]
 //!   do;
-//! - reads that fail, once or until the range is written again; flipped bits.
+//! - reads that fail, once or until the range is written again, that answer with what was
+//!   there before, or with the bytes of another place; flipped bits.
 //!
 //! Not modelled: hard links, host file systems that lose what was synced, sectors torn inside.
+//!
+//! [`File::sync_data`]: crate::File::sync_data
+//! [`Disk::sync_dir`]: crate::Disk::sync_dir
+//! [`OpenHow::ReadUncached`]: crate::OpenHow::ReadUncached
 
 mod content;
 mod cut;
 mod env;
 mod fault;
 mod file;
+mod host;
 mod image;
 mod names;
 mod rng;
 #[cfg(test)]
 mod sim_tests;
+mod state;
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -62,187 +68,19 @@ pub use cut::Choices;
 pub use env::SimEnv;
 pub use image::Image;
 pub use rng::SimRng;
+pub use state::Counts;
 
-use crate::{Dir, Disk, DiskError, DiskOp, File, Guard, LockMode, Name, OpenHow, Result, Space};
-use content::Content;
-use cut::{Choose, Random, Told};
-use fault::{Faults, PowerOff, SyncFault, WriteFault, power_off, take};
+use crate::{Dir, DiskError, Name};
+use cut::{Random, Told};
+use fault::{Faults, PowerOff, ReadFault, SyncFault, WriteFault};
 use file::SimFileState;
-use names::{Change, FileId, Names};
-
-/// No file may be longer.
-const MAX_LEN: u64 = 1 << 40;
-/// No byte may be written behind this: the page table is flat.
-const MAX_EXTENT: u64 = 1 << 36;
-/// What a disk without a limit says it holds.
-const UNLIMITED: u64 = 1 << 44;
-
-/// How many calls there were since the disk was made.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Counts {
-    /// Calls that change something or make it durable, failed ones included.
-    pub mutations: u64,
-    /// [`File::write_at`].
-    pub writes: u64,
-    /// Bytes given to [`File::write_at`].
-    pub bytes_written: u64,
-    /// [`File::sync_data`].
-    pub syncs: u64,
-    /// [`Disk::sync_dir`].
-    pub dir_syncs: u64,
-    /// [`File::read_at`].
-    pub reads: u64,
-    /// Bytes read by [`File::read_at`].
-    pub bytes_read: u64,
-}
+use names::{FileId, Names};
+use state::State;
 
 /// A simulated disk. Cloning gives another handle to the same disk.
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    off: bool,
-    cut_at: Option<u64>,
-    /// The directories there are, with whether each is durable.
-    dirs: BTreeMap<Dir, bool>,
-    names: Names,
-    files: Vec<SimFileState>,
-    counts: Counts,
-    faults: Faults,
-    capacity: Option<u64>,
-    writer: bool,
-    readers: usize,
-    trace: Option<Vec<String>>,
-}
-
-/// Whether a call goes through, or is the one in which the power goes off.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Begun {
-    Going,
-    Cut,
-}
-
-impl Begun {
-    /// The answer of a call that did, or left pending, what it should.
-    fn end(self, op: DiskOp, path: &dyn ToString) -> Result<()> {
-        match self {
-            Self::Going => Ok(()),
-            Self::Cut => Err(DiskError::new(op, path.to_string(), power_off())),
-        }
-    }
-}
-
-fn fail<T>(op: DiskOp, name: &Name, errno: Errno) -> Result<T> {
-    Err(DiskError::on(op, name, errno.into()))
-}
-
-impl State {
-    /// For calls that change nothing.
-    fn powered(&self, op: DiskOp, path: &dyn ToString) -> Result<()> {
-        match self.off {
-            false => Ok(()),
-            true => Err(DiskError::new(op, path.to_string(), power_off())),
-        }
-    }
-
-    /// Counts a mutating call.
-    fn begin(
-        &mut self,
-        op: DiskOp,
-        path: &dyn ToString,
-        what: impl FnOnce() -> String,
-    ) -> Result<Begun> {
-        self.powered(op, path)?;
-        let call = self.counts.mutations;
-        self.counts.mutations += 1;
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("{call} {op:?} {} {}", path.to_string(), what()));
-        }
-        if self.cut_at.is_some_and(|at| call >= at) {
-            self.turn_off();
-            return Ok(Begun::Cut);
-        }
-        match take(&mut self.faults.calls, call) {
-            Some(errno) => Err(DiskError::new(op, path.to_string(), errno.into())),
-            None => Ok(Begun::Going),
-        }
-    }
-
-    fn turn_off(&mut self) {
-        self.off = true;
-        self.writer = false;
-        self.readers = 0;
-    }
-
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "files are never taken out of the table"
-    )]
-    fn file(&mut self, file: FileId) -> &mut SimFileState {
-        &mut self.files[file]
-    }
-
-    fn used(&self) -> u64 {
-        let counted = self.files.iter().filter(|f| f.counted);
-        counted.map(|f| f.live().allocated()).sum()
-    }
-
-    fn free(&self) -> u64 {
-        self.capacity
-            .unwrap_or(UNLIMITED)
-            .saturating_sub(self.used())
-    }
-
-    fn add_file(&mut self, file: SimFileState) -> FileId {
-        self.files.push(file);
-        self.files.len() - 1
-    }
-
-    fn require_dir(&self, op: DiskOp, name: &Name) -> Result<()> {
-        match self.dirs.contains_key(&name.dir) {
-            true => Ok(()),
-            false => fail(op, name, Errno::NOENT),
-        }
-    }
-
-    /// Frees the bytes of files that nothing reaches any more.
-    fn forget_unreachable(&mut self) {
-        let names = &self.names;
-        let gone = |(id, f): &(FileId, &mut SimFileState)| {
-            !f.counted && f.handles == 0 && !names.reaches(*id)
-        };
-        let files = self.files.iter_mut().enumerate();
-        files.filter(gone).for_each(|(_, f)| f.forget());
-    }
-
-    fn after_cut(&self, choose: &mut dyn Choose) -> State {
-        let mut dirs = BTreeMap::new();
-        for (dir, durable) in &self.dirs {
-            if *durable || choose.choose(2) == 1 {
-                dirs.insert(*dir, true);
-            }
-        }
-        let mut files = Vec::new();
-        let mut names = self.names.cut(choose);
-        names.retain(|name, _| dirs.contains_key(&name.dir));
-        for id in names.values_mut() {
-            if let Some(file) = self.files.get(*id) {
-                files.push(SimFileState::durable(file.cut(choose)));
-                *id = files.len() - 1;
-            }
-        }
-        State {
-            dirs,
-            names: Names::durable(names),
-            files,
-            capacity: self.capacity,
-            ..State::default()
-        }
-    }
 }
 
 impl Default for SimDisk {
@@ -252,7 +90,7 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk: [`Disk::create_dirs`] comes first, as on a host.
+    /// An empty disk: [`crate::Disk::create_dirs`] comes first, as on a host.
     #[must_use]
     pub fn new() -> Self {
         let state = State {
@@ -308,6 +146,12 @@ impl SimDisk {
     /// the power in call `n`.
     pub fn cut_after(&self, n: u64) {
         self.lock_state().cut_at = Some(n);
+    }
+
+    /// Whether the power is off: it was cut, or the call of [`Self::cut_after`] has come.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.lock_state().off
     }
 
     /// Whether an error came from the power being off.
@@ -404,7 +248,19 @@ impl SimDisk {
 
     /// Read `k` fails (EIO), once.
     pub fn fail_read_at(&self, k: u64) {
-        self.lock_state().faults.reads.push((k, Errno::IO));
+        let fault = ReadFault::Fail(Errno::IO);
+        self.lock_state().faults.reads.push((k, fault));
+    }
+
+    /// Read `k` answers with the bytes at `offset` and not with those that were asked for.
+    pub fn misdirect_read_at(&self, k: u64, offset: u64) {
+        let fault = ReadFault::Misdirect(offset);
+        self.lock_state().faults.reads.push((k, fault));
+    }
+
+    /// Read `k` answers with the durable bytes, without what was written since.
+    pub fn stale_read_at(&self, k: u64) {
+        self.lock_state().faults.reads.push((k, ReadFault::Stale));
     }
 
     /// Reads that touch this range of a file fail (EIO) until a write touches it.
@@ -484,8 +340,8 @@ impl SimDisk {
         disk
     }
 
-    /// Starts again from `image`: all else on this disk, planted faults, counts and the lock are
-    /// gone, and files that are open must not be used any more.
+    /// Starts again from `image`, with the power on: all else on this disk, planted faults,
+    /// counts and the lock are gone, and calls on files that are open fail from now on.
     pub fn restore(&self, image: &Image) {
         let mut state = State::default();
         state.dirs.extend(image.dirs.iter().map(|dir| (*dir, true)));
@@ -496,352 +352,8 @@ impl SimDisk {
             names.insert(name.clone(), id);
         }
         state.names = Names::durable(names);
-        *self.lock_state() = state;
-    }
-}
-
-impl Disk for SimDisk {
-    fn open(&self, name: &Name, how: OpenHow) -> Result<Arc<dyn File>> {
-        let mut state = self.lock_state();
-        let op = DiskOp::Open;
-        let mut begun = Begun::Going;
-        let id = match (how, state.names.get(name)) {
-            (OpenHow::CreateNew, found) => {
-                begun = state.begin(op, name, || "create".to_owned())?;
-                state.require_dir(op, name)?;
-                if found.is_some() {
-                    return fail(op, name, Errno::EXIST);
-                }
-                let id = state.add_file(SimFileState::durable(Content::default()));
-                state.names.change(Change::Create(name.clone(), id));
-                id
-            }
-            (_, Some(id)) => {
-                state.powered(op, name)?;
-                id
-            }
-            (_, None) => {
-                state.powered(op, name)?;
-                return fail(op, name, Errno::NOENT);
-            }
-        };
-        begun.end(op, name)?;
-        state.file(id).handles += 1;
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            id,
-            name: name.clone(),
-            how,
-        }))
-    }
-
-    fn rename(&self, from: &Name, to: &Name) -> Result<()> {
-        let mut state = self.lock_state();
-        let begun = state.begin(DiskOp::Rename, from, || format!("to {to}"))?;
-        let Some(id) = state.names.get(from) else {
-            return fail(DiskOp::Rename, from, Errno::NOENT);
-        };
-        state.require_dir(DiskOp::Rename, to)?;
-        if from == to {
-            return begun.end(DiskOp::Rename, from);
-        }
-        if let Some(replaced) = state.names.get(to) {
-            state.file(replaced).counted = false;
-        }
-        let change = Change::Rename(from.clone(), to.clone(), id);
-        state.names.change(change);
-        begun.end(DiskOp::Rename, from)
-    }
-
-    fn remove(&self, name: &Name) -> Result<()> {
-        let mut state = self.lock_state();
-        let begun = state.begin(DiskOp::Remove, name, String::new)?;
-        let Some(id) = state.names.get(name) else {
-            return fail(DiskOp::Remove, name, Errno::NOENT);
-        };
-        state.file(id).counted = false;
-        state.names.change(Change::Remove(name.clone()));
-        begun.end(DiskOp::Remove, name)
-    }
-
-    fn list(&self, dir: Dir) -> Result<Vec<Name>> {
-        let state = self.lock_state();
-        state.powered(DiskOp::List, &dir.path())?;
-        if !state.dirs.contains_key(&dir) {
-            return Err(DiskError::new(
-                DiskOp::List,
-                dir.path(),
-                Errno::NOENT.into(),
-            ));
-        }
-        let names = state.names.live().keys();
-        Ok(names.filter(|n| n.dir == dir).cloned().collect())
-    }
-
-    fn sync_dir(&self, dir: Dir) -> Result<()> {
-        let mut state = self.lock_state();
-        let (op, path) = (DiskOp::SyncDir, dir.path());
-        let begun = state.begin(op, &path, String::new)?;
-        let call = state.counts.dir_syncs;
-        state.counts.dir_syncs += 1;
-        if begun == Begun::Cut {
-            return begun.end(op, &path);
-        }
-        if !state.dirs.contains_key(&dir) {
-            return Err(DiskError::new(op, path, Errno::NOENT.into()));
-        }
-        match take(&mut state.faults.dir_syncs, call) {
-            Some(SyncFault::Fail(_)) => return Err(DiskError::new(op, path, Errno::IO.into())),
-            Some(SyncFault::Lie) => return Ok(()),
-            None => {}
-        }
-        state.names.sync(dir);
-        state.forget_unreachable();
-        Ok(())
-    }
-
-    fn create_dirs(&self) -> Result<()> {
-        let mut state = self.lock_state();
-        let begun = state.begin(DiskOp::CreateDirs, &"", String::new)?;
-        for dir in Dir::ALL {
-            let durable = state.dirs.entry(dir).or_insert(false);
-            *durable |= begun == Begun::Going;
-        }
-        begun.end(DiskOp::CreateDirs, &"")
-    }
-
-    fn lock(&self, mode: LockMode) -> Result<Box<dyn Guard>> {
-        let mut state = self.lock_state();
-        state.powered(DiskOp::Lock, &"LOCK")?;
-        let taken = match mode {
-            LockMode::Exclusive => state.writer || state.readers > 0,
-            LockMode::Shared => state.writer,
-        };
-        if taken {
-            let cause = io::Error::from(Errno::WOULDBLOCK);
-            let mut error = DiskError::new(DiskOp::Lock, "LOCK", cause);
-            error.holder = Some("another user of this simulated disk".to_owned());
-            return Err(error);
-        }
-        match mode {
-            LockMode::Exclusive => state.writer = true,
-            LockMode::Shared => state.readers += 1,
-        }
-        Ok(Box::new(SimGuard {
-            disk: self.clone(),
-            mode,
-        }))
-    }
-
-    fn space(&self) -> Result<Space> {
-        let state = self.lock_state();
-        state.powered(DiskOp::Space, &"")?;
-        Ok(Space {
-            total: state.capacity.unwrap_or(UNLIMITED),
-            free: state.free(),
-        })
-    }
-}
-
-struct SimGuard {
-    disk: SimDisk,
-    mode: LockMode,
-}
-
-impl Guard for SimGuard {}
-
-impl Drop for SimGuard {
-    fn drop(&mut self) {
-        let mut state = self.disk.lock_state();
-        match self.mode {
-            LockMode::Exclusive => state.writer = false,
-            LockMode::Shared => state.readers = state.readers.saturating_sub(1),
-        }
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    id: FileId,
-    name: Name,
-    how: OpenHow,
-}
-
-impl SimFile {
-    /// Begins a call that changes the file up to `end`.
-    fn begin(
-        &self,
-        state: &mut State,
-        op: DiskOp,
-        end: u64,
-        what: impl FnOnce() -> String,
-    ) -> Result<Begun> {
-        let begun = state.begin(op, &self.name, what)?;
-        if matches!(self.how, OpenHow::Read | OpenHow::ReadUncached) {
-            return fail(op, &self.name, Errno::BADF);
-        }
-        let max = match op {
-            DiskOp::SetLen => MAX_LEN,
-            _ => MAX_EXTENT,
-        };
-        if end > max {
-            return fail(op, &self.name, Errno::FBIG);
-        }
-        Ok(begun)
-    }
-
-    fn misdirected(&self, state: &mut State, bufs: &[IoSlice<'_>], to: &Name, offset: u64) {
-        let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
-        if let Some(victim) = state.names.get(to) {
-            state.file(victim).hit(offset, &bytes);
-        }
-    }
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        let mut state = self.disk.lock_state();
-        if let Some(file) = state.files.get_mut(self.id) {
-            file.handles = file.handles.saturating_sub(1);
-            if file.handles == 0 && !file.counted {
-                state.forget_unreachable();
-            }
-        }
-    }
-}
-
-impl File for SimFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let mut state = self.disk.lock_state();
-        state.powered(DiskOp::Read, &self.name)?;
-        let call = state.counts.reads;
-        state.counts.reads += 1;
-        if let Some(errno) = take(&mut state.faults.reads, call) {
-            return fail(DiskOp::Read, &self.name, errno);
-        }
-        let n = {
-            let uncached = self.how == OpenHow::ReadUncached;
-            state.file(self.id).read(offset, buf, uncached)
-        };
-        let end = offset.saturating_add(n as u64);
-        let bad = |(name, range): &(Name, Range<u64>)| {
-            *name == self.name && range.start < end && offset < range.end
-        };
-        if state.faults.bad.iter().any(bad) {
-            return fail(DiskOp::Read, &self.name, Errno::IO);
-        }
-        state.counts.bytes_read += n as u64;
-        Ok(n)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        let mut state = self.disk.lock_state();
-        let op = DiskOp::Write;
-        let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
-        let end = offset.saturating_add(len);
-        let begun = self.begin(&mut state, op, end, || format!("{offset}+{len}"))?;
-        let call = state.counts.writes;
-        state.counts.writes += 1;
-        state.counts.bytes_written += len;
-        let mut error = None;
-        let mut fits = len;
-        match take(&mut state.faults.writes, call) {
-            Some(WriteFault::Fail(errno, written)) => {
-                fits = fits.min(written);
-                error = Some(errno);
-            }
-            Some(WriteFault::Lose) => {
-                state.file(self.id).write_lost(bufs, offset);
-                return begun.end(op, &self.name);
-            }
-            Some(WriteFault::Misdirect(to, at)) => {
-                state.file(self.id).write_lost(bufs, offset);
-                self.misdirected(&mut state, bufs, &to, at);
-                return begun.end(op, &self.name);
-            }
-            None => {}
-        }
-        if state.capacity.is_some() {
-            let free = state.free();
-            let room = state.file(self.id).live().fits(offset..end, free);
-            if room < fits {
-                fits = room;
-                error = Some(Errno::NOSPC);
-            }
-        }
-        state.file(self.id).write(bufs, offset, fits);
-        let healed = |(name, range): &(Name, Range<u64>)| {
-            *name == self.name && range.start < end && offset < range.end
-        };
-        state.faults.bad.retain(|bad| !healed(bad));
-        match error {
-            Some(errno) => fail(op, &self.name, errno),
-            None => begun.end(op, &self.name),
-        }
-    }
-
-    fn sync_data(&self) -> Result<()> {
-        let mut state = self.disk.lock_state();
-        let begun = state.begin(DiskOp::Sync, &self.name, String::new)?;
-        let call = state.counts.syncs;
-        state.counts.syncs += 1;
-        if begun == Begun::Cut {
-            return begun.end(DiskOp::Sync, &self.name);
-        }
-        match take(&mut state.faults.syncs, call) {
-            Some(SyncFault::Fail(seed)) => {
-                let mut rng = SyncFault::generator(&seed);
-                state.file(self.id).fail_sync(rng.as_mut());
-                fail(DiskOp::Sync, &self.name, Errno::IO)
-            }
-            Some(SyncFault::Lie) => Ok(()),
-            None => {
-                state.file(self.id).sync();
-                Ok(())
-            }
-        }
-    }
-
-    fn allocate(&self, range: Range<u64>, zero: bool) -> Result<()> {
-        let mut state = self.disk.lock_state();
-        let op = DiskOp::Allocate;
-        let begun = self.begin(&mut state, op, range.end, || {
-            format!("{range:?} zero={zero}")
-        })?;
-        if range.is_empty() {
-            return begun.end(op, &self.name);
-        }
-        if state.capacity.is_some() {
-            let free = state.free();
-            let room = state.file(self.id).live().fits(range.clone(), free);
-            if room < range.end - range.start {
-                return fail(op, &self.name, Errno::NOSPC);
-            }
-        }
-        state.file(self.id).allocate(range, zero);
-        begun.end(op, &self.name)
-    }
-
-    fn punch(&self, range: Range<u64>) -> Result<()> {
-        let mut state = self.disk.lock_state();
-        let begun = self.begin(&mut state, DiskOp::Punch, 0, || format!("{range:?}"))?;
-        if range.is_empty() {
-            return begun.end(DiskOp::Punch, &self.name);
-        }
-        state.file(self.id).punch(range);
-        begun.end(DiskOp::Punch, &self.name)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        let mut state = self.disk.lock_state();
-        let begun = self.begin(&mut state, DiskOp::SetLen, len, || len.to_string())?;
-        state.file(self.id).set_len(len);
-        begun.end(DiskOp::SetLen, &self.name)
-    }
-
-    fn len(&self) -> Result<u64> {
-        let mut state = self.disk.lock_state();
-        state.powered(DiskOp::Len, &self.name)?;
-        Ok(state.file(self.id).live().len())
+        let mut current = self.lock_state();
+        state.life = current.life + 1;
+        *current = state;
     }
 }

@@ -106,7 +106,7 @@ impl EngineMachine {
     fn options(&self) -> Options {
         Options {
             durability: self.setup.durability,
-            compression: self.setup.compression,
+            compression: Some(self.setup.compression),
             geometry: self.setup.geometry,
             cache_bytes: self.setup.cache_bytes,
             threads: false,

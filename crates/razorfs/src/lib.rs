@@ -5,21 +5,26 @@
 //! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
 //! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
+mod checkpoint;
 pub mod data;
 mod error;
 pub mod journal;
+pub mod library;
 mod namespace;
 mod options;
+mod recovery;
 mod report;
 mod store;
 pub mod tree;
 mod types;
 mod volume;
+mod workers;
 
 pub use error::{Error, Result};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
+pub use library::{Dir, File, Transaction};
 pub use options::{Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{Info, RecoverySummary, Stats, Step};
 pub use types::*;

@@ -38,6 +38,13 @@ impl Uncached {
         Ok((file, Self { direct }))
     }
 
+    /// Without `O_DIRECT`, whatever the file system knows.
+    #[cfg(test)]
+    pub(super) fn dropping() -> Self {
+        let direct = AtomicBool::new(false);
+        Self { direct }
+    }
+
     /// Reads until `buf` is full or the file ends.
     pub(super) fn read(
         &self,

@@ -47,6 +47,8 @@ pub(super) struct SimFileState {
     pub(super) handles: usize,
     /// Whether its space is counted: not any more once its name is gone.
     pub(super) counted: bool,
+    /// Whether nobody can reach it any more.
+    pub(super) forgotten: bool,
 }
 
 fn sectors(range: &Range<u64>) -> Range<u64> {
@@ -86,9 +88,8 @@ impl SimFileState {
 
     /// Frees the bytes of a file that nobody can reach any more.
     pub(super) fn forget(&mut self) {
-        let handles = self.handles;
         *self = Self {
-            handles,
+            forgotten: true,
             ..Self::default()
         };
     }
