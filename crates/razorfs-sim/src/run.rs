@@ -101,6 +101,17 @@ pub fn replay<M: Machine>(machine: M, ops: &[Op]) -> Report {
     drive(machine, |_, at| ops.get(at).cloned())
 }
 
+/// Runs a list of operations until the power has gone once.
+pub fn replay_to_cut<M: Machine>(machine: M, ops: &[Op]) -> Report {
+    drive(machine, |runner, at| {
+        if runner.cuts > 0 {
+            None
+        } else {
+            ops.get(at).cloned()
+        }
+    })
+}
+
 /// Runs what a seed says.
 pub fn run_seed<M: Machine>(machine: M, seed: u64, mode: Mode, size: Size) -> Report {
     let mut workload = Workload::new(mix(seed, 1));
