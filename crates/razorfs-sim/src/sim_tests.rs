@@ -1,7 +1,11 @@
 //! The simulator finds what is planted, and nothing where nothing is.
 
+use razorfs::{FileKind, SetAttributes};
+
+use crate::engine::{EngineMachine, Setup};
 use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
+use crate::op::{At, Data, Op, Ref};
 use crate::run::{Mode, Report, Size, replay, run_seed};
 use crate::shrink::shrink;
 use crate::toy::{Bug, ToyMachine};
@@ -151,4 +155,101 @@ fn damaged_bytes_are_never_handed_out() {
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
         assert!(outcome.tried > 300, "{}", outcome.tried);
     }
+}
+
+fn holds(ops: &[Op]) {
+    let machine = EngineMachine::new(Setup::of(1), None);
+    if let Some(failure) = replay(machine, ops).failure {
+        panic!("operation {}: {}", failure.at, failure.what);
+    }
+}
+
+fn file(name: u16) -> Op {
+    Op::Create {
+        at: At {
+            dir: Ref::Path(vec![]),
+            name,
+        },
+        kind: FileKind::Regular,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        target: 1,
+    }
+}
+
+fn write(who: &Ref, offset: u64, len: u32) -> Op {
+    Op::Write {
+        who: who.clone(),
+        offset,
+        data: Data { seed: 1, len },
+    }
+}
+
+fn resize(who: &Ref, size: u64) -> Op {
+    let set = SetAttributes {
+        size: Some(size),
+        ..SetAttributes::default()
+    };
+    Op::Set {
+        who: who.clone(),
+        set,
+    }
+}
+
+#[test]
+fn a_nameless_file_that_was_truncated_shows_no_old_bytes_when_it_gets_a_name_again() {
+    let (at, path, open) = (
+        At {
+            dir: Ref::Path(vec![]),
+            name: 0,
+        },
+        Ref::Path(vec![0]),
+        Ref::Slot(1),
+    );
+    holds(&[
+        file(0),
+        write(&path, 0, 1),
+        Op::Open {
+            slot: 1,
+            who: path.clone(),
+        },
+        write(&open, 267_304_960, 1),
+        Op::Unlink(at.clone()),
+        resize(&open, 0),
+        Op::Link { from: open, to: at },
+        write(&path, 229_092_773, 30),
+        Op::CheckAll,
+    ]);
+}
+
+#[test]
+fn a_copy_to_the_end_of_its_own_source_ends_where_the_source_ended() {
+    let path = Ref::Path(vec![0]);
+    let copy = Op::Copy {
+        from: path.clone(),
+        from_offset: 5255,
+        to: path.clone(),
+        to_offset: 401_408,
+        len: 79,
+    };
+    holds(&[file(0), write(&path, 0, 5300), copy, Op::CheckAll]);
+}
+
+#[test]
+fn sizes_whose_sum_is_beyond_64_bits_are_counted_all_the_same() {
+    let (a, b) = (Ref::Path(vec![0]), Ref::Path(vec![1]));
+    holds(&[
+        file(0),
+        file(1),
+        file(2),
+        resize(&a, i64::MAX as u64),
+        resize(&b, i64::MAX as u64),
+        resize(&Ref::Path(vec![2]), i64::MAX as u64),
+        Op::Checkpoint,
+        resize(&a, 0),
+        resize(&b, 7),
+        Op::CheckAll,
+        Op::Reopen,
+    ]);
 }
