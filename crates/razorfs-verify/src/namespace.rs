@@ -128,14 +128,12 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, view: &View) -> Nodes {
     check.nodes
 }
 
+/// What is done with a record of a table.
+type Each<'f, C> = dyn FnMut(&mut C, &mut Session<'_>, &Key, &[u8]) + 'f;
+
 impl Check<'_> {
     /// Calls `each` with the records of a table that are there.
-    fn scan(
-        &mut self,
-        s: &mut Session<'_>,
-        tag: Tag,
-        each: &mut dyn FnMut(&mut Self, &mut Session<'_>, &Key, &[u8]),
-    ) {
+    fn scan(&mut self, s: &mut Session<'_>, tag: Tag, each: &mut Each<'_, Self>) {
         let view = self.view;
         view.scan(s, tag, &mut |s, found: Found<'_>| {
             let Some(value) = found.value() else {

@@ -55,10 +55,8 @@ pub fn check(s: &mut Session<'_>) -> Option<Generations> {
     check_slots(s, &slots, &bytes, newest.generation);
     let usable = check_state(s, &newest);
     let before = newest.generation.0.checked_sub(1).map(Generation);
-    let previous = slots.into_iter().flatten();
-    let previous = previous
-        .filter(|p| Some(p.generation) == before && p.uuid == newest.uuid)
-        .last();
+    let mut slots = slots.into_iter().flatten();
+    let previous = slots.find(|p| Some(p.generation) == before && p.uuid == newest.uuid);
     usable.then_some(Generations { newest, previous })
 }
 
