@@ -1,6 +1,8 @@
 //! Volumes on simulated disks, made through the engine.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod forge;
+
 use std::sync::Arc;
 
 use razorfs::{
