@@ -66,7 +66,7 @@ kinds! {
         "Check that this is the right directory. If it is, run `razorfs repair`.";
     SuperblockSlot = 102 Warning
         "One of the copies of the superblock is damaged or was cut off by a power failure."
-        "None if it was the last power failure: the next mount writes it again. Else check the disk.";
+        "None after a power failure: the next mount writes it again. Else check the disk.";
     SuperblockTwins = 103 Warning
         "The two copies of one superblock generation differ, as after a power failure."
         "None: the newer one counts, and the next mount writes the other one again.";
@@ -80,10 +80,10 @@ kinds! {
         "The volume uses features that this version can read but not write."
         "Use a newer razorfs for writing.";
     SuperblockLost = 107 Error
-        "The journal knows a newer superblock than any that can be read: what came after it may be missing."
+        "The journal knows a newer superblock than any that can be read: changes may be missing."
         "Do not write to the volume; run `razorfs repair`.";
     WriteFailed = 108 Warning
-        "A write to the disk failed for good when the volume was last used; what was acknowledged is there."
+        "A write to the disk failed for good; what was acknowledged before is there."
         "Check the disk, then mount again.";
     SuperblockLength = 109 Note
         "The superblock's file is not as long as it should be."
@@ -92,7 +92,7 @@ kinds! {
         "The list of the volume's files is missing or damaged: the volume cannot be opened."
         "Run `razorfs repair`: it falls back to the generation before.";
     PreviousManifest = 202 Warning
-        "The list of the generation before the newest is missing or damaged: there is nothing to fall back to."
+        "The list of the generation before the newest is damaged: nothing is there to fall back to."
         "None: the next checkpoint makes a new one. Check the disk.";
     PreviousSegment = 203 Warning
         "A file that only the generation before the newest needs is missing or damaged."
@@ -125,14 +125,14 @@ kinds! {
         "A part of the journal that nothing needs any more is damaged."
         "None: it will be overwritten. Check the disk.";
     JournalTornTail = 304 Note
-        "The journal ends with a batch that was not completely written when the power failed; it was never acknowledged."
+        "The journal ends with a batch that a power failure cut off; it was never acknowledged."
         "None: the next mount goes on before it.";
     JournalBatchDamaged = 305 Error
-        "A journal batch that was completely written is damaged: what was done from it on cannot be replayed."
+        "A journal batch is damaged: what was done from it on cannot be replayed."
         "The volume opens read-only. Run `razorfs repair` to go on without the rest.";
     JournalBatchLost = 306 Error
-        "The disk lost a journal batch that it had acknowledged: what was done from it on cannot be replayed."
-        "The volume opens read-only. Run `razorfs repair` to go on without the rest; check the disk.";
+        "The disk lost a journal batch that it had acknowledged: what followed cannot be replayed."
+        "The volume opens read-only. Run `razorfs repair` to go on without the rest.";
     JournalBatchMeaning = 307 Error
         "A journal batch is intact but says something that cannot be."
         "Run `razorfs repair`, and report it: this is a bug or memory that fails.";
@@ -262,6 +262,9 @@ kinds! {
     PackBirth = 613 Error
         "A pack holds younger data than the volume says: it could be removed too early."
         "Do not write to the volume; run `razorfs repair`.";
+    PackTornHole = 614 Note
+        "Space of data that no file refers to was given back only in part, as after a power failure."
+        "None: the rest goes with the pack.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

@@ -2,7 +2,7 @@
 //!
 //! | level | what is checked besides the levels below it |
 //! |---|---|
-//! | 0 | the superblock's slots, the manifest, every sector of the journal and the batches to replay |
+//! | 0 | superblock, manifest, every sector of the journal, the batches to replay |
 //! | 1 | every byte of every segment, and that no file is missing or unlisted |
 //! | 2 | the name space: segments and replayed journal together |
 //! | 3 | every frame of every pack, every reference to one, and the account of the packs |

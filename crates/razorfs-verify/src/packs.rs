@@ -43,11 +43,36 @@ struct Pack {
     live: u64,
 }
 
+/// Whether space of dead frames was given back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hole {
+    /// Not here.
+    No,
+    /// A power failure let some of it survive.
+    Torn,
+    Whole,
+}
+
 /// A frame whose data are not what they should be.
 struct Bad {
     error: FormatError,
-    /// Its space may have been given back.
-    punched: bool,
+    hole: Hole,
+    /// A file refers to it.
+    referred: bool,
+}
+
+/// Reports a part of a pack that nothing refers to and that is not what it should be.
+fn report_dead(s: &mut Session<'_>, kind: K, at: (PackId, u64), hole: Hole, detail: impl ToString) {
+    let object = format!("{} at byte {}", FileName::Pack(at.0), at.1);
+    match hole {
+        Hole::Whole => {}
+        Hole::Torn => {
+            s.find(K::PackTornHole, object, detail);
+        }
+        Hole::No => {
+            s.find(kind, object, detail);
+        }
+    }
 }
 
 /// All packs.
@@ -104,10 +129,7 @@ impl Packs {
         for meta in roots.previous_packs() {
             if !self.packs.contains_key(&meta.id) {
                 for (pos, bad) in walk(s, meta.id, Some(&meta), meta.len, true) {
-                    if !bad.punched {
-                        let object = format!("{} at byte {pos}", FileName::Pack(meta.id));
-                        s.find(K::PreviousPack, object, bad.error);
-                    }
+                    report_dead(s, K::PreviousPack, (meta.id, pos), bad.hole, bad.error);
                 }
             }
         }
@@ -155,8 +177,7 @@ impl Packs {
         }
         if let Some(bad) = self.bad.get_mut(&(r.pack, r.pos)) {
             s.find_ino(K::FrameDamaged, ino, &part, &bad.error);
-            // It is told; what stays unmarked is dead.
-            bad.punched = true;
+            bad.referred = true;
         }
     }
 
@@ -213,9 +234,8 @@ impl Packs {
     /// What is left once all references are known.
     pub fn settle(&mut self, s: &mut Session<'_>) {
         for ((pack, pos), bad) in std::mem::take(&mut self.bad) {
-            if !bad.punched {
-                let object = format!("{} at byte {pos}", FileName::Pack(pack));
-                s.find(K::DeadFrame, object, bad.error);
+            if !bad.referred {
+                report_dead(s, K::DeadFrame, (pack, pos), bad.hole, bad.error);
             }
         }
         if s.incomplete {
@@ -296,14 +316,9 @@ fn walk(
         );
     }
     for (range, zero, error) in std::mem::take(&mut walk.gaps) {
-        if !walk.is_hole(s, &range, zero) {
-            let object = format!("{name} at byte {}", range.start);
-            s.find(
-                kind(K::PackGap),
-                object,
-                format!("{} bytes; {error}", range.end - range.start),
-            );
-        }
+        let hole = walk.hole_in_gap(s, &range, zero);
+        let detail = format!("{} bytes; {error}", range.end - range.start);
+        report_dead(s, kind(K::PackGap), (id, range.start), hole, detail);
     }
     if let Some(meta) = meta {
         walk.compare(s, meta, len, kind(K::PackBirth), kind(K::PackTotal));
@@ -348,7 +363,7 @@ impl Walk<'_> {
         );
         let mut bad = std::mem::take(&mut self.bad);
         for (pos, bad) in &mut bad {
-            bad.punched = self.is_cut_off(s, *pos);
+            bad.hole = self.hole_in_frame(s, *pos);
         }
         self.bad = bad;
     }
@@ -369,8 +384,12 @@ impl Walk<'_> {
                 if let Some(Err(error)) = data
                     && self.bad.len() < BAD_MAX
                 {
-                    let punched = false;
-                    self.bad.push((pos, Bad { error, punched }));
+                    let bad = Bad {
+                        error,
+                        hole: Hole::No,
+                        referred: false,
+                    };
+                    self.bad.push((pos, bad));
                 }
             }
             Scanned::Gap { range, zero, error } => {
@@ -382,25 +401,47 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a hole begins inside the damaged frame at `pos`: from the first page on it is zero.
-    fn is_cut_off(&self, s: &mut Session<'_>, pos: u64) -> bool {
+    /// Whether a hole begins inside the damaged frame at `pos`: its whole pages are zero.
+    fn hole_in_frame(&self, s: &mut Session<'_>, pos: u64) -> Hole {
         let entry = self.entries.binary_search_by_key(&pos, |e| e.pos);
         let Some(entry) = entry.ok().and_then(|i| self.entries.get(i)) else {
-            return false;
+            return Hole::No;
         };
-        let from = (pos + FRAME_HEADER_LEN).next_multiple_of(PAGE);
-        self.sealed
-            && from < entry.end()
-            && self.is_zero(s, from..entry.end().next_multiple_of(PAGE))
+        let data = pos + FRAME_HEADER_LEN..entry.end();
+        let from = data.start.next_multiple_of(PAGE);
+        // The hole may end in the last page of this frame, or go on behind it.
+        let to = match data.end / PAGE * PAGE {
+            last if last > from => last,
+            _ => data.end,
+        };
+        if self.sealed && from < to && self.is_zero(s, from..to) {
+            return Hole::Whole;
+        }
+        self.torn(s, data)
     }
 
     /// Whether a gap is a hole: zeros up to less than a page before its end.
-    fn is_hole(&self, s: &mut Session<'_>, range: &Range<u64>, zero: bool) -> bool {
-        if zero {
-            return self.sealed;
-        }
+    fn hole_in_gap(&self, s: &mut Session<'_>, range: &Range<u64>, zero: bool) -> Hole {
         let to = range.end / PAGE * PAGE;
-        self.sealed && to > range.start && self.is_zero(s, range.start..to)
+        let whole = zero || to > range.start && self.is_zero(s, range.start..to);
+        if self.sealed && whole {
+            return Hole::Whole;
+        }
+        self.torn(s, range.clone())
+    }
+
+    /// Whether some sectors of a range are zero: a power cut keeps any of those that were punched.
+    fn torn(&self, s: &mut Session<'_>, range: Range<u64>) -> Hole {
+        const SECTOR: u64 = 512;
+        let mut at = range.start;
+        while self.sealed && at < range.end {
+            let end = (at + 1).next_multiple_of(SECTOR).min(range.end);
+            if self.is_zero(s, at..end) {
+                return Hole::Torn;
+            }
+            at = end;
+        }
+        Hole::No
     }
 
     fn is_zero(&self, s: &mut Session<'_>, range: Range<u64>) -> bool {
@@ -460,13 +501,11 @@ impl Walk<'_> {
         let listed = decode_trailer(&bytes, &footer, self.vid, self.id);
         let listed = listed.map_err(|e| Some(e.to_string()))?;
         // Frames whose space was given back are listed, but not found.
-        let unlisted = self.entries.iter().find(|e| {
-            listed
-                .binary_search_by_key(&e.pos, |l| l.pos)
-                .ok()
-                .and_then(|i| listed.get(i))
-                != Some(e)
-        });
+        let is_listed = |e: &&TrailerEntry| {
+            let found = listed.binary_search_by_key(&e.pos, |l| l.pos);
+            found.ok().and_then(|i| listed.get(i)) == Some(*e)
+        };
+        let unlisted = self.entries.iter().find(|e| !is_listed(e));
         if let Some(entry) = unlisted {
             return Err(Some(format!(
                 "the frame at byte {} is not in the list",

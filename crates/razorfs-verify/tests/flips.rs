@@ -1,4 +1,9 @@
 //! Any single flipped bit is detected, wherever it is, and any damage gets an answer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -77,7 +82,8 @@ enum Harm {
 
 fn harm() -> impl Strategy<Value = Harm> {
     prop_oneof![
-        4 => (any::<u64>(), prop::collection::vec(any::<u8>(), 1..200)).prop_map(|(a, b)| Harm::Write(a, b)),
+        4 => (any::<u64>(), prop::collection::vec(any::<u8>(), 1..200))
+            .prop_map(|(a, b)| Harm::Write(a, b)),
         3 => (any::<u64>(), any::<u64>(), 1..9000u16).prop_map(|(a, b, c)| Harm::Copy(a, b, c)),
         2 => any::<u64>().prop_map(Harm::Cut),
         1 => any::<u64>().prop_map(Harm::Remove),

@@ -1,4 +1,9 @@
 //! The pages of the documentation say what the code does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! Each kind of finding is planted, and found.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -512,6 +517,14 @@ fn packs() -> Planted {
             dead(&|i| {
                 let len = files(i, Dir::Pack)[0].1;
                 i.write(&pack(i), len, &[1; 100]);
+            }),
+        ),
+        (
+            K::PackTornHole,
+            dead(&|i| {
+                let newest = superblock(i);
+                edit_manifest(i, &newest, |m| m.packs[0].sealed = true);
+                i.write(&pack(i), 512 * 200, &[0; 512]);
             }),
         ),
         (K::PackAccountLow, account(&|p| p.live -= 8)),
