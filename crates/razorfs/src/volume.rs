@@ -86,10 +86,6 @@ impl Volume {
     pub(crate) fn on_sim(options: Options) -> Self {
         use razorfs_disk::sim::{SimDisk, SimEnv};
         let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
-        let options = Options {
-            threads: false,
-            ..options
-        };
         let create = CreateOptions::from(&options);
         let created = Self::create_on(disk.clone(), env.clone(), &create);
         match created.and_then(|()| Self::open_on(disk, env, options)) {
