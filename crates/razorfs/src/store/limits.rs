@@ -11,7 +11,7 @@ const INLINE_SYNC: u64 = 64 * 1024;
 const SOFT_BATCH: u64 = 1 << 20;
 
 /// What the ring takes, readable without its lock.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(crate) struct Limits {
     room: AtomicU64,
     capacity: AtomicU64,
@@ -37,15 +37,17 @@ impl Limits {
 
     /// Journal bytes at which the open batch is sealed.
     pub fn soft_batch(&self) -> usize {
-        SOFT_BATCH.min(self.capacity() / 16) as usize
+        let batch = self.max_batch.load(Ordering::Relaxed) / 2;
+        batch.min(SOFT_BATCH.min(self.capacity() / 16) as usize)
     }
 
     /// The largest transaction: half of the ring is free after two checkpoints, however full the
     /// file in use is.
     pub fn most(&self) -> usize {
         let half = (self.capacity() / 2) as usize;
-        half.min(self.max_batch.load(Ordering::Relaxed))
-            .saturating_sub(self.spare())
+        let batch = self.max_batch.load(Ordering::Relaxed);
+        half.saturating_sub(self.spare())
+            .min(batch.saturating_sub(self.inline_sync()))
     }
 
     /// What must be left beside a batch: for the data that a sync puts inline, and for the batch
