@@ -8,10 +8,19 @@
 pub mod data;
 mod error;
 pub mod journal;
+mod namespace;
+mod options;
+mod report;
+mod store;
 pub mod tree;
 mod types;
+mod volume;
 
 pub use error::{Error, Result};
 pub use razorfs_format::Ino;
-pub use razorfs_format::record::{FileKind, Time};
+pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
+
+pub use options::{Compression, CreateOptions, Durability, Geometry, Options};
+pub use report::{Info, RecoverySummary, Stats, Step};
 pub use types::*;
+pub use volume::Volume;

@@ -1,0 +1,253 @@
+//! Entries of directories.
+//!
+//! An entry's cookie is its key: the keyed hash of its name and the lowest collision number that
+//! was free when it was added. So a lookup reads the few slots of one hash, and a listing goes on
+//! after any cookie, whatever happened in between.
+
+use razorfs_format::key::Key;
+use razorfs_format::record::{Dirent, FileKind, Inode, NAME_MAX, inode_flags, name_cookie};
+use razorfs_format::{Branch, Ino};
+
+use super::Namespace;
+use super::operation::{Operation, PLACE};
+use crate::{Entry, Error, Result, Stat};
+
+/// Slots of one hash.
+const SLOTS: u64 = 256;
+/// Entries that a listing takes from the store at a time.
+const CHUNK: usize = 256;
+
+/// Where a name is in a directory, or could be.
+pub(super) enum Slot {
+    Taken(u64, Dirent),
+    Free(u64),
+}
+
+/// Fails for what cannot be an entry's name. `.` and `..` pass.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::Invalid("the name is empty"));
+    }
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    if name.iter().any(|b| matches!(b, b'/' | 0)) {
+        return Err(Error::Invalid("the name contains a slash or a NUL"));
+    }
+    Ok(())
+}
+
+/// `.` and `..` exist in every directory without a record.
+pub(super) fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
+impl Operation<'_> {
+    /// The inode of a directory.
+    pub(super) fn directory(&mut self, ino: Ino) -> Result<&Inode> {
+        let inode = self.inode(ino)?;
+        if inode.is_dir() {
+            Ok(inode)
+        } else {
+            Err(Error::NotADirectory)
+        }
+    }
+
+    /// The inode of a directory that still has a name, and so can get entries.
+    pub(super) fn live_directory(&mut self, ino: Ino) -> Result<&Inode> {
+        let inode = self.directory(ino)?;
+        if inode.nlink == 0 {
+            return Err(Error::NotFound);
+        }
+        Ok(inode)
+    }
+
+    /// Fails if entries of the directory may not be added or, with `removing`, removed.
+    pub(super) fn check_entries_change(&mut self, dir: Ino, removing: bool) -> Result<()> {
+        let flags = self.inode(dir)?.flags;
+        if flags & inode_flags::IMMUTABLE != 0 {
+            return Err(Error::NotPermitted("the directory is immutable"));
+        }
+        if removing && flags & inode_flags::APPEND != 0 {
+            return Err(Error::NotPermitted("the directory is append-only"));
+        }
+        Ok(())
+    }
+
+    /// Fails if no name of the inode may be added, moved or removed.
+    pub(super) fn check_names_change(&mut self, ino: Ino) -> Result<()> {
+        if self.inode(ino)?.flags & (inode_flags::IMMUTABLE | inode_flags::APPEND) != 0 {
+            return Err(Error::NotPermitted("the file is immutable or append-only"));
+        }
+        Ok(())
+    }
+
+    /// Where `name` is in `dir`, or where it would go.
+    pub(super) fn find(&self, dir: Ino, name: &[u8]) -> Result<Slot> {
+        let first = name_cookie(self.store.hash_key(), name);
+        let from = Key::dirent(Branch::HEAD, dir, first);
+        let to = Key::dirent(Branch::HEAD, dir, first + SLOTS);
+        let mut free = first;
+        let mut found = None;
+        self.scan(&from, &to, |key, value| {
+            let cookie = key.second();
+            if cookie == free {
+                free += 1;
+            }
+            let dirent = Dirent::decode(value, PLACE)?;
+            if *dirent.name == *name {
+                found = Some(Slot::Taken(cookie, dirent));
+            }
+            Ok(found.is_none())
+        })?;
+        match found {
+            Some(taken) => Ok(taken),
+            None if free < first + SLOTS => Ok(Slot::Free(free)),
+            None => Err(Error::NoSpace),
+        }
+    }
+
+    /// The entry `name` of `dir`.
+    pub(super) fn entry(&mut self, dir: Ino, name: &[u8]) -> Result<(u64, Dirent)> {
+        check_name(name)?;
+        self.directory(dir)?;
+        match self.find(dir, name)? {
+            Slot::Taken(cookie, dirent) => Ok((cookie, dirent)),
+            Slot::Free(_) => Err(Error::NotFound),
+        }
+    }
+
+    /// The inode that `name` in `dir` leads to; knows `.` and `..`.
+    pub(super) fn walk(&mut self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        match name {
+            b"." => self.directory(dir).map(|_| dir),
+            b".." => self.directory(dir).map(|inode| inode.parent),
+            _ => Ok(self.entry(dir, name)?.1.ino),
+        }
+    }
+
+    /// Puts an entry into a free slot.
+    pub(super) fn add_entry(&mut self, dir: Ino, cookie: u64, dirent: &Dirent) -> Result<()> {
+        let key = Key::dirent(Branch::HEAD, dir, cookie);
+        self.put(key, dirent.to_bytes());
+        let now = self.now;
+        let inode = self.change(dir)?;
+        inode.entries += 1;
+        if dirent.kind == FileKind::Directory {
+            inode.nlink += 1;
+        }
+        (inode.mtime, inode.ctime) = (now, now);
+        Ok(())
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove_entry(&mut self, dir: Ino, cookie: u64, kind: FileKind) -> Result<()> {
+        self.del(Key::dirent(Branch::HEAD, dir, cookie));
+        let now = self.now;
+        let inode = self.change(dir)?;
+        inode.entries = inode.entries.saturating_sub(1);
+        if kind == FileKind::Directory {
+            inode.nlink = inode.nlink.saturating_sub(1);
+        }
+        (inode.mtime, inode.ctime) = (now, now);
+        Ok(())
+    }
+
+    /// Makes the entry lead to another inode.
+    pub(super) fn redirect_entry(
+        &mut self,
+        dir: Ino,
+        cookie: u64,
+        from: FileKind,
+        to: &Dirent,
+    ) -> Result<()> {
+        let key = Key::dirent(Branch::HEAD, dir, cookie);
+        self.put(key, to.to_bytes());
+        let now = self.now;
+        let inode = self.change(dir)?;
+        match (from, to.kind) {
+            (FileKind::Directory, FileKind::Directory) => {}
+            (FileKind::Directory, _) => inode.nlink = inode.nlink.saturating_sub(1),
+            (_, FileKind::Directory) => inode.nlink += 1,
+            _ => {}
+        }
+        (inode.mtime, inode.ctime) = (now, now);
+        Ok(())
+    }
+}
+
+impl Namespace {
+    /// What `name` in `parent` leads to; knows `.` and `..`.
+    pub(crate) fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
+        let mut op = self.reader();
+        let ino = {
+            let _lock = self.locks.read(parent);
+            op.walk(parent, name)?
+        };
+        op.stat(ino)
+    }
+
+    /// The inode that a path leads to. Symbolic links are not followed.
+    pub(crate) fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
+        let mut at = Ino::ROOT;
+        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+            let _lock = self.locks.read(at);
+            at = self.reader().walk(at, name)?;
+        }
+        if path.last() == Some(&b'/') {
+            self.reader().directory(at)?;
+        }
+        Ok(at)
+    }
+
+    /// The directory that holds a directory; the root holds itself.
+    pub(crate) fn parent_of(&self, dir: Ino) -> Result<Ino> {
+        Ok(self.reader().directory(dir)?.parent)
+    }
+
+    /// Hands the entries after a cookie to `each`, until it answers false.
+    pub(crate) fn collect_children(
+        &self,
+        dir: Ino,
+        after_cookie: u64,
+        each: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<()> {
+        self.reader().directory(dir)?;
+        let to = Key::dirent(Branch::HEAD, dir, u64::MAX);
+        let mut after = after_cookie;
+        loop {
+            // No lock and no scan is open while `each` runs: it may call anything.
+            let chunk = self.children_after(dir, after, &to)?;
+            let full = chunk.len() == CHUNK;
+            for entry in chunk {
+                after = entry.cookie;
+                if !each(entry) {
+                    return Ok(());
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    fn children_after(&self, dir: Ino, after: u64, to: &Key) -> Result<Vec<Entry>> {
+        let mut chunk = Vec::new();
+        if after >= i64::MAX as u64 {
+            return Ok(chunk);
+        }
+        let from = Key::dirent(Branch::HEAD, dir, after + 1);
+        let _lock = self.locks.read(dir);
+        self.reader().scan(&from, to, |key, value| {
+            let Dirent { ino, kind, name } = Dirent::decode(value, PLACE)?;
+            chunk.push(Entry {
+                cookie: key.second(),
+                ino,
+                kind,
+                name,
+            });
+            Ok(chunk.len() < CHUNK)
+        })?;
+        Ok(chunk)
+    }
+}

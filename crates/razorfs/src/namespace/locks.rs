@@ -1,0 +1,80 @@
+//! The locks of the inodes: 1024 of them, shared by the inodes that hash alike.
+//!
+//! Whoever needs several takes them through [`LockTable::write_many`] or
+//! [`LockTable::write_set`], which take each shard once and in ascending order: so nobody waits for
+//! anybody in a circle. No lock is held while waiting for durability.
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use razorfs_format::Ino;
+
+const SHARDS: usize = 1024;
+
+pub(crate) struct LockTable {
+    shards: Box<[RwLock<()>]>,
+}
+
+/// Exclusive locks of up to `N` inodes, held until dropped.
+pub(crate) struct Locked<'a, const N: usize> {
+    _guards: [Option<RwLockWriteGuard<'a, ()>>; N],
+}
+
+/// Exclusive locks of any number of inodes, held until dropped.
+pub(crate) struct LockedSet<'a> {
+    _guards: Vec<RwLockWriteGuard<'a, ()>>,
+}
+
+const fn shard_of(ino: Ino) -> usize {
+    // Numbers are given out one after the other, so their low bits spread well.
+    ino.0 as usize % SHARDS
+}
+
+impl LockTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::new(())).collect(),
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "every index comes from shard_of")]
+    fn shard(&self, index: usize) -> &RwLock<()> {
+        &self.shards[index]
+    }
+
+    /// Shared lock of one inode.
+    pub(crate) fn read(&self, ino: Ino) -> RwLockReadGuard<'_, ()> {
+        self.shard(shard_of(ino)).read()
+    }
+
+    /// Exclusive lock of one inode.
+    pub(crate) fn write(&self, ino: Ino) -> RwLockWriteGuard<'_, ()> {
+        self.shard(shard_of(ino)).write()
+    }
+
+    /// Exclusive locks of `inos`.
+    pub(crate) fn write_many<const N: usize>(&self, inos: [Ino; N]) -> Locked<'_, N> {
+        let mut shards = inos.map(shard_of);
+        shards.sort_unstable();
+        let mut last = None;
+        let guards = shards.map(|index| {
+            let again = last.replace(index) == Some(index);
+            (!again).then(|| self.shard(index).write())
+        });
+        Locked { _guards: guards }
+    }
+
+    /// Exclusive locks of `inos`, or of everything if that is not given.
+    pub(crate) fn write_set(&self, inos: Option<&mut dyn Iterator<Item = Ino>>) -> LockedSet<'_> {
+        let shards = match inos {
+            None => (0..SHARDS).collect(),
+            Some(inos) => {
+                let mut shards: Vec<usize> = inos.map(shard_of).collect();
+                shards.sort_unstable();
+                shards.dedup();
+                shards
+            }
+        };
+        LockedSet {
+            _guards: shards.into_iter().map(|i| self.shard(i).write()).collect(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! POSIX meaning: an operation on names and files becomes one transaction over the store.
+//!
+//! Every operation takes the locks of the inodes that it changes (see [`locks`]), reads through the
+//! store, builds one [`Operation`] and commits it: so it happens as a whole, in one journal batch,
+//! or not at all. The locks are released before anybody waits for durability. What an operation
+//! means stands in the methods of [`Operation`], by subject; the methods of [`Namespace`] of the
+//! same names add the locks. Permissions are the business of whoever calls (the kernel checks them
+//! for a mount); the append-only and immutable flags are kept here.
+
+mod attributes;
+mod create;
+mod directory;
+mod file;
+mod locks;
+mod operation;
+mod pins;
+mod reap;
+mod remove;
+mod rename;
+mod xattr;
+
+#[cfg(test)]
+mod attributes_tests;
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod names_tests;
+
+use locks::LockTable;
+use operation::Afterwards;
+use parking_lot::Mutex;
+use pins::PinTable;
+use razorfs_format::op::OpType;
+use razorfs_format::record::{Inode, Time};
+
+pub(crate) use create::root_inode;
+pub(crate) use operation::Operation;
+pub(crate) use rename::Spot;
+
+use crate::store::{Store, Ticket};
+use crate::{Ino, Result};
+
+/// Most names of an inode, and most subdirectories of a directory.
+const LINK_MAX: u32 = i32::MAX as u32;
+/// The setuid bit of a mode.
+const SETUID: u32 = 0o4000;
+/// The setgid bit of a mode.
+const SETGID: u32 = 0o2000;
+
+/// The names and files of one volume.
+pub(crate) struct Namespace {
+    pub(crate) store: Store,
+    locks: LockTable,
+    pins: PinTable,
+    /// Held while a directory moves to another one, so that no two moves make a circle.
+    renames: Mutex<()>,
+}
+
+impl Namespace {
+    /// Over an opened store, whose orphans are handed to the reaper.
+    pub(crate) fn new(store: Store) -> Result<Self> {
+        let namespace = Self {
+            store,
+            locks: LockTable::new(),
+            pins: PinTable::new(),
+            renames: Mutex::new(()),
+        };
+        for ino in namespace.store.orphans()? {
+            namespace.pins.enqueue(ino);
+        }
+        Ok(namespace)
+    }
+
+    /// An operation that changes nothing.
+    fn reader(&self) -> Operation<'_> {
+        Operation::new(&self.store, &self.pins, OpType::Note, Time::default())
+    }
+
+    /// An operation that is going to change something.
+    fn begin(&self, ty: OpType) -> Result<Operation<'_>> {
+        self.store.check_writable()?;
+        Ok(Operation::new(
+            &self.store,
+            &self.pins,
+            ty,
+            self.store.now(),
+        ))
+    }
+
+    /// Commits, and does not wait for durability. The caller holds the locks.
+    fn commit(&self, op: Operation<'_>) -> Result<Option<Ticket>> {
+        let (tx, afterwards) = op.into_tx();
+        if tx.is_empty() {
+            return Ok(None);
+        }
+        let ticket = self.store.commit(tx)?;
+        for what in afterwards {
+            match what {
+                Afterwards::LostName(ino) => self.pins.lost_its_name(ino),
+                Afterwards::Trimming(ino) => self.pins.enqueue(ino),
+                Afterwards::GotName(ino) => self.pins.got_a_name(ino),
+                Afterwards::BornNameless(ino) => self.pins.born_nameless(ino),
+            }
+        }
+        Ok(Some(ticket))
+    }
+
+    /// Commits, releases the locks, then waits as the volume's durability demands.
+    fn finish<L>(&self, op: Operation<'_>, locks: L) -> Result<()> {
+        let ticket = self.commit(op)?;
+        drop(locks);
+        self.wait(ticket)
+    }
+
+    fn wait(&self, ticket: Option<Ticket>) -> Result<()> {
+        match ticket {
+            Some(ticket) => self.store.wait(ticket),
+            None => Ok(()),
+        }
+    }
+
+    /// The record of an inode.
+    pub(crate) fn find_by_inode(&self, ino: Ino) -> Result<Inode> {
+        operation::load_inode(&self.store, ino)
+    }
+
+    /// `n` more holders of an inode.
+    pub(crate) fn pin(&self, ino: Ino, n: u64) {
+        self.pins.pin(ino, n);
+    }
+
+    /// `n` holders fewer.
+    pub(crate) fn unpin(&self, ino: Ino, n: u64) {
+        self.pins.unpin(ino, n);
+    }
+
+    /// Number of inodes that wait for the reaper.
+    pub(crate) fn waiting_for_reaper(&self) -> u64 {
+        self.pins.queued() as u64
+    }
+}

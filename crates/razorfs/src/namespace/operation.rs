@@ -1,0 +1,230 @@
+//! One operation under construction: reads through to the store, collects what changes.
+//!
+//! The rules of the file system are methods of [`Operation`], spread over the files of this room.
+//! They assume that the caller holds the locks of the inodes they change; nothing becomes visible
+//! before [`super::Namespace::commit`]. A single operation reads everything before it changes it,
+//! so it can read the store directly; a transaction of several operations must see what its
+//! earlier ones changed, and keeps that in an overlay.
+
+use std::collections::BTreeMap;
+
+use razorfs_format::error::Place;
+use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
+use razorfs_format::op::{Counter, OpType};
+use razorfs_format::record::{Fragment, FragmentKind, Inode, Time};
+use razorfs_format::{Branch, Ino};
+
+use super::pins::PinTable;
+use crate::store::{Bytes, Store, Tx};
+use crate::{Error, Result};
+
+/// Records come from the store, which has checked them; a record that cannot be decoded is
+/// reported as one of the journal's.
+pub(super) const PLACE: Place = Place::new(FileName::Journal(0), 0);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Clean,
+    Changed,
+    New,
+    /// Removed by this operation; `true` if it was also created by it.
+    Gone(bool),
+}
+
+struct Loaded {
+    inode: Inode,
+    state: State,
+}
+
+/// What the pin table learns once the operation is committed.
+pub(super) enum Afterwards {
+    LostName(Ino),
+    GotName(Ino),
+    BornNameless(Ino),
+    Trimming(Ino),
+}
+
+pub(crate) struct Operation<'a> {
+    pub(super) store: &'a Store,
+    pub(super) pins: &'a PinTable,
+    pub(super) now: Time,
+    tx: Tx<'a>,
+    inodes: BTreeMap<Ino, Loaded>,
+    overlay: Option<BTreeMap<Key, Option<Bytes>>>,
+    pub(super) afterwards: Vec<Afterwards>,
+}
+
+impl<'a> Operation<'a> {
+    pub(super) fn new(store: &'a Store, pins: &'a PinTable, ty: OpType, now: Time) -> Self {
+        Self {
+            store,
+            pins,
+            now,
+            tx: Tx::new(ty),
+            inodes: BTreeMap::new(),
+            overlay: None,
+            afterwards: Vec::new(),
+        }
+    }
+
+    /// From now on reads see what the operation has changed.
+    pub(super) fn with_overlay(mut self) -> Self {
+        self.overlay = Some(BTreeMap::new());
+        self
+    }
+
+    /// Several operations in one.
+    pub(super) fn is_transaction(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    /// The inodes that were read or changed.
+    pub(super) fn involved(&self) -> impl Iterator<Item = Ino> {
+        self.inodes.keys().copied()
+    }
+
+    /// The transaction, and what to tell the pin table after its commit.
+    pub(super) fn into_tx(mut self) -> (Tx<'a>, Vec<Afterwards>) {
+        for (ino, loaded) in &self.inodes {
+            let key = Key::inode(Branch::HEAD, *ino);
+            match loaded.state {
+                State::Clean | State::Gone(true) => {}
+                State::Changed => self.tx.touch(*ino, &loaded.inode),
+                State::New => self.tx.put_new(key, loaded.inode.to_bytes().into()),
+                State::Gone(false) => self.tx.del(key),
+            }
+        }
+        (self.tx, self.afterwards)
+    }
+
+    fn load(&mut self, ino: Ino) -> Result<&mut Loaded> {
+        use std::collections::btree_map::Entry;
+        match self.inodes.entry(ino) {
+            Entry::Occupied(entry) => match entry.get().state {
+                State::Gone(_) => Err(Error::NotFound),
+                _ => Ok(entry.into_mut()),
+            },
+            Entry::Vacant(entry) => {
+                let inode = load_inode(self.store, ino)?;
+                Ok(entry.insert(Loaded {
+                    inode,
+                    state: State::Clean,
+                }))
+            }
+        }
+    }
+
+    /// The inode as it is by now.
+    pub(super) fn inode(&mut self, ino: Ino) -> Result<&Inode> {
+        Ok(&self.load(ino)?.inode)
+    }
+
+    /// The inode, to be changed.
+    pub(super) fn change(&mut self, ino: Ino) -> Result<&mut Inode> {
+        let loaded = self.load(ino)?;
+        if loaded.state == State::Clean {
+            loaded.state = State::Changed;
+        }
+        Ok(&mut loaded.inode)
+    }
+
+    /// A new inode.
+    pub(super) fn insert(&mut self, inode: Inode) -> Ino {
+        let ino = self.store.alloc_ino();
+        self.count(Counter::Inodes, 1);
+        let state = State::New;
+        self.inodes.insert(ino, Loaded { inode, state });
+        ino
+    }
+
+    /// The inode's record goes; its other records are the caller's business.
+    pub(super) fn erase(&mut self, ino: Ino) -> Result<()> {
+        self.count(Counter::Inodes, -1);
+        let loaded = self.load(ino)?;
+        loaded.state = State::Gone(loaded.state == State::New);
+        Ok(())
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        if let Some(changed) = self.overlay.as_ref().and_then(|o| o.get(key)) {
+            return Ok(changed.clone());
+        }
+        self.store.get(key)
+    }
+
+    /// The records from `from` on, before `to`, until `each` answers false or fails.
+    pub(super) fn scan(
+        &self,
+        from: &Key,
+        to: &Key,
+        mut each: impl FnMut(&Key, &Bytes) -> Result<bool>,
+    ) -> Result<()> {
+        let mut outcome = Ok(());
+        let mut step = |key: &Key, value: &Bytes| match each(key, value) {
+            Ok(more) => more,
+            Err(e) => {
+                outcome = Err(e);
+                false
+            }
+        };
+        let changed = self.overlay.as_ref().map(|o| o.range(*from..*to));
+        match changed {
+            None => self.store.scan(from, to, &mut step)?,
+            Some(changed) => {
+                let mut merged = BTreeMap::new();
+                self.store.scan(from, to, &mut |key, value| {
+                    merged.insert(*key, value.clone());
+                    true
+                })?;
+                for (key, value) in changed {
+                    match value {
+                        Some(value) => merged.insert(*key, value.clone()),
+                        None => merged.remove(key),
+                    };
+                }
+                let _ = merged.iter().all(|(key, value)| step(key, value));
+            }
+        }
+        outcome
+    }
+
+    pub(super) fn put(&mut self, key: Key, value: impl Into<Bytes>) {
+        let value = value.into();
+        if let Some(overlay) = &mut self.overlay {
+            overlay.insert(key, Some(value.clone()));
+        }
+        self.tx.put(key, value);
+    }
+
+    pub(super) fn del(&mut self, key: Key) {
+        if let Some(overlay) = &mut self.overlay {
+            overlay.insert(key, None);
+        }
+        self.tx.del(key);
+    }
+
+    pub(super) fn count(&mut self, counter: Counter, delta: i64) {
+        if delta != 0 {
+            self.tx.count(counter, delta);
+        }
+    }
+
+    /// Erases a part of a block.
+    pub(super) fn hole(&mut self, ino: Ino, block: u64, off: u32, len: u32) {
+        let kind = FragmentKind::Hole;
+        let key = Key::extent(Branch::HEAD, ino, block);
+        self.tx.patch(key, Fragment { off, len, kind });
+    }
+
+    /// Lays data over a part of a block.
+    pub(super) fn data(&mut self, ino: Ino, block: u64, off: u32, bytes: &'a [u8]) {
+        self.tx.write(ino, block, off, bytes);
+    }
+}
+
+/// The inode as the store has it.
+pub(super) fn load_inode(store: &Store, ino: Ino) -> Result<Inode> {
+    let bytes = store.get(&Key::inode(Branch::HEAD, ino))?;
+    Ok(Inode::decode(&bytes.ok_or(Error::NotFound)?, PLACE)?)
+}

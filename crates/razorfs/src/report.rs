@@ -1,0 +1,100 @@
+//! What a volume tells about itself.
+
+/// One kind of background work, for volumes that run without threads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// Writes the open batch to the journal and makes it durable.
+    Commit,
+    /// Turns what is in RAM into segments, packs, a manifest and a superblock.
+    Checkpoint,
+    /// Merges segments.
+    Compact,
+    /// Removes one batch of what nameless inodes and truncations left.
+    Reap,
+    /// Adds one file to the journal.
+    Grow,
+}
+
+/// Counts since the volume was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Operations that changed something.
+    pub ops: u64,
+    /// Journal batches written.
+    pub batches: u64,
+    /// Bytes of journal written.
+    pub journal_bytes: u64,
+    /// Bytes of file data handed in.
+    pub written_bytes: u64,
+    /// Bytes of file data handed out.
+    pub read_bytes: u64,
+    /// Bytes written to packs.
+    pub pack_bytes: u64,
+    /// Bytes written to segments.
+    pub segment_bytes: u64,
+    /// Syncs asked of the host's disk.
+    pub disk_syncs: u64,
+    /// Checkpoints done.
+    pub checkpoints: u64,
+    /// Compactions done.
+    pub compactions: u64,
+    /// Bytes of records and data in RAM that are in no segment or pack yet.
+    pub dirty_bytes: u64,
+    /// Inodes that wait for their removal.
+    pub orphans: u64,
+}
+
+/// What a volume is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Info {
+    /// Its identity.
+    pub uuid: [u8; 16],
+    /// Version of the format: major and minor.
+    pub version: (u16, u16),
+    /// Feature bits: compatible, read-only compatible, incompatible.
+    pub features: [u64; 3],
+    /// Generation of the superblock.
+    pub generation: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Sum of the sizes of the regular files, in bytes.
+    pub bytes: u64,
+    /// Most bytes of file data, if there is a limit.
+    pub limit: Option<u64>,
+    /// Number of segments.
+    pub segments: u64,
+    /// Bytes of segments.
+    pub segment_bytes: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Bytes of packs.
+    pub pack_bytes: u64,
+    /// Bytes of packs that are still referred to.
+    pub pack_live_bytes: u64,
+    /// Bytes of the journal's files.
+    pub journal_bytes: u64,
+    /// Why the volume refuses writes, if it does.
+    pub read_only: Option<String>,
+}
+
+/// What recovery found when the volume was opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoverySummary {
+    /// The volume had been closed properly.
+    pub clean: bool,
+    /// Journal batches replayed.
+    pub batches: u64,
+    /// Operations replayed.
+    pub ops: u64,
+    /// Bytes of journal replayed.
+    pub bytes: u64,
+    /// An unfinished last batch was discarded; nothing of it had been acknowledged as durable.
+    pub torn: bool,
+    /// Damage that was found, one line each.
+    pub damage: Vec<String>,
+    /// Nameless inodes found, which are removed in the background.
+    pub orphans: u64,
+}

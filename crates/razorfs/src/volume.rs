@@ -1,0 +1,301 @@
+//! The volume: what programs and the FUSE layer call, by inode.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use razorfs_disk::{Disk, Env};
+use razorfs_format::record::Inode;
+
+use crate::namespace::{Namespace, Spot};
+use crate::store::{HostEnv, Store};
+use crate::{
+    AllocateMode, CreateOptions, Entry, Info, Ino, NewNode, Options, RecoverySummary, RenameMode,
+    Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+};
+
+/// An open volume. Clones are the same volume; any thread may call anything at any time.
+///
+/// Every call that changes something happens as a whole or not at all, also across a crash. When
+/// it is on the disk depends on [`crate::Durability`]: with `Sync` it is when the call returns,
+/// otherwise after the next [`Volume::sync`], and within a second anyway.
+///
+/// Names are any bytes but `/` and NUL, 1 to 255 of them. Permissions are not checked here; the
+/// append-only and immutable flags are.
+#[derive(Clone)]
+pub struct Volume {
+    inner: Arc<Namespace>,
+}
+
+/// Making, opening and closing.
+impl Volume {
+    /// Creates a volume in the directory `path`, which must be missing or empty.
+    pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<()> {
+        let _ = (path, options);
+        Ok(())
+    }
+
+    /// Opens the volume in the directory `path`.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let _ = path;
+        Self::over(Store::open(None, Arc::new(HostEnv), options)?)
+    }
+
+    /// Opens the volume in the directory `path`, and creates it first if it is missing.
+    pub fn open_or_create(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        Self::open(path, options)
+    }
+
+    /// Creates a volume on a disk.
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        env: Arc<dyn Env>,
+        options: &CreateOptions,
+    ) -> Result<()> {
+        Store::create(&disk, &env, options)
+    }
+
+    /// Opens the volume on a disk.
+    pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
+        Self::over(Store::open(Some(disk), env, options)?)
+    }
+
+    fn over(store: Store) -> Result<Self> {
+        Ok(Self {
+            inner: Arc::new(Namespace::new(store)?),
+        })
+    }
+
+    /// Writes everything to the disk, marks the volume as properly closed and lets go of it.
+    /// Dropping the last clone without it is safe too, but the next opening has to recover.
+    pub fn close(self) -> Result<()> {
+        self.inner.store.close()
+    }
+}
+
+/// Names.
+impl Volume {
+    /// What `name` in the directory `parent` leads to; knows `.` and `..`.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
+        self.inner.lookup(parent, name)
+    }
+
+    /// The inode that a path from the root leads to. `.` and `..` are understood, symbolic links
+    /// are not followed.
+    pub fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
+        self.inner.find_by_path(path)
+    }
+
+    /// The record of an inode.
+    pub fn find_by_inode(&self, ino: Ino) -> Result<Inode> {
+        self.inner.find_by_inode(ino)
+    }
+
+    /// Creates an inode of any kind; fails with [`crate::Error::Exists`] if the name is taken.
+    pub fn create_node(&self, parent: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Stat> {
+        self.inner.create_node(parent, name, node)
+    }
+
+    /// Creates a regular file without a name, as `O_TMPFILE` does. It goes when its last holder
+    /// lets go ([`Volume::unpin`]), unless it was linked by then.
+    pub fn create_unnamed(&self, parent: Ino, node: &NewNode<'_>) -> Result<Stat> {
+        self.inner.create_unnamed(parent, node)
+    }
+
+    /// Gives a file that is not a directory one more name.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Stat> {
+        self.inner.link(ino, parent, name)
+    }
+
+    /// Removes a name of anything but a directory, and with the last name the file, unless it is
+    /// held open.
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.inner.unlink(parent, name)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.inner.rmdir(parent, name)
+    }
+
+    /// Moves a name. If `new_name` exists, `mode` says what happens.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        let from = Spot { dir: parent, name };
+        let to = Spot {
+            dir: new_parent,
+            name: new_name,
+        };
+        self.inner.rename(from, to, mode)
+    }
+
+    /// Hands the entries of a directory after a cookie (0 for all) to `each`, until it answers
+    /// false. `.` and `..` are not among them. An entry that is there all the time is handed out
+    /// exactly once, whatever else changes between the calls. `each` may call the volume.
+    pub fn collect_children(
+        &self,
+        dir: Ino,
+        after_cookie: u64,
+        each: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<()> {
+        self.inner.collect_children(dir, after_cookie, each)
+    }
+
+    /// The directory that holds a directory; the root holds itself.
+    pub fn parent_of(&self, dir: Ino) -> Result<Ino> {
+        self.inner.parent_of(dir)
+    }
+}
+
+/// Attributes.
+impl Volume {
+    /// What `stat` tells of an inode.
+    pub fn stat(&self, ino: Ino) -> Result<Stat> {
+        self.inner.stat(ino)
+    }
+
+    /// [`Volume::stat`] by the name of the tree interface.
+    pub fn node_to_stat(&self, ino: Ino) -> Result<Stat> {
+        self.stat(ino)
+    }
+
+    /// Changes attributes; with a size, truncates or extends with a hole.
+    pub fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<Stat> {
+        self.inner.set_attributes(ino, set)
+    }
+
+    /// Target of a symbolic link.
+    pub fn read_link(&self, ino: Ino) -> Result<Box<[u8]>> {
+        self.inner.read_link(ino)
+    }
+
+    /// Value of an extended attribute.
+    pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Box<[u8]>> {
+        self.inner.get_xattr(ino, name)
+    }
+
+    /// Sets an extended attribute: name up to 255 bytes, value up to 64 KiB.
+    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.inner.set_xattr(ino, name, value, mode)
+    }
+
+    /// Names of the extended attributes, in no order that means anything.
+    pub fn list_xattr(&self, ino: Ino) -> Result<Vec<Box<[u8]>>> {
+        self.inner.list_xattr(ino)
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.inner.remove_xattr(ino, name)
+    }
+}
+
+/// Bytes of regular files.
+impl Volume {
+    /// Reads at `offset` until `buf` is full or the file ends; answers how much that was.
+    pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.inner.read(ino, offset, buf)
+    }
+
+    /// Writes at `offset`, extending the file where needed. Answers how much was written: all,
+    /// unless the file would pass the largest offset. Up to 1 MiB is written as a whole or not at
+    /// all; more, as several such writes in order.
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        self.inner.write(ino, offset, data)
+    }
+
+    /// Writes at the end, wherever that is by then; answers the offset.
+    pub fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
+        self.inner.append(ino, data)
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, len: u64) -> Result<()> {
+        self.inner.allocate(ino, mode, offset, len)
+    }
+
+    /// The next data, or the next hole, at or after `offset`.
+    pub fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<u64> {
+        self.inner.seek(ino, offset, what)
+    }
+
+    /// Copies bytes between files, or between ranges of one that do not overlap; answers how many.
+    pub fn copy_range(
+        &self,
+        from: Ino,
+        from_off: u64,
+        to: Ino,
+        to_off: u64,
+        len: u64,
+    ) -> Result<u64> {
+        self.inner.copy_range(from, from_off, to, to_off, len)
+    }
+
+    /// `n` more holders of an inode: while it has any, it stays, even without a name.
+    pub fn pin(&self, ino: Ino, n: u64) {
+        self.inner.pin(ino, n);
+    }
+
+    /// `n` holders fewer.
+    pub fn unpin(&self, ino: Ino, n: u64) {
+        self.inner.unpin(ino, n);
+    }
+}
+
+/// The disk, and what the volume tells of itself.
+impl Volume {
+    /// Everything done before is on the disk on return.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.store.sync()
+    }
+
+    /// Calls `done`, from another thread, as soon as everything done before is on the disk.
+    pub fn sync_then(&self, done: Box<dyn FnOnce(Result<()>) + Send>) {
+        self.inner.store.sync_then(done);
+    }
+
+    /// Writes everything to where it stays, so that the next opening has nothing to replay.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.inner.store.checkpoint()
+    }
+
+    /// Does one step of background work, for volumes opened without threads. Answers whether there
+    /// was anything to do.
+    pub fn step(&self, step: Step) -> Result<bool> {
+        match step {
+            Step::Reap => self.inner.reap_step(),
+            _ => self.inner.store.step(step),
+        }
+    }
+
+    /// Space of the volume.
+    pub fn space(&self) -> Result<VolumeSpace> {
+        self.inner.store.space()
+    }
+
+    /// Counts since the volume was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            orphans: self.inner.waiting_for_reaper(),
+            ..self.inner.store.stats()
+        }
+    }
+
+    /// What the volume is.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        self.inner.store.info()
+    }
+
+    /// What recovery found when the volume was opened.
+    #[must_use]
+    pub fn recovery_report(&self) -> &RecoverySummary {
+        self.inner.store.recovery()
+    }
+}
