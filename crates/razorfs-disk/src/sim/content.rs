@@ -1,0 +1,235 @@
+//! The bytes of a simulated file: a table of shared pages, copied when written.
+
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+/// Bytes of a page, the unit of sharing and of space.
+pub(super) const PAGE: usize = 4096;
+/// Bytes of a sector, the unit of atomicity.
+pub(super) const SECTOR: usize = 512;
+
+type Page = [u8; PAGE];
+pub(super) type Sector = [u8; SECTOR];
+
+/// Shared by all pages that were allocated and never written.
+static ZEROS: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0; PAGE]));
+
+/// A length and the bytes before it. Bytes at and behind the length are always zero.
+#[derive(Clone, Default)]
+pub(super) struct Content {
+    len: u64,
+    allocated: u64,
+    pages: Arc<Vec<Option<Arc<Page>>>>,
+}
+
+/// The parts of pages that `range` covers: (page, first byte in it, bytes).
+fn spans(range: Range<u64>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let page = PAGE as u64;
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let start = at % page;
+        let take = (page - start).min(range.end - at);
+        let span = ((at / page) as usize, start as usize, take as usize);
+        at += take;
+        Some(span)
+    })
+}
+
+impl Content {
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Behind this nothing but zeros is.
+    pub(super) fn extent(&self) -> u64 {
+        (self.pages.len() * PAGE) as u64
+    }
+
+    /// Bytes of host space.
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
+    fn page(&self, page: usize) -> Option<&Page> {
+        self.pages.get(page)?.as_deref()
+    }
+
+    /// Reads until `buf` is full or the file ends.
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let left = self.len.saturating_sub(offset);
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        let (mut rest, _) = buf.split_at_mut(n);
+        for (page, start, take) in spans(offset..offset.saturating_add(n as u64)) {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(take);
+            match self.page(page).and_then(|p| p.get(start..start + take)) {
+                Some(bytes) => head.copy_from_slice(bytes),
+                None => head.fill(0),
+            }
+            rest = tail;
+        }
+        n
+    }
+
+    /// All bytes.
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        let mut all = vec![0; self.len as usize];
+        self.read(0, &mut all);
+        all
+    }
+
+    fn slot(&mut self, page: usize) -> &mut Option<Arc<Page>> {
+        let pages = Arc::make_mut(&mut self.pages);
+        if pages.len() <= page {
+            pages.resize(page + 1, None);
+        }
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "the table was made long enough above"
+        )]
+        &mut pages[page]
+    }
+
+    fn page_mut(&mut self, page: usize) -> &mut Page {
+        let fresh = self.page(page).is_none();
+        if fresh {
+            self.allocated += PAGE as u64;
+        }
+        Arc::make_mut(self.slot(page).get_or_insert_with(|| Arc::clone(&ZEROS)))
+    }
+
+    /// Writes, growing the file where needed.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + data.len() as u64;
+        let mut rest = data;
+        for (page, start, take) in spans(offset..end) {
+            let (head, tail) = rest.split_at(take);
+            if let Some(bytes) = self.page_mut(page).get_mut(start..start + take) {
+                bytes.copy_from_slice(head);
+            }
+            rest = tail;
+        }
+        self.len = self.len.max(end);
+    }
+
+    /// Makes a range zeros; with `keep` its pages stay allocated (and missing ones become so).
+    pub(super) fn zero(&mut self, range: Range<u64>, keep: bool) {
+        for (page, start, take) in spans(range) {
+            let there = self.page(page).is_some();
+            if take == PAGE {
+                if there != keep {
+                    let bytes = PAGE as u64;
+                    self.allocated = if keep {
+                        self.allocated + bytes
+                    } else {
+                        self.allocated - bytes
+                    };
+                }
+                if there || keep {
+                    *self.slot(page) = keep.then(|| Arc::clone(&ZEROS));
+                }
+            } else if (there || keep)
+                && let Some(bytes) = self.page_mut(page).get_mut(start..start + take)
+            {
+                bytes.fill(0);
+            }
+        }
+    }
+
+    /// Allocates what is missing of a range; the bytes stay as they are.
+    pub(super) fn reserve(&mut self, range: Range<u64>) {
+        for (page, ..) in spans(range) {
+            if self.page(page).is_none() {
+                self.allocated += PAGE as u64;
+                *self.slot(page) = Some(Arc::clone(&ZEROS));
+            }
+        }
+    }
+
+    /// Bytes of `range`, from its start, that can be written when `free` bytes of space are left.
+    pub(super) fn fits(&self, range: Range<u64>, free: u64) -> u64 {
+        let (mut fits, mut free) = (0, free);
+        for (page, _, take) in spans(range) {
+            if self.page(page).is_none() {
+                if free < PAGE as u64 {
+                    break;
+                }
+                free -= PAGE as u64;
+            }
+            fits += take as u64;
+        }
+        fits
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            let page = PAGE as u64;
+            let whole = len.next_multiple_of(page);
+            self.zero(len..whole.min(self.len), false);
+            let keep = (whole / page) as usize;
+            if self.pages.len() > keep {
+                let pages = Arc::make_mut(&mut self.pages);
+                let gone = pages.drain(keep..).flatten().count();
+                self.allocated -= (gone * PAGE) as u64;
+            }
+        }
+        self.len = len;
+    }
+
+    /// Takes the pages that `range` touches, as they are in `other`.
+    pub(super) fn take_pages(&mut self, other: &Self, range: Range<u64>) {
+        for (page, ..) in spans(range) {
+            let theirs = other.pages.get(page).cloned().flatten();
+            let ours = self.page(page).is_some();
+            match (ours, theirs.is_some()) {
+                (false, false) => continue,
+                (false, true) => self.allocated += PAGE as u64,
+                (true, false) => self.allocated -= PAGE as u64,
+                (true, true) => {}
+            }
+            *self.slot(page) = theirs;
+        }
+    }
+
+    /// Whether the page that holds `sector` holds nothing but zeros for sure.
+    pub(super) fn is_blank(&self, sector: u64) -> bool {
+        let page = (sector * SECTOR as u64 / PAGE as u64) as usize;
+        match self.pages.get(page) {
+            Some(Some(page)) => Arc::ptr_eq(page, &ZEROS),
+            _ => true,
+        }
+    }
+
+    /// One sector, zeros where nothing is.
+    pub(super) fn sector(&self, sector: u64) -> Sector {
+        let at = sector * SECTOR as u64;
+        let (page, start) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
+        self.page(page)
+            .and_then(|p| p.get(start..)?.first_chunk())
+            .copied()
+            .unwrap_or([0; SECTOR])
+    }
+
+    /// Replaces one sector; the length stays.
+    pub(super) fn set_sector(&mut self, sector: u64, bytes: &Sector) {
+        let at = sector * SECTOR as u64;
+        let (page, start) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
+        if self.page(page).is_none() && bytes.iter().all(|b| *b == 0) {
+            return;
+        }
+        if let Some(room) = self.page_mut(page).get_mut(start..start + SECTOR) {
+            room.copy_from_slice(bytes);
+        }
+    }
+
+    /// Sets the length to `len` whatever lies behind it, which is cut off.
+    pub(super) fn clip(&mut self, len: u64) {
+        self.len = self.len.max(self.extent());
+        self.set_len(len);
+    }
+}
