@@ -18,7 +18,11 @@ pub struct Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = crate::failure::shown(&self.path);
-        write!(f, "{} (pid {}) has {path} as {}", self.name, self.pid, self.how)
+        write!(
+            f,
+            "{} (pid {}) has {path} as {}",
+            self.name, self.pid, self.how
+        )
     }
 }
 

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn finds_our_mounts_among_others() {
-        let ours = b"36 25 0:31 / /mnt/a\\040b rw,nosuid shared:7 - fuse.razorfs /v\\134x rw,user_id=0";
+        let ours =
+            b"36 25 0:31 / /mnt/a\\040b rw,nosuid shared:7 - fuse.razorfs /v\\134x rw,user_id=0";
         assert_eq!(
             parse(ours),
             Some(Mount {

@@ -110,11 +110,22 @@ mod tests {
 
     #[test]
     fn unknown_options_are_refused_with_the_list() {
-        for bad in ["frob", "durability=maybe", "cache=", "cache", "order=2", "ro=1"] {
+        for bad in [
+            "frob",
+            "durability=maybe",
+            "cache=",
+            "cache",
+            "order=2",
+            "ro=1",
+        ] {
             let failure = MountOptions::parse(&[bad.to_owned()]).unwrap_err();
             assert!(failure.message.contains("option"), "{failure}");
         }
         let failure = MountOptions::parse(&["frob".to_owned()]).unwrap_err();
-        assert!(failure.message.contains("durability=sync|async|journal-only"));
+        assert!(
+            failure
+                .message
+                .contains("durability=sync|async|journal-only")
+        );
     }
 }

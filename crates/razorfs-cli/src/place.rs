@@ -77,14 +77,6 @@ impl Place {
         let remedy = "check the path, or make a volume with `razorfs create`";
         Err(Failure::with("use", path, cause, remedy))
     }
-
-    /// The volume.
-    pub fn volume(&self) -> &Path {
-        match self {
-            Self::Closed(volume) => volume,
-            Self::Live(live) => &live.volume,
-        }
-    }
 }
 
 /// What is said of a mount whose daemon is gone.
@@ -254,7 +246,10 @@ mod tests {
         let odd = dir.path().join("a:");
         std::fs::create_dir_all(odd.join("v")).unwrap();
         let text = format!("{}/v:/x", odd.display());
-        assert_eq!(split(Path::new(&text)).unwrap().unwrap().path, Path::new("x"));
+        assert_eq!(
+            split(Path::new(&text)).unwrap().unwrap().path,
+            Path::new("x")
+        );
         assert!(split(Path::new("v:/../x")).is_err());
     }
 

@@ -89,16 +89,6 @@ impl Progress {
         self.tick();
     }
 
-    /// The number of files so far.
-    pub fn items(&self) -> u64 {
-        self.items
-    }
-
-    /// What is done so far.
-    pub fn done(&self) -> u64 {
-        self.done
-    }
-
     /// The work is over: leaves one line that says how much it was.
     pub fn finish(&mut self) {
         if self.show == Show::Nothing {
@@ -221,7 +211,10 @@ mod tests {
         progress.done = 1000;
         progress.items = 3;
         let line = progress.line();
-        assert!(line.starts_with("import:  25% 1000 B of 3.9 KiB,"), "{line}");
+        assert!(
+            line.starts_with("import:  25% 1000 B of 3.9 KiB,"),
+            "{line}"
+        );
         assert!(line.ends_with(" left, 3 files"), "{line}");
     }
 }

@@ -58,7 +58,10 @@ fn block() -> Result<libc::sigset_t> {
             libc::sigaddset(&raw mut set, signal);
         }
         let none = std::ptr::null_mut();
-        (set, libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, none))
+        (
+            set,
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, none),
+        )
     };
     if outcome == 0 {
         Ok(set)

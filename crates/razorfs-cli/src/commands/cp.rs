@@ -63,7 +63,12 @@ fn copy_all(
     if !into && sources.len() > 1 {
         let shown = to.shown(&target);
         let remedy = "name an existing directory as the target";
-        return Err(Failure::with("copy to", shown, "it is not a directory", remedy));
+        return Err(Failure::with(
+            "copy to",
+            shown,
+            "it is not a directory",
+            remedy,
+        ));
     }
     let options = CopyOptions {
         preserve: args.preserve,

@@ -47,7 +47,12 @@ pub fn options() -> CreateOptions {
 pub fn create(path: &Path, options: &CreateOptions) -> Result<()> {
     if place::is_volume(path) {
         let remedy = "use it, or name another path";
-        return Err(Failure::with("create", path, "it is a volume already", remedy));
+        return Err(Failure::with(
+            "create",
+            path,
+            "it is a volume already",
+            remedy,
+        ));
     }
     match std::fs::read_dir(path) {
         Ok(mut entries) => {

@@ -13,7 +13,8 @@ use crate::socket::Request;
 
 /// Shows what a volume is and how it is
 #[derive(clap::Args, Debug)]
-#[command(after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
+#[command(
+    after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
 live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
@@ -22,7 +23,8 @@ health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
   razorfs info demo.rzfs
-  razorfs info mnt --json | jq .bytes")]
+  razorfs info mnt --json | jq .bytes"
+)]
 pub struct Args {
     /// A volume or a mount point
     place: PathBuf,
@@ -138,7 +140,11 @@ fn text(document: &Value) -> String {
             number("/features/incompat"),
             number("/generation")
         ),
-        format!("content     {} inodes, {}", number("/inodes"), bytes("/bytes")),
+        format!(
+            "content     {} inodes, {}",
+            number("/inodes"),
+            bytes("/bytes")
+        ),
         format!(
             "on disk     packs {} ({} of it in use), segments {}, journal {}",
             bytes("/packs/bytes"),

@@ -14,13 +14,15 @@ use crate::{commands::stat, size};
 
 /// Lists directories
 #[derive(clap::Args, Debug)]
-#[command(after_help = "--json prints an array of the objects that `razorfs stat --json` \
+#[command(
+    after_help = "--json prints an array of the objects that `razorfs stat --json` \
 prints.
 
 Examples:
   razorfs ls demo.rzfs
   razorfs ls -l mnt:/photos
-  razorfs ls -R demo.rzfs:/photos/2026")]
+  razorfs ls -R demo.rzfs:/photos/2026"
+)]
 pub struct Args {
     /// A directory or file, as PLACE:/path; a place alone is its root
     place: PathBuf,
@@ -126,9 +128,11 @@ pub fn permissions(meta: &Meta) -> String {
         FileKind::Regular => "-",
     });
     let set = |bit: u32| meta.mode & bit != 0;
-    for (shift, special, small, large) in
-        [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
-    {
+    for (shift, special, small, large) in [
+        (6, 0o4000, 's', 'S'),
+        (3, 0o2000, 's', 'S'),
+        (0, 0o1000, 't', 'T'),
+    ] {
         text.push(if set(4 << shift) { 'r' } else { '-' });
         text.push(if set(2 << shift) { 'w' } else { '-' });
         text.push(match (set(1 << shift), set(special)) {

@@ -42,7 +42,12 @@ fn mkdir(tree: &dyn Tree, path: &Path, parents: bool) -> Result<()> {
     }
     if paths.is_empty() && !parents {
         let cause = "it exists already";
-        return Err(Failure::with("create", tree.shown(path), cause, "use another name"));
+        return Err(Failure::with(
+            "create",
+            tree.shown(path),
+            cause,
+            "use another name",
+        ));
     }
     let now = crate::env().now();
     let mut meta = Meta::new(FileKind::Directory, 0o755);

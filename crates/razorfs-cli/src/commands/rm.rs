@@ -41,7 +41,12 @@ fn rm(tree: &dyn Tree, path: &Path, args: &Args) -> Result<()> {
     let shown = tree.shown(path);
     if path.as_os_str().is_empty() {
         let cause = "it is the root of the volume";
-        return Err(Failure::with("remove", shown, cause, "name something in it"));
+        return Err(Failure::with(
+            "remove",
+            shown,
+            cause,
+            "name something in it",
+        ));
     }
     if args.force && tree.find(path)?.is_none() {
         return Ok(());
@@ -51,7 +56,12 @@ fn rm(tree: &dyn Tree, path: &Path, args: &Args) -> Result<()> {
         return tree.remove(path, false);
     }
     if !args.recursive {
-        return Err(Failure::with("remove", shown, "it is a directory", "use -r"));
+        return Err(Failure::with(
+            "remove",
+            shown,
+            "it is a directory",
+            "use -r",
+        ));
     }
     // A stack of our own: how deep a tree is must not matter. A directory is met twice, and is
     // empty the second time.

@@ -14,14 +14,16 @@ use crate::tree::{Tree, unpack_device};
 
 /// Shows what is known of a file
 #[derive(clap::Args, Debug)]
-#[command(after_help = "--json prints one object: path, name, kind (file, directory, symlink, \
+#[command(
+    after_help = "--json prints one object: path, name, kind (file, directory, symlink, \
 fifo, socket, char-device, block-device), ino, mode (octal text), nlink, uid, gid, size, blocks \
 (of 512 bytes), atime, mtime, ctime, btime (seconds with nanoseconds as text, or null), target \
 of a symlink, device (major, minor) of a device file.
 
 Examples:
   razorfs stat demo.rzfs:/notes.txt
-  razorfs stat --json mnt:/photos")]
+  razorfs stat --json mnt:/photos"
+)]
 pub struct Args {
     /// A file, as PLACE:/path
     file: PathBuf,
@@ -65,10 +67,7 @@ pub fn document(tree: &dyn Tree, path: &Path) -> Result<Value> {
         "btime": meta.btime.map(time),
     });
     let more = match meta.kind {
-        FileKind::Symlink => Some((
-            "target",
-            json!(shown_bytes(tree.target(path)?.as_bytes())),
-        )),
+        FileKind::Symlink => Some(("target", json!(shown_bytes(tree.target(path)?.as_bytes())))),
         FileKind::CharDevice | FileKind::BlockDevice => {
             let (major, minor) = unpack_device(meta.rdev);
             Some(("device", json!([major, minor])))
@@ -86,7 +85,10 @@ fn text(tree: &dyn Tree, path: &Path) -> Result<String> {
     let time = |time: Time| format!("{}.{:09} UTC", size::date(time.secs), time.nanos);
     let mut text = format!("    file  {}", shown(&tree.shown(path)));
     if meta.kind == FileKind::Symlink {
-        text.push_str(&format!(" -> {}", shown_bytes(tree.target(path)?.as_bytes())));
+        text.push_str(&format!(
+            " -> {}",
+            shown_bytes(tree.target(path)?.as_bytes())
+        ));
     }
     text.push_str(&format!(
         "\n    kind  {}\n    size  {} ({}), {} blocks of 512 bytes\n   inode  {}, {} names\n",

@@ -12,13 +12,15 @@ use crate::socket::Request;
 
 /// Shows what the engine has done since the volume was opened
 #[derive(clap::Args, Debug)]
-#[command(after_help = "--json prints one object: schema (1) and the counters ops, batches, \
+#[command(
+    after_help = "--json prints one object: schema (1) and the counters ops, batches, \
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
 compactions, dirty_bytes, orphans.
 
 Examples:
   razorfs stats mnt
-  razorfs stats mnt --prometheus")]
+  razorfs stats mnt --prometheus"
+)]
 pub struct Args {
     /// A volume or a mount point
     place: PathBuf,
@@ -110,6 +112,9 @@ mod tests {
             "# TYPE razorfs_ops_total counter\nrazorfs_ops_total 7\n\
              # TYPE razorfs_orphans gauge\nrazorfs_orphans 1\n"
         );
-        assert_eq!(text(&document, false), "ops            7\norphans        1\n");
+        assert_eq!(
+            text(&document, false),
+            "ops            7\norphans        1\n"
+        );
     }
 }

@@ -8,11 +8,13 @@ use crate::socket::Request;
 
 /// Puts everything written so far on the disk
 #[derive(clap::Args, Debug)]
-#[command(after_help = "sync(1) does not reach a mount of FUSE; this command does.
+#[command(
+    after_help = "sync(1) does not reach a mount of FUSE; this command does.
 
 Examples:
   razorfs sync mnt
-  razorfs sync demo.rzfs")]
+  razorfs sync demo.rzfs"
+)]
 pub struct Args {
     /// A volume or a mount point
     place: PathBuf,

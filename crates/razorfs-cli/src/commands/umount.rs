@@ -35,7 +35,12 @@ pub fn run(args: &Args) -> Result<u8> {
             let dead = mountinfo::of(&volume);
             if dead.is_empty() {
                 let remedy = "nothing is left to do";
-                return Err(Failure::with("unmount", &args.dir, "it is not mounted", remedy));
+                return Err(Failure::with(
+                    "unmount",
+                    &args.dir,
+                    "it is not mounted",
+                    remedy,
+                ));
             }
             for mount in dead {
                 detach_dead(&mount.dir, &volume)?;

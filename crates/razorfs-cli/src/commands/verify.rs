@@ -14,7 +14,8 @@ use crate::socket::Request;
 
 /// Looks for damage, and changes nothing
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all \
+#[command(
+    after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all \
 metadata; 2 also that names, inodes and extents fit each other; 3 also every byte of data.
 
 Exit code 0: clean; 4: damage was found, each on a line: number, severity, path or object, what \
@@ -25,7 +26,8 @@ meaning, remedy), checked (object of counters).
 
 Examples:
   razorfs verify demo.rzfs
-  razorfs verify mnt --level 3 --json")]
+  razorfs verify mnt --level 3 --json"
+)]
 pub struct Args {
     /// A volume or a mount point
     place: PathBuf,
@@ -45,11 +47,9 @@ pub fn run(args: &Args) -> Result<u8> {
     signals::note_interrupts()?;
     let mut progress = Progress::new("verify", Unit::Items, args.quiet);
     let document = match Place::find(&args.place)? {
-        Place::Live(mut live) => {
-            live.ask_with(Request::Verify(args.level), &mut |step| {
-                show(&mut progress, step);
-            })?
-        }
+        Place::Live(mut live) => live.ask_with(Request::Verify(args.level), &mut |step| {
+            show(&mut progress, step);
+        })?,
         Place::Closed(volume) => check::run(&volume, args.level, None, &mut |step| {
             show(&mut progress, step);
             signals::check()

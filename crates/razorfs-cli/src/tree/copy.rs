@@ -99,9 +99,15 @@ impl<'a> Copy<'a> {
             && (there.is_dir() != source.is_dir())
         {
             let (cause, remedy) = if there.is_dir() {
-                ("it is a directory", "remove it first, or name another target")
+                (
+                    "it is a directory",
+                    "remove it first, or name another target",
+                )
             } else {
-                ("it is not a directory", "remove it first, or name another target")
+                (
+                    "it is not a directory",
+                    "remove it first, or name another target",
+                )
             };
             return Err(Failure::with("replace", self.to.shown(to), cause, remedy));
         }

@@ -1,6 +1,6 @@
 //! A directory of the host as a tree.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -251,22 +251,5 @@ fn from_host(meta: &std::fs::Metadata) -> Meta {
         mtime: time(meta.mtime(), meta.mtime_nsec()),
         ctime: time(meta.ctime(), meta.ctime_nsec()),
         btime: None,
-    }
-}
-
-/// A tree whose root is the last part's directory, with that part: for paths of the host that
-/// stand alone.
-pub fn alone(path: &Path) -> (HostTree, PathBuf) {
-    let name = path.file_name().unwrap_or(OsStr::new(""));
-    match path.parent() {
-        Some(parent) if !name.is_empty() => {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
-            (HostTree::new(parent), PathBuf::from(name))
-        }
-        _ => (HostTree::new(path), PathBuf::new()),
     }
 }

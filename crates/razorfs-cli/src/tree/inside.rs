@@ -114,7 +114,12 @@ impl VolumeTree {
     fn name<'p>(&self, what: &str, path: &'p Path) -> Result<(Ino, &'p [u8])> {
         let Some(name) = path.file_name() else {
             let cause = "it is the root of the volume";
-            return Err(Failure::with(what, self.shown(path), cause, "name something in it"));
+            return Err(Failure::with(
+                what,
+                self.shown(path),
+                cause,
+                "name something in it",
+            ));
         };
         let dir = self
             .directory(path.parent().unwrap_or(Path::new("")))
