@@ -56,7 +56,7 @@ fn is_unknown_call(errno: Errno) -> bool {
 
 impl OsDisk {
     /// The volume in the directory `path`. Nothing on the host is touched: a missing directory
-    /// shows at the first call.
+    /// shows at the first call, and only [`Self::create`] makes it.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
@@ -170,7 +170,7 @@ impl Disk for OsDisk {
     }
 
     fn create_dirs(&self) -> Result<()> {
-        for dir in Dir::ALL {
+        for dir in Dir::ALL.into_iter().filter(|dir| *dir != Dir::Root) {
             let path = self.dir_path(dir);
             if make_dir(&path)? {
                 sync_path(&path)?;

@@ -35,9 +35,14 @@
 //! - writes that the disk loses (so that a sector is stale) or puts in the wrong place, which
 //!   reads from the cache do not show, but [`OpenHow::ReadUncached`] and [`SimDisk::drop_caches`]
 //!   do;
-//! - reads that fail, once or until the range is written again; flipped bits.
+//! - reads that fail, once or until the range is written again, that answer with what was
+//!   there before, or with the bytes of another place; flipped bits.
 //!
 //! Not modelled: hard links, host file systems that lose what was synced, sectors torn inside.
+//!
+//! [`File::sync_data`]: crate::File::sync_data
+//! [`Disk::sync_dir`]: crate::Disk::sync_dir
+//! [`OpenHow::ReadUncached`]: crate::OpenHow::ReadUncached
 
 mod content;
 mod cut;
@@ -67,7 +72,7 @@ pub use state::Counts;
 
 use crate::{Dir, DiskError, Name};
 use cut::{Random, Told};
-use fault::{Faults, PowerOff, SyncFault, WriteFault};
+use fault::{Faults, PowerOff, ReadFault, SyncFault, WriteFault};
 use file::SimFileState;
 use names::{FileId, Names};
 use state::State;
@@ -85,7 +90,7 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk: [`Disk::create_dirs`] comes first, as on a host.
+    /// An empty disk: [`crate::Disk::create_dirs`] comes first, as on a host.
     #[must_use]
     pub fn new() -> Self {
         let state = State {
@@ -141,6 +146,12 @@ impl SimDisk {
     /// the power in call `n`.
     pub fn cut_after(&self, n: u64) {
         self.lock_state().cut_at = Some(n);
+    }
+
+    /// Whether the power is off: it was cut, or the call of [`Self::cut_after`] has come.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.lock_state().off
     }
 
     /// Whether an error came from the power being off.
@@ -237,7 +248,19 @@ impl SimDisk {
 
     /// Read `k` fails (EIO), once.
     pub fn fail_read_at(&self, k: u64) {
-        self.lock_state().faults.reads.push((k, Errno::IO));
+        let fault = ReadFault::Fail(Errno::IO);
+        self.lock_state().faults.reads.push((k, fault));
+    }
+
+    /// Read `k` answers with the bytes at `offset` and not with those that were asked for.
+    pub fn misdirect_read_at(&self, k: u64, offset: u64) {
+        let fault = ReadFault::Misdirect(offset);
+        self.lock_state().faults.reads.push((k, fault));
+    }
+
+    /// Read `k` answers with the durable bytes, without what was written since.
+    pub fn stale_read_at(&self, k: u64) {
+        self.lock_state().faults.reads.push((k, ReadFault::Stale));
     }
 
     /// Reads that touch this range of a file fail (EIO) until a write touches it.

@@ -167,6 +167,20 @@ impl Key {
         self.buf.get(..usize::from(self.len)).unwrap_or_default()
     }
 
+    /// The key that follows this one among keys of the same table.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        let mut next = *self;
+        let len = usize::from(self.len);
+        for byte in next.buf.iter_mut().take(len).rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
+        }
+        next
+    }
+
     fn u64_at(&self, at: usize) -> u64 {
         match self.buf.get(at..).and_then(<[u8]>::first_chunk::<8>) {
             Some(b) => u64::from_be_bytes(*b),

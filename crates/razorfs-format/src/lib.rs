@@ -5,13 +5,20 @@
 //! was found. Fixed-width integers are little endian; keys are big endian, so that comparing the
 //! bytes compares the keys. All checksums are CRC-32C, seeded with identity and place.
 
+pub mod compress;
 pub mod crc;
 pub mod error;
 pub mod ids;
+pub mod journal;
 pub mod key;
 pub mod layout;
+pub mod manifest;
+pub mod names;
 pub mod op;
+pub mod pack;
 pub mod record;
+pub mod segment;
+pub mod superblock;
 pub mod wire;
 
 pub use error::{FormatError, Place};

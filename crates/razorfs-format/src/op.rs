@@ -147,11 +147,7 @@ impl Mutation {
     /// Appends the encoding to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Put { key, value, new } => {
-                out.put_u8(if *new { 5 } else { 1 });
-                out.put_bytes(key.as_bytes());
-                out.put_bytes(value);
-            }
+            Self::Put { key, value, new } => encode_put(key, value, *new, out),
             Self::Del { key } => {
                 out.put_u8(2);
                 out.put_bytes(key.as_bytes());
@@ -220,6 +216,13 @@ impl Mutation {
             other => return Err(start.error("a mutation", other)),
         })
     }
+}
+
+/// Appends the encoding of a PUT, or of a NEW.
+pub fn encode_put(key: &Key, value: &[u8], new: bool, out: &mut Vec<u8>) {
+    out.put_u8(if new { 5 } else { 1 });
+    out.put_bytes(key.as_bytes());
+    out.put_bytes(value);
 }
 
 /// Appends the operation `ty` whose encoded mutations are `mutations`.

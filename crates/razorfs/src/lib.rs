@@ -5,16 +5,19 @@
 //! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
 //! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
+mod checkpoint;
 pub mod data;
 mod error;
 pub mod journal;
 mod namespace;
 mod options;
+mod recovery;
 mod report;
 mod store;
 pub mod tree;
 mod types;
 mod volume;
+mod workers;
 
 pub use error::{Error, Result};
 pub use razorfs_format::Ino;

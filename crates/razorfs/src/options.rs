@@ -19,17 +19,7 @@ impl Durability {
     pub const Synced: Self = Self::Sync;
 }
 
-/// How file data is compressed. Data that does not shrink by an eighth is stored as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// LZ4: about as fast as copying.
-    #[default]
-    Lz4,
-    /// Zstandard with this level (1 to 22): smaller and slower.
-    Zstd(i32),
-}
+pub use razorfs_format::compress::Compression;
 
 /// Sizes of the volume's files, and when the engine acts. The defaults suit almost everybody;
 /// tests use [`Geometry::tiny`] to reach every state with a few operations.
@@ -65,7 +55,7 @@ impl Default for Geometry {
     fn default() -> Self {
         const MIB: u64 = 1 << 20;
         Self {
-            journal_initial_file: 512 << 10,
+            journal_initial_file: 1 << 20,
             journal_max_file: 16 << 20,
             journal_initial_files: 3,
             journal_max_files: 6,
@@ -147,8 +137,8 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Changes nothing, not even to recover: the journal is replayed in RAM only.
     pub read_only: bool,
-    /// Compression of new data, unless an inode's flags say otherwise.
-    pub compression: Compression,
+    /// Compression of new data; `None`: as the volume was created.
+    pub compression: Option<Compression>,
     /// Whether the engine runs its own threads; without them the caller calls
     /// [`crate::Volume::step`].
     pub threads: bool,
@@ -164,7 +154,7 @@ impl Default for Options {
             durability: Durability::default(),
             cache_bytes: 256 << 20,
             read_only: false,
-            compression: Compression::default(),
+            compression: None,
             threads: true,
             geometry: Geometry::default(),
             limit: None,
@@ -177,7 +167,7 @@ impl From<&Options> for CreateOptions {
     fn from(options: &Options) -> Self {
         Self {
             limit: options.limit,
-            compression: options.compression,
+            compression: options.compression.unwrap_or_default(),
             geometry: options.geometry,
             ..Self::default()
         }

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, Env};
 use razorfs_format::record::Inode;
 
 use crate::namespace::{Namespace, Spot};
-use crate::store::{HostEnv, Store};
+use crate::store::Store;
 use crate::{
-    AllocateMode, CreateOptions, Entry, Info, Ino, NewNode, Options, RecoverySummary, RenameMode,
-    Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+    AllocateMode, CreateOptions, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary,
+    RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -28,20 +29,25 @@ pub struct Volume {
 
 /// Making, opening and closing.
 impl Volume {
-    /// Creates a volume in the directory `path`, which must be missing or empty.
+    /// Creates a volume in the directory `path`, which is made if it is missing and must hold no
+    /// volume yet. The volume is durable when this returns.
     pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<()> {
-        let _ = (path, options);
-        Ok(())
+        let disk = Arc::new(OsDisk::create(path)?);
+        Self::create_on(disk, Arc::new(OsEnv), options)
     }
 
-    /// Opens the volume in the directory `path`.
+    /// Opens the volume in the directory `path`, and recovers it if it was not closed.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        let _ = path;
-        Self::over(Store::open(None, Arc::new(HostEnv), options)?)
+        Self::open_on(Arc::new(OsDisk::new(path)), Arc::new(OsEnv), options)
     }
 
     /// Opens the volume in the directory `path`, and creates it first if it is missing.
     pub fn open_or_create(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let path = path.as_ref();
+        match Self::create(path, &CreateOptions::from(&options)) {
+            Ok(()) | Err(Error::Exists | Error::Locked(_)) => {}
+            Err(e) => return Err(e),
+        }
         Self::open(path, options)
     }
 
@@ -56,13 +62,14 @@ impl Volume {
 
     /// Opens the volume on a disk.
     pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
-        Self::over(Store::open(Some(disk), env, options)?)
-    }
-
-    fn over(store: Store) -> Result<Self> {
-        Ok(Self {
-            inner: Arc::new(Namespace::new(store)?),
-        })
+        let store = Store::open(disk, env, &options)?;
+        let inner = Arc::new(Namespace::new(store)?);
+        let weak = Arc::downgrade(&inner);
+        inner.store.start(Box::new(move || match weak.upgrade() {
+            Some(namespace) => namespace.reap_step(),
+            None => Ok(false),
+        }))?;
+        Ok(Self { inner })
     }
 
     /// Writes everything to the disk, marks the volume as properly closed and lets go of it.

@@ -12,7 +12,9 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{failed, retry};
 use crate::{DiskOp, Guard, LockMode, Result};
 
-/// The kernel lets go of the lock when the file is closed, however the process ends.
+/// The kernel lets go of the lock when the last copy of the descriptor is closed, however the
+/// process ends. A child that is being started has copies for a moment, hence the unlocking at
+/// drop; it follows that a process that forks must drop the guard in one of the two only.
 struct OsGuard {
     /// Missing on a read-only host that has no `LOCK`: there nobody can write.
     file: Option<File>,
@@ -24,10 +26,12 @@ impl Guard for OsGuard {}
 
 impl Drop for OsGuard {
     fn drop(&mut self) {
-        if let Some(file) = self.file.as_ref().filter(|_| self.named) {
+        let Some(file) = &self.file else { return };
+        if self.named {
             // Text that stays is harmless: it counts only while its process lives.
             let _left = file.set_len(0);
         }
+        let _closed_next = retry(|| rustix::fs::flock(file, FlockOperation::Unlock));
     }
 }
 

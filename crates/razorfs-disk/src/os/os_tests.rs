@@ -49,6 +49,8 @@ fn directories_are_made_once_and_for_their_owner_alone() {
     assert!(error.is_not_found());
     assert!(error.path.ends_with("missing/meta") && error.path.starts_with('/'));
     assert!(missing.sync_dir(Dir::Root).unwrap_err().is_not_found());
+    assert!(missing.create_dirs().unwrap_err().is_not_found());
+    assert!(!missing.path().exists());
     assert!(OsDisk::create(dir.path().join("no/parent")).is_err());
     std::fs::write(dir.path().join("file"), "").unwrap();
     assert!(OsDisk::create(dir.path().join("file")).is_err());

@@ -18,6 +18,16 @@ pub(super) enum WriteFault {
     Misdirect(Name, u64),
 }
 
+/// What goes wrong with one read.
+#[derive(Clone, Debug)]
+pub(super) enum ReadFault {
+    Fail(Errno),
+    /// The disk answers with the bytes at another offset.
+    Misdirect(u64),
+    /// The disk answers with what was durable before the pending writes.
+    Stale,
+}
+
 /// What goes wrong with one sync of a file.
 #[derive(Clone, Debug)]
 pub(super) enum SyncFault {
@@ -33,7 +43,7 @@ pub(super) struct Faults {
     pub(super) writes: Vec<(u64, WriteFault)>,
     pub(super) syncs: Vec<(u64, SyncFault)>,
     pub(super) dir_syncs: Vec<(u64, SyncFault)>,
-    pub(super) reads: Vec<(u64, Errno)>,
+    pub(super) reads: Vec<(u64, ReadFault)>,
     /// Mutating calls that fail with an error, by their number among all of them.
     pub(super) calls: Vec<(u64, Errno)>,
     /// Ranges of files that cannot be read until they are written again.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::SimDisk;
 use super::content::Content;
-use super::fault::{SyncFault, WriteFault, power_off, take};
+use super::fault::{ReadFault, SyncFault, WriteFault, power_off, take};
 use super::file::SimFileState;
 use super::names::{Change, FileId};
 use super::state::{Begun, State, UNLIMITED, fail};
@@ -257,12 +257,27 @@ impl File for SimFile {
         let mut state = self.state(DiskOp::Read)?;
         let call = state.counts.reads;
         state.counts.reads += 1;
-        if let Some(errno) = take(&mut state.faults.reads, call) {
-            return fail(DiskOp::Read, &self.name, errno);
-        }
-        let n = {
-            let uncached = self.how == OpenHow::ReadUncached;
-            state.file(self.id).read(offset, buf, uncached)
+        let uncached = self.how == OpenHow::ReadUncached;
+        let fault = take(&mut state.faults.reads, call);
+        let file = state.file(self.id);
+        let n = match fault {
+            Some(ReadFault::Fail(errno)) => return fail(DiskOp::Read, &self.name, errno),
+            Some(ReadFault::Misdirect(at)) => {
+                // As many bytes as were asked for: a disk knows no end of a file.
+                let n = file.read(offset, buf, uncached);
+                let (asked, _) = buf.split_at_mut(n);
+                asked.fill(0);
+                file.read(at, asked, uncached);
+                n
+            }
+            Some(ReadFault::Stale) => {
+                let n = file.read(offset, buf, uncached);
+                let (asked, _) = buf.split_at_mut(n);
+                asked.fill(0);
+                file.durable_content().read(offset, asked);
+                n
+            }
+            None => file.read(offset, buf, uncached),
         };
         let end = offset.saturating_add(n as u64);
         let bad = |(name, range): &(Name, Range<u64>)| {

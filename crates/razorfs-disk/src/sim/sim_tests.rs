@@ -198,6 +198,8 @@ fn after_a_failed_sync_the_cache_deceives() {
     assert_eq!(seen, [b"old".to_vec()].into());
     // Written again they are dirty again, and a success means something.
     write(&*f, 0, b"n");
+    let seen = outcomes(&d, |d| read(d, "a").unwrap());
+    assert_eq!(seen, [b"old".to_vec(), b"new".to_vec()].into());
     f.sync_data().unwrap();
     let seen = outcomes(&d, |d| read(d, "a").unwrap());
     assert_eq!(seen, [b"new".to_vec()].into());
@@ -279,6 +281,10 @@ fn writes_and_reads_fail_where_planted() {
     d.fail_read_at(d.counts().reads);
     f.read_at(&mut [0], 0).unwrap_err();
     f.read_at(&mut [0], 0).unwrap();
+    d.stale_read_at(d.counts().reads);
+    assert_eq!(contents(&*f), b"aaaa");
+    d.misdirect_read_at(d.counts().reads, 2);
+    assert_eq!(contents(&*f), b"aa\0\0");
     d.fail_reads(&name("a"), 2..3);
     f.read_at(&mut [0; 2], 0).unwrap();
     f.read_at(&mut [0; 3], 0).unwrap_err();
@@ -335,7 +341,7 @@ fn the_power_goes_off_in_the_call_asked_for() {
         let d = SimDisk::new();
         d.cut_after(n);
         let result = script(&d);
-        assert_eq!(result.is_ok(), n == 6);
+        assert_eq!((result.is_ok(), d.is_off()), (n == 6, n < 6));
         if let Err(e) = result {
             assert!(SimDisk::is_power_off(&e));
             assert!(SimDisk::is_power_off(

@@ -18,17 +18,17 @@ pub(super) const UNLIMITED: u64 = 1 << 44;
 pub struct Counts {
     /// Calls that change something or make it durable, failed ones included.
     pub mutations: u64,
-    /// [`File::write_at`].
+    /// [`crate::File::write_at`].
     pub writes: u64,
-    /// Bytes given to [`File::write_at`].
+    /// Bytes given to [`crate::File::write_at`].
     pub bytes_written: u64,
-    /// [`File::sync_data`].
+    /// [`crate::File::sync_data`].
     pub syncs: u64,
-    /// [`Disk::sync_dir`].
+    /// [`crate::Disk::sync_dir`].
     pub dir_syncs: u64,
-    /// [`File::read_at`].
+    /// [`crate::File::read_at`].
     pub reads: u64,
-    /// Bytes read by [`File::read_at`].
+    /// Bytes read by [`crate::File::read_at`].
     pub bytes_read: u64,
 }
 

@@ -1,1 +1,100 @@
-//! Placeholder.
+//! The journal: durable order.
+//!
+//! Batches of operations, opaque here, are appended to a ring of preallocated files. [`Ring`]
+//! writes; [`Ring::recover`] replays. Bytes are those of [`razorfs_format::journal`].
+//!
+//! # Lives
+//!
+//! A file is reused in place. Each use is a *life* with a number of its own, the jid, which only
+//! grows; the header that names it is durable before the first batch is written. Within a life no
+//! byte is written twice and batches follow each other without a gap. After a crash, and after a
+//! sync that failed, writing goes on in a new life, at the first batch that is not known durable.
+//!
+//! So a life that begins with batch `f` replaces all batches from `f` on in older lives: they were
+//! torn, or stand behind a torn one, or were written again. Hence the one rule of continuation:
+//! where batch `b` is expected, the *newest* life whose first batch is `b`, intact, is where to go
+//! on, and otherwise the next place in the current one. Lives whose first batch never got to the
+//! disk (a crash after the header, however often) have no say.
+//!
+//! # Torn or damaged
+//!
+//! | sectors where batch b is expected | verdict |
+//! |---|---|
+//! | all of b, payload intact | accepted |
+//! | one or more never reached by b | never complete, so never acknowledged: the log ends here |
+//! | all reached, one or more damaged | damage: not cut off, the volume is read-only |
+//! | never reached, but a later batch or a clean end says that b was durable | an acknowledged batch was lost: read-only |
+
+mod growth;
+mod host;
+mod reader;
+mod recovery;
+mod ring;
+
+#[cfg(test)]
+mod ring_tests;
+
+use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
+
+pub use razorfs_format::superblock::{JournalGeometry, JournalStart};
+pub use ring::Ring;
+
+/// A batch of operations: what becomes durable together or not at all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Its number; batches are numbered without gaps.
+    pub seq: BatchSeq,
+    /// Number of its first operation.
+    pub first_lsn: Lsn,
+    /// How many operations it holds.
+    pub n_ops: u32,
+    /// The newest batch known durable when this one was written. Set by the ring; what an
+    /// appended batch says here is not looked at.
+    pub durable: BatchSeq,
+    /// Generation of the superblock when it was written.
+    pub generation: Generation,
+    /// Wall clock when it was written, nanoseconds since 1970.
+    pub wall_ns: u64,
+    /// The operations.
+    pub payload: Vec<u8>,
+}
+
+/// A batch that a crash left incomplete at the end of the log. It was never acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TornTail {
+    /// The batch.
+    pub batch: BatchSeq,
+    /// Where it stands.
+    pub place: Place,
+    /// Sectors of it that had reached the disk.
+    pub written: u32,
+    /// Sectors of it in all, as far as is known.
+    pub sectors: u32,
+}
+
+/// What a replay found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecoveryReport {
+    /// Batches replayed.
+    pub batches: u64,
+    /// Operations in them.
+    pub ops: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// The last batch of the log: the last one replayed, or the one before the start.
+    pub last: BatchSeq,
+    /// The last operation replayed; 0 if there was none.
+    pub last_lsn: Lsn,
+    /// The newest superblock generation that any batch names. If it is newer than the superblock
+    /// that was read, the newest superblock was lost.
+    pub newest_generation: Generation,
+    /// The incomplete batch at the end, if there is one.
+    pub torn: Option<TornTail>,
+    /// Intact batches behind the end of the log. They were never acknowledged.
+    pub discarded: u64,
+    /// What is damaged. Damage that loses nothing (a file header) is listed too.
+    pub damage: Vec<FormatError>,
+    /// Damage loses acknowledged batches, or may: the volume must not be written to. Everything
+    /// before the damage was replayed.
+    pub read_only: bool,
+}

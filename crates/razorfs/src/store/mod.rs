@@ -1,466 +1,421 @@
-//! Records and blocks in RAM, behind the door through which the namespace sees them.
+//! The store: what is visible, and how changes become visible and durable.
 //!
-//! The store knows nothing of files and names: it keeps records by key and bytes by block, applies
-//! one [`Tx`] as a whole, and tells what is there.
+//! An operation's transaction is appended to the open batch and applied to the active memtable
+//! under the *gate* (shared); sealing a batch and freezing a memtable take the gate exclusively,
+//! for microseconds and never over I/O. So every batch, and every epoch, holds whole operations.
+//! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
+//! the gate and held over I/O; no request takes it.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+mod batch;
+mod commit;
+mod handle;
+mod limits;
+mod read;
+mod tx;
+mod upkeep;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::op::{Counter, OpType};
-use razorfs_format::record::{BLOCK, Fragment, FragmentKind, Inode, Time};
-use razorfs_format::{Branch, Ino};
+use razorfs_format::op::{Counter, Mutation};
+use razorfs_format::record::Time;
+use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, SegmentId, VolumeId};
 
-use crate::{
-    CreateOptions, Error, Info, Options, RecoverySummary, Result, Stats, Step, VolumeSpace,
-    namespace,
-};
+use crate::data::{Compression, PackReader, PackWriter};
+use crate::journal::Ring;
+use crate::tree::Levels;
+use crate::tree::memtable::{Memtable, Slot};
+use crate::{Error, Result, VolumeSpace};
 
-/// Bytes of a record.
-pub(crate) type Bytes = Arc<[u8]>;
+use batch::OpenBatch;
+pub(crate) use batch::Waiter;
+pub(crate) use handle::Store;
+use limits::Limits;
+pub(crate) use tx::{Ticket, Tx};
+pub(crate) use upkeep::RoomMaker;
 
-/// One change of a transaction, in the order in which it was asked for.
-enum Change<'a> {
-    Put(Key, Bytes),
-    Del(Key),
-    Patch(Key, Fragment),
-    Count(Counter, i64),
-    Write {
-        ino: Ino,
-        block: u64,
-        off: u32,
-        bytes: &'a [u8],
-    },
+pub(crate) use crate::tree::Bytes;
+
+/// A frozen memtable on its way to the segments, with the state of the volume at its end.
+pub(crate) struct Frozen {
+    pub memtable: Arc<Memtable>,
+    /// The first batch that it does not hold.
+    pub cut: BatchSeq,
+    pub counters: CountersAt,
 }
 
-/// Changes that happen together or not at all.
-pub(crate) struct Tx<'a> {
-    changes: Vec<Change<'a>>,
+/// The counters of the volume between two batches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountersAt {
+    pub inodes: u64,
+    pub bytes: u64,
+    pub next_ino: Ino,
+    pub lsn: Lsn,
 }
 
-impl<'a> Tx<'a> {
-    pub(crate) fn new(_op: OpType) -> Self {
+/// What is visible: the layers of the tree, newest first.
+pub(crate) struct Version {
+    pub active: Arc<Memtable>,
+    /// Newest first.
+    pub frozen: Vec<Arc<Frozen>>,
+    pub levels: Levels,
+}
+
+impl Version {
+    /// The memtables, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.frozen.iter().map(|f| &f.memtable))
+    }
+}
+
+/// How the store behaves; from the volume's options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// Data runs up to this many bytes are kept inline.
+    pub inline_max: usize,
+    /// Compression of data.
+    pub compression: Compression,
+    /// Bytes of file data in RAM at which writers wait.
+    pub dirty_limit: usize,
+    /// Bytes of data in the open batch at which it is sealed.
+    pub batch_data: usize,
+    /// Bytes of the active memtable at which it is frozen.
+    pub memtable_bytes: usize,
+    /// Bytes of journal since the last checkpoint at which the next is due.
+    pub checkpoint_journal: u64,
+    /// Nanoseconds since the last checkpoint after which the next is due.
+    pub checkpoint_interval: u64,
+    /// Checkpoints only where the journal is full.
+    pub journal_only: bool,
+    /// Bytes of data after which what the volume may hold ends; `None`: as much as the host.
+    pub limit: Option<u64>,
+    /// Bytes of the host that are left free.
+    pub host_margin: u64,
+    /// Whether threads do the work; otherwise whoever waits for it does.
+    pub threads: bool,
+}
+
+/// The journal and what feeds it.
+pub(crate) struct Journal {
+    pub ring: Ring,
+    pub hot: PackWriter,
+    /// The last batch that was appended.
+    pub appended: BatchSeq,
+}
+
+/// Numbers that only grow.
+pub(crate) struct Ids {
+    pub ino: AtomicU64,
+    pub segment: AtomicU64,
+    pub pack: AtomicU64,
+}
+
+impl Ids {
+    pub fn segment(&self) -> SegmentId {
+        SegmentId(self.segment.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn pack(&self) -> PackId {
+        PackId(self.pack.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What wakes the threads, and those who wait for them.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// There is something to commit, or to stop for.
+    pub commit: Condvar,
+    /// A batch was sealed or its data placed; goes with the open batch's lock.
+    pub room: Condvar,
+    /// There is something to checkpoint, compact or reap.
+    pub maintain: Condvar,
+    /// What the maintenance thread was asked for.
+    pub wanted: Mutex<Wanted>,
+}
+
+/// What the maintenance thread was asked for.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Wanted {
+    pub checkpoint: bool,
+    pub stop: bool,
+}
+
+/// Counts for `stats`.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub ops: AtomicU64,
+    pub batches: AtomicU64,
+    pub journal_bytes: AtomicU64,
+    pub journal_syncs: AtomicU64,
+    pub data_bytes: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub compactions: AtomicU64,
+}
+
+/// The core of the store of one volume: everything but its upkeep.
+pub(crate) struct Core {
+    pub disk: Arc<dyn Disk>,
+    pub env: Arc<dyn Env>,
+    pub vid: VolumeId,
+    pub hash_key: [u8; 16],
+    pub tuning: Tuning,
+    pub version: ArcSwap<Version>,
+    pub reader: PackReader,
+    pub gate: RwLock<()>,
+    open: Mutex<OpenBatch>,
+    /// None if the volume is open for reading only.
+    journal: Option<Mutex<Journal>>,
+    /// Everything up to this batch is durable.
+    pub durable: AtomicU64,
+    /// The last batch that was sealed.
+    sealed: AtomicU64,
+    /// When the first batch that is not durable was appended, on the monotonic clock; 0: none.
+    unsynced_since: AtomicU64,
+    /// How much the journal takes, as of its last change.
+    limits: Limits,
+    /// Journal bytes appended since the last cut.
+    pub since_cut: AtomicU64,
+    /// The newest generation of the superblock.
+    pub generation: AtomicU64,
+    /// File data in RAM that has no place yet.
+    dirty: AtomicUsize,
+    pub ids: Arc<Ids>,
+    pub inodes: AtomicI64,
+    pub bytes: AtomicI64,
+    failed: OnceLock<Arc<str>>,
+    /// Why nothing may be written, if the volume is open for reading only.
+    pub read_only: Option<Arc<str>>,
+    pub signals: Signals,
+    pub counts: Counts,
+    /// Free space of the host, as of the last look, less what was reserved since.
+    host_free: AtomicI64,
+    host_looked: AtomicU64,
+    room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
+}
+
+/// What a store starts with.
+pub(crate) struct Start {
+    pub disk: Arc<dyn Disk>,
+    pub env: Arc<dyn Env>,
+    pub vid: VolumeId,
+    pub hash_key: [u8; 16],
+    pub tuning: Tuning,
+    pub version: Version,
+    pub reader: PackReader,
+    /// None to read only.
+    pub journal: Option<Journal>,
+    /// The last batch that was replayed.
+    pub last: BatchSeq,
+    pub next_lsn: Lsn,
+    pub generation: Generation,
+    pub ids: Arc<Ids>,
+    pub inodes: i64,
+    pub bytes: i64,
+    pub read_only: Option<Arc<str>>,
+}
+
+impl Core {
+    /// A store over what was recovered.
+    pub fn new(start: Start) -> Self {
+        let last = start.last;
+        let limits = Limits::default();
+        if let Some(journal) = &start.journal {
+            limits.note(&journal.ring);
+        }
         Self {
-            changes: Vec::with_capacity(6),
+            disk: start.disk,
+            env: start.env,
+            vid: start.vid,
+            hash_key: start.hash_key,
+            tuning: start.tuning,
+            version: ArcSwap::from_pointee(start.version),
+            reader: start.reader,
+            gate: RwLock::new(()),
+            open: Mutex::new(OpenBatch::new(last.next(), start.next_lsn)),
+            journal: start.journal.map(Mutex::new),
+            durable: AtomicU64::new(last.0),
+            sealed: AtomicU64::new(last.0),
+            unsynced_since: AtomicU64::new(0),
+            limits,
+            since_cut: AtomicU64::new(0),
+            generation: AtomicU64::new(start.generation.0),
+            dirty: AtomicUsize::new(0),
+            ids: start.ids,
+            inodes: AtomicI64::new(start.inodes),
+            bytes: AtomicI64::new(start.bytes),
+            failed: OnceLock::new(),
+            read_only: start.read_only,
+            signals: Signals::default(),
+            counts: Counts::default(),
+            host_free: AtomicI64::new(0),
+            host_looked: AtomicU64::new(0),
+            room_maker: OnceLock::new(),
         }
     }
 
-    /// Nothing has been asked for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
-    /// The record becomes `value`.
-    pub(crate) fn put(&mut self, key: Key, value: Bytes) {
-        self.changes.push(Change::Put(key, value));
-    }
-
-    /// As [`Tx::put`], for a key that never existed before.
-    pub(crate) fn put_new(&mut self, key: Key, value: Bytes) {
-        self.changes.push(Change::Put(key, value));
-    }
-
-    /// The record is gone; of an extent's key, the whole block.
-    pub(crate) fn del(&mut self, key: Key) {
-        self.changes.push(Change::Del(key));
-    }
-
-    /// Lays a hole over a part of a block.
-    pub(crate) fn patch(&mut self, key: Key, fragment: Fragment) {
-        debug_assert!(matches!(fragment.kind, FragmentKind::Hole));
-        self.changes.push(Change::Patch(key, fragment));
-    }
-
-    /// A counter changes.
-    pub(crate) fn count(&mut self, counter: Counter, delta: i64) {
-        self.changes.push(Change::Count(counter, delta));
-    }
-
-    /// The inode's record changed: visible at once, journaled once a batch.
-    pub(crate) fn touch(&mut self, ino: Ino, inode: &Inode) {
-        let key = Key::inode(Branch::HEAD, ino);
-        self.changes.push(Change::Put(key, inode.to_bytes().into()));
-    }
-
-    /// Lays data over a part of a block.
-    pub(crate) fn write(&mut self, ino: Ino, block: u64, off: u32, bytes: &'a [u8]) {
-        self.changes.push(Change::Write {
-            ino,
-            block,
-            off,
-            bytes,
-        });
-    }
-}
-
-/// Stands for a committed transaction until it is durable.
-#[must_use]
-pub(crate) struct Ticket(());
-
-/// The bytes of one block and which of them are data.
-#[derive(Default)]
-struct Block {
-    bytes: Vec<u8>,
-    runs: Vec<Range<u32>>,
-}
-
-impl Block {
-    fn erase(&mut self, hole: Range<u32>) {
-        let mut runs = Vec::with_capacity(self.runs.len() + 1);
-        for run in self.runs.drain(..) {
-            if run.start < hole.start {
-                runs.push(run.start..run.end.min(hole.start));
-            }
-            if run.end > hole.end {
-                runs.push(run.start.max(hole.end)..run.end);
-            }
-        }
-        self.runs = runs;
-        let end = self.bytes.len().min(hole.end as usize);
-        if let Some(part) = self.bytes.get_mut(hole.start as usize..end) {
-            part.fill(0);
-        }
-    }
-
-    fn write(&mut self, off: u32, data: &[u8]) {
-        let range = off..off + data.len() as u32;
-        if self.bytes.len() < range.end as usize {
-            self.bytes.resize(range.end as usize, 0);
-        }
-        if let Some(part) = self.bytes.get_mut(off as usize..range.end as usize) {
-            part.copy_from_slice(data);
-        }
-        let mut merged = range;
-        self.runs.retain(|run| {
-            let apart = run.end < merged.start || run.start > merged.end;
-            if !apart {
-                merged = merged.start.min(run.start)..merged.end.max(run.end);
-            }
-            apart
-        });
-        let at = self.runs.partition_point(|run| run.start < merged.start);
-        self.runs.insert(at, merged);
-    }
-}
-
-#[derive(Default)]
-struct State {
-    records: BTreeMap<Key, Bytes>,
-    blocks: BTreeMap<(Ino, u64), Block>,
-    inodes: i64,
-    bytes: i64,
-}
-
-impl State {
-    fn apply(&mut self, change: Change<'_>) {
-        match change {
-            Change::Put(key, value) => {
-                self.records.insert(key, value);
-            }
-            Change::Del(key) if key.tag() == Tag::Extent => {
-                self.blocks.remove(&(key.ino(), key.second()));
-            }
-            Change::Del(key) => {
-                self.records.remove(&key);
-            }
-            Change::Patch(key, fragment) => {
-                let at = (key.ino(), key.second());
-                if let Some(block) = self.blocks.get_mut(&at) {
-                    block.erase(fragment.off..fragment.end());
-                    if block.runs.is_empty() {
-                        self.blocks.remove(&at);
-                    }
-                }
-            }
-            Change::Count(Counter::Inodes, delta) => self.inodes += delta,
-            Change::Count(Counter::Bytes, delta) => self.bytes += delta,
-            Change::Count(Counter::NextIno, _) => {}
-            Change::Write {
-                ino,
-                block,
-                off,
-                bytes,
-            } => {
-                let block = self.blocks.entry((ino, block)).or_default();
-                block.write(off, bytes);
-            }
-        }
-    }
-}
-
-/// Records and blocks of one volume.
-pub(crate) struct Store {
-    state: RwLock<State>,
-    env: Arc<dyn Env>,
-    next_ino: AtomicU64,
-    ops: AtomicU64,
-    hash_key: [u8; 16],
-    options: Options,
-    recovery: RecoverySummary,
-}
-
-impl Store {
-    /// Makes the files of a new, empty volume.
-    pub(crate) fn create(
-        _disk: &Arc<dyn Disk>,
-        _env: &Arc<dyn Env>,
-        _options: &CreateOptions,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    /// Opens a volume and recovers it.
-    pub(crate) fn open(
-        _disk: Option<Arc<dyn Disk>>,
-        env: Arc<dyn Env>,
-        options: Options,
-    ) -> Result<Self> {
-        let mut hash_key = [0; 16];
-        for (byte, random) in hash_key.iter_mut().zip(env.random().to_le_bytes()) {
-            *byte = random;
-        }
-        let root = namespace::root_inode(
-            Time::from_unix_nanos(env.now()),
-            &CreateOptions::from(&options),
-        );
-        let mut state = State::default();
-        state
-            .records
-            .insert(Key::inode(Branch::HEAD, Ino::ROOT), root.to_bytes().into());
-        state.inodes = 1;
-        Ok(Self {
-            state: RwLock::new(state),
-            env,
-            next_ino: AtomicU64::new(Ino::FIRST.0),
-            ops: AtomicU64::new(0),
-            hash_key,
-            options,
-            recovery: RecoverySummary {
-                clean: true,
-                ..RecoverySummary::default()
-            },
-        })
-    }
-
-    /// The newest version of a record. Not for extents.
-    pub(crate) fn get(&self, key: &Key) -> Result<Option<Bytes>> {
-        debug_assert!(key.tag() != Tag::Extent);
-        Ok(self.state.read().records.get(key).cloned())
-    }
-
-    /// The live records from `from` on, before `to`, in order, until `each` answers false. Both
-    /// keys are of one table and one inode. Not for extents.
-    pub(crate) fn scan(
-        &self,
-        from: &Key,
-        to: &Key,
-        each: &mut dyn FnMut(&Key, &Bytes) -> bool,
-    ) -> Result<()> {
-        debug_assert!(from.tag() == to.tag() && from.ino() == to.ino() && from <= to);
-        for (key, value) in self.state.read().records.range(*from..*to) {
-            if !each(key, value) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// The inodes with an orphan record.
-    pub(crate) fn orphans(&self) -> Result<Vec<Ino>> {
-        let from = Key::orphan(Branch::HEAD, Ino(0));
-        let to = Key::orphan(Branch::HEAD, Ino(u64::MAX));
-        let state = self.state.read();
-        Ok(state
-            .records
-            .range(from..to)
-            .map(|(k, _)| k.ino())
-            .collect())
-    }
-
-    /// Which bytes of which blocks are data, in order, until `each` answers false.
-    pub(crate) fn extents(
-        &self,
-        ino: Ino,
-        from: u64,
-        to: u64,
-        each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
-    ) -> Result<()> {
-        if from < to {
-            for ((_, block), data) in self.state.read().blocks.range((ino, from)..(ino, to)) {
-                if !each(*block, &data.runs) {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills `out` with the bytes of a block from `off` on; holes read as zeros.
-    pub(crate) fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
-        debug_assert!(off as usize + out.len() <= BLOCK as usize);
-        out.fill(0);
-        let state = self.state.read();
-        let stored = state.blocks.get(&(ino, block));
-        let stored = stored.and_then(|b| b.bytes.get(off as usize..));
-        for (to, from) in out.iter_mut().zip(stored.unwrap_or_default()) {
-            *to = *from;
-        }
-        Ok(())
-    }
-
-    /// Makes the transaction visible and appends it to the open batch. It does not wait: see
-    /// [`Store::wait`].
-    pub(crate) fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
-        self.check_writable()?;
-        let mut state = self.state.write();
-        for change in tx.changes {
-            state.apply(change);
-        }
-        self.ops.fetch_add(1, Ordering::Relaxed);
-        Ok(Ticket(()))
-    }
-
-    /// Waits, where the volume's durability demands it, until the transaction is on the disk. To
-    /// be called without any lock.
-    pub(crate) fn wait(&self, _ticket: Ticket) -> Result<()> {
-        Ok(())
-    }
-
-    /// An inode number that was never given out.
-    pub(crate) fn alloc_ino(&self) -> Ino {
-        Ino(self.next_ino.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Key of the hash of names.
-    pub(crate) fn hash_key(&self) -> &[u8; 16] {
+    /// The key of the hash of names.
+    pub fn hash_key(&self) -> &[u8; 16] {
         &self.hash_key
     }
 
     /// The present.
-    pub(crate) fn now(&self) -> Time {
+    pub fn now(&self) -> Time {
         Time::from_unix_nanos(self.env.now())
     }
 
-    /// Fails if the volume takes no changes.
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.options.read_only {
-            return Err(Error::ReadOnly("it was opened so".into()));
+    /// The journal. Only writers come here, and [`Core::check_writable`] has stopped all others.
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        match &self.journal {
+            Some(journal) => journal.lock(),
+            None => unreachable!("a volume that is open for reading only is not written to"),
+        }
+    }
+
+    /// Bytes that the journal's files hold.
+    pub fn journal_capacity(&self) -> u64 {
+        self.journal
+            .as_ref()
+            .map_or(0, |journal| journal.lock().ring.capacity())
+    }
+
+    /// A new inode number.
+    pub fn alloc_ino(&self) -> Ino {
+        Ino(self.ids.ino.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Fails if the volume takes no writes.
+    pub fn check_writable(&self) -> Result<()> {
+        if let Some(cause) = self.failed.get() {
+            return Err(Error::Failed(Arc::clone(cause)));
+        }
+        match &self.read_only {
+            Some(why) => Err(Error::ReadOnly(Arc::clone(why))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first fatal error latches: every later write refuses and names it.
+    pub fn fail(&self, cause: &Error) {
+        if self.failed.set(cause.to_string().into()).is_ok() {
+            tracing::error!(%cause, "the volume takes no more writes");
+        }
+        self.signals.room.notify_all();
+    }
+
+    /// The error that made the volume refuse writes.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.failed.get().cloned()
+    }
+
+    /// Reserves room for `bytes` of data, which let files grow by `growth`, so that running out
+    /// of space is told here and not at a later sync.
+    pub fn reserve(&self, bytes: u64, growth: u64) -> Result<()> {
+        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
+        if let Some(limit) = self.tuning.limit
+            && growth > 0
+            && used.saturating_add(growth) > limit
+        {
+            return Err(Error::LimitReached);
+        }
+        let now = self.env.monotonic();
+        let need = bytes as i64 + self.tuning.host_margin as i64;
+        let stale = now.saturating_sub(self.host_looked.load(Ordering::Relaxed)) > LOOK_AGAIN;
+        if stale || self.host_free.load(Ordering::Relaxed) < need {
+            let free = self.disk.space()?.free;
+            let pending = self.dirty.load(Ordering::Relaxed) as u64;
+            let free = free.saturating_sub(pending).min(i64::MAX as u64) as i64;
+            self.host_free.store(free, Ordering::Relaxed);
+            self.host_looked.store(now.max(1), Ordering::Relaxed);
+        }
+        if self.host_free.fetch_sub(bytes as i64, Ordering::Relaxed) < need {
+            self.host_free.fetch_add(bytes as i64, Ordering::Relaxed);
+            return Err(Error::NoSpace);
         }
         Ok(())
     }
 
-    /// Fails if there is no space for `data` bytes of data, or if the files may not grow by
-    /// `growth` bytes.
-    pub(crate) fn reserve(&self, _data: u64, growth: u64) -> Result<()> {
-        match self.options.limit {
-            Some(limit) if growth > 0 => {
-                let used = self.state.read().bytes.max(0) as u64;
-                if used.saturating_add(growth) > limit {
-                    return Err(Error::LimitReached);
+    /// Space of the volume: the host's, within the limit.
+    pub fn space(&self) -> Result<VolumeSpace> {
+        let host = self.disk.space()?;
+        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
+        let inodes = self.inodes.load(Ordering::Relaxed).max(0) as u64;
+        let free = host.free.saturating_sub(self.tuning.host_margin);
+        Ok(match self.tuning.limit {
+            Some(limit) => {
+                let free = free.min(limit.saturating_sub(used));
+                VolumeSpace {
+                    total: limit,
+                    free,
+                    inodes,
                 }
-                Ok(())
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// Space of the volume.
-    pub(crate) fn space(&self) -> Result<VolumeSpace> {
-        let state = self.state.read();
-        let total = self.options.limit.unwrap_or(1 << 40);
-        Ok(VolumeSpace {
-            total,
-            free: total.saturating_sub(state.bytes.max(0) as u64),
-            inodes: state.inodes.max(0) as u64,
+            None => VolumeSpace {
+                total: host.total,
+                free,
+                inodes,
+            },
         })
     }
 
-    /// Everything committed before is durable on return.
-    pub(crate) fn sync(&self) -> Result<()> {
-        Ok(())
+    /// The inodes that wait to be reaped or trimmed.
+    pub fn orphans(&self) -> Result<Vec<Ino>> {
+        let from = Key::orphan(Branch::HEAD, Ino(0));
+        let to = Key::orphan(Branch::HEAD, Ino(u64::MAX));
+        let version = self.version.load_full();
+        let mut alive = std::collections::BTreeMap::new();
+        for record in version.levels.range(&from, &to) {
+            let record = record?;
+            alive.insert(record.key.ino(), record.value.is_some());
+        }
+        let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
+        for memtable in oldest_first.chain(std::iter::once(&version.active)) {
+            let records = memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
+            alive.extend(records.into_iter().map(|(key, put)| (key.ino(), put)));
+        }
+        Ok(alive
+            .into_iter()
+            .filter(|(_, put)| *put)
+            .map(|(ino, _)| ino)
+            .collect())
     }
 
-    /// Calls `done` when everything committed before is durable.
-    pub(crate) fn sync_then(&self, done: Box<dyn FnOnce(Result<()>) + Send>) {
-        done(self.sync());
-    }
-
-    /// Makes everything durable without the journal.
-    pub(crate) fn checkpoint(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// One step of background work, except reaping, which is the namespace's.
-    pub(crate) fn step(&self, _step: Step) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Commits, checkpoints and marks the volume clean.
-    pub(crate) fn close(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Counts since opening.
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            ops: self.ops.load(Ordering::Relaxed),
-            ..Stats::default()
+    /// Applies one journaled mutation to a memtable; used by recovery, where no batch is open.
+    pub fn redo(memtable: &Memtable, mutation: Mutation, counters: &mut CountersAt) {
+        match mutation {
+            Mutation::Put { key, value, new } => {
+                if key.tag() == Tag::Inode {
+                    counters.next_ino = counters.next_ino.max(key.ino().next());
+                }
+                memtable.put(key, Arc::from(value), new);
+            }
+            Mutation::Del { key } => memtable.del(key),
+            Mutation::Patch { key, fragment } => {
+                let split = memtable.patch(key, fragment, BatchSeq(u64::MAX));
+                debug_assert!(split.is_empty());
+            }
+            Mutation::Count { counter, delta } => match counter {
+                Counter::Inodes => {
+                    counters.inodes = counters.inodes.saturating_add_signed(delta);
+                }
+                Counter::Bytes => counters.bytes = counters.bytes.saturating_add_signed(delta),
+                Counter::NextIno => {
+                    counters.next_ino = Ino(counters.next_ino.0.saturating_add_signed(delta));
+                }
+            },
+            Mutation::Who { .. } => {}
         }
     }
 
-    /// What the volume is.
-    pub(crate) fn info(&self) -> Info {
-        let state = self.state.read();
-        Info {
-            version: (1, 0),
-            inodes: state.inodes.max(0) as u64,
-            bytes: state.bytes.max(0) as u64,
-            limit: self.options.limit,
-            ..Info::default()
-        }
-    }
-
-    /// What recovery found.
-    pub(crate) fn recovery(&self) -> &RecoverySummary {
-        &self.recovery
-    }
-
-    /// Compares two stores record by record, for tests.
-    #[cfg(test)]
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let state = self.state.read();
-        let blocks = state
-            .blocks
-            .keys()
-            .map(|(i, b)| Key::extent(Branch::HEAD, *i, *b));
-        state.records.keys().copied().chain(blocks).collect()
+    /// The memtable that follows epoch `epoch`.
+    pub fn next_memtable(epoch: Epoch) -> Arc<Memtable> {
+        Arc::new(Memtable::new(epoch.next()))
     }
 }
 
-/// The host's clock and randomness.
-pub(crate) struct HostEnv;
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "stands in for the environment of the host"
-)]
-impl Env for HostEnv {
-    fn now(&self) -> u64 {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| d.as_nanos() as u64)
-    }
-
-    fn monotonic(&self) -> u64 {
-        self.now()
-    }
-
-    fn random(&self) -> u64 {
-        use std::hash::{BuildHasher, Hasher};
-        std::hash::RandomState::new().build_hasher().finish()
-    }
-}
+/// Nanoseconds after which the host's free space is asked for again.
+const LOOK_AGAIN: u64 = 200_000_000;

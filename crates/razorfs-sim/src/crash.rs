@@ -1,0 +1,190 @@
+//! The power goes: what was not synced survives or not, the volume is opened again, and must be
+//! in one of the states that the model says it may be in.
+
+use razorfs::Ino;
+
+use crate::driver::{Failure, Runner};
+use crate::dump::dump;
+use crate::model::{Model, differences, time_differences};
+use crate::op::{Op, Work};
+use crate::rng::mix;
+use crate::subject::{FileSystem, Machine};
+
+/// Most steps of background work after recovery until the reaper must be done.
+const MOST_STEPS: usize = 10_000;
+
+impl<M: Machine> Runner<M> {
+    pub(crate) fn cut(&mut self, calls: u64, seed: u64, again: &[u64]) -> Result<(), Failure> {
+        self.again = again.to_vec();
+        self.cut_seed = seed;
+        if calls == 0 {
+            self.machine.arm(0);
+            return self.crash();
+        }
+        self.machine.arm(calls);
+        Ok(())
+    }
+
+    pub(crate) fn crash(&mut self) -> Result<(), Failure> {
+        self.crash_with(None)
+    }
+
+    /// Recovers. `last` is an operation during which the power went and that told no answer, with
+    /// the state before it.
+    pub(crate) fn crash_with(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
+        drop(self.fs.take());
+        self.collect_acknowledgements();
+        self.machine.revive(self.cut_seed);
+        self.healthy();
+        self.cuts += 1;
+        let again = std::mem::take(&mut self.again);
+        for (round, calls) in again.into_iter().enumerate() {
+            self.machine.arm(calls);
+            let opened = self.machine.open();
+            let done = match opened {
+                Ok(fs) => {
+                    // The power may go a little later, while background work goes on.
+                    self.work_to_the_end(&fs);
+                    drop(fs);
+                    true
+                }
+                Err(e) if !self.machine.is_dead() => {
+                    return Err(self.failure(format!("recovery: {e}")));
+                }
+                Err(_) => false,
+            };
+            self.marks.hit(match (done, self.machine.is_dead()) {
+                (true, true) => "power went again after recovery",
+                (true, false) => "dropped without a close after recovery",
+                (false, _) => "power went again during recovery",
+            });
+            self.cuts += 1;
+            self.machine.revive(mix(self.cut_seed, round as u64 + 1));
+        }
+        self.machine.disarm();
+        self.machine
+            .verify()
+            .map_err(|e| self.failure(format!("verify after the cut: {e}")))?;
+        let fs = self
+            .machine
+            .open()
+            .map_err(|e| self.failure(format!("recovery: {e}")))?;
+        if let Some(why) = fs.degraded() {
+            return Err(self.failure(format!("read-only after the cut: {why}")));
+        }
+        let found = dump(&fs).map_err(|e| self.failure(format!("after the cut: {e}")))?;
+        self.fs = Some(fs);
+        let mut state = self.state_of(&found, last)?;
+        state.close_all();
+        self.model = state;
+        self.everything_durable();
+        self.check_counts()?;
+        self.machine
+            .verify_open()
+            .map_err(|e| self.failure(format!("verify: {e}")))
+    }
+
+    fn work_to_the_end(&self, fs: &M::Fs) {
+        for _ in 0..8 {
+            let mut busy = false;
+            for work in Work::ALL {
+                busy |= fs.step(work).unwrap_or(false);
+            }
+            if !busy || self.machine.is_dead() {
+                return;
+            }
+        }
+    }
+
+    /// The state of the history that the volume is in.
+    fn state_of(&mut self, found: &Model, last: Option<(Model, Op)>) -> Result<Model, Failure> {
+        let mut candidates: Vec<(usize, Model)> = Vec::new();
+        if let Some((before, op)) = last {
+            let fresh = match &op {
+                Op::Create { at, .. } => before
+                    .resolve(&at.dir)
+                    .and_then(|dir| found.child(dir, at.name)),
+                _ => None,
+            };
+            let fresh = fresh.unwrap_or(Ino(before.highest().0 + 1)).max(Ino::FIRST);
+            let mut after = before;
+            if after.apply(&op, fresh, u64::MAX).is_ok() {
+                candidates.push((self.now, after));
+            }
+        }
+        let history = self.history.iter().rev().map(|s| (s.op, s.model.clone()));
+        candidates.extend(history);
+        let mut times = Vec::new();
+        for (op, model) in &candidates {
+            if model.hash() == found.hash() {
+                times = time_differences(model, found);
+                if times.is_empty() {
+                    let newest = candidates.first().map_or(*op, |c| c.0);
+                    self.marks.hit(if *op == newest {
+                        "cut: everything survived"
+                    } else if self.history.first().is_some_and(|s| s.op == *op) {
+                        "cut: only what was acknowledged survived"
+                    } else {
+                        "cut: something between survived"
+                    });
+                    return Ok(model.clone());
+                }
+            }
+        }
+        if !times.is_empty() {
+            return Err(self.failure(format!("times after the cut: {}", times.join(", "))));
+        }
+        Err(self.failure(self.what_is_wrong(found, &candidates)))
+    }
+
+    fn what_is_wrong(&self, found: &Model, candidates: &[(usize, Model)]) -> String {
+        let acknowledged = self.history.first().map_or(0, |s| s.op);
+        let older = self
+            .outdated
+            .iter()
+            .rev()
+            .find(|(_, hash)| *hash == found.hash());
+        if let Some((op, _)) = older {
+            return format!(
+                "acknowledged work is lost: the state is that after operation {op}, but \
+                 everything up to {acknowledged} was acknowledged as durable"
+            );
+        }
+        let nearest = candidates
+            .iter()
+            .map(|(op, model)| (differences(model, found), *op))
+            .min_by_key(|(words, _)| words.len());
+        let (words, op) = nearest.unwrap_or_default();
+        format!(
+            "the state is none of the {} possible ones (operations {acknowledged} to {}); the \
+             nearest is that after {op}:\n    {}",
+            candidates.len(),
+            self.now,
+            words.join("\n    ")
+        )
+    }
+
+    /// After background work is done, inodes without a name must be gone.
+    pub(crate) fn check_counts(&mut self) -> Result<(), Failure> {
+        let Some(fs) = &self.fs else { return Ok(()) };
+        for _ in 0..MOST_STEPS {
+            match fs.step(Work::Reap) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) if self.machine.is_dead() => return Ok(()),
+                Err(e) => return Err(self.failure(format!("reaping: {e}"))),
+            }
+        }
+        let counted = match fs.inodes() {
+            Ok(counted) => counted,
+            Err(_) if self.machine.is_dead() => return Ok(()),
+            Err(e) => return Err(self.failure(format!("space: {e}"))),
+        };
+        let want = self.model.visible() as u64 + self.hidden_inodes;
+        if counted == want || self.machine.is_dead() {
+            Ok(())
+        } else {
+            Err(self.failure(format!("{counted} inodes are in use, expected {want}")))
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The engine on the simulated disk.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use razorfs::{
+    AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
+    Options, RenameMode, Result, SeekFor, SetAttributes, Stat, Step, Volume, XattrMode,
+};
+use razorfs_disk::Disk;
+use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+
+use crate::op::{Fault, Work};
+use crate::rng::{Rng, mix};
+use crate::subject::{Done, FileSystem, Machine};
+
+/// Checks the volume on a disk without the engine; tells what it finds, if anything.
+pub type Verify = fn(&Arc<dyn Disk>) -> std::result::Result<(), String>;
+
+/// How the volumes of a run are made.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// When operations are durable.
+    pub durability: Durability,
+    /// Compression of data.
+    pub compression: Compression,
+    /// Sizes of files.
+    pub geometry: Geometry,
+    /// Bytes of the block cache.
+    pub cache_bytes: u64,
+    /// Seed of the disk's and the clock's randomness.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// What a seed says.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(mix(seed, 3));
+        let durability = match rng.range(0..20) {
+            0 | 1 => Durability::Sync,
+            2..5 => Durability::JournalOnly,
+            _ => Durability::Async,
+        };
+        let compression = match rng.range(0..6) {
+            0 => Compression::Zstd(1),
+            1 | 2 => Compression::None,
+            _ => Compression::Lz4,
+        };
+        let mut geometry = Geometry::tiny();
+        if rng.chance(30) {
+            // Fewer operations to each checkpoint and each full pack.
+            geometry.memtable_bytes = 8 << 10;
+            geometry.pack_bytes = 192 << 10;
+            geometry.checkpoint_journal = 32 << 10;
+        }
+        Self {
+            durability,
+            compression,
+            geometry,
+            cache_bytes: [0, 16 << 10, 1 << 20]
+                .get(rng.below(3))
+                .copied()
+                .unwrap_or(1 << 20),
+            seed,
+        }
+    }
+}
+
+/// A simulated disk with a volume on it.
+pub struct EngineMachine {
+    disk: SimDisk,
+    env: SimEnv,
+    setup: Setup,
+    verify: Option<Verify>,
+    calls_before: u64,
+}
+
+impl EngineMachine {
+    /// A new disk.
+    #[must_use]
+    pub fn new(setup: Setup, verify: Option<Verify>) -> Self {
+        Self {
+            disk: SimDisk::new(),
+            env: SimEnv::new(mix(setup.seed, 4)),
+            setup,
+            verify,
+            calls_before: 0,
+        }
+    }
+
+    /// A disk with these files.
+    #[must_use]
+    pub fn with_image(setup: Setup, image: &Image) -> Self {
+        let mut machine = Self::new(setup, None);
+        machine.disk = SimDisk::from_image(image);
+        machine
+    }
+
+    /// The disk.
+    #[must_use]
+    pub const fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            durability: self.setup.durability,
+            compression: Some(self.setup.compression),
+            geometry: self.setup.geometry,
+            cache_bytes: self.setup.cache_bytes,
+            threads: false,
+            ..Options::default()
+        }
+    }
+}
+
+/// An open volume of the engine.
+pub struct EngineFs {
+    volume: Volume,
+}
+
+impl Machine for EngineMachine {
+    type Fs = EngineFs;
+
+    fn format(&mut self) -> Result<()> {
+        let options = CreateOptions {
+            compression: self.setup.compression,
+            geometry: self.setup.geometry,
+            ..CreateOptions::default()
+        };
+        Volume::create_on(
+            Arc::new(self.disk.clone()),
+            Arc::new(self.env.clone()),
+            &options,
+        )
+    }
+
+    fn open(&mut self) -> Result<EngineFs> {
+        let (disk, env) = (Arc::new(self.disk.clone()), Arc::new(self.env.clone()));
+        let volume = Volume::open_on(disk, env, self.options())?;
+        Ok(EngineFs { volume })
+    }
+
+    fn arm(&mut self, calls: u64) {
+        self.disk.cut_after(self.disk.op_count() + calls);
+    }
+
+    fn disarm(&mut self) {
+        self.disk.cut_after(u64::MAX);
+    }
+
+    fn is_dead(&self) -> bool {
+        matches!(self.disk.space(), Err(e) if SimDisk::is_power_off(&e))
+    }
+
+    fn revive(&mut self, seed: u64) {
+        self.calls_before += self.disk.op_count();
+        self.disk = self.disk.power_cut(&mut SimRng::new(seed));
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let counts = self.disk.counts();
+        let mut rng = Rng::new(mix(self.setup.seed, counts.mutations));
+        match fault {
+            Fault::SyncFails(n) if rng.chance(50) => self.disk.fail_sync_at(counts.syncs + n),
+            Fault::SyncFails(n) => self.disk.fail_sync_partly_at(counts.syncs + n, rng.next()),
+            Fault::Full(n) => self.disk.enospc_at(counts.mutations + n),
+            Fault::ShortWrite(n) if rng.chance(50) => {
+                self.disk
+                    .short_write_at(counts.writes + n, rng.range(0..9000));
+            }
+            Fault::ShortWrite(n) => {
+                self.disk
+                    .fail_write_at(counts.writes + n, rng.range(0..9000));
+            }
+            Fault::Capacity(more) => {
+                let pages = |len: u64| len.next_multiple_of(4096);
+                let used: u64 = self.disk.files().iter().map(|(_, len)| pages(*len)).sum();
+                self.disk.set_capacity(Some(used + more));
+            }
+            Fault::None => {
+                self.disk.clear_faults();
+                self.disk.set_capacity(None);
+            }
+        }
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls_before + self.disk.op_count()
+    }
+
+    fn verify(&self) -> std::result::Result<(), String> {
+        match self.verify {
+            Some(verify) => {
+                let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+                verify(&disk)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_synchronous(&self) -> bool {
+        self.setup.durability == Durability::Sync
+    }
+
+    fn is_persistent(&self) -> bool {
+        !self.disk.files().is_empty()
+    }
+}
+
+impl FileSystem for EngineFs {
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Stat> {
+        self.volume.lookup(dir, name)
+    }
+    fn stat(&self, ino: Ino) -> Result<Stat> {
+        self.volume.stat(ino)
+    }
+    fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
+        self.volume.find_by_path(path)
+    }
+    fn create_node(&self, dir: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Stat> {
+        self.volume.create_node(dir, name, node)
+    }
+    fn create_unnamed(&self, dir: Ino, node: &NewNode<'_>) -> Result<Stat> {
+        self.volume.create_unnamed(dir, node)
+    }
+    fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Stat> {
+        self.volume.link(ino, dir, name)
+    }
+    fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.volume.unlink(dir, name)
+    }
+    fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.volume.rmdir(dir, name)
+    }
+    fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], mode: RenameMode) -> Result<()> {
+        self.volume.rename(dir, name, to, new, mode)
+    }
+    fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<Stat> {
+        self.volume.set_attributes(ino, set)
+    }
+    fn read_link(&self, ino: Ino) -> Result<Box<[u8]>> {
+        self.volume.read_link(ino)
+    }
+    fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize> {
+        self.volume.read(ino, offset, out)
+    }
+    fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        self.volume.write(ino, offset, data)
+    }
+    fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
+        self.volume.append(ino, data)
+    }
+    fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, len: u64) -> Result<()> {
+        self.volume.allocate(ino, mode, offset, len)
+    }
+    fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<u64> {
+        self.volume.seek(ino, offset, what)
+    }
+    fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
+        self.volume.copy_range(from, at, to, to_at, len)
+    }
+    fn parent_of(&self, dir: Ino) -> Result<Ino> {
+        self.volume.parent_of(dir)
+    }
+    fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Box<[u8]>> {
+        self.volume.get_xattr(ino, name)
+    }
+    fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.volume.set_xattr(ino, name, value, mode)
+    }
+    fn list_xattr(&self, ino: Ino) -> Result<Vec<Box<[u8]>>> {
+        self.volume.list_xattr(ino)
+    }
+    fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.volume.remove_xattr(ino, name)
+    }
+    fn pin(&self, ino: Ino) {
+        self.volume.pin(ino, 1);
+    }
+    fn unpin(&self, ino: Ino) {
+        self.volume.unpin(ino, 1);
+    }
+    fn sync(&self) -> Result<()> {
+        self.volume.sync()
+    }
+    fn sync_then(&self, done: Done) {
+        self.volume.sync_then(done);
+    }
+    fn checkpoint(&self) -> Result<()> {
+        self.volume.checkpoint()
+    }
+
+    fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
+        let found = Mutex::new(Vec::new());
+        self.volume.collect_children(dir, after, &mut |entry| {
+            let mut found = found.lock();
+            found.push(entry);
+            found.len() < most
+        })?;
+        Ok(found.into_inner())
+    }
+
+    fn step(&self, work: Work) -> Result<bool> {
+        self.volume.step(match work {
+            Work::Commit => Step::Commit,
+            Work::Checkpoint => Step::Checkpoint,
+            Work::Compact => Step::Compact,
+            Work::Reap => Step::Reap,
+            Work::Grow => Step::Grow,
+        })
+    }
+
+    fn inodes(&self) -> Result<u64> {
+        self.volume.space().map(|s| s.inodes)
+    }
+
+    fn degraded(&self) -> Option<String> {
+        let damage = &self.volume.recovery_report().damage;
+        let info = self.volume.info();
+        match (info.read_only, damage.first()) {
+            (Some(why), _) => Some(why),
+            (None, Some(damage)) => Some(format!("damage was found: {damage}")),
+            (None, None) => None,
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        self.volume.close()
+    }
+}
+
+/// Whether an error says that bytes are damaged or the disk failed: what a reader may be told
+/// instead of the bytes.
+#[must_use]
+pub fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Corrupt(_)
+            | Error::Disk(_)
+            | Error::Failed(_)
+            | Error::ReadOnly(_)
+            | Error::NotAVolume(_)
+    )
+}

@@ -1,0 +1,170 @@
+//! Many runs on several threads, with their sum.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::driver::Failure;
+use crate::engine::{EngineMachine, Setup, Verify};
+use crate::marks::Marks;
+use crate::op::Op;
+use crate::run::{Mode, Report, Size, replay, run_seed};
+use crate::shrink::shrink;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What to look for.
+    pub mode: Mode,
+    /// Size of each run.
+    pub size: Size,
+    /// The first seed.
+    pub first_seed: u64,
+    /// Most runs.
+    pub runs: u64,
+    /// Enough cuts.
+    pub cuts: u64,
+    /// Threads.
+    pub jobs: usize,
+    /// Failures after which to stop.
+    pub most_failures: usize,
+    /// Runs to spend on shrinking each failure.
+    pub shrink_budget: usize,
+    /// Checker of the disk.
+    pub verify: Option<Verify>,
+}
+
+impl Plan {
+    /// The machine of a seed.
+    #[must_use]
+    pub fn machine(&self, seed: u64) -> EngineMachine {
+        EngineMachine::new(Setup::of(seed), self.verify)
+    }
+
+    /// Runs one seed.
+    #[must_use]
+    pub fn run(&self, seed: u64) -> Report {
+        run_seed(self.machine(seed), seed, self.mode, self.size)
+    }
+}
+
+/// A run that failed, shrunk.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Its seed.
+    pub seed: u64,
+    /// How the whole run failed.
+    pub first: Failure,
+    /// Length of the whole run.
+    pub length: usize,
+    /// The operations that are left.
+    pub ops: Vec<Op>,
+    /// How they fail.
+    pub failure: Failure,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "FAILURE seed {}: operation {} of the run: {}",
+            self.seed, self.first.at, self.first.what
+        )?;
+        writeln!(f, "  {:?}", Setup::of(self.seed))?;
+        writeln!(
+            f,
+            "  shrunk from {} to {} operations:",
+            self.length,
+            self.ops.len()
+        )?;
+        for (i, op) in self.ops.iter().enumerate() {
+            writeln!(f, "    {:>3}  {op}", i + 1)?;
+        }
+        write!(
+            f,
+            "  => operation {}: {}",
+            self.failure.at, self.failure.what
+        )
+    }
+}
+
+/// What came of the runs.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Runs done.
+    pub runs: u64,
+    /// Power cuts survived.
+    pub cuts: u64,
+    /// Operations done.
+    pub ops: u64,
+    /// Changing calls to the disks.
+    pub calls: u64,
+    /// One past the highest seed that was run.
+    pub end_seed: u64,
+    /// What happened.
+    pub marks: Marks,
+    /// What went wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Shrinks a failed run.
+#[must_use]
+pub fn finding(plan: &Plan, seed: u64, report: &Report, failure: &Failure) -> Finding {
+    let shrunk = shrink(&report.ops, failure, plan.shrink_budget, |ops| {
+        replay(plan.machine(seed), ops).failure
+    });
+    Finding {
+        seed,
+        first: failure.clone(),
+        length: report.ops.len(),
+        ops: shrunk.ops,
+        failure: shrunk.failure,
+    }
+}
+
+/// Runs seeds until there are enough. `tick` sees the sum after each run and says whether to go
+/// on.
+pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
+    crate::panics::keep_quiet();
+    let next = AtomicU64::new(plan.first_seed);
+    let stop = AtomicBool::new(false);
+    let end = plan.first_seed.saturating_add(plan.runs);
+    let sum = Arc::new(Mutex::new(Summary {
+        end_seed: plan.first_seed,
+        ..Summary::default()
+    }));
+    std::thread::scope(|scope| {
+        for _ in 0..plan.jobs.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let report = plan.run(seed);
+                    let found = report
+                        .failure
+                        .as_ref()
+                        .map(|f| finding(plan, seed, &report, f));
+                    let mut sum = sum.lock();
+                    sum.runs += 1;
+                    sum.cuts += report.cuts;
+                    sum.ops += report.ops.len() as u64;
+                    sum.calls += report.calls;
+                    sum.end_seed = sum.end_seed.max(seed + 1);
+                    sum.marks.merge(&report.marks);
+                    sum.findings.extend(found);
+                    let enough = sum.cuts >= plan.cuts
+                        || sum.findings.len() >= plan.most_failures
+                        || !tick(&sum);
+                    if enough {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let summary = sum.lock().clone();
+    summary
+}

@@ -1,0 +1,195 @@
+//! `razorfs-sim`: runs seeds against the engine on a simulated disk, and says what broke.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use razorfs_disk::Env;
+use razorfs_disk::os::OsEnv;
+use razorfs_sim::farm::{self, Plan, Summary};
+use razorfs_sim::run::{Mode, Size};
+
+const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
+
+WHAT is one of
+  --cuts N        power cuts, until N were survived (default: 10000)
+  --faults        syncs that fail, short writes, full disks
+  --diff          no cuts: answers compared with the reference file system
+  --exhaustive    with --seed: a cut at every changing call of the disk of one run
+  --flips         every bit of a small volume flipped, one at a time
+and more
+  --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
+  --runs N        most runs
+  --ops N         operations between two cuts (default: 40)
+  --failures N    stop after N failures (default: 5)
+  --quick         --flips: one bit of every byte, and whole sectors
+  --marks         print how often what happened";
+
+struct Args {
+    mode: Option<Mode>,
+    exhaustive: bool,
+    flips: bool,
+    quick: bool,
+    cuts: u64,
+    seed: Option<u64>,
+    runs: Option<u64>,
+    jobs: usize,
+    minutes: Option<u64>,
+    ops: u64,
+    failures: usize,
+    marks: bool,
+}
+
+fn parse() -> Result<Args, String> {
+    let mut args = Args {
+        mode: None,
+        exhaustive: false,
+        flips: false,
+        quick: false,
+        cuts: u64::MAX,
+        seed: None,
+        runs: None,
+        jobs: 1,
+        minutes: None,
+        ops: 40,
+        failures: 5,
+        marks: false,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || -> Result<u64, String> {
+            let text = words.next().ok_or(format!("{word} needs a number"))?;
+            let hex = text.strip_prefix("0x").map(|t| u64::from_str_radix(t, 16));
+            hex.unwrap_or_else(|| text.replace('_', "").parse())
+                .map_err(|_| format!("{word} needs a number, not {text}"))
+        };
+        match word.as_str() {
+            "--cuts" => (args.mode, args.cuts) = (Some(Mode::Cuts), number()?),
+            "--faults" => args.mode = Some(Mode::Faults),
+            "--diff" => args.mode = Some(Mode::Differential),
+            "--exhaustive" => args.exhaustive = true,
+            "--flips" => args.flips = true,
+            "--quick" => args.quick = true,
+            "--seed" => args.seed = Some(number()?),
+            "--runs" => args.runs = Some(number()?),
+            "--jobs" => args.jobs = number()? as usize,
+            "--minutes" => args.minutes = Some(number()?),
+            "--ops" => args.ops = number()?.max(1),
+            "--failures" => args.failures = number()? as usize,
+            "--marks" => args.marks = true,
+            _ => return Err(format!("{word} is not known\n\n{USAGE}")),
+        }
+    }
+    Ok(args)
+}
+
+fn plan(args: &Args) -> Plan {
+    let mode = args.mode.unwrap_or(Mode::Cuts);
+    let unbounded = args.minutes.is_some() || args.cuts < u64::MAX;
+    let cuts = if args.mode.is_none() && !unbounded {
+        10_000
+    } else {
+        args.cuts
+    };
+    let runs = match mode {
+        Mode::Differential | Mode::Faults if !unbounded => 1000,
+        _ => u64::MAX,
+    };
+    Plan {
+        mode,
+        size: Size {
+            ops: args.ops,
+            rounds: 5,
+        },
+        first_seed: args.seed.unwrap_or(0),
+        runs: args.runs.unwrap_or(runs),
+        cuts,
+        jobs: args.jobs,
+        most_failures: args.failures.max(1),
+        shrink_budget: 3000,
+        verify: razorfs_sim::VERIFY,
+    }
+}
+
+fn line(summary: &Summary, first: u64) -> String {
+    format!(
+        "cuts: {}, failures: {}, seeds {first}..{} ({} runs, {} operations, {} disk calls)",
+        summary.cuts,
+        summary.findings.len(),
+        summary.end_seed,
+        summary.runs,
+        summary.ops,
+        summary.calls
+    )
+}
+
+fn many(plan: &Plan, args: &Args) -> ExitCode {
+    let env = OsEnv;
+    let start = env.monotonic();
+    let limit = args.minutes.map(|m| m.saturating_mul(60_000_000_000));
+    let (printed, shown) = (AtomicU64::new(0), AtomicU64::new(0));
+    let summary = farm::run(plan, |sum| {
+        let seen = shown.swap(sum.findings.len() as u64, Ordering::Relaxed);
+        for finding in sum.findings.iter().skip(seen as usize) {
+            println!("{finding}\n");
+        }
+        let elapsed = env.monotonic() - start;
+        let due = elapsed / 5_000_000_000;
+        if printed.swap(due, Ordering::Relaxed) < due {
+            println!(
+                "{} s: {}",
+                elapsed / 1_000_000_000,
+                line(sum, plan.first_seed)
+            );
+        }
+        limit.is_none_or(|limit| elapsed < limit)
+    });
+    let elapsed = env.monotonic() - start;
+    if args.marks {
+        println!("{}", summary.marks);
+    }
+    println!("{} µs a run", elapsed / 1000 / summary.runs.max(1));
+    println!("{}", line(&summary, plan.first_seed));
+    ExitCode::from(u8::from(!summary.findings.is_empty()))
+}
+
+/// One seed, step by step.
+fn one(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
+    razorfs_sim::panics::keep_quiet();
+    let report = plan.run(seed);
+    for (i, op) in report.ops.iter().enumerate() {
+        println!("{:>5}  {op}", i + 1);
+    }
+    if args.marks {
+        println!("{}", report.marks);
+    }
+    println!(
+        "seed {seed}: {} operations, {} cuts, {} disk calls",
+        report.ops.len(),
+        report.cuts,
+        report.calls
+    );
+    match &report.failure {
+        Some(failure) => {
+            println!("{}", farm::finding(plan, seed, &report, failure));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let plan = plan(&args);
+    match args.seed {
+        Some(seed) if args.runs.is_none() && args.minutes.is_none() && args.cuts == u64::MAX => {
+            one(&plan, seed, &args)
+        }
+        _ => many(&plan, &args),
+    }
+}

@@ -1,0 +1,109 @@
+//! Asks the file system for what an operation says.
+
+use razorfs::{Error, FileKind, Ino, NewNode, Result};
+
+use crate::model::Model;
+use crate::names;
+use crate::op::{At, Op, Ref};
+use crate::posix::{self, Answer};
+use crate::subject::FileSystem;
+
+/// Performs a changing operation on the file system, with objects as `model` has them.
+pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
+    let ino = |who: &Ref| model.resolve(who).ok_or(Error::NotFound);
+    let place = |at: &At| Ok::<_, Error>((ino(&at.dir)?, names::bytes(at.name)));
+    match op {
+        Op::Create {
+            at,
+            kind,
+            mode,
+            uid,
+            gid,
+            target,
+        } => {
+            let (dir, name) = place(at)?;
+            let text = posix::target(*target);
+            let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+            let node = NewNode {
+                kind: *kind,
+                mode: *mode,
+                uid: *uid,
+                gid: *gid,
+                rdev: if device { u32::from(*target) + 1 } else { 0 },
+                target: if *kind == FileKind::Symlink {
+                    &text
+                } else {
+                    b""
+                },
+            };
+            fs.create_node(dir, name, &node)
+                .map(|s| Answer::Inode(s.ino))
+        }
+        Op::Unnamed { dir, mode, .. } => {
+            let stat = fs.create_unnamed(ino(dir)?, &NewNode::file(*mode))?;
+            fs.pin(stat.ino);
+            Ok(Answer::Inode(stat.ino))
+        }
+        Op::Link { from, to } => {
+            let (dir, name) = place(to)?;
+            fs.link(ino(from)?, dir, name).map(|s| Answer::Inode(s.ino))
+        }
+        Op::Unlink(at) => {
+            let (dir, name) = place(at)?;
+            fs.unlink(dir, name).map(|()| Answer::Done)
+        }
+        Op::Rmdir(at) => {
+            let (dir, name) = place(at)?;
+            fs.rmdir(dir, name).map(|()| Answer::Done)
+        }
+        Op::Rename { from, to, mode } => {
+            let ((dir, name), (to, new)) = (place(from)?, place(to)?);
+            fs.rename(dir, name, to, new, *mode).map(|()| Answer::Done)
+        }
+        _ => change_one(fs, ino, op),
+    }
+}
+
+/// The changes that concern an inode and not a name.
+fn change_one<F: FileSystem>(fs: &F, ino: impl Fn(&Ref) -> Result<Ino>, op: &Op) -> Result<Answer> {
+    match op {
+        Op::Set { who, set } => {
+            let stat = fs.set_attributes(ino(who)?, set)?;
+            Ok(Answer::Inode(stat.ino))
+        }
+        Op::Write { who, offset, data } => {
+            let n = fs.write(ino(who)?, *offset, &data.bytes())?;
+            Ok(Answer::Number(n as u64))
+        }
+        Op::Append { who, data } => fs.append(ino(who)?, &data.bytes()).map(Answer::Number),
+        Op::Allocate {
+            who,
+            mode,
+            offset,
+            len,
+        } => fs
+            .allocate(ino(who)?, *mode, *offset, *len)
+            .map(|()| Answer::Done),
+        Op::Copy {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+        } => fs
+            .copy_range(ino(from)?, *from_offset, ino(to)?, *to_offset, *len)
+            .map(Answer::Number),
+        Op::SetXattr {
+            who,
+            name,
+            data,
+            mode,
+        } => fs
+            .set_xattr(ino(who)?, &names::xattr(*name), &data.bytes(), *mode)
+            .map(|()| Answer::Done),
+        Op::RemoveXattr { who, name } => fs
+            .remove_xattr(ino(who)?, &names::xattr(*name))
+            .map(|()| Answer::Done),
+        _ => Ok(Answer::Done),
+    }
+}

@@ -1,0 +1,89 @@
+//! What is under test: a file system on a disk whose power can be cut. The engine is one, and the
+//! toys of this crate's tests, with a bug planted in each, are others.
+
+use razorfs::{
+    AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat, XattrMode,
+};
+
+use crate::op::{Fault, Work};
+
+/// What is called when something became durable, or failed to.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// An open file system: the inode level of [`razorfs`], by the same names.
+#[expect(missing_docs, reason = "the calls are those of the engine")]
+pub trait FileSystem {
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Stat>;
+    fn stat(&self, ino: Ino) -> Result<Stat>;
+    fn find_by_path(&self, path: &[u8]) -> Result<Ino>;
+    fn create_node(&self, dir: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Stat>;
+    fn create_unnamed(&self, dir: Ino, node: &NewNode<'_>) -> Result<Stat>;
+    fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Stat>;
+    fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()>;
+    fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()>;
+    fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], mode: RenameMode) -> Result<()>;
+    fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<Stat>;
+    fn read_link(&self, ino: Ino) -> Result<Box<[u8]>>;
+    fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize>;
+    fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize>;
+    fn append(&self, ino: Ino, data: &[u8]) -> Result<u64>;
+    fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, len: u64) -> Result<()>;
+    fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<u64>;
+    fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64>;
+    fn parent_of(&self, dir: Ino) -> Result<Ino>;
+    fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Box<[u8]>>;
+    fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()>;
+    fn list_xattr(&self, ino: Ino) -> Result<Vec<Box<[u8]>>>;
+    fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()>;
+    fn pin(&self, ino: Ino);
+    fn unpin(&self, ino: Ino);
+    fn sync(&self) -> Result<()>;
+    fn sync_then(&self, done: Done);
+    fn checkpoint(&self) -> Result<()>;
+
+    /// The entries after a cookie, at most `most` of them.
+    fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>>;
+    /// One step of background work; whether it did something.
+    fn step(&self, work: Work) -> Result<bool>;
+    /// Number of inodes in use.
+    fn inodes(&self) -> Result<u64>;
+    /// Why the file system takes no changes though it was opened for them.
+    fn degraded(&self) -> Option<String>;
+    /// Clean close.
+    fn close(self) -> Result<()>;
+}
+
+/// A disk with a volume on it.
+pub trait Machine {
+    /// What opening the volume gives.
+    type Fs: FileSystem;
+
+    /// Makes the volume.
+    fn format(&mut self) -> Result<()>;
+    /// Opens it: recovery, after a cut.
+    fn open(&mut self) -> Result<Self::Fs>;
+    /// The power goes before the changing call after `calls` more of them.
+    fn arm(&mut self, calls: u64);
+    /// The power does not go after all.
+    fn disarm(&mut self);
+    /// Whether the power is gone.
+    fn is_dead(&self) -> bool;
+    /// The power goes if it has not, some of what was not synced is lost, the power comes back.
+    fn revive(&mut self, seed: u64);
+    /// Plants a fault, or takes all away.
+    fn fault(&mut self, fault: Fault);
+    /// Number of changing calls so far.
+    fn calls(&self) -> u64;
+    /// Checks the volume, closed or cut off, without the engine.
+    fn verify(&self) -> std::result::Result<(), String>;
+    /// Checks the volume while it is open, where the checker can.
+    fn verify_open(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+    /// Whether there is a disk behind it at all: without, nothing can be closed and opened.
+    fn is_persistent(&self) -> bool {
+        true
+    }
+    /// Whether every change is durable when its call returns.
+    fn is_synchronous(&self) -> bool;
+}

@@ -1,0 +1,250 @@
+//! A frozen memtable becomes segments: patches are resolved against what lies below, inline bytes
+//! that grew too large move into packs, and the account of the packs follows.
+
+use razorfs_format::SegmentId;
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::record::{Extent, Fragment, FragmentKind};
+
+use super::Installer;
+use crate::Result;
+use crate::data::{self, FrameIdentity, FrameWrite};
+use crate::store::{Core, Frozen, Version};
+use crate::tree::memtable::Slot;
+use crate::tree::piece::Piece;
+use crate::tree::{Record, write_segments};
+
+/// Raw bytes of frames that are gathered for one write.
+const GATHER: usize = 8 << 20;
+
+/// What a flush wrote.
+#[derive(Default)]
+pub(super) struct Flushed {
+    /// The segments, under their temporary names.
+    pub segments: Vec<SegmentMeta>,
+    /// Extents before and after, where they differ.
+    pub extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
+}
+
+/// Writes the segments of a frozen memtable.
+pub(super) fn flush(
+    core: &Core,
+    installer: &mut Installer,
+    version: &Version,
+    frozen: &Frozen,
+) -> Result<Flushed> {
+    let mut flushed = Flushed::default();
+    let run = installer.next_run;
+    let epoch = frozen.memtable.epoch;
+    for tag in Tag::ALL {
+        let records: Vec<Record> = if tag == Tag::Extent {
+            extents(core, installer, version, frozen, &mut flushed)?
+        } else {
+            let records = frozen.memtable.sorted(tag, |slot| match slot {
+                Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
+                Slot::Del | Slot::Block(_) => None,
+            });
+            records
+                .into_iter()
+                .map(|(key, value)| Record { key, epoch, value })
+                .collect()
+        };
+        if records.is_empty() {
+            continue;
+        }
+        let mut new_id = || -> SegmentId { core.ids.segment() };
+        let mut records = records.into_iter().map(Ok);
+        flushed.segments.extend(write_segments(
+            core.disk.as_ref(),
+            core.vid,
+            tag,
+            0,
+            run,
+            &mut new_id,
+            &mut records,
+            &installer.segment_options,
+        )?);
+    }
+    Ok(flushed)
+}
+
+/// A block on its way to its record.
+struct Resolved {
+    key: Key,
+    before: Vec<Fragment>,
+    after: Vec<Fragment>,
+}
+
+fn extents(
+    core: &Core,
+    installer: &mut Installer,
+    version: &Version,
+    frozen: &Frozen,
+    flushed: &mut Flushed,
+) -> Result<Vec<Record>> {
+    let blocks = frozen.memtable.sorted(Tag::Extent, |slot| match slot {
+        Slot::Block(block) => (block.below, block.fresh, block.pieces.clone()),
+        Slot::Put { .. } | Slot::Del => (true, false, Vec::new()),
+    });
+    let mut records = Vec::with_capacity(blocks.len());
+    let mut gathered: Vec<Resolved> = Vec::new();
+    let mut bytes = 0;
+    for (key, (below, fresh, pieces)) in blocks {
+        let before = if fresh {
+            Vec::new()
+        } else {
+            version.base_extent(&key)?
+        };
+        let after = resolve(&before, below, &pieces);
+        bytes += data::inline_bytes(&after).max(64) as usize;
+        gathered.push(Resolved { key, before, after });
+        if bytes >= GATHER {
+            finish(
+                core,
+                installer,
+                frozen,
+                &mut gathered,
+                flushed,
+                &mut records,
+            )?;
+            bytes = 0;
+        }
+    }
+    finish(
+        core,
+        installer,
+        frozen,
+        &mut gathered,
+        flushed,
+        &mut records,
+    )?;
+    Ok(records)
+}
+
+fn resolve(before: &[Fragment], below: bool, pieces: &[Piece]) -> Vec<Fragment> {
+    let mut list = if below { before.to_vec() } else { Vec::new() };
+    for piece in pieces {
+        data::overlay(&mut list, piece.to_fragment());
+    }
+    list
+}
+
+/// A run of bytes that becomes a frame.
+struct Run {
+    /// Which of the gathered blocks.
+    block: usize,
+    off: u32,
+    raw: Vec<u8>,
+}
+
+/// Moves into packs what has grown too large, accounts, and emits the records.
+fn finish(
+    core: &Core,
+    installer: &mut Installer,
+    frozen: &Frozen,
+    gathered: &mut Vec<Resolved>,
+    flushed: &mut Flushed,
+    records: &mut Vec<Record>,
+) -> Result<()> {
+    let epoch = frozen.memtable.epoch;
+    let mut runs = Vec::new();
+    for (n, block) in gathered.iter().enumerate() {
+        collect_runs(core, n, block, &mut runs);
+    }
+    let writes: Vec<FrameWrite<'_>> = runs
+        .iter()
+        .filter_map(|run| {
+            let key = gathered.get(run.block)?.key;
+            Some(FrameWrite {
+                identity: FrameIdentity {
+                    branch: key.branch(),
+                    ino: key.ino(),
+                    block: key.second(),
+                    off: run.off,
+                    birth: epoch,
+                },
+                raw: run.raw.as_slice().into(),
+                compression: core.tuning.compression,
+            })
+        })
+        .collect();
+    let frames = if writes.is_empty() {
+        Vec::new()
+    } else {
+        installer.cold.write(&writes)?
+    };
+    for (run, frame) in runs.iter().zip(frames) {
+        if let Some(block) = gathered.get_mut(run.block) {
+            let len = run.raw.len() as u32;
+            let kind = FragmentKind::Pack(frame);
+            data::overlay(
+                &mut block.after,
+                Fragment {
+                    off: run.off,
+                    len,
+                    kind,
+                },
+            );
+        }
+    }
+    for block in gathered.drain(..) {
+        let key = block.key;
+        let extent = Extent {
+            fragments: block.after,
+        };
+        let value = (!extent.fragments.is_empty()).then(|| extent.to_bytes().into());
+        records.push(Record { key, epoch, value });
+        if block.before != extent.fragments {
+            flushed.extents.push((block.before, extent.fragments));
+        }
+    }
+    Ok(())
+}
+
+/// The runs of a block that become frames: its inline bytes if they are too many to keep, all of
+/// it if it is in too many pieces.
+fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
+    if data::needs_rewrite(&block.after) {
+        for range in data::covered(&block.after) {
+            let mut raw = vec![0; (range.end - range.start) as usize];
+            let (ino, number) = (block.key.ino(), block.key.second());
+            let read = data::read_fragments(
+                &block.after,
+                &core.reader,
+                ino,
+                number,
+                range.start,
+                &mut raw,
+            );
+            match read {
+                Ok(()) => runs.push(Run {
+                    block: n,
+                    off: range.start,
+                    raw,
+                }),
+                // Damaged bytes are not copied under a new checksum: the pieces stay as they are,
+                // and so does the error for whoever reads them.
+                Err(e) => tracing::warn!(error = %e, "a fragmented block was not rewritten"),
+            }
+        }
+        return;
+    }
+    if data::inline_bytes(&block.after) as usize <= core.tuning.inline_max {
+        return;
+    }
+    for fragment in &block.after {
+        let FragmentKind::Inline(bytes) = &fragment.kind else {
+            continue;
+        };
+        match runs.last_mut() {
+            Some(run) if run.block == n && run.off + run.raw.len() as u32 == fragment.off => {
+                run.raw.extend_from_slice(bytes);
+            }
+            _ => runs.push(Run {
+                block: n,
+                off: fragment.off,
+                raw: bytes.to_vec(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Checkpoint: a frozen memtable becomes segments, a manifest names them, a superblock names the
+//! manifest. One installer at a time does this, so that generations follow each other.
+//!
+//! Order, and what is on the disk if the power fails right after a step:
+//!
+//! 1. the open batch is sealed and durable, the memtable frozen: nothing else changed;
+//! 2. inline data that grew is in packs, flushed: unreferenced bytes;
+//! 3. segments are written as `.tmp` and flushed: removed at mount;
+//! 4. segments are renamed, the directory flushed: unlisted, removed at mount;
+//! 5. the manifest is written as `.tmp`, flushed, renamed, the directory flushed: nobody names it;
+//! 6. both twin slots of the next generation are written, the superblock flushed: the old or the
+//!    new generation counts, and everything that it names is durable;
+//! 7. the version is published, the memtable dropped;
+//! 8. what no generation from the previous one on needs is recycled, removed, punched.
+
+mod flush;
+pub mod superfile;
+mod upkeep;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use razorfs_disk::{Dir, Name, OpenHow};
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::{Manifest, SegmentMeta};
+use razorfs_format::record::Fragment;
+use razorfs_format::superblock::{ManifestRef, State, Superblock};
+use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
+
+use crate::data::{Account, PackWriter};
+use crate::store::{Core, Frozen, Version};
+use crate::tree::{CompactionOptions, SegmentOptions, publish};
+use crate::{Error, Result};
+use superfile::SuperFile;
+
+/// What may go once no generation that could be mounted needs it.
+struct Garbage {
+    /// The first generation that does not need it.
+    unneeded_since: Generation,
+    what: Unneeded,
+}
+
+enum Unneeded {
+    File(FileName),
+    Bytes(PackId, Range<u64>),
+}
+
+/// The state of the installer.
+pub(crate) struct Installer {
+    pub superblock: Superblock,
+    pub manifest: Manifest,
+    pub cold: PackWriter,
+    pub account: Account,
+    pub segment_options: SegmentOptions,
+    pub compaction_options: CompactionOptions,
+    garbage: Vec<Garbage>,
+    /// The journal's first needed batch of the newest generation.
+    cut: BatchSeq,
+    next_run: u64,
+}
+
+/// What the installer starts with.
+pub(crate) struct InstallerStart {
+    pub superblock: Superblock,
+    pub manifest: Manifest,
+    pub cold: PackWriter,
+    pub account: Account,
+    pub segment_options: SegmentOptions,
+    pub compaction_options: CompactionOptions,
+}
+
+impl Installer {
+    /// An installer that goes on from a generation.
+    pub fn new(start: InstallerStart) -> Self {
+        let next_run = start
+            .manifest
+            .segments
+            .iter()
+            .map(|s| s.run)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        Self {
+            cut: start.superblock.journal.batch,
+            superblock: start.superblock,
+            manifest: start.manifest,
+            cold: start.cold,
+            account: start.account,
+            segment_options: start.segment_options,
+            compaction_options: start.compaction_options,
+            garbage: Vec::new(),
+            next_run,
+        }
+    }
+}
+
+/// Writes generations of a volume.
+pub(crate) struct Checkpointer {
+    pub core: Arc<Core>,
+    pub installer: Mutex<Installer>,
+    /// When the last checkpoint was, on the monotonic clock.
+    last: AtomicU64,
+}
+
+/// What the next generation changes.
+struct Edit {
+    added: Vec<SegmentMeta>,
+    removed: Vec<SegmentId>,
+    /// The frozen memtable that `added` holds.
+    flushed: Option<Arc<Frozen>>,
+    /// Extents before and after, for the account of the packs.
+    extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
+}
+
+impl Checkpointer {
+    /// Goes on from a generation.
+    pub fn new(core: Arc<Core>, installer: Installer) -> Self {
+        let last = AtomicU64::new(core.env.monotonic());
+        Self {
+            core,
+            installer: Mutex::new(installer),
+            last,
+        }
+    }
+
+    /// Flushes everything that is in RAM into a new generation. Answers whether there was anything.
+    pub fn checkpoint(&self) -> Result<bool> {
+        self.run(State::Dirty)
+    }
+
+    /// The last checkpoint: the volume is closed cleanly with it.
+    pub fn close(&self) -> Result<()> {
+        self.run(State::Clean)?;
+        let mut installer = self.installer.lock();
+        if installer.superblock.state != State::Clean {
+            self.install(&mut installer, None, State::Clean)?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, state: State) -> Result<bool> {
+        let mut installer = self.installer.lock();
+        let mut done = false;
+        // What an earlier, failed checkpoint froze goes first.
+        done |= self.flush_frozen(&mut installer, State::Dirty)?;
+        self.core.freeze()?;
+        done |= self.flush_frozen(&mut installer, state)?;
+        self.last
+            .store(self.core.env.monotonic(), Ordering::Relaxed);
+        Ok(done)
+    }
+
+    fn flush_frozen(&self, installer: &mut Installer, state: State) -> Result<bool> {
+        let mut done = false;
+        loop {
+            let version = self.core.version.load_full();
+            let Some(oldest) = version.frozen.last().cloned() else {
+                return Ok(done);
+            };
+            let state = if version.frozen.len() == 1 {
+                state
+            } else {
+                State::Dirty
+            };
+            self.flush_one(installer, &version, oldest, state)?;
+            done = true;
+        }
+    }
+
+    fn flush_one(
+        &self,
+        installer: &mut Installer,
+        version: &Version,
+        frozen: Arc<Frozen>,
+        state: State,
+    ) -> Result<()> {
+        let flushed = flush::flush(&self.core, installer, version, &frozen)?;
+        publish(self.core.disk.as_ref(), &flushed.segments)?;
+        installer.next_run += 1;
+        let edit = Edit {
+            added: flushed.segments,
+            removed: Vec::new(),
+            flushed: Some(frozen),
+            extents: flushed.extents,
+        };
+        self.install(installer, Some(edit), state)?;
+        self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One compaction, if one is due.
+    pub fn compact(&self) -> Result<bool> {
+        let mut installer = self.installer.lock();
+        let version = self.core.version.load_full();
+        let mut options = installer.compaction_options.clone();
+        options.snapshots = installer
+            .manifest
+            .snapshots
+            .iter()
+            .map(|s| s.epoch)
+            .collect();
+        let segment = installer.segment_options.clone();
+        let Some(job) = crate::tree::compaction::pick(&version.levels, &options) else {
+            return Ok(false);
+        };
+        let mut new_id = || self.core.ids.segment();
+        let snapshots = options.snapshots.clone();
+        let output = job.run(
+            self.core.disk.as_ref(),
+            self.core.vid,
+            &mut new_id,
+            &snapshots,
+            &segment,
+        )?;
+        publish(self.core.disk.as_ref(), &output.added)?;
+        let mut added = output.added;
+        added.extend(output.moved);
+        let edit = Edit {
+            added,
+            removed: output.removed,
+            flushed: None,
+            extents: Vec::new(),
+        };
+        self.install(&mut installer, Some(edit), State::Dirty)?;
+        self.core.counts.compactions.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Makes room in the journal: two generations, since the one before the newest must stay
+    /// mountable.
+    pub fn make_room(&self) -> Result<()> {
+        self.checkpoint()?;
+        let mut installer = self.installer.lock();
+        if installer.cut != installer.superblock.journal.batch || self.core.journal_is_tight() {
+            self.install(&mut installer, None, State::Dirty)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the next generation.
+    fn install(&self, installer: &mut Installer, edit: Option<Edit>, state: State) -> Result<()> {
+        let core = &self.core;
+        let mut superblock = installer.superblock.clone();
+        superblock.generation = superblock.generation.next();
+        superblock.state = state;
+        let mut account = None;
+        let mut removed_packs = Vec::new();
+        let mut manifest = None;
+        if let Some(edit) = &edit {
+            let mut next_account = installer.account.clone();
+            for (before, after) in &edit.extents {
+                next_account.apply(before, after);
+            }
+            let mut next = self.next_manifest(installer, edit, superblock.generation);
+            removed_packs = self.settle_packs(installer, &mut next, &mut next_account);
+            superblock.manifest = self.write_manifest(&next)?;
+            account = Some(next_account);
+            manifest = Some(next);
+        }
+        if let Some(frozen) = edit.as_ref().and_then(|e| e.flushed.as_ref()) {
+            let journal = core.journal();
+            superblock.journal = journal.ring.start_for(frozen.cut);
+            superblock.cut = frozen.counters.lsn;
+        }
+        superblock.end = BatchSeq(core.durable.load(Ordering::Acquire));
+        self.check_fence(installer)?;
+        SuperFile::write(core.disk.as_ref(), &superblock)?;
+        core.generation
+            .store(superblock.generation.0, Ordering::Relaxed);
+        self.publish_version(edit.as_ref());
+        self.collect(
+            installer,
+            &superblock,
+            edit.as_ref(),
+            manifest.as_ref(),
+            removed_packs,
+        );
+        if let Some(account) = account {
+            installer.account = account;
+        }
+        if let Some(manifest) = manifest {
+            installer.manifest = manifest;
+        }
+        let previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
+        installer.superblock = superblock;
+        core.journal().ring.release(previous_cut);
+        core.note_room();
+        self.remove_garbage(installer);
+        core.wake_all();
+        tracing::debug!(generation = %installer.superblock.generation, "a generation was installed");
+        Ok(())
+    }
+
+    /// Another host that opened the volume on a shared disk has left its nonce: this one must not
+    /// write over what that one does.
+    fn check_fence(&self, installer: &Installer) -> Result<()> {
+        let found = SuperFile::read(self.core.disk.as_ref())?.newest;
+        if found.nonce == installer.superblock.nonce {
+            return Ok(());
+        }
+        let cause = Error::Failed("another host opened the volume at the same time".into());
+        self.core.fail(&cause);
+        Err(cause)
+    }
+
+    fn next_manifest(
+        &self,
+        installer: &Installer,
+        edit: &Edit,
+        generation: Generation,
+    ) -> Manifest {
+        let mut next = installer.manifest.clone();
+        next.id = next.counters.next_manifest;
+        next.generation = generation;
+        next.counters.next_manifest = next.id.next();
+        let moved = |id| edit.added.iter().any(|a| a.id == id);
+        next.segments
+            .retain(|s| !edit.removed.contains(&s.id) && !moved(s.id));
+        next.segments.extend(edit.added.iter().cloned());
+        next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
+        next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
+        if let Some(frozen) = &edit.flushed {
+            next.counters.epoch = frozen.memtable.epoch;
+            next.counters.next_ino = frozen.counters.next_ino;
+            next.counters.inodes = frozen.counters.inodes;
+            next.counters.bytes = frozen.counters.bytes;
+            next.counters.lsn = frozen.counters.lsn;
+        }
+        next
+    }
+
+    /// Brings the packs of the manifest up to date; answers those that hold nothing live.
+    fn settle_packs(
+        &self,
+        installer: &mut Installer,
+        next: &mut Manifest,
+        account: &mut Account,
+    ) -> Vec<PackId> {
+        let mut states = self.core.journal().hot.states();
+        states.extend(installer.cold.states());
+        for state in &states {
+            account.note(state);
+        }
+        account.flushed(next.counters.epoch);
+        let dead = account.fully_dead(next.counters.epoch);
+        for pack in &dead {
+            account.remove(*pack);
+        }
+        next.packs = account.packs().copied().collect();
+        dead
+    }
+
+    fn write_manifest(&self, manifest: &Manifest) -> Result<ManifestRef> {
+        let core = &self.core;
+        let bytes = manifest.to_bytes(core.vid);
+        let crc = Manifest::crc(&bytes);
+        let tmp = name_of(FileName::ManifestTmp(manifest.id));
+        match core.disk.remove(&tmp) {
+            Ok(()) => {}
+            // An earlier attempt may have left it; usually none did.
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+        let file = core.disk.open(&tmp, OpenHow::CreateNew)?;
+        file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
+        file.sync_data()?;
+        core.disk
+            .rename(&tmp, &name_of(FileName::Manifest(manifest.id)))?;
+        core.disk.sync_dir(Dir::Meta)?;
+        Ok(ManifestRef {
+            id: manifest.id,
+            len: bytes.len() as u32,
+            crc,
+        })
+    }
+
+    fn publish_version(&self, edit: Option<&Edit>) {
+        let Some(edit) = edit else { return };
+        let _gate = self.core.gate.write();
+        let version = self.core.version.load_full();
+        let mut frozen = version.frozen.clone();
+        if let Some(flushed) = &edit.flushed {
+            frozen.retain(|f| !Arc::ptr_eq(f, flushed));
+        }
+        self.core.version.store(Arc::new(Version {
+            active: Arc::clone(&version.active),
+            frozen,
+            levels: version.levels.with(&edit.added, &edit.removed),
+        }));
+    }
+
+    /// Notes what the new generation does not need any more.
+    fn collect(
+        &self,
+        installer: &mut Installer,
+        superblock: &Superblock,
+        edit: Option<&Edit>,
+        manifest: Option<&Manifest>,
+        packs: Vec<PackId>,
+    ) {
+        let since = superblock.generation;
+        let mut files: Vec<FileName> = packs.into_iter().map(FileName::Pack).collect();
+        if let Some(edit) = edit {
+            files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
+        }
+        if manifest.is_some() {
+            files.push(FileName::Manifest(installer.manifest.id));
+        }
+        let garbage = files.into_iter().map(Unneeded::File);
+        installer.garbage.extend(garbage.map(|what| Garbage {
+            unneeded_since: since,
+            what,
+        }));
+    }
+
+    /// Removes what neither the newest generation nor the one before it needs.
+    fn remove_garbage(&self, installer: &mut Installer) {
+        let newest = installer.superblock.generation;
+        let flushed = installer.manifest.counters.epoch;
+        for (pack, range) in installer.account.take_punchable(flushed) {
+            let what = Unneeded::Bytes(pack, range);
+            installer.garbage.push(Garbage {
+                unneeded_since: newest,
+                what,
+            });
+        }
+        let garbage = std::mem::take(&mut installer.garbage);
+        for item in garbage {
+            if item.unneeded_since >= newest {
+                installer.garbage.push(item);
+                continue;
+            }
+            if let Err(e) = self.remove_one(&item.what) {
+                // It is found again at the next mount; a host that cannot punch keeps the bytes.
+                tracing::debug!(error = %e, "something unneeded could not be removed");
+            }
+        }
+    }
+
+    fn remove_one(&self, what: &Unneeded) -> Result<()> {
+        match what {
+            Unneeded::File(file) => {
+                if let FileName::Pack(pack) = file {
+                    self.core.reader.forget(*pack);
+                }
+                self.core.disk.remove(&name_of(*file))?;
+            }
+            Unneeded::Bytes(pack, range) => {
+                let file = self
+                    .core
+                    .disk
+                    .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
+                file.punch(range.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The disk's name of a file.
+pub(crate) fn name_of(file: FileName) -> Name {
+    match Dir::from_path(file.dir()) {
+        Some(dir) => Name::new(dir, &file.leaf()),
+        None => unreachable!("every directory of the layout is a directory of the disk"),
+    }
+}

@@ -1,0 +1,103 @@
+//! When a checkpoint is due, the journal's growth, and what the volume tells of itself.
+
+use std::sync::atomic::Ordering;
+
+use super::Checkpointer;
+use crate::store::RoomMaker;
+use crate::{Info, Result, Stats};
+
+impl RoomMaker for Checkpointer {
+    fn make_room(&self) -> Result<()> {
+        Checkpointer::make_room(self)
+    }
+}
+
+impl Checkpointer {
+    /// Whether enough was done, or long enough ago, for a checkpoint.
+    pub fn is_due(&self) -> bool {
+        let core = &self.core;
+        let policy = &core.tuning;
+        let version = core.version.load();
+        if !version.frozen.is_empty() {
+            return true;
+        }
+        if version.active.is_empty() {
+            return false;
+        }
+        if core.journal_is_tight() || version.active.bytes() >= policy.memtable_bytes {
+            return true;
+        }
+        if policy.journal_only {
+            return false;
+        }
+        let since = core.since_cut.load(Ordering::Relaxed);
+        let last = self.last.load(Ordering::Relaxed);
+        let age = core.env.monotonic().saturating_sub(last);
+        since >= policy.checkpoint_journal || age >= policy.checkpoint_interval
+    }
+
+    /// One step of growing the journal, if it is small for what is written.
+    pub fn grow(&self) -> Result<bool> {
+        let core = &self.core;
+        if core.failure().is_some() {
+            return Ok(false);
+        }
+        let mut journal = core.journal();
+        // A header that is ready spares the commit that changes files a flush.
+        let mut busy = journal.ring.prepare()?;
+        let enough = core.since_cut.load(Ordering::Relaxed) > journal.ring.capacity() / 4;
+        if enough || core.journal_is_pressed() {
+            busy |= journal.ring.grow()?;
+        }
+        drop(journal);
+        core.note_room();
+        Ok(busy)
+    }
+
+    /// Counts since the volume was opened.
+    pub fn stats(&self) -> Stats {
+        let core = &self.core;
+        let counts = &core.counts;
+        let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        Stats {
+            ops: load(&counts.ops),
+            batches: load(&counts.batches),
+            journal_bytes: load(&counts.journal_bytes),
+            written_bytes: load(&counts.data_bytes),
+            disk_syncs: load(&counts.journal_syncs),
+            checkpoints: load(&counts.checkpoints),
+            compactions: load(&counts.compactions),
+            dirty_bytes: core.bytes_in_ram(),
+            ..Stats::default()
+        }
+    }
+
+    /// What the volume is.
+    pub fn info(&self, uuid: [u8; 16]) -> Info {
+        let core = &self.core;
+        let installer = self.installer.lock();
+        let segments = &installer.manifest.segments;
+        let superblock = &installer.superblock;
+        let features = superblock.features;
+        Info {
+            uuid,
+            version: (1, 0),
+            features: [features.compat, features.ro_compat, features.incompat],
+            generation: superblock.generation.0,
+            inodes: core.inodes.load(Ordering::Relaxed).max(0) as u64,
+            bytes: core.bytes.load(Ordering::Relaxed).max(0) as u64,
+            limit: superblock.geometry.limit,
+            segments: segments.len() as u64,
+            segment_bytes: segments.iter().map(|s| s.bytes).sum(),
+            packs: installer.account.packs().count() as u64,
+            pack_bytes: installer.account.totals().0,
+            pack_live_bytes: installer.account.totals().1,
+            journal_bytes: core.journal_capacity(),
+            read_only: core
+                .read_only
+                .as_deref()
+                .map(str::to_owned)
+                .or_else(|| core.failure().map(|cause| cause.to_string())),
+        }
+    }
+}

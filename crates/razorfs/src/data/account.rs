@@ -1,0 +1,148 @@
+//! What in each pack is still referred to.
+//!
+//! Counting happens only when a memtable is flushed: for each block the frames of the old list
+//! that the new one lacks are debited, those that only the new one has are credited. So what was
+//! written and overwritten within one epoch is never counted, and the sum over all flushes is what
+//! a recount of all extents finds.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use razorfs_format::manifest::PackMeta;
+use razorfs_format::pack::{HEADER_LEN, PackState};
+use razorfs_format::record::Fragment;
+use razorfs_format::{Epoch, PackId};
+
+use super::dead::DeadRuns;
+use super::fragments::{FrameUse, frames_of};
+
+/// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    packs: BTreeMap<PackId, PackMeta>,
+    dead: DeadRuns,
+}
+
+impl Account {
+    /// The account of these packs.
+    #[must_use]
+    pub fn new(packs: impl IntoIterator<Item = PackMeta>) -> Self {
+        Self {
+            packs: packs.into_iter().map(|p| (p.id, p)).collect(),
+            dead: DeadRuns::default(),
+        }
+    }
+
+    fn entry(&mut self, pack: PackId) -> &mut PackMeta {
+        self.packs
+            .entry(pack)
+            .or_insert_with(|| PackState::new(pack).meta(0))
+    }
+
+    /// Takes over what a writer tells of a pack. A pack only grows until it is sealed, so states
+    /// may come in any order.
+    pub fn note(&mut self, state: &PackState) {
+        let meta = self.entry(state.id);
+        let mut known = PackState::of(meta);
+        known.merge(state);
+        *meta = known.meta(meta.live);
+    }
+
+    /// Counts what replacing one block's list by another does.
+    pub fn apply(&mut self, before: &[Fragment], after: &[Fragment]) {
+        let own = |list| frames_of(list).filter(|f| !f.foreign);
+        let (old, new): (Vec<FrameUse>, Vec<FrameUse>) =
+            (own(before).collect(), own(after).collect());
+        // Both are sorted by (pack, pos), each of which occurs once.
+        let at = |f: &FrameUse| (f.pack, f.pos);
+        let lacks =
+            |list: &[FrameUse], f: &FrameUse| list.binary_search_by_key(&at(f), at).is_err();
+        for f in new.iter().filter(|f| lacks(&old, f)) {
+            self.entry(f.pack).live += f.bytes;
+        }
+        for f in old.iter().filter(|f| lacks(&new, f)) {
+            let used = self.entry(f.pack);
+            debug_assert!(
+                used.live >= f.bytes,
+                "a frame is debited that was not credited"
+            );
+            used.live = used.live.saturating_sub(f.bytes);
+            self.dead.died(f.pack, f.pos..f.pos.saturating_add(f.bytes));
+        }
+    }
+
+    /// What was applied until now belongs to the flush of `epoch`.
+    pub fn flushed(&mut self, epoch: Epoch) {
+        self.dead.flushed(epoch);
+    }
+
+    /// The sealed packs that nothing refers to, nor will: no frame of theirs is younger than
+    /// `flushed`, the epoch up to which everything has been flushed. The caller waits until no
+    /// older generation that can still be needed refers to them.
+    #[must_use]
+    pub fn fully_dead(&self, flushed: Epoch) -> Vec<PackId> {
+        self.packs
+            .values()
+            .filter(|p| p.sealed && p.live == 0 && p.last_birth <= flushed)
+            .map(|p| p.id)
+            .collect()
+    }
+
+    /// The holes that can be punched once no generation older than the flush of `flushed` can be
+    /// needed: 64 KiB and more of dead frames in sealed packs. Each is answered once, and again,
+    /// whole, when it has grown; punching twice does no harm.
+    pub fn take_punchable(&mut self, flushed: Epoch) -> Vec<(PackId, Range<u64>)> {
+        let packs = &self.packs;
+        self.dead.take(flushed, |pack| {
+            packs.get(&pack).is_some_and(|p| p.sealed && p.live > 0)
+        })
+    }
+
+    /// Sealed packs of which at least a quarter is dead, all flushed: what cleaning should copy
+    /// first. Best first: much to gain, little to copy, and old, for what is old stays live.
+    #[must_use]
+    pub fn cleanable(&self, flushed: Epoch) -> Vec<PackId> {
+        let mut found: Vec<(u128, PackId)> = self
+            .packs
+            .values()
+            .filter(|p| p.sealed && p.live > 0 && p.last_birth <= flushed)
+            .filter(|p| p.live < p.total / 4 * 3)
+            .map(|p| {
+                let age = u128::from(flushed.0 - p.last_birth.0) + 1;
+                let (total, live) = (u128::from(p.total), u128::from(p.live));
+                ((total - live) * age * 1024 / (total + live), p.id)
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Forgets a pack that was removed.
+    pub fn remove(&mut self, pack: PackId) {
+        self.packs.remove(&pack);
+        self.dead.remove(pack);
+    }
+
+    /// One pack.
+    #[must_use]
+    pub fn get(&self, pack: PackId) -> Option<&PackMeta> {
+        self.packs.get(&pack)
+    }
+
+    /// All packs, by id.
+    pub fn packs(&self) -> impl Iterator<Item = &PackMeta> {
+        self.packs.values()
+    }
+
+    /// Bytes of host space in packs, and how many of them are needed.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        self.packs.values().fold((0, 0), |(total, live), p| {
+            (total + p.total + HEADER_LEN, live + p.live)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "account_tests.rs"]
+mod account_tests;

@@ -1,0 +1,179 @@
+//! The ring's background work, in short steps: removing, preparing and adding files.
+
+use std::sync::Arc;
+
+use razorfs_disk::{Dir, File, OpenHow};
+use razorfs_format::Jid;
+use razorfs_format::journal::UNIT;
+
+use super::host;
+use super::ring::{Ring, RingFile, Role};
+use crate::error::Result;
+
+/// Bytes that one step fills with zeros and syncs.
+const STEP: u64 = 1 << 20;
+
+/// A file that is being filled with zeros.
+pub(super) struct Growth {
+    slot: u32,
+    file: Arc<dyn File>,
+    /// It is not a file of the ring yet.
+    new: bool,
+    done: u64,
+    target: u64,
+}
+
+impl Ring {
+    /// Whether [`Ring::grow`] should be called until it has added a file: more than half of the
+    /// ring is in use.
+    #[must_use]
+    pub fn pressed(&self) -> bool {
+        self.room() < self.capacity() / 2
+    }
+
+    /// Writes the header of the file that comes next, once the active one is half full, so that
+    /// the change of files costs no sync. Answers whether it did anything.
+    pub fn prepare(&mut self) -> Result<bool> {
+        self.check_running()?;
+        let due = self.fill().is_some_and(|(at, len)| at > len / 2);
+        let waiting = self.available().any(|f| f.role == Role::Prepared);
+        if !due || waiting || self.available().count() < 2 {
+            return Ok(false);
+        }
+        let Some(slot) = self.best_free() else {
+            return Ok(false);
+        };
+        self.write_life(slot)?;
+        if let Some(file) = self.file(slot) {
+            file.role = Role::Prepared;
+        }
+        Ok(true)
+    }
+
+    /// One step of background work: removes a file that failed or is too many, or fills a
+    /// megabyte of a new or larger file with zeros and syncs it. Answers whether there was
+    /// anything to do; the ring is at its largest when there was not.
+    ///
+    /// An error leaves the ring as it was; growing starts anew with the next call.
+    pub fn grow(&mut self) -> Result<bool> {
+        self.check_running()?;
+        if let Some(slot) = self.doomed.pop() {
+            match self.disk.remove(&host::name(slot)) {
+                Err(e) if !e.is_not_found() => return Err(e.into()),
+                _ => self.disk.sync_dir(Dir::Journal)?,
+            }
+            return Ok(true);
+        }
+        let growth = match self.growth.take() {
+            Some(growth) => growth,
+            None => match self.begin_growth()? {
+                Some(growth) => growth,
+                None => return Ok(false),
+            },
+        };
+        self.extend(growth)?;
+        Ok(true)
+    }
+
+    fn begin_growth(&mut self) -> Result<Option<Growth>> {
+        let max = u64::from(self.geometry.max_file);
+        let most = self.geometry.max_files as usize;
+        let largest = self.files.iter().map(|f| f.len).max().unwrap_or(0);
+        let target = (2 * largest).min(max);
+        if self.files.len() < most {
+            let slot = self.free_slot;
+            self.free_slot += 1;
+            let file = self.disk.open(&host::name(slot), OpenHow::CreateNew)?;
+            return Ok(Some(Growth {
+                slot,
+                file,
+                new: true,
+                done: 0,
+                target,
+            }));
+        }
+        let free = self.available().filter(|f| f.role == Role::Free);
+        let Some((slot, len)) = free.min_by_key(|f| f.len).map(|f| (f.slot, f.len)) else {
+            return Ok(None);
+        };
+        if self.available().count() < 2 {
+            return Ok(None);
+        }
+        if self.files.len() > most {
+            self.files.retain(|f| f.slot != slot);
+            self.doomed.push(slot);
+            return Ok(None);
+        }
+        if len >= target {
+            return Ok(None);
+        }
+        let file = self.disk.open(&host::name(slot), OpenHow::ReadWrite)?;
+        self.set_role(slot, Role::Growing);
+        Ok(Some(Growth {
+            slot,
+            file,
+            new: false,
+            done: len,
+            target,
+        }))
+    }
+
+    fn extend(&mut self, mut growth: Growth) -> Result<()> {
+        let to = (growth.done + STEP).min(growth.target);
+        let filled = growth
+            .file
+            .allocate(growth.done..to, true)
+            .and_then(|()| growth.file.sync_data());
+        if let Err(e) = filled {
+            self.abandon(&growth);
+            return Err(e.into());
+        }
+        growth.done = to;
+        if to < growth.target {
+            self.growth = Some(growth);
+            return Ok(());
+        }
+        if growth.new {
+            self.join(&growth)
+        } else {
+            if let Some(file) = self.file(growth.slot) {
+                file.len = growth.target;
+                file.role = Role::Free;
+            }
+            Ok(())
+        }
+    }
+
+    fn join(&mut self, growth: &Growth) -> Result<()> {
+        debug_assert!(growth.target.is_multiple_of(UNIT as u64));
+        let header = self.header(growth.slot, Jid(0), growth.target);
+        let joined = host::write_header(&*growth.file, self.vid, &header)
+            .and_then(|()| self.disk.sync_dir(Dir::Journal));
+        if let Err(e) = joined {
+            self.abandon(growth);
+            return Err(e.into());
+        }
+        self.files.push(RingFile {
+            slot: growth.slot,
+            jid: Jid(0),
+            len: growth.target,
+            role: Role::Free,
+            batches: None,
+        });
+        Ok(())
+    }
+
+    fn abandon(&mut self, growth: &Growth) {
+        if growth.new {
+            self.doomed.push(growth.slot);
+        } else {
+            self.set_role(growth.slot, Role::Free);
+        }
+    }
+
+    fn set_role(&mut self, slot: u32, role: Role) {
+        if let Some(file) = self.file(slot) {
+            file.role = role;
+        }
+    }
+}

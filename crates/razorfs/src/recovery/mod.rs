@@ -1,0 +1,362 @@
+//! Opening a volume: the road of an operation in reverse, bounded by the journal's ring.
+//!
+//! Superblock, manifest, journal replay into a memtable, a new generation that fences off any
+//! other host, and the removal of files that no generation names. Nothing is overwritten before
+//! the new generation is durable, so a crash during recovery only makes the next one start again.
+
+mod config;
+mod create;
+mod leftovers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::{Manifest, PackMeta};
+use razorfs_format::op::{Mutation, decode_ops};
+use razorfs_format::pack;
+use razorfs_format::record::FragmentKind;
+use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
+use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
+
+pub(crate) use create::create;
+
+use crate::checkpoint::superfile::SuperFile;
+use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
+use crate::data::{Account, PackReader, PackWriter};
+use crate::journal::{Batch, RecoveryReport, Ring};
+use crate::store::{Core, CountersAt, Ids, Journal, Start, Version};
+use crate::tree::memtable::Memtable;
+use crate::tree::{BlockCache, Levels};
+use crate::{Error, Options, RecoverySummary, Result};
+
+/// An open volume, before its threads run.
+pub(crate) struct Opened {
+    pub checkpointer: Arc<Checkpointer>,
+    pub guard: Box<dyn Guard>,
+    pub summary: RecoverySummary,
+    pub uuid: [u8; 16],
+}
+
+/// Inode numbers skipped after a crash: those that were given out and never became durable are
+/// not given out again, since somebody may still hold them.
+const INO_GAP: u64 = 1 << 20;
+
+/// Opens and recovers a volume.
+pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
+    let mode = if options.read_only {
+        LockMode::Shared
+    } else {
+        LockMode::Exclusive
+    };
+    let guard = lock(disk.as_ref(), mode)?;
+    let superblock = if options.read_only {
+        SuperFile::read(disk.as_ref())?.newest
+    } else {
+        SuperFile::read_and_heal(disk.as_ref())?.newest
+    };
+    let read_only = access(&superblock, options)?;
+    let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
+    let mut replay = Replay::new(&superblock, &manifest, options, &disk);
+    let (ring, report) = replay.run(&superblock, read_only.is_some())?;
+    let read_only = read_only.or_else(|| {
+        report.read_only.then(|| {
+            let first = report
+                .damage
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            Arc::from(format!(
+                "its journal is damaged ({first}); run `razorfs verify`"
+            ))
+        })
+    });
+    let mut opening = Opening {
+        disk,
+        env,
+        superblock,
+        manifest,
+        replay,
+        read_only,
+    };
+    opening.adopt_listing()?;
+    if opening.read_only.is_none() {
+        opening.fence()?;
+        opening.remove_leftovers()?;
+    }
+    let summary = opening.summary(&report);
+    let uuid = opening.superblock.uuid;
+    let checkpointer = opening.build(ring, report.last, options)?;
+    Ok(Opened {
+        checkpointer: Arc::new(checkpointer),
+        guard,
+        summary,
+        uuid,
+    })
+}
+
+fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
+    disk.lock(mode).map_err(|e| match &e.holder {
+        Some(holder) => Error::Locked(holder.as_str().into()),
+        None if e.is_not_found() => Error::NotAVolume(
+            format!(
+                "{} is missing: not a RazorFS volume; `razorfs create` makes one",
+                e.path
+            )
+            .into(),
+        ),
+        None => e.into(),
+    })
+}
+
+/// Whether, and how, the volume may be opened; answers why not for writing.
+fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>> {
+    match superblock.features.access() {
+        Access::Writable if options.read_only => Ok(Some("it was opened so".into())),
+        Access::Writable => Ok(None),
+        Access::ReadOnly(bits) => Ok(Some(
+            format!("it has features {bits:#x} that this version can read only; use a newer one")
+                .into(),
+        )),
+        Access::Refused(bits) => Err(Error::NotAVolume(
+            format!(
+                "the volume has features {bits:#x} that this version does not know; \
+                 use a newer razorfs"
+            )
+            .into(),
+        )),
+    }
+}
+
+fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {
+    let name = FileName::Manifest(named.id);
+    let file = disk.open(&name_of(name), OpenHow::Read)?;
+    let len = file.len()?;
+    if len != u64::from(named.len) {
+        let place = Place::new(name, 0);
+        return Err(place
+            .error("manifest", format_args!("{} bytes", named.len), len)
+            .into());
+    }
+    let mut bytes = vec![0; named.len as usize];
+    file.read_at(&mut bytes, 0)?;
+    if Manifest::crc(&bytes) != named.crc {
+        let place = Place::new(name, u64::from(named.len).saturating_sub(4));
+        let (expected, got) = (named.crc, Manifest::crc(&bytes));
+        return Err(place.error("manifest checksum", expected, got).into());
+    }
+    Ok(Manifest::decode(&bytes, vid, named.id)?)
+}
+
+/// The journal's way into a memtable.
+struct Replay {
+    disk: Arc<dyn Disk>,
+    vid: VolumeId,
+    memtable: Memtable,
+    levels: Levels,
+    counters: CountersAt,
+    /// Ends of the journaled frames of each pack.
+    frames: BTreeMap<PackId, u64>,
+}
+
+impl Replay {
+    fn new(
+        superblock: &Superblock,
+        manifest: &Manifest,
+        options: &Options,
+        disk: &Arc<dyn Disk>,
+    ) -> Self {
+        let vid = superblock.vid();
+        let cache = Arc::new(BlockCache::new(options.cache_bytes));
+        let levels = Levels::open(Arc::clone(disk), vid, cache, manifest.segments.clone());
+        let counters = CountersAt {
+            inodes: manifest.counters.inodes,
+            bytes: manifest.counters.bytes,
+            next_ino: manifest.counters.next_ino,
+            lsn: manifest.counters.lsn,
+        };
+        let memtable = Memtable::new(manifest.counters.epoch.next());
+        let (disk, frames) = (Arc::clone(disk), BTreeMap::new());
+        Self {
+            disk,
+            vid,
+            memtable,
+            levels,
+            counters,
+            frames,
+        }
+    }
+
+    fn run(
+        &mut self,
+        superblock: &Superblock,
+        read_only: bool,
+    ) -> Result<(Option<Ring>, RecoveryReport)> {
+        let (disk, vid) = (Arc::clone(&self.disk), self.vid);
+        let (geometry, start) = (superblock.geometry.journal, superblock.journal);
+        let end = superblock.clean_end();
+        let mut apply = |batch: &Batch| self.apply(batch);
+        if read_only {
+            let report = Ring::open_read_only(disk, vid, start, end, &mut apply)?;
+            return Ok((None, report));
+        }
+        let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply)?;
+        Ok((Some(ring), report))
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<()> {
+        // The batch passed its checksums; the place names the journal for what they cannot catch.
+        let place = Place::new(FileName::Journal(0), 0);
+        for op in decode_ops(&batch.payload, place)? {
+            for mutation in op.mutations {
+                if let Mutation::Patch { fragment, .. } = &mutation
+                    && let FragmentKind::Pack(frame) = &fragment.kind
+                {
+                    let end = self.frames.entry(frame.pack).or_default();
+                    *end = (*end).max(pack::frame_end(frame));
+                }
+                Core::redo(&self.memtable, mutation, &mut self.counters);
+            }
+        }
+        self.counters.lsn = Lsn(batch.first_lsn.0 + u64::from(batch.n_ops));
+        Ok(())
+    }
+}
+
+/// A volume whose journal is replayed.
+struct Opening {
+    disk: Arc<dyn Disk>,
+    env: Arc<dyn Env>,
+    superblock: Superblock,
+    manifest: Manifest,
+    replay: Replay,
+    read_only: Option<Arc<str>>,
+}
+
+impl Opening {
+    /// The next generation: the same manifest under a new nonce, so that a second host that has
+    /// the volume open notices at its next checkpoint.
+    fn fence(&mut self) -> Result<()> {
+        self.superblock.generation = self.superblock.generation.next();
+        self.superblock.nonce = self.env.random();
+        self.superblock.state = State::Dirty;
+        SuperFile::write(self.disk.as_ref(), &self.superblock)?;
+        Ok(())
+    }
+
+    fn summary(&self, report: &RecoveryReport) -> RecoverySummary {
+        RecoverySummary {
+            clean: report.batches == 0,
+            batches: report.batches,
+            ops: report.ops,
+            bytes: report.bytes,
+            torn: report.torn.is_some(),
+            damage: report.damage.iter().map(ToString::to_string).collect(),
+            orphans: 0,
+        }
+    }
+
+    /// The packs as the manifest and the journal have them; at most two go on growing.
+    fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
+        let birth = self.replay.memtable.epoch;
+        let mut packs: BTreeMap<PackId, PackMeta> = self
+            .manifest
+            .packs
+            .iter()
+            .map(|p| (p.id, p.clone()))
+            .collect();
+        for (id, end) in &self.replay.frames {
+            let meta = packs.entry(*id).or_insert_with(|| PackMeta {
+                id: *id,
+                sealed: false,
+                len: pack::HEADER_LEN,
+                total: 0,
+                live: 0,
+                last_birth: birth,
+            });
+            let more = end.saturating_sub(meta.len);
+            meta.len += more;
+            meta.total += more;
+            meta.last_birth = birth;
+        }
+        let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
+        let surplus = open.len().saturating_sub(2);
+        for meta in open.drain(..surplus) {
+            if let Some(meta) = packs.get_mut(&meta.id) {
+                meta.sealed = true;
+            }
+        }
+        (packs.into_values().collect(), open)
+    }
+
+    fn build(self, ring: Option<Ring>, last: BatchSeq, options: &Options) -> Result<Checkpointer> {
+        let (packs, mut open) = self.packs();
+        let vid = self.superblock.vid();
+        let geometry = self.superblock.geometry;
+        let ids = Arc::new(Ids {
+            ino: AtomicU64::new(self.next_ino().0),
+            segment: AtomicU64::new(self.manifest.counters.next_segment.0),
+            pack: AtomicU64::new(self.manifest.counters.next_pack.0),
+        });
+        let writer = |reopen: Option<PackMeta>| {
+            let ids = Arc::clone(&ids);
+            let new_id = Arc::new(move || ids.pack());
+            let disk = Arc::clone(&self.disk);
+            PackWriter::new(
+                disk,
+                vid,
+                geometry.pack_bytes,
+                new_id,
+                reopen,
+            )
+        };
+        let (hot, cold) = (writer(open.pop()), writer(open.pop()));
+        let account = Account::new(packs);
+        let counters = self.replay.counters;
+        let version = Version {
+            active: Arc::new(self.replay.memtable),
+            frozen: Vec::new(),
+            levels: self.replay.levels,
+        };
+        let core = Core::new(Start {
+            disk: Arc::clone(&self.disk),
+            env: self.env,
+            vid,
+            hash_key: self.superblock.hash_key,
+            tuning: config::tuning(&geometry, options),
+            version,
+            reader: PackReader::new(self.disk, vid),
+            journal: ring.map(|ring| Journal {
+                ring,
+                hot,
+                appended: last,
+            }),
+            last,
+            next_lsn: counters.lsn,
+            generation: self.superblock.generation,
+            ids,
+            inodes: counters.inodes as i64,
+            bytes: counters.bytes as i64,
+            read_only: self.read_only,
+        });
+        let installer = Installer::new(InstallerStart {
+            superblock: self.superblock,
+            manifest: self.manifest,
+            cold,
+            account,
+            segment_options: config::segment_options(&geometry),
+            compaction_options: config::compaction_options(&geometry),
+        });
+        Ok(Checkpointer::new(Arc::new(core), installer))
+    }
+
+    fn next_ino(&self) -> Ino {
+        let next = self.replay.counters.next_ino;
+        match self.superblock.clean_end() {
+            Some(_) => next,
+            None => Ino(next.0 + INO_GAP),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The door to the store: its core, its checkpointer and, where the volume has threads, those.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use razorfs_disk::{Disk, Env, Guard};
+
+use super::{Core, RoomMaker, Ticket};
+use crate::checkpoint::Checkpointer;
+use crate::recovery::{self, Opened};
+use crate::workers::{Maintenance, Workers};
+use crate::{
+    CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
+};
+
+/// The store of one volume.
+pub(crate) struct Store {
+    checkpointer: Arc<Checkpointer>,
+    durability: Durability,
+    recovery: RecoverySummary,
+    uuid: [u8; 16],
+    workers: Mutex<Option<Workers>>,
+    /// Held until the volume is closed.
+    guard: Mutex<Option<Box<dyn Guard>>>,
+}
+
+impl Deref for Store {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.checkpointer.core
+    }
+}
+
+/// Reaps in the background; given by the room that knows how.
+pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
+
+struct Upkeep {
+    checkpointer: Arc<Checkpointer>,
+    reaper: Reaper,
+    background: bool,
+}
+
+impl Maintenance for Upkeep {
+    fn checkpoint_is_due(&self) -> bool {
+        self.checkpointer.is_due()
+    }
+    fn checkpoint(&self) -> Result<bool> {
+        RoomMaker::make_room(self.checkpointer.as_ref()).map(|()| true)
+    }
+    fn compact(&self) -> Result<bool> {
+        if self.background {
+            self.checkpointer.compact()
+        } else {
+            Ok(false)
+        }
+    }
+    fn reap(&self) -> Result<bool> {
+        (self.reaper)()
+    }
+    fn grow(&self) -> Result<bool> {
+        self.checkpointer.grow()
+    }
+}
+
+impl Store {
+    /// Writes an empty volume.
+    pub fn create(disk: &Arc<dyn Disk>, env: &Arc<dyn Env>, options: &CreateOptions) -> Result<()> {
+        recovery::create(Arc::clone(disk), env.as_ref(), options)
+    }
+
+    /// Opens and recovers a volume. No thread runs yet: see [`Store::start`].
+    pub fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Self> {
+        let Opened {
+            checkpointer,
+            guard,
+            summary,
+            uuid,
+        } = recovery::open(disk, env, options)?;
+        let room_maker: std::sync::Weak<Checkpointer> = Arc::downgrade(&checkpointer);
+        checkpointer.core.set_room_maker(room_maker);
+        Ok(Self {
+            checkpointer,
+            durability: options.durability,
+            recovery: summary,
+            uuid,
+            workers: Mutex::new(None),
+            guard: Mutex::new(Some(guard)),
+        })
+    }
+
+    /// Starts the threads, if the volume has any.
+    pub fn start(&self, reaper: Reaper) -> Result<()> {
+        if !self.tuning.threads || self.read_only.is_some() {
+            return Ok(());
+        }
+        let checkpointer = Arc::clone(&self.checkpointer);
+        let background = self.durability != Durability::JournalOnly;
+        let upkeep = Upkeep {
+            checkpointer,
+            reaper,
+            background,
+        };
+        let core = Arc::clone(&self.checkpointer.core);
+        *self.workers.lock() = Some(Workers::start(core, Arc::new(upkeep))?);
+        Ok(())
+    }
+
+    /// Waits until a transaction is durable, if every operation is to be.
+    pub fn wait(&self, ticket: Ticket) -> Result<()> {
+        let Ticket(()) = ticket;
+        match self.durability {
+            Durability::Sync => self.sync(),
+            Durability::Async | Durability::JournalOnly => Ok(()),
+        }
+    }
+
+    /// Writes everything into segments.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.check_writable()?;
+        self.checkpointer.checkpoint().map(|_| ())
+    }
+
+    /// One piece of background work, of all but reaping.
+    pub fn step(&self, step: Step) -> Result<bool> {
+        self.check_writable()?;
+        match step {
+            Step::Commit => self.commit_now(true),
+            Step::Checkpoint => self.checkpointer.checkpoint(),
+            Step::Compact => self.checkpointer.compact(),
+            Step::Grow => self.checkpointer.grow(),
+            Step::Reap => Ok(false),
+        }
+    }
+
+    /// Ends the threads, makes everything durable and marks the volume clean.
+    pub fn close(&self) -> Result<()> {
+        if let Some(mut workers) = self.workers.lock().take() {
+            workers.stop();
+        }
+        let guard = self.guard.lock().take();
+        if guard.is_none() {
+            return Ok(());
+        }
+        let result = match (self.read_only.is_some(), self.failure()) {
+            (true, _) => Ok(()),
+            (false, Some(cause)) => Err(Error::Failed(cause)),
+            (false, None) => self.checkpointer.close(),
+        };
+        self.fail_waiters();
+        // The lock goes last: whoever gets it finds the volume as it will stay.
+        drop(guard);
+        result
+    }
+
+    /// What recovery found.
+    pub fn recovery(&self) -> &RecoverySummary {
+        &self.recovery
+    }
+
+    /// Counts since the volume was opened.
+    pub fn stats(&self) -> Stats {
+        self.checkpointer.stats()
+    }
+
+    /// What the volume is.
+    pub fn info(&self) -> Info {
+        self.checkpointer.info(self.uuid)
+    }
+}
+
+impl Drop for Store {
+    /// Without [`Store::close`] the volume is left as a crash would leave it, but for what a last
+    /// commit can save.
+    fn drop(&mut self) {
+        if let Some(mut workers) = self.workers.lock().take() {
+            workers.stop();
+        }
+        let open = self.guard.lock().is_some();
+        if open && self.tuning.threads && self.read_only.is_none() && self.failure().is_none() {
+            // There is nobody left to tell; whoever cares calls `close`.
+            if let Err(e) = self.commit_now(true) {
+                tracing::warn!(error = %e, "the last commit failed");
+            }
+        }
+        self.fail_waiters();
+    }
+}

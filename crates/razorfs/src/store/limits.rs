@@ -1,0 +1,66 @@
+//! How much the journal takes: room is reserved when an operation comes, so that writing a batch,
+//! and sealing the one that a checkpoint cuts at, never finds the journal full.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::journal::Ring;
+
+/// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
+const INLINE_SYNC: u64 = 64 * 1024;
+/// Journal bytes at which a batch of a large ring is sealed without waiting longer.
+const SOFT_BATCH: u64 = 1 << 20;
+
+/// What the ring takes, readable without its lock.
+#[derive(Default)]
+pub(super) struct Limits {
+    room: AtomicU64,
+    capacity: AtomicU64,
+    max_batch: AtomicUsize,
+}
+
+impl Limits {
+    /// Looks at the ring.
+    pub fn note(&self, ring: &Ring) {
+        self.room.store(ring.room(), Ordering::Relaxed);
+        self.capacity.store(ring.capacity(), Ordering::Relaxed);
+        self.max_batch.store(ring.max_batch(), Ordering::Relaxed);
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of data up to which a batch that somebody waits for is journaled inline.
+    pub fn inline_sync(&self) -> usize {
+        INLINE_SYNC.min(self.capacity() / 8) as usize
+    }
+
+    /// Journal bytes at which the open batch is sealed.
+    pub fn soft_batch(&self) -> usize {
+        SOFT_BATCH.min(self.capacity() / 8) as usize
+    }
+
+    /// The largest transaction.
+    pub fn most(&self) -> usize {
+        let half = (self.capacity() / 2) as usize;
+        half.min(self.max_batch.load(Ordering::Relaxed))
+            .saturating_sub(self.inline_sync())
+    }
+
+    /// Whether a batch of `bytes` fits, with what a sync adds to it, and the one that a checkpoint
+    /// seals after it.
+    pub fn fits(&self, bytes: usize) -> bool {
+        let need = bytes + self.inline_sync() + 2 * self.soft_batch();
+        need as u64 <= self.room.load(Ordering::Relaxed)
+    }
+
+    /// Whether less than a third of the ring is free: time for a checkpoint.
+    pub fn tight(&self) -> bool {
+        self.room.load(Ordering::Relaxed) < self.capacity() / 3
+    }
+
+    /// Whether more than half of the ring is in use: it should grow.
+    pub fn pressed(&self) -> bool {
+        self.room.load(Ordering::Relaxed) < self.capacity() / 2
+    }
+}

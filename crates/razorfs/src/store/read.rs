@@ -1,0 +1,383 @@
+//! Reading through the layers: memtables, newest first, then the segments.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
+use razorfs_format::record::{BLOCK, Extent, Fragment, FragmentKind};
+use razorfs_format::{Branch, Ino, Place, SegmentId};
+
+use super::{Core, Version};
+use crate::data::{FrameIdentity, PackReader};
+use crate::tree::Bytes;
+use crate::tree::piece::Piece;
+use crate::{Error, Result};
+
+/// Records taken from each layer at a time by a scan.
+const CHUNK: usize = 256;
+
+impl Core {
+    /// Runs a read against the newest version. A version that another one replaced meanwhile may
+    /// have lost its files under the reader; the newer one has what it needs.
+    fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
+        let mut version = self.version.load_full();
+        loop {
+            match read(&version) {
+                Err(Error::Disk(e)) if e.is_not_found() => {
+                    let newer = self.version.load_full();
+                    if std::sync::Arc::ptr_eq(&newer, &version) {
+                        return Err(Error::Disk(e));
+                    }
+                    version = newer;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The newest version of a record; not for extents.
+    pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        self.with_version(|version| version.get(key))
+    }
+
+    /// Hands the records of one table and one inode from `from` to before `to` to `each`, in
+    /// order, until it answers false; not for extents.
+    pub fn scan(
+        &self,
+        from: &Key,
+        to: &Key,
+        each: &mut dyn FnMut(&Key, &Bytes) -> bool,
+    ) -> Result<()> {
+        let mut start = *from;
+        loop {
+            let (records, next) = self.with_version(|v| v.chunk(&start, to))?;
+            for (key, value) in &records {
+                if !each(key, value) {
+                    return Ok(());
+                }
+            }
+            match next {
+                Some(next) => start = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads `out.len()` bytes at `off` of a block; what was never written is zero.
+    pub fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
+        let key = Key::extent(Branch::HEAD, ino, block);
+        self.with_version(|version| {
+            let pieces = version.pieces(&key)?;
+            paint(&pieces, &self.reader, &key, off, out)
+        })
+    }
+
+    /// Tells for each block of `from..to` that has data which bytes are data, in order, until
+    /// `each` answers false.
+    pub fn extents(
+        &self,
+        ino: Ino,
+        from: u64,
+        to: u64,
+        each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
+    ) -> Result<()> {
+        let mut start = Key::extent(Branch::HEAD, ino, from);
+        let end = Key::extent(Branch::HEAD, ino, to);
+        while start < end {
+            let (blocks, next) = self.with_version(|version| {
+                let (keys, next) = version.extent_keys(&start, &end)?;
+                let mut blocks = Vec::with_capacity(keys.len());
+                for key in keys {
+                    blocks.push((key.second(), covered(&version.pieces(&key)?)));
+                }
+                Ok((blocks, next))
+            })?;
+            for (block, runs) in blocks {
+                if !runs.is_empty() && !each(block, &runs) {
+                    return Ok(());
+                }
+            }
+            match next {
+                Some(next) => start = next,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any record of the block exists, data or not: what a reaper must delete.
+    pub fn extent_blocks(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<u64>> {
+        let mut start = Key::extent(Branch::HEAD, ino, from);
+        let end = Key::extent(Branch::HEAD, ino, u64::MAX);
+        let mut blocks = Vec::new();
+        while blocks.len() < limit {
+            let (found, next) = self.with_version(|version| {
+                let (keys, next) = version.extent_keys(&start, &end)?;
+                let mut found = Vec::new();
+                for key in keys {
+                    if !version.pieces(&key)?.is_empty() {
+                        found.push(key.second());
+                    }
+                }
+                Ok((found, next))
+            })?;
+            blocks.extend(found);
+            match next {
+                Some(next) => start = next,
+                None => break,
+            }
+        }
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
+}
+
+impl Version {
+    fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        for memtable in self.memtables() {
+            if let Some(found) = memtable.get(key) {
+                return Ok(found);
+            }
+        }
+        Ok(self.levels.get(key)?.and_then(|record| record.value))
+    }
+
+    /// Live records from `from`, and where to go on if there may be more before `to`.
+    fn chunk(&self, from: &Key, to: &Key) -> Result<(Vec<(Key, Bytes)>, Option<Key>)> {
+        let (mut layers, horizon) = self.memtable_chunks(from, to);
+        let end = horizon.map_or(*to, |last| last.successor());
+        let mut below = self.levels.range(from, &end).peekable();
+        let mut records = Vec::new();
+        let mut next = horizon.map(|last| last.successor());
+        loop {
+            if records.len() >= CHUNK {
+                next = records
+                    .last()
+                    .map(|(key, _): &(Key, Bytes)| key.successor());
+                break;
+            }
+            let mut least: Option<Key> = None;
+            for layer in &layers {
+                least = min(least, layer.as_slice().first().map(|(key, _)| *key));
+            }
+            let below_key = match below.peek() {
+                Some(Ok(record)) => Some(record.key),
+                Some(Err(_)) => match below.next() {
+                    Some(Err(e)) => return Err(e),
+                    _ => None,
+                },
+                None => None,
+            };
+            let Some(key) = min(least, below_key) else {
+                break;
+            };
+            let mut newest: Option<Option<Bytes>> = None;
+            for layer in &mut layers {
+                if layer.as_slice().first().is_some_and(|(k, _)| *k == key) {
+                    let value = layer.next().and_then(|(_, value)| value);
+                    newest = newest.or(Some(value));
+                }
+            }
+            if below_key == Some(key)
+                && let Some(record) = below.next()
+            {
+                let value = record?.value;
+                newest = newest.or(Some(value));
+            }
+            if let Some(Some(value)) = newest {
+                records.push((key, value));
+            }
+        }
+        Ok((records, next.filter(|key| key < to)))
+    }
+
+    /// A chunk of each memtable's records, newest memtable first, cut where the shortest full
+    /// chunk ends; that key is answered too.
+    #[expect(clippy::type_complexity, reason = "used by the merge beside it only")]
+    fn memtable_chunks(
+        &self,
+        from: &Key,
+        to: &Key,
+    ) -> (Vec<std::vec::IntoIter<(Key, Option<Bytes>)>>, Option<Key>) {
+        let mut chunks: Vec<_> = self
+            .memtables()
+            .map(|memtable| memtable.range(from, to, CHUNK))
+            .collect();
+        let full = chunks.iter().filter(|c| c.len() == CHUNK);
+        let horizon = full.filter_map(|c| c.last().map(|(key, _)| *key)).min();
+        if let Some(last) = horizon {
+            for chunk in &mut chunks {
+                chunk.retain(|(key, _)| *key <= last);
+            }
+        }
+        (chunks.into_iter().map(Vec::into_iter).collect(), horizon)
+    }
+
+    /// The blocks from `from` that any layer knows, and where to go on.
+    fn extent_keys(&self, from: &Key, to: &Key) -> Result<(BTreeSet<Key>, Option<Key>)> {
+        let (layers, horizon) = self.memtable_chunks(from, to);
+        let mut keys: BTreeSet<Key> = layers.into_iter().flatten().map(|(key, _)| key).collect();
+        let mut next = horizon.map(|last| last.successor());
+        let end = next.unwrap_or(*to);
+        for (n, record) in self.levels.range(from, &end).enumerate() {
+            let key = record?.key;
+            if n == CHUNK {
+                // The merge goes on from here, so nothing at or after it may be answered yet.
+                keys.retain(|k| *k < key);
+                next = Some(key);
+                break;
+            }
+            keys.insert(key);
+        }
+        Ok((keys, next.filter(|key| key < to)))
+    }
+
+    /// What lies over a block, newest first, the segments' extent included.
+    pub(super) fn pieces(&self, key: &Key) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        for memtable in self.memtables() {
+            if !memtable.pieces(key, &mut pieces) {
+                return Ok(pieces);
+            }
+        }
+        for fragment in self.base_extent(key)? {
+            pieces.push(Piece::Fixed(fragment.into()));
+        }
+        Ok(pieces)
+    }
+
+    /// The extent record that the segments have for a block.
+    pub fn base_extent(&self, key: &Key) -> Result<Vec<Fragment>> {
+        let Some(value) = self.levels.get(key)?.and_then(|record| record.value) else {
+            return Ok(Vec::new());
+        };
+        // The bytes passed their block's checksum; the place only names the table.
+        let place = Place::new(FileName::Segment(SegmentId(0)), 0);
+        Ok(Extent::decode(&value, place)?.fragments)
+    }
+}
+
+fn min(a: Option<Key>, b: Option<Key>) -> Option<Key> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// What is left of `holes` when `range` is filled: calls `fill` with each part.
+fn fill(
+    holes: &mut Vec<Range<u32>>,
+    range: &Range<u32>,
+    fill: &mut dyn FnMut(Range<u32>) -> Result<()>,
+) -> Result<()> {
+    let mut left = Vec::with_capacity(holes.len() + 1);
+    for hole in holes.drain(..) {
+        let part = hole.start.max(range.start)..hole.end.min(range.end);
+        if part.is_empty() {
+            left.push(hole);
+            continue;
+        }
+        if hole.start < part.start {
+            left.push(hole.start..part.start);
+        }
+        if part.end < hole.end {
+            left.push(part.end..hole.end);
+        }
+        fill(part)?;
+    }
+    *holes = left;
+    Ok(())
+}
+
+/// Reads the bytes at `off` that the pieces, newest first, show.
+fn paint(pieces: &[Piece], reader: &PackReader, key: &Key, off: u32, out: &mut [u8]) -> Result<()> {
+    let end = off + out.len() as u32;
+    let mut holes = Vec::with_capacity(4);
+    holes.push(off..end);
+    for piece in pieces {
+        if holes.is_empty() {
+            break;
+        }
+        fill(&mut holes, &piece.range(), &mut |part| {
+            let at = (part.start - off) as usize..(part.end - off) as usize;
+            let Some(target) = out.get_mut(at) else {
+                unreachable!("parts lie inside what is asked for");
+            };
+            read_piece(piece, reader, key, part, target)
+        })?;
+    }
+    for hole in holes {
+        if let Some(target) = out.get_mut((hole.start - off) as usize..(hole.end - off) as usize) {
+            target.fill(0);
+        }
+    }
+    Ok(())
+}
+
+fn read_piece(
+    piece: &Piece,
+    reader: &PackReader,
+    key: &Key,
+    part: Range<u32>,
+    out: &mut [u8],
+) -> Result<()> {
+    let copy = |from: u32, bytes: &[u8], out: &mut [u8]| {
+        let at = (part.start - from) as usize..(part.end - from) as usize;
+        match bytes.get(at) {
+            Some(bytes) => out.copy_from_slice(bytes),
+            None => unreachable!("the part lies inside the piece"),
+        }
+    };
+    let fragment = match piece {
+        Piece::Ram(ram) => {
+            let data = ram.data.read();
+            copy(data.off, &data.bytes, out);
+            return Ok(());
+        }
+        Piece::Fixed(fragment) => fragment,
+    };
+    match &fragment.kind {
+        FragmentKind::Hole | FragmentKind::Reserved => out.fill(0),
+        FragmentKind::Inline(bytes) => copy(fragment.off, bytes, out),
+        FragmentKind::Pack(frame) => {
+            let identity = FrameIdentity {
+                branch: key.branch(),
+                ino: key.ino(),
+                block: key.second(),
+                // Where the frame began in the block when it was written.
+                off: fragment.off.saturating_sub(frame.skip),
+                birth: frame.birth,
+            };
+            let within = part.start - fragment.off..part.end - fragment.off;
+            reader.read(frame, &identity, within, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Which bytes of a block are data.
+fn covered(pieces: &[Piece]) -> Vec<Range<u32>> {
+    let mut holes = Vec::with_capacity(4);
+    holes.push(0..BLOCK);
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for piece in pieces {
+        let hole = matches!(piece, Piece::Fixed(f) if f.kind == FragmentKind::Hole);
+        let filled = fill(&mut holes, &piece.range(), &mut |part| {
+            if !hole {
+                runs.push(part);
+            }
+            Ok(())
+        });
+        debug_assert!(filled.is_ok());
+    }
+    runs.sort_unstable_by_key(|r| r.start);
+    let mut joined: Vec<Range<u32>> = Vec::with_capacity(runs.len());
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => joined.push(run),
+        }
+    }
+    joined
+}

@@ -1,0 +1,163 @@
+//! A transaction: the changes of one operation, applied and journaled all or nothing.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::op::{Counter, Mutation, OpType, encode_put};
+use razorfs_format::record::{Fragment, FragmentKind, Inode};
+use razorfs_format::{Branch, Ino};
+
+use crate::tree::Bytes;
+
+/// One change.
+pub(super) enum Step<'a> {
+    /// A record is written.
+    Put { key: Key, value: Bytes, new: bool },
+    /// A record is deleted.
+    Del(Key),
+    /// A fragment is laid over a block.
+    Patch(Key, Fragment),
+    /// A counter changes.
+    Count(Counter, i64),
+    /// The inode record changed: visible at once, journaled once with its batch.
+    Touch(Ino, Bytes),
+    /// File data: visible at once, placed when its batch is sealed.
+    Write {
+        key: Key,
+        off: u32,
+        bytes: Cow<'a, [u8]>,
+    },
+}
+
+impl Step<'_> {
+    /// Appends the mutation, of what is journaled among the operations.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put { key, value, new } => encode_put(key, value, *new, out),
+            Self::Del(key) => Mutation::Del { key: *key }.encode(out),
+            Self::Patch(key, fragment) => {
+                Mutation::Patch {
+                    key: *key,
+                    fragment: fragment.clone(),
+                }
+                .encode(out);
+            }
+            Self::Count(counter, delta) => {
+                Mutation::Count {
+                    counter: *counter,
+                    delta: *delta,
+                }
+                .encode(out);
+            }
+            Self::Touch(..) | Self::Write { .. } => {}
+        }
+    }
+}
+
+/// The changes of one operation.
+pub(crate) struct Tx<'a> {
+    pub(super) ty: OpType,
+    pub(super) steps: Vec<Step<'a>>,
+    branch: Branch,
+}
+
+/// Stands for a committed transaction until it is durable.
+#[must_use]
+pub(crate) struct Ticket(pub(super) ());
+
+/// Bytes that a touched inode or a placed piece takes in the journal, at most, besides its data.
+const OVERHEAD: usize = 160;
+
+impl<'a> Tx<'a> {
+    /// An empty transaction for an operation.
+    pub fn new(ty: OpType) -> Self {
+        Self {
+            ty,
+            steps: Vec::with_capacity(8),
+            branch: Branch::HEAD,
+        }
+    }
+
+    /// Writes a record that may exist.
+    pub fn put(&mut self, key: Key, value: Bytes) {
+        debug_assert_ne!(key.tag(), Tag::Extent);
+        self.steps.push(Step::Put {
+            key,
+            value,
+            new: false,
+        });
+    }
+
+    /// Writes a record that does not exist.
+    pub fn put_new(&mut self, key: Key, value: Bytes) {
+        debug_assert_ne!(key.tag(), Tag::Extent);
+        self.steps.push(Step::Put {
+            key,
+            value,
+            new: true,
+        });
+    }
+
+    /// Deletes a record. Extents of a file go before its inode.
+    pub fn del(&mut self, key: Key) {
+        self.steps.push(Step::Del(key));
+    }
+
+    /// Lays a fragment over a block.
+    pub fn patch(&mut self, key: Key, fragment: Fragment) {
+        debug_assert_eq!(key.tag(), Tag::Extent);
+        self.steps.push(Step::Patch(key, fragment));
+    }
+
+    /// Changes a counter of the volume.
+    pub fn count(&mut self, counter: Counter, delta: i64) {
+        if delta != 0 {
+            self.steps.push(Step::Count(counter, delta));
+        }
+    }
+
+    /// An existing inode changed.
+    pub fn touch(&mut self, ino: Ino, inode: &Inode) {
+        self.steps
+            .push(Step::Touch(ino, Arc::from(inode.to_bytes())));
+    }
+
+    /// Bytes written to one block of a file, which they do not exceed.
+    pub fn write(&mut self, ino: Ino, block: u64, off: u32, bytes: impl Into<Cow<'a, [u8]>>) {
+        let bytes = bytes.into();
+        if !bytes.is_empty() {
+            let key = Key::extent(self.branch, ino, block);
+            self.steps.push(Step::Write { key, off, bytes });
+        }
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Bytes that it takes in the journal, at most, if data of `inline` bytes and less is inline.
+    pub(super) fn journal_size(&self, inline: usize) -> usize {
+        let size = |step: &Step<'_>| match step {
+            Step::Put { value, .. } | Step::Touch(_, value) => value.len() + 48,
+            Step::Patch(_, fragment) => match &fragment.kind {
+                FragmentKind::Inline(bytes) => bytes.len() + 64,
+                _ => OVERHEAD,
+            },
+            Step::Del(_) | Step::Count(..) => 48,
+            Step::Write { bytes, .. } if bytes.len() <= inline => bytes.len() + OVERHEAD,
+            Step::Write { .. } => OVERHEAD,
+        };
+        self.steps.iter().map(size).sum()
+    }
+
+    /// Bytes of file data that it writes.
+    pub(super) fn data_size(&self) -> usize {
+        let size = |step: &Step<'_>| match step {
+            Step::Write { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        self.steps.iter().map(size).sum()
+    }
+}

@@ -1,0 +1,66 @@
+//! What the store asks of those who keep it going, and what they ask of it.
+
+use std::sync::Weak;
+
+use super::{Core, Waiter};
+use crate::{Error, Result};
+
+/// Makes room in the journal, by a checkpoint.
+pub(crate) trait RoomMaker: Send + Sync {
+    /// Returns when there is room, or with the reason why not.
+    fn make_room(&self) -> Result<()>;
+}
+
+impl Core {
+    /// Tells who makes room in the journal.
+    pub fn set_room_maker(&self, maker: Weak<dyn RoomMaker>) {
+        let first = self.room_maker.set(maker).is_ok();
+        debug_assert!(first, "a store has one checkpointer");
+    }
+
+    /// Makes room in the journal on this thread.
+    pub(super) fn checkpoint_for_room(&self) -> Result<()> {
+        match self.room_maker.get().and_then(Weak::upgrade) {
+            Some(maker) => maker.make_room(),
+            None => Err(Error::Failed("the volume is being closed".into())),
+        }
+    }
+
+    /// Asks the maintenance thread for a checkpoint.
+    pub fn want_checkpoint(&self) {
+        self.signals.wanted.lock().checkpoint = true;
+        self.signals.maintain.notify_one();
+    }
+
+    /// Whether the journal needs a checkpoint soon.
+    pub fn journal_is_tight(&self) -> bool {
+        self.limits.tight()
+    }
+
+    /// Whether the journal should grow.
+    pub fn journal_is_pressed(&self) -> bool {
+        self.limits.pressed()
+    }
+
+    /// The journal changed: looks at it anew.
+    pub fn note_room(&self) {
+        self.limits.note(&self.journal().ring);
+    }
+
+    /// Whoever waits for the open batch learns that nothing will make it durable.
+    pub fn fail_waiters(&self) {
+        let waiters: Vec<Waiter> = std::mem::take(&mut self.open.lock().waiters);
+        let cause = self
+            .failure()
+            .unwrap_or_else(|| "the volume was closed".into());
+        for waiter in waiters {
+            waiter(Err(Error::Failed(std::sync::Arc::clone(&cause))));
+        }
+    }
+
+    /// File data and records in RAM that are in no pack or segment.
+    pub fn bytes_in_ram(&self) -> u64 {
+        let version = self.version.load();
+        version.memtables().map(|m| m.bytes() as u64).sum()
+    }
+}

@@ -1,0 +1,248 @@
+//! The newest layer of the tree: one epoch's records in RAM, sharded by inode, so that every scan
+//! of a directory or a file stays in one shard.
+//!
+//! One version of each record is kept. A record that did not exist when the epoch wrote it for the
+//! first time is *fresh*: deleting it again removes it without a tombstone, so that temporary
+//! files cost journal bytes only.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::record::Fragment;
+use razorfs_format::{BatchSeq, Epoch, Ino};
+
+use super::Bytes;
+use super::piece::{Block, Piece, RamPiece};
+
+const SHARDS: usize = 64;
+
+/// What a memtable knows of a record.
+pub(crate) enum Slot {
+    /// Its value.
+    Put {
+        /// The encoded record.
+        value: Bytes,
+        /// It did not exist before this epoch.
+        fresh: bool,
+    },
+    /// It is deleted.
+    Del,
+    /// Pieces over a block of a file.
+    Block(Block),
+}
+
+type Shard = RwLock<BTreeMap<Key, Slot>>;
+
+/// One epoch's records.
+pub(crate) struct Memtable {
+    /// The epoch.
+    pub epoch: Epoch,
+    shards: Box<[Shard]>,
+    bytes: AtomicUsize,
+}
+
+/// RAM of an entry besides its value: key, tree node, allocation.
+const ENTRY: usize = 112;
+
+impl Memtable {
+    /// An empty one.
+    pub fn new(epoch: Epoch) -> Self {
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        Self {
+            epoch,
+            shards,
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
+    fn shard(&self, ino: Ino) -> &Shard {
+        // Fibonacci hashing: neighbours in number go to different shards.
+        let mixed = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        &self.shards[mixed as usize % SHARDS]
+    }
+
+    /// RAM in use, in bytes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|s| s.read().is_empty())
+    }
+
+    fn grew(&self, by: usize) {
+        self.bytes.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn shrank(&self, by: usize) {
+        // Saturating: the count is an estimate.
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |b| {
+                Some(b.saturating_sub(by))
+            });
+    }
+
+    /// Writes a record. `new` says that the caller found no such record.
+    pub fn put(&self, key: Key, value: Bytes, new: bool) {
+        let size = value.len();
+        let mut shard = self.shard(key.ino()).write();
+        match shard.get_mut(&key) {
+            Some(Slot::Put { value: old, .. }) => {
+                self.shrank(old.len());
+                *old = value;
+            }
+            // A deletion of what lies below must stay known if this is deleted again.
+            Some(slot) => {
+                *slot = Slot::Put {
+                    value,
+                    fresh: false,
+                }
+            }
+            None => {
+                self.grew(ENTRY);
+                shard.insert(key, Slot::Put { value, fresh: new });
+            }
+        }
+        self.grew(size);
+    }
+
+    /// Deletes a record of any table.
+    pub fn del(&self, key: Key) {
+        let mut shard = self.shard(key.ino()).write();
+        if key.tag() == Tag::Extent {
+            let fresh = match shard.get(&key) {
+                Some(Slot::Block(block)) => {
+                    block.kill();
+                    block.fresh
+                }
+                _ => Self::is_fresh_file(&shard, key),
+            };
+            if fresh {
+                shard.remove(&key);
+            } else {
+                let block = Block {
+                    below: false,
+                    fresh,
+                    pieces: Vec::new(),
+                };
+                shard.insert(key, Slot::Block(block));
+                self.grew(ENTRY);
+            }
+            return;
+        }
+        match shard.get_mut(&key) {
+            Some(Slot::Put { fresh: true, .. }) => {
+                shard.remove(&key);
+                self.shrank(ENTRY);
+            }
+            Some(slot) => *slot = Slot::Del,
+            None => {
+                self.grew(ENTRY);
+                shard.insert(key, Slot::Del);
+            }
+        }
+    }
+
+    /// Whether the file of this extent was created in this epoch, so that none of its extents can
+    /// exist below.
+    fn is_fresh_file(shard: &BTreeMap<Key, Slot>, key: Key) -> bool {
+        let inode = Key::inode(key.branch(), key.ino());
+        matches!(shard.get(&inode), Some(Slot::Put { fresh: true, .. }))
+    }
+
+    fn with_block<R>(&self, key: Key, change: impl FnOnce(&mut Block) -> R) -> R {
+        let mut shard = self.shard(key.ino()).write();
+        let fresh = Self::is_fresh_file(&shard, key);
+        let slot = shard.entry(key).or_insert_with(|| {
+            self.grew(ENTRY);
+            Slot::Block(Block::new(fresh))
+        });
+        match slot {
+            Slot::Block(block) => change(block),
+            Slot::Put { .. } | Slot::Del => unreachable!("extents are only held as blocks"),
+        }
+    }
+
+    /// Lays written bytes over a block, for the open batch. Answers the new piece if there is one,
+    /// and by how much the RAM in use grew.
+    pub fn write(
+        &self,
+        key: Key,
+        batch: BatchSeq,
+        off: u32,
+        bytes: &[u8],
+    ) -> (Option<Arc<RamPiece>>, usize) {
+        let (piece, grown) = self.with_block(key, |block| block.write(key, batch, off, bytes));
+        self.grew(grown);
+        (piece, grown)
+    }
+
+    /// Lays a fragment over a block. Answers the open pieces that it split off.
+    pub fn patch(&self, key: Key, fragment: Fragment, open: BatchSeq) -> Vec<Arc<RamPiece>> {
+        self.grew(fragment.len.min(256) as usize);
+        self.with_block(key, |block| block.patch(fragment, open))
+    }
+
+    /// A piece got its place in a pack.
+    pub fn placed(&self, piece: &Arc<RamPiece>, fragment: Fragment) {
+        let mut shard = self.shard(piece.key.ino()).write();
+        if let Some(Slot::Block(block)) = shard.get_mut(&piece.key) {
+            let freed = block.placed(piece, fragment);
+            self.shrank(freed);
+        }
+    }
+
+    /// The record: `None` if this layer does not know it, `Some(None)` if it is deleted.
+    pub fn get(&self, key: &Key) -> Option<Option<Bytes>> {
+        match self.shard(key.ino()).read().get(key)? {
+            Slot::Put { value, .. } => Some(Some(Arc::clone(value))),
+            Slot::Del => Some(None),
+            Slot::Block(_) => unreachable!("extents are read as blocks"),
+        }
+    }
+
+    /// Adds the pieces over a block, newest first, to `pieces`; answers whether the layers below
+    /// show through.
+    pub fn pieces(&self, key: &Key, pieces: &mut Vec<Piece>) -> bool {
+        match self.shard(key.ino()).read().get(key) {
+            Some(Slot::Block(block)) => {
+                pieces.extend(block.pieces.iter().rev().cloned());
+                block.below
+            }
+            _ => true,
+        }
+    }
+
+    /// Up to `limit` records from `from` to before `to`, which lie in one shard.
+    pub fn range(&self, from: &Key, to: &Key, limit: usize) -> Vec<(Key, Option<Bytes>)> {
+        let shard = self.shard(from.ino()).read();
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let records = shard.range(bounds).map(|(key, slot)| match slot {
+            Slot::Put { value, .. } => (*key, Some(Arc::clone(value))),
+            Slot::Del | Slot::Block(_) => (*key, None),
+        });
+        records.take(limit).collect()
+    }
+
+    /// All records of a table, in the order of their keys.
+    pub fn sorted<R>(&self, tag: Tag, each: impl Fn(&Slot) -> R) -> Vec<(Key, R)> {
+        let mut records = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let of_tag = shard.iter().filter(|(key, _)| key.tag() == tag);
+            records.extend(of_tag.map(|(key, slot)| (*key, each(slot))));
+        }
+        records.sort_unstable_by_key(|(key, _)| *key);
+        records
+    }
+}

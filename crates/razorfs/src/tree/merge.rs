@@ -1,0 +1,295 @@
+//! Merging of sorted sources, and what of the versions of a key is kept.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use razorfs_format::Epoch;
+use razorfs_format::key::Key;
+use razorfs_format::segment::filter_hash;
+
+use super::Record;
+use super::segment_reader::{Cursor, Segment};
+use crate::Result;
+
+/// Segments in key order that do not overlap: a run of level 0, or a level.
+pub(super) type Sorted = Arc<[Arc<Segment>]>;
+
+/// Which records a source gives, and how it reads.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// The first key.
+    pub(super) from: Key,
+    /// One past the last key; `None`: to the end.
+    pub(super) to: Option<Key>,
+    /// Through the block cache.
+    pub(super) cached: bool,
+    /// The hash that all keys of the range have, if they share one: filters are asked first.
+    pub(super) hash: Option<u64>,
+}
+
+impl Bounds {
+    /// From `from` up to `to`, which is not part of it.
+    pub(super) fn range(from: &Key, to: &Key) -> Self {
+        let hash = one_prefix(from, to).then(|| filter_hash(from));
+        Self {
+            from: *from,
+            to: Some(*to),
+            cached: true,
+            hash,
+        }
+    }
+
+    /// Everything in `segments`, past the cache.
+    pub(super) fn all(segments: &[Arc<Segment>]) -> Option<Self> {
+        let from = segments.first()?.meta.first;
+        Some(Self {
+            from,
+            to: None,
+            cached: false,
+            hash: None,
+        })
+    }
+}
+
+/// Whether all keys of the range have the prefix that filters know.
+fn one_prefix(from: &Key, to: &Key) -> bool {
+    use razorfs_format::segment::filter::filter_prefix;
+    let (a, b) = (filter_prefix(from), filter_prefix(to));
+    if a.len() == from.as_bytes().len() {
+        return false;
+    }
+    if a == b {
+        return true;
+    }
+    // The next prefix with nothing behind it is the end of this one.
+    let mut carry = true;
+    let next_is_b = a.len() == b.len()
+        && a.iter().zip(b).rev().all(|(a, b)| {
+            let (sum, over) = a.overflowing_add(u8::from(carry));
+            carry = over;
+            sum == *b
+        });
+    next_is_b && to.as_bytes().last() == Some(&0)
+}
+
+/// The records of a sorted list of segments, opened one after the other.
+pub(super) struct Source {
+    segments: Sorted,
+    next: usize,
+    bounds: Bounds,
+    cursor: Option<Cursor>,
+    done: bool,
+}
+
+impl Source {
+    pub(super) fn new(segments: Sorted, bounds: Bounds) -> Self {
+        let next = segments.partition_point(|s| s.meta.last < bounds.from);
+        Self {
+            segments,
+            next,
+            bounds,
+            cursor: None,
+            done: false,
+        }
+    }
+
+    fn next_segment(&mut self) -> Result<bool> {
+        let Some(segment) = self.segments.get(self.next) else {
+            return Ok(false);
+        };
+        if self.bounds.to.is_some_and(|to| segment.meta.first >= to) {
+            return Ok(false);
+        }
+        self.next += 1;
+        let from = &self.bounds.from;
+        if let Some(hash) = self.bounds.hash
+            && !segment.file.may_hold(from, hash)?
+        {
+            // Were the rest of the range in later segments, this one's last key would be in it.
+            return Ok(segment.meta.last < *from && self.next_segment()?);
+        }
+        let mut cursor = Cursor::new(Arc::clone(&segment.file), self.bounds.cached);
+        if segment.meta.first < *from {
+            cursor.seek(from)?;
+        }
+        self.cursor = Some(cursor);
+        Ok(true)
+    }
+
+    fn next(&mut self) -> Result<Option<Record>> {
+        while !self.done {
+            if let Some(cursor) = &mut self.cursor {
+                if let Some(record) = cursor.next()? {
+                    if self.bounds.to.is_some_and(|to| record.key >= to) {
+                        break;
+                    }
+                    return Ok(Some(record));
+                }
+                self.cursor = None;
+            }
+            if !self.next_segment()? {
+                break;
+            }
+        }
+        self.done = true;
+        self.cursor = None;
+        Ok(None)
+    }
+}
+
+/// All versions from several sources, by key and then newest first.
+pub(super) struct Merge {
+    /// Newest source first, each with the record it stands at.
+    sources: Vec<(Source, Option<Record>)>,
+    started: bool,
+}
+
+impl Merge {
+    /// `sources` come newest first.
+    pub(super) fn new(sources: impl Iterator<Item = Source>) -> Self {
+        Self {
+            sources: sources.map(|source| (source, None)).collect(),
+            started: false,
+        }
+    }
+
+    /// The next version.
+    pub(super) fn next(&mut self) -> Result<Option<Record>> {
+        if !self.started {
+            self.started = true;
+            for (source, head) in &mut self.sources {
+                *head = source.next()?;
+            }
+            self.sources.retain(|(_, head)| head.is_some());
+        }
+        let mut best: Option<(usize, Key, Epoch)> = None;
+        for (i, (_, head)) in self.sources.iter().enumerate() {
+            if let Some(head) = head {
+                let better = best.is_none_or(|(_, key, epoch)| {
+                    head.key < key || (head.key == key && head.epoch > epoch)
+                });
+                if better {
+                    best = Some((i, head.key, head.epoch));
+                }
+            }
+        }
+        let Some((i, ..)) = best else {
+            return Ok(None);
+        };
+        let Some((source, head)) = self.sources.get_mut(i) else {
+            return Ok(None);
+        };
+        let following = source.next()?;
+        Ok(std::mem::replace(head, following))
+    }
+}
+
+/// Of each key the versions that somebody can still see.
+///
+/// A version is seen by the newest state if it is the newest, and by a snapshot if it is the newest
+/// that is not newer than the snapshot. A tombstone that would be the oldest version kept says
+/// nothing more if nothing older lies below, and is dropped.
+pub(super) struct Retain<'a> {
+    merge: Merge,
+    /// Ascending.
+    snapshots: Vec<Epoch>,
+    /// Whether records of a key can lie below.
+    below: &'a dyn Fn(&Key) -> bool,
+    /// The first version of the next key.
+    ahead: Option<Record>,
+    ready: VecDeque<Record>,
+    failed: bool,
+}
+
+impl<'a> Retain<'a> {
+    pub(super) fn new(merge: Merge, snapshots: &[Epoch], below: &'a dyn Fn(&Key) -> bool) -> Self {
+        let mut snapshots = snapshots.to_vec();
+        snapshots.sort_unstable();
+        Self {
+            merge,
+            snapshots,
+            below,
+            ahead: None,
+            ready: VecDeque::new(),
+            failed: false,
+        }
+    }
+
+    /// Whether a snapshot sees the version of epoch `epoch` that one of epoch `newer` follows.
+    fn seen(&self, epoch: Epoch, newer: Epoch) -> bool {
+        let first = self.snapshots.partition_point(|s| *s < epoch);
+        self.snapshots.get(first).is_some_and(|s| *s < newer)
+    }
+
+    /// Gathers the versions of the next key; `false` at the end.
+    fn gather(&mut self) -> Result<bool> {
+        let first = match self.ahead.take() {
+            Some(record) => Some(record),
+            None => self.merge.next()?,
+        };
+        let Some(first) = first else {
+            return Ok(false);
+        };
+        let key = first.key;
+        let mut newer = first.epoch;
+        self.ready.push_back(first);
+        while let Some(record) = self.merge.next()? {
+            if record.key != key {
+                self.ahead = Some(record);
+                break;
+            }
+            let keep = self.seen(record.epoch, newer);
+            newer = record.epoch;
+            if keep {
+                self.ready.push_back(record);
+            }
+        }
+        let tombstone = |r: &Record| r.value.is_none();
+        while self.ready.back().is_some_and(tombstone) && !(self.below)(&key) {
+            self.ready.pop_back();
+        }
+        Ok(true)
+    }
+}
+
+impl Iterator for Retain<'_> {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.failed {
+                return None;
+            }
+            if let Some(record) = self.ready.pop_front() {
+                return Some(Ok(record));
+            }
+            match self.gather() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(e) => {
+                    self.failed = true;
+                    return Some(Err(e));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use razorfs_format::{Branch, Ino};
+
+    #[test]
+    fn the_slots_of_one_name_hash_share_a_prefix() {
+        let d = |cookie| Key::dirent(Branch::HEAD, Ino(7), cookie);
+        assert!(one_prefix(&d(0x1200), &d(0x1300)));
+        assert!(one_prefix(&d(0x1200), &d(0x12ff)));
+        assert!(one_prefix(&d(0xff00), &d(0x1_0000)));
+        assert!(!one_prefix(&d(0x1200), &d(0x1301)));
+        assert!(!one_prefix(&d(0x1200), &d(0x1400)));
+        assert!(!one_prefix(&d(0), &d(u64::MAX)));
+        let i = |n| Key::inode(Branch::HEAD, Ino(n));
+        assert!(!one_prefix(&i(1), &i(1)));
+    }
+}

@@ -1,0 +1,125 @@
+use proptest::prelude::*;
+use razorfs_format::record::{BLOCK, Fragment, FragmentKind};
+use razorfs_format::{BatchSeq, Branch, Ino, key::Key};
+
+use super::*;
+
+/// What a test does to one block.
+#[derive(Clone, Debug)]
+enum Act {
+    Write { off: u32, len: u32, byte: u8 },
+    Hole { off: u32, len: u32 },
+    Seal,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let run = (0..BLOCK - 1, 1u32..9000).prop_map(|(off, len)| (off, len.min(BLOCK - off)));
+    let near = (0u32..20_000, 1u32..9000);
+    prop_oneof![
+        (run.clone(), any::<u8>()).prop_map(|((off, len), byte)| Act::Write { off, len, byte }),
+        (near.clone(), any::<u8>()).prop_map(|((off, len), byte)| Act::Write { off, len, byte }),
+        any::<u8>().prop_map(|byte| Act::Write {
+            off: 0,
+            len: BLOCK,
+            byte
+        }),
+        run.prop_map(|(off, len)| Act::Hole { off, len }),
+        near.prop_map(|(off, len)| Act::Hole { off, len }),
+        Just(Act::Seal),
+    ]
+}
+
+/// What the pieces show over a block of `under`.
+fn shown(block: &Block, under: u8) -> Vec<u8> {
+    let mut bytes = vec![if block.below { under } else { 0 }; BLOCK as usize];
+    for piece in &block.pieces {
+        let range = piece.range();
+        let fragment = piece.to_fragment();
+        let target = &mut bytes[range.start as usize..range.end as usize];
+        match fragment.kind {
+            FragmentKind::Inline(data) => target.copy_from_slice(&data),
+            _ => target.fill(0),
+        }
+    }
+    bytes
+}
+
+/// Redoes what a journal would hold of the batches: operations first, then the live data.
+#[derive(Default)]
+struct Redo {
+    ops: Vec<Fragment>,
+    dirty: Vec<Arc<RamPiece>>,
+}
+
+impl Redo {
+    fn seal(&mut self, replayed: &mut Block) {
+        for fragment in self.ops.drain(..) {
+            replayed.patch(fragment, BatchSeq(u64::MAX));
+        }
+        for piece in self.dirty.drain(..) {
+            if !piece.is_dead() {
+                replayed.patch(
+                    Piece::Ram(Arc::clone(&piece)).to_fragment(),
+                    BatchSeq(u64::MAX),
+                );
+                piece.set_journaled();
+            }
+        }
+    }
+}
+
+proptest! {
+    /// The pieces show what a plain array shows, and at each seal the journal's redo shows it too.
+    #[test]
+    fn pieces_show_what_was_written_and_redo_shows_the_same(
+        acts in proptest::collection::vec(act(), 1..60),
+        fresh: bool,
+    ) {
+        let key = Key::extent(Branch::HEAD, Ino(20), 3);
+        let under = if fresh { 0 } else { 0xEE };
+        let mut model = vec![under; BLOCK as usize];
+        let mut block = Block::new(fresh);
+        let mut replayed = Block::new(fresh);
+        let mut redo = Redo::default();
+        let mut batch = BatchSeq(1);
+        for act in acts.into_iter().chain([Act::Seal]) {
+            match act {
+                Act::Write { off, len, byte } => {
+                    let bytes: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
+                    model[off as usize..(off + len) as usize].copy_from_slice(&bytes);
+                    let (piece, _) = block.write(key, batch, off, &bytes);
+                    redo.dirty.extend(piece);
+                }
+                Act::Hole { off, len } => {
+                    model[off as usize..(off + len) as usize].fill(0);
+                    let hole = Fragment { off, len, kind: FragmentKind::Hole };
+                    redo.dirty.extend(block.patch(hole.clone(), batch));
+                    redo.ops.push(hole);
+                }
+                Act::Seal => {
+                    redo.seal(&mut replayed);
+                    batch = batch.next();
+                    prop_assert!(shown(&replayed, under) == model);
+                }
+            }
+            prop_assert!(shown(&block, under) == model);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_appended_and_synced_stays_a_few_pieces() {
+    let key = Key::extent(Branch::HEAD, Ino(20), 0);
+    let mut block = Block::new(true);
+    for n in 0..1000u32 {
+        let (piece, _) = block.write(key, BatchSeq(u64::from(n)), n * 100, &[n as u8; 100]);
+        piece.unwrap().set_journaled();
+    }
+    assert!(
+        block.pieces.len() <= 2 * MANY,
+        "{} pieces",
+        block.pieces.len()
+    );
+    let bytes = shown(&block, 0);
+    assert!((0..1000).all(|n| bytes[n * 100..n * 100 + 100] == [n as u8; 100]));
+}

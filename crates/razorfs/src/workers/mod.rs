@@ -1,0 +1,142 @@
+//! The threads of an open volume: the only ones the engine has. One commits batches, one
+//! checkpoints, compacts and reaps. Without them (`Options::threads` off) whoever needs the work
+//! done does it, step by step, which is how the simulator replays a seed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::store::Core;
+use crate::{Error, Result};
+
+/// Maintenance that the engine's rooms offer, in the order in which it is tried.
+pub(crate) trait Maintenance: Send + Sync + 'static {
+    /// Whether a checkpoint is due.
+    fn checkpoint_is_due(&self) -> bool;
+    /// Writes a checkpoint.
+    fn checkpoint(&self) -> Result<bool>;
+    /// One compaction.
+    fn compact(&self) -> Result<bool>;
+    /// One step of reaping.
+    fn reap(&self) -> Result<bool>;
+    /// One step of growing the journal.
+    fn grow(&self) -> Result<bool>;
+}
+
+/// The running threads.
+pub(crate) struct Workers {
+    store: Arc<Core>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts them.
+    pub fn start(store: Arc<Core>, maintenance: Arc<dyn Maintenance>) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers = Self {
+            store: Arc::clone(&store),
+            stop,
+            threads: Vec::new(),
+        };
+        let (journal_store, journal_stop) = (Arc::clone(&store), Arc::clone(&workers.stop));
+        workers.spawn("razorfs-journal", move || {
+            journal_loop(&journal_store, &journal_stop)
+        })?;
+        let maintenance_stop = Arc::clone(&workers.stop);
+        workers.spawn("razorfs-upkeep", move || {
+            upkeep_loop(&store, maintenance.as_ref(), &maintenance_stop);
+        })?;
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .map_err(|e| Error::Failed(format!("no thread could be started ({e})").into()))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Stops them and waits for their end. What is not committed is left to the caller.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.store.wake_all();
+        {
+            self.store.signals.wanted.lock().stop = true;
+            self.store.signals.maintain.notify_all();
+        }
+        let this = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // The last clone of a volume may be dropped by the thread that reaps for it.
+            if thread.thread().id() == this {
+                continue;
+            }
+            if thread.join().is_err() {
+                let cause = Error::Failed("a thread of the volume panicked".into());
+                self.store.fail(&cause);
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn journal_loop(store: &Core, stop: &AtomicBool) {
+    let stopped = || stop.load(Ordering::Acquire);
+    while !stopped() {
+        store.wait_for_work(&stopped);
+        if store.commit_now(false).is_err() {
+            // The error latched and every waiter has it; those to come get it at once.
+            store.fail_waiters();
+        }
+    }
+}
+
+/// How long the maintenance thread sleeps when nothing is asked of it.
+const UPKEEP_NAP: Duration = Duration::from_millis(500);
+
+fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let busy = match upkeep_step(store, maintenance) {
+            Ok(busy) => busy,
+            Err(e) => {
+                tracing::warn!(error = %e, "maintenance failed and will be tried again");
+                false
+            }
+        };
+        if !busy {
+            let mut wanted = store.signals.wanted.lock();
+            if !(wanted.checkpoint || wanted.stop) {
+                store.signals.maintain.wait_for(&mut wanted, UPKEEP_NAP);
+            }
+        }
+    }
+}
+
+fn upkeep_step(store: &Core, maintenance: &dyn Maintenance) -> Result<bool> {
+    let wanted = {
+        let mut wanted = store.signals.wanted.lock();
+        let stop = wanted.stop;
+        let taken = std::mem::take(&mut *wanted);
+        wanted.stop = stop;
+        taken
+    };
+    if store.failure().is_some() {
+        return Ok(false);
+    }
+    let mut busy = false;
+    if wanted.checkpoint || maintenance.checkpoint_is_due() {
+        busy |= maintenance.checkpoint()?;
+    }
+    busy |= maintenance.reap()?;
+    busy |= maintenance.grow()?;
+    busy |= maintenance.compact()?;
+    Ok(busy)
+}
