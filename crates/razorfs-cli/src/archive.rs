@@ -285,12 +285,15 @@ fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
         secs: i64::try_from(header.mtime()?).unwrap_or(i64::MAX),
         nanos: 0,
     };
-    let major = header.device_major()?.unwrap_or(0);
-    let minor = header.device_minor()?.unwrap_or(0);
     let mut meta = Meta::new(kind, header.mode()? & 0o7777);
     meta.uid = number(header.uid()?);
     meta.gid = number(header.gid()?);
-    meta.rdev = crate::tree::pack_device(rustix::fs::makedev(major, minor));
+    // Other entries may have anything in these fields.
+    if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        let major = header.device_major()?.unwrap_or(0);
+        let minor = header.device_minor()?.unwrap_or(0);
+        meta.rdev = crate::tree::pack_device(rustix::fs::makedev(major, minor));
+    }
     (meta.atime, meta.mtime) = (time, time);
     Ok(Some(meta))
 }

@@ -163,7 +163,8 @@ fn text(document: &Value) -> String {
     }
     lines.push(format!("opened      {}", opened(document)));
     lines.push(format!("health      {}", word("/health")));
-    if let Some(why) = document.pointer("/read_only").and_then(Value::as_str) {
+    let why = document.pointer("/read_only").and_then(Value::as_str);
+    if let Some(why) = why.filter(|_| word("/health") != "ok") {
         lines.push(format!("            {why}"));
     }
     let damage = document.pointer("/damage").and_then(Value::as_array);
