@@ -71,7 +71,8 @@ impl std::fmt::Display for Finding {
             "FAILURE seed {}: operation {} of the run: {}",
             self.seed, self.first.at, self.first.what
         )?;
-        writeln!(f, "  {:?}", Setup::of(self.seed))?;
+        let setup = Setup::of(self.seed);
+        writeln!(f, "  {:?}, {:?}", setup.durability, setup.compression)?;
         writeln!(
             f,
             "  shrunk from {} to {} operations:",

@@ -20,7 +20,11 @@ pub mod posix;
 pub mod rng;
 pub mod run;
 pub mod shrink;
+#[cfg(test)]
+mod sim_tests;
 pub mod subject;
+#[cfg(test)]
+mod toy;
 pub mod workload;
 
 /// The checker that is run after each cut and each clean close.

@@ -133,6 +133,7 @@ fn lookup<F: FileSystem>(fs: &F, model: &Model, at: &At) -> Check {
     };
     let found = fs.lookup(dir, names::bytes(at.name));
     let expected: Result<Ino, Errnos> = match model.node(dir) {
+        Some(node) if !node.is_dir() && at.name == TOO_LONG => Err(&[ENOTDIR, ENAMETOOLONG]),
         Some(node) if !node.is_dir() => Err(&[ENOTDIR]),
         _ if at.name == TOO_LONG => Err(&[ENAMETOOLONG, ENOENT]),
         _ => model.child(dir, at.name).ok_or(&[ENOENT]),

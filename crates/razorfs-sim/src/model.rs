@@ -122,6 +122,8 @@ pub struct Model {
     hash: u64,
     highest: Ino,
     slots: [Option<Ino>; SLOTS as usize],
+    /// What else is held open, once for each holder.
+    held: Vec<Ino>,
 }
 
 impl Default for Model {
@@ -145,6 +147,7 @@ impl Model {
             hash: 0,
             highest: Ino(0),
             slots: [None; SLOTS as usize],
+            held: Vec::new(),
         }
     }
 
@@ -196,10 +199,17 @@ impl Model {
         self.highest
     }
 
+    /// The next inode number may be one that was given before: what a broken file system does.
+    #[cfg(test)]
+    pub(crate) fn forget_highest(&mut self) {
+        self.highest = self.nodes.keys().next_back().copied().unwrap_or(Ino(0));
+    }
+
     /// The inode that a reference leads to now.
     #[must_use]
     pub fn resolve(&self, at: &Ref) -> Option<Ino> {
         match at {
+            Ref::Inode(ino) => Some(*ino).filter(|ino| self.nodes.contains_key(ino)),
             Ref::Slot(n) => self.slots.get(usize::from(*n)).copied().flatten(),
             Ref::Path(path) => path
                 .iter()
@@ -221,9 +231,23 @@ impl Model {
         old
     }
 
+    /// One more holder of an inode.
+    pub fn hold(&mut self, ino: Ino) {
+        self.held.push(ino);
+    }
+
+    /// One holder fewer.
+    pub fn release(&mut self, ino: Ino) {
+        if let Some(at) = self.held.iter().position(|held| *held == ino) {
+            self.held.swap_remove(at);
+        }
+        self.reap();
+    }
+
     /// What a crash or a clean close does: nothing is open any more.
     pub fn close_all(&mut self) {
         self.slots = [None; SLOTS as usize];
+        self.held.clear();
         self.reap();
     }
 
@@ -232,11 +256,11 @@ impl Model {
         if self.nameless.is_empty() {
             return;
         }
-        let (slots, nodes) = (&self.slots, &mut self.nodes);
+        let (slots, held, nodes) = (&self.slots, &self.held, &mut self.nodes);
         self.nameless.retain(|ino| {
             match nodes.get(ino) {
                 Some(node) if node.nlink > 0 => return false,
-                Some(_) if slots.contains(&Some(*ino)) => return true,
+                Some(_) if slots.contains(&Some(*ino)) || held.contains(ino) => return true,
                 _ => {}
             }
             Arc::make_mut(nodes).remove(ino);

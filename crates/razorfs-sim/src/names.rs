@@ -21,11 +21,10 @@ fn make(id: NameId) -> Vec<u8> {
         10 => b"deadbeefdeadbeefdeadbeefdeadbeef".to_vec(),
         11 => b"...".to_vec(),
         TOO_LONG => vec![b'x'; 256],
-        n if n % 3 == 0 => format!(
-            "{:016x}",
-            u64::from(n) * 0x9e37_79b9_7f4a_7c15 % 0xffff_ffff
-        )
-        .into_bytes(),
+        n if n % 3 == 0 => {
+            let hash = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            format!("{hash:016x}").into_bytes()
+        }
         n => format!("file-{n:04}.txt").into_bytes(),
     }
 }

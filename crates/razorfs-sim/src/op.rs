@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use razorfs::{AllocateMode, FileKind, RenameMode, SeekFor, SetAttributes, XattrMode};
+use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
 
 use crate::names::{self, NameId};
 use crate::rng::Rng;
@@ -18,6 +18,8 @@ pub enum Ref {
     Path(Vec<NameId>),
     /// What this slot holds open.
     Slot(u8),
+    /// This very inode; workloads do not say so, because the number depends on the run.
+    Inode(Ino),
 }
 
 /// A place for a name.
@@ -42,6 +44,8 @@ impl Data {
     /// The bytes: noise, text that compresses, one byte over and over, or zeros.
     #[must_use]
     pub fn bytes(self) -> Vec<u8> {
+        #[cfg(test)]
+        LAST.with(|last| last.set(self.seed));
         let mut rng = Rng::new(u64::from(self.seed));
         let mut out = Vec::with_capacity(self.len as usize + 16);
         let style = rng.range(0..8);
@@ -59,6 +63,21 @@ impl Data {
         out.truncate(self.len as usize);
         out
     }
+}
+
+/// The data that these bytes are, as far as this thread made them from a seed lately.
+#[cfg(test)]
+pub(crate) fn data_of(bytes: &[u8]) -> Data {
+    let len = bytes.len() as u32;
+    LAST.with(|last| Data {
+        seed: last.get(),
+        len,
+    })
+}
+
+#[cfg(test)]
+thread_local! {
+    static LAST: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 /// A step of background work.
@@ -252,6 +271,7 @@ impl fmt::Display for Ref {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slot(n) => write!(f, "@{n}"),
+            Self::Inode(ino) => write!(f, "inode {ino}"),
             Self::Path(path) => write!(f, "/{}", join(path)),
         }
     }

@@ -25,9 +25,10 @@ pub enum Answer {
 type Outcome = Result<Answer, Errnos>;
 
 /// Any error that says "not a regular file".
-const NOT_REGULAR: Errnos = &[EISDIR, EINVAL];
+const NOT_REGULAR: Errnos = &[EISDIR, EINVAL, EFBIG];
 /// Those that fallocate has for it.
 const NOT_ALLOCATABLE: Errnos = &[
+    EFBIG,
     EISDIR,
     EINVAL,
     libc::ENODEV,
@@ -160,10 +161,15 @@ impl Model {
 
     /// The same for a name that is to be made: the directory must have a name itself.
     fn new_place(&self, at: &At) -> Result<(Ino, Option<Ino>), Errnos> {
-        let place = self.place(at)?;
+        let place = self.place(at);
         if at.name == TOO_LONG {
-            return Err(&[ENAMETOOLONG]);
+            return Err(if place.is_ok() {
+                &[ENAMETOOLONG]
+            } else {
+                &[ENAMETOOLONG, ENOTDIR]
+            });
         }
+        let place = place?;
         if self.node(place.0).is_some_and(|n| n.nlink == 0) {
             return Err(&[ENOENT]);
         }
@@ -171,10 +177,12 @@ impl Model {
     }
 
     fn old_place(&self, at: &At) -> Result<(Ino, Ino), Errnos> {
-        match self.place(at)? {
-            (dir, Some(ino)) => Ok((dir, ino)),
-            (_, None) if at.name == TOO_LONG => Err(&[ENAMETOOLONG, ENOENT]),
-            (_, None) => Err(&[ENOENT]),
+        match self.place(at) {
+            Err(_) if at.name == TOO_LONG => Err(&[ENAMETOOLONG, ENOTDIR]),
+            Err(e) => Err(e),
+            Ok((dir, Some(ino))) => Ok((dir, ino)),
+            Ok((_, None)) if at.name == TOO_LONG => Err(&[ENAMETOOLONG, ENOENT]),
+            Ok((_, None)) => Err(&[ENOENT]),
         }
     }
 

@@ -9,6 +9,7 @@ mod checkpoint;
 pub mod data;
 mod error;
 pub mod journal;
+pub mod library;
 mod namespace;
 mod options;
 mod recovery;
@@ -23,6 +24,7 @@ pub use error::{Error, Result};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
+pub use library::{Dir, File, Transaction};
 pub use options::{Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{Info, RecoverySummary, Stats, Step};
 pub use types::*;

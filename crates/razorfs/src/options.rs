@@ -76,15 +76,15 @@ impl Geometry {
     #[must_use]
     pub const fn tiny() -> Self {
         Self {
-            journal_initial_file: 64 << 10,
-            journal_max_file: 256 << 10,
+            journal_initial_file: 192 << 10,
+            journal_max_file: 512 << 10,
             journal_initial_files: 3,
             journal_max_files: 6,
             pack_bytes: 256 << 10,
             segment_bytes: 16 << 10,
             segment_block: 1 << 10,
             memtable_bytes: 32 << 10,
-            checkpoint_journal: 96 << 10,
+            checkpoint_journal: 128 << 10,
             checkpoint_interval: 60_000_000_000,
             dirty_bytes: 1 << 20,
             reserve_bytes: 0,

@@ -10,7 +10,7 @@ use razorfs_format::record::Inode;
 use crate::namespace::{Namespace, Spot};
 use crate::store::Store;
 use crate::{
-    AllocateMode, CreateOptions, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary,
+    AllocateMode, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary,
     RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 /// append-only and immutable flags are.
 #[derive(Clone)]
 pub struct Volume {
-    inner: Arc<Namespace>,
+    pub(crate) inner: Arc<Namespace>,
 }
 
 /// Making, opening and closing.
@@ -70,6 +70,23 @@ impl Volume {
             None => Ok(false),
         }))?;
         Ok(Self { inner })
+    }
+
+    /// A new volume on a simulated disk that is stepped by the test.
+    #[cfg(test)]
+    pub(crate) fn for_tests(options: Options) -> Self {
+        use razorfs_disk::sim::{SimDisk, SimEnv};
+        let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
+        let options = Options {
+            threads: false,
+            ..options
+        };
+        let create = CreateOptions::from(&options);
+        let created = Self::create_on(disk.clone(), env.clone(), &create);
+        match created.and_then(|()| Self::open_on(disk, env, options)) {
+            Ok(volume) => volume,
+            Err(e) => panic!("a new volume: {e}"),
+        }
     }
 
     /// Writes everything to the disk, marks the volume as properly closed and lets go of it.
@@ -251,6 +268,15 @@ impl Volume {
     /// `n` holders fewer.
     pub fn unpin(&self, ino: Ino, n: u64) {
         self.inner.unpin(ino, n);
+    }
+}
+
+/// Paths.
+impl Volume {
+    /// The root directory, where the calls by path begin.
+    #[must_use]
+    pub fn root(&self) -> Dir {
+        Dir::new(self.clone(), Ino::ROOT)
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct Installer {
     garbage: Vec<Garbage>,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
+    /// That of the generation before it.
+    previous_cut: BatchSeq,
     next_run: u64,
 }
 
@@ -84,6 +86,7 @@ impl Installer {
             + 1;
         Self {
             cut: start.superblock.journal.batch,
+            previous_cut: start.superblock.journal.batch,
             superblock: start.superblock,
             manifest: start.manifest,
             cold: start.cold,
@@ -233,7 +236,7 @@ impl Checkpointer {
     pub fn make_room(&self) -> Result<()> {
         self.checkpoint()?;
         let mut installer = self.installer.lock();
-        if installer.cut != installer.superblock.journal.batch || self.core.journal_is_tight() {
+        if installer.cut != installer.previous_cut {
             self.install(&mut installer, None, State::Dirty)?;
         }
         Ok(())
@@ -283,9 +286,9 @@ impl Checkpointer {
         if let Some(manifest) = manifest {
             installer.manifest = manifest;
         }
-        let previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
+        installer.previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
         installer.superblock = superblock;
-        core.journal().ring.release(previous_cut);
+        core.journal().ring.release(installer.previous_cut);
         core.note_room();
         self.remove_garbage(installer);
         core.wake_all();

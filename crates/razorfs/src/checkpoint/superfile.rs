@@ -68,11 +68,8 @@ impl SuperFile {
             return Err(Error::NotAVolume(why.into()));
         };
         let newest = newest.clone();
-        let older = slots.iter().flatten();
-        let previous = older
-            .filter(|s| s.generation.0 + 1 == newest.generation.0)
-            .next()
-            .cloned();
+        let before = |s: &&Superblock| s.generation.0.checked_add(1) == Some(newest.generation.0);
+        let previous = slots.iter().flatten().find(before).cloned();
         Ok(SuperRead {
             newest,
             previous,

@@ -58,10 +58,14 @@ impl Ring {
     pub fn grow(&mut self) -> Result<bool> {
         self.check_running()?;
         if let Some(slot) = self.doomed.pop() {
-            match self.disk.remove(&host::name(slot)) {
-                Err(e) if !e.is_not_found() => return Err(e.into()),
-                _ => self.disk.sync_dir(Dir::Journal)?,
-            }
+            self.remove(slot)?;
+            return Ok(true);
+        }
+        if self.files.len() > self.geometry.max_files as usize
+            && let Some((slot, _)) = self.smallest_free()
+        {
+            self.files.retain(|f| f.slot != slot);
+            self.remove(slot)?;
             return Ok(true);
         }
         let growth = match self.growth.take() {
@@ -73,6 +77,23 @@ impl Ring {
         };
         self.extend(growth)?;
         Ok(true)
+    }
+
+    fn remove(&mut self, slot: u32) -> Result<()> {
+        match self.disk.remove(&host::name(slot)) {
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => self.disk.sync_dir(Dir::Journal)?,
+        }
+        Ok(())
+    }
+
+    /// The smallest free file, if it is not the only one that a life can be opened in.
+    fn smallest_free(&self) -> Option<(u32, u64)> {
+        if self.available().count() < 2 {
+            return None;
+        }
+        let free = self.available().filter(|f| f.role == Role::Free);
+        free.min_by_key(|f| f.len).map(|f| (f.slot, f.len))
     }
 
     fn begin_growth(&mut self) -> Result<Option<Growth>> {
@@ -92,18 +113,9 @@ impl Ring {
                 target,
             }));
         }
-        let free = self.available().filter(|f| f.role == Role::Free);
-        let Some((slot, len)) = free.min_by_key(|f| f.len).map(|f| (f.slot, f.len)) else {
+        let Some((slot, len)) = self.smallest_free() else {
             return Ok(None);
         };
-        if self.available().count() < 2 {
-            return Ok(None);
-        }
-        if self.files.len() > most {
-            self.files.retain(|f| f.slot != slot);
-            self.doomed.push(slot);
-            return Ok(None);
-        }
         if len >= target {
             return Ok(None);
         }

@@ -119,7 +119,7 @@ impl Replay {
             };
             apply(&batch)?;
             self.count(&batch);
-            next = next.next();
+            next = BatchSeq(next.0.saturating_add(1));
         }
         Ok(End::Clean)
     }
@@ -255,7 +255,7 @@ impl Replay {
 
     /// Judges the end of the log by what all the batches behind it say.
     fn judge(&mut self, end: End, clean_end: Option<BatchSeq>) {
-        let next = self.report.last.next();
+        let next = BatchSeq(self.report.last.0.saturating_add(1));
         if matches!(end, End::Clean) {
             return;
         }

@@ -134,7 +134,9 @@ impl Ring {
     /// Replays every batch from `start` on, in order, through `apply`, and opens a new life for
     /// the next one. `clean_end` is the last batch of a volume that was closed in order.
     ///
-    /// Batches before `start` are kept until [`Ring::release`]. If acknowledged batches are
+    /// Files with nothing but batches before `start` are kept until [`Ring::release`], except that
+    /// the oldest is used where no other file is free. So the caller first writes a superblock
+    /// with this very start: then no older one needs them, and it may release them at once. If acknowledged batches are
     /// damaged or lost, the report says `read_only` and the ring takes no batch.
     pub fn recover(
         disk: Arc<dyn Disk>,
@@ -147,7 +149,8 @@ impl Ring {
         check(&geometry)?;
         settle(&*disk, clean_end.is_none())?;
         let replay = Replay::run(&*disk, vid, start, clean_end, apply)?;
-        let mut ring = Self::empty(disk, vid, geometry, replay.report.last.next());
+        let next = BatchSeq(replay.report.last.0.saturating_add(1));
+        let mut ring = Self::empty(disk, vid, geometry, next);
         ring.newest = replay.survey.newest.max(start.jid);
         ring.free_slot = replay.survey.free_slot;
         ring.doomed.clone_from(&replay.survey.unfinished);
@@ -173,6 +176,9 @@ impl Ring {
             let why = replay.report.damage.last().map(ToString::to_string);
             ring.stopped = Some(Error::ReadOnly(why.unwrap_or_default().into()));
         } else {
+            if ring.best_free().is_none() {
+                ring.free_oldest(start.jid);
+            }
             ring.open_life()?;
         }
         Ok((ring, replay.report))
@@ -187,6 +193,17 @@ impl Ring {
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
     ) -> Result<RecoveryReport> {
         Ok(Replay::run(&*disk, vid, start, clean_end, apply)?.report)
+    }
+
+    /// Frees the oldest file that holds nothing but batches before the start of the replay.
+    fn free_oldest(&mut self, start: Jid) {
+        let unused = |f: &&mut RingFile| {
+            f.jid <= start && f.batches.is_some_and(|(first, _)| first == BatchSeq(0))
+        };
+        if let Some(file) = self.files.iter_mut().filter(unused).min_by_key(|f| f.jid) {
+            file.batches = None;
+        }
+        self.settle_roles();
     }
 
     fn empty(
@@ -231,15 +248,20 @@ impl Ring {
             return Err(Error::Invalid("the batch is larger than a journal file"));
         }
         let extent = extent_bytes(batch.payload.len()) as u64;
+        let fits = |r: &Self| {
+            let here = r.active.as_ref().is_some_and(|a| a.at + extent <= a.len);
+            (here, here || r.available().count() >= 2)
+        };
+        if !fits(self).1 {
+            return Err(Error::Invalid("the journal is full: it needs a checkpoint"));
+        }
         let held = UNSYNCED_MAX.min(self.smallest() - UNIT as u64);
         if self.unsynced_bytes + extent > held {
             self.sync()?;
         }
-        if self.active.as_ref().is_none_or(|a| a.at + extent > a.len) {
-            if self.available().count() < 2 {
-                return Err(Error::Invalid("the journal is full: it needs a checkpoint"));
-            }
-            self.open_life()?;
+        // The sync may have had to use up a file. What fitted before it still does.
+        if !fits(self).0 {
+            self.open_life().map_err(|e| self.stop(e))?;
         }
         let mut header = BatchHeader {
             seq: batch.seq,
@@ -527,7 +549,7 @@ impl Ring {
         }
     }
 
-    /// Opens a new life in a free file; the batches to come go there. The ring stops if it can't.
+    /// Opens a new life in a free file; the batches to come go there.
     fn open_life(&mut self) -> Result<()> {
         let mut last = None;
         while let Some(slot) = self.best_free() {
@@ -536,11 +558,10 @@ impl Ring {
                 Err(e) => last = Some(e),
             }
         }
-        let created = match last {
+        match last {
             Some(e) => Err(e),
             None => self.create_spare(),
-        };
-        created.map_err(|e| self.stop(e))
+        }
     }
 
     /// The prepared file, or the largest free one; of these the one that was used longest ago.

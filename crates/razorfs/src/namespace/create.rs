@@ -141,7 +141,14 @@ impl Operation<'_> {
         let name = name.into();
         self.add_entry(parent, cookie, &Dirent { ino, kind, name })?;
         if nlink == 0 {
-            self.del(Key::orphan(Branch::HEAD, ino));
+            let key = Key::orphan(Branch::HEAD, ino);
+            match self.pending_trim(ino)? {
+                Some(from) => {
+                    self.put(key, Orphan::Trim { from }.to_bytes());
+                    self.afterwards.push(Afterwards::Trimming(ino));
+                }
+                None => self.del(key),
+            }
             self.afterwards.push(Afterwards::GotName(ino));
         } else {
             if nlink == 1 {

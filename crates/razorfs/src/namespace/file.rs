@@ -109,7 +109,9 @@ impl Operation<'_> {
             true => AT_ONCE_IN_TRANSACTION,
             false => AT_ONCE,
         };
-        let flags = self.inode(ino)?.flags;
+        // Changed from here on: a transaction that fails below is tried again once the pending
+        // truncations of the files that it changes are finished.
+        let flags = self.change(ino)?.flags;
         if flags & inode_flags::TRIMMING == 0 && to.saturating_sub(from) <= at_once {
             self.remove_blocks(ino, from..to, flags & inode_flags::SPARSE != 0)
         } else if self.is_transaction() {
@@ -145,24 +147,28 @@ impl Operation<'_> {
             Some(pending) => pending.min(from),
             None => from,
         };
-        self.put(
-            Key::orphan(Branch::HEAD, ino),
-            Orphan::Trim { from }.to_bytes(),
-        );
-        self.change(ino)?.flags |= inode_flags::TRIMMING;
+        let inode = self.change(ino)?;
+        inode.flags |= inode_flags::TRIMMING;
+        if inode.nlink > 0 {
+            let orphan = Orphan::Trim { from }.to_bytes();
+            self.put(Key::orphan(Branch::HEAD, ino), orphan);
+        }
         self.afterwards.push(Afterwards::Trimming(ino));
         Ok(())
     }
 
     /// First block of a truncation that is not finished.
     pub(super) fn pending_trim(&mut self, ino: Ino) -> Result<Option<u64>> {
-        if self.inode(ino)?.flags & inode_flags::TRIMMING == 0 {
+        let inode = self.inode(ino)?;
+        if inode.flags & inode_flags::TRIMMING == 0 {
             return Ok(None);
         }
-        match self.orphan(ino)? {
-            Some(Orphan::Trim { from }) => Ok(Some(from)),
-            _ => Ok(None),
-        }
+        let beyond = inode.size.div_ceil(BLOCK64);
+        Ok(Some(match self.orphan(ino)? {
+            Some(Orphan::Trim { from }) => from,
+            // A nameless file has but the record that says so; it never grew over the first block.
+            _ => beyond,
+        }))
     }
 }
 
@@ -285,6 +291,10 @@ impl Namespace {
             return Err(Error::Invalid("the ranges overlap"));
         }
         check_regular(&self.find_by_inode(to)?)?;
+        let source = self.find_by_inode(from)?;
+        check_regular(&source)?;
+        // What the copy itself appends is not copied again.
+        let len = len.min(source.size.saturating_sub(from_off));
         let mut buf = vec![0; len.min(WRITE_AT_ONCE as u64) as usize];
         let mut done = 0;
         while done < len {

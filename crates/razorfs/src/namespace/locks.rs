@@ -1,8 +1,10 @@
 //! The locks of the inodes: 1024 of them, shared by the inodes that hash alike.
 //!
 //! Whoever needs several takes them through [`LockTable::write_many`] or
-//! [`LockTable::write_set`], which take each shard once and in ascending order: so nobody waits for
+//! [`LockTable::lock_set`], which take each shard once and in ascending order: so nobody waits for
 //! anybody in a circle. No lock is held while waiting for durability.
+
+use std::collections::BTreeMap;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use razorfs_format::Ino;
@@ -18,9 +20,11 @@ pub(crate) struct Locked<'a, const N: usize> {
     _guards: [Option<RwLockWriteGuard<'a, ()>>; N],
 }
 
-/// Exclusive locks of any number of inodes, held until dropped.
+/// Locks of any number of inodes, held until dropped.
+#[derive(Default)]
 pub(crate) struct LockedSet<'a> {
-    _guards: Vec<RwLockWriteGuard<'a, ()>>,
+    _exclusive: Vec<RwLockWriteGuard<'a, ()>>,
+    _shared: Vec<RwLockReadGuard<'a, ()>>,
 }
 
 const fn shard_of(ino: Ino) -> usize {
@@ -62,19 +66,28 @@ impl LockTable {
         Locked { _guards: guards }
     }
 
-    /// Exclusive locks of `inos`, or of everything if that is not given.
-    pub(crate) fn write_set(&self, inos: Option<&mut dyn Iterator<Item = Ino>>) -> LockedSet<'_> {
-        let shards = match inos {
-            None => (0..SHARDS).collect(),
-            Some(inos) => {
-                let mut shards: Vec<usize> = inos.map(shard_of).collect();
-                shards.sort_unstable();
-                shards.dedup();
-                shards
+    /// Locks of the inodes in `wanted`, exclusive where that says so.
+    pub(crate) fn lock_set(&self, wanted: &BTreeMap<Ino, bool>) -> LockedSet<'_> {
+        let mut shards = BTreeMap::new();
+        for (ino, exclusive) in wanted {
+            *shards.entry(shard_of(*ino)).or_insert(false) |= *exclusive;
+        }
+        let mut set = LockedSet::default();
+        for (index, exclusive) in shards {
+            if exclusive {
+                set._exclusive.push(self.shard(index).write());
+            } else {
+                set._shared.push(self.shard(index).read());
             }
-        };
+        }
+        set
+    }
+
+    /// Exclusive locks of everything.
+    pub(crate) fn lock_all(&self) -> LockedSet<'_> {
         LockedSet {
-            _guards: shards.into_iter().map(|i| self.shard(i).write()).collect(),
+            _exclusive: self.shards.iter().map(RwLock::write).collect(),
+            _shared: Vec::new(),
         }
     }
 }

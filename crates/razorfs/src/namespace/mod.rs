@@ -13,6 +13,7 @@ mod directory;
 mod file;
 mod locks;
 mod operation;
+mod path;
 mod pins;
 mod reap;
 mod remove;
@@ -48,6 +49,28 @@ const LINK_MAX: u32 = i32::MAX as u32;
 const SETUID: u32 = 0o4000;
 /// The setgid bit of a mode.
 const SETGID: u32 = 0o2000;
+
+/// What opening a file does if it is there, or is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenHow {
+    pub(crate) write: bool,
+    pub(crate) create: bool,
+    pub(crate) create_new: bool,
+    pub(crate) truncate: bool,
+    /// Permission bits of a file that is created.
+    pub(crate) mode: u32,
+}
+
+impl OpenHow {
+    /// To replace the whole content.
+    pub(crate) const WRITE_ALL: Self = Self {
+        write: true,
+        create: true,
+        create_new: false,
+        truncate: true,
+        mode: 0o644,
+    };
+}
 
 /// The names and files of one volume.
 pub(crate) struct Namespace {

@@ -12,7 +12,7 @@ use razorfs_format::error::Place;
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::op::{Counter, OpType};
-use razorfs_format::record::{Fragment, FragmentKind, Inode, Time};
+use razorfs_format::record::{Fragment, FragmentKind, Inode, Time, inode_flags};
 use razorfs_format::{Branch, Ino};
 
 use super::pins::PinTable;
@@ -52,6 +52,8 @@ pub(crate) struct Operation<'a> {
     tx: Tx<'a>,
     inodes: BTreeMap<Ino, Loaded>,
     overlay: Option<BTreeMap<Key, Option<Bytes>>>,
+    data_bytes: u64,
+    growth: i64,
     pub(super) afterwards: Vec<Afterwards>,
 }
 
@@ -64,6 +66,8 @@ impl<'a> Operation<'a> {
             tx: Tx::new(ty),
             inodes: BTreeMap::new(),
             overlay: None,
+            data_bytes: 0,
+            growth: 0,
             afterwards: Vec::new(),
         }
     }
@@ -79,9 +83,32 @@ impl<'a> Operation<'a> {
         self.overlay.is_some()
     }
 
-    /// The inodes that were read or changed.
-    pub(super) fn involved(&self) -> impl Iterator<Item = Ino> {
-        self.inodes.keys().copied()
+    /// The inodes that were there before and were read, and whether they are changed.
+    pub(super) fn involved(&self) -> impl Iterator<Item = (Ino, bool)> {
+        let there = |state| !matches!(state, State::New | State::Gone(true));
+        self.inodes
+            .iter()
+            .filter(move |(_, loaded)| there(loaded.state))
+            .map(|(ino, loaded)| (*ino, loaded.state != State::Clean))
+    }
+
+    /// The changed files among them that have an unfinished truncation.
+    pub(super) fn trimming(&self) -> Vec<Ino> {
+        let is_trimming = |l: &Loaded| {
+            l.inode.flags & inode_flags::TRIMMING != 0
+                && matches!(l.state, State::Changed)
+                && l.inode.nlink > 0
+        };
+        let inodes = self.inodes.iter();
+        inodes
+            .filter(|(_, l)| is_trimming(l))
+            .map(|(ino, _)| *ino)
+            .collect()
+    }
+
+    /// Bytes of data that it lays down, and by how much the files grow in all.
+    pub(super) fn volume_of_data(&self) -> (u64, u64) {
+        (self.data_bytes, self.growth.max(0) as u64)
     }
 
     /// The transaction, and what to tell the pin table after its commit.
@@ -205,6 +232,9 @@ impl<'a> Operation<'a> {
     }
 
     pub(super) fn count(&mut self, counter: Counter, delta: i64) {
+        if counter == Counter::Bytes {
+            self.growth += delta;
+        }
         if delta != 0 {
             self.tx.count(counter, delta);
         }
@@ -219,6 +249,7 @@ impl<'a> Operation<'a> {
 
     /// Lays data over a part of a block.
     pub(super) fn data(&mut self, ino: Ino, block: u64, off: u32, bytes: &'a [u8]) {
+        self.data_bytes += bytes.len() as u64;
         self.tx.write(ino, block, off, bytes);
     }
 }

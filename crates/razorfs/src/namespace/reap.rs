@@ -65,16 +65,17 @@ impl Namespace {
             Ok(Some(Orphan::Reap)) if self.pins.is_pinned(ino) => {
                 // The last holder queues it again.
                 self.pins.lost_its_name(ino);
-                Ok(false)
+                self.trim_step(ino)
             }
             Ok(Some(Orphan::Reap)) => self.remove_step(ino),
             Err(e) => Err(e),
         };
         drop(lock);
-        if more? {
+        // What failed is tried again later.
+        if !matches!(more, Ok(false)) {
             self.pins.enqueue(ino);
         }
-        Ok(true)
+        more.map(|_| true)
     }
 
     /// Removes some of a nameless inode. Answers whether some is left. The caller holds the lock.
@@ -109,8 +110,10 @@ impl Namespace {
         };
         let done = op.reap_blocks(ino, from)?;
         if done {
-            op.del(Key::orphan(Branch::HEAD, ino));
             op.change(ino)?.flags &= !inode_flags::TRIMMING;
+            if op.orphan(ino)? != Some(Orphan::Reap) {
+                op.del(Key::orphan(Branch::HEAD, ino));
+            }
         }
         self.commit(op)?;
         Ok(!done)

@@ -53,12 +53,18 @@ impl Operation<'_> {
         }
         self.check_entries_change(parent, true)?;
         self.check_names_change(dirent.ino)?;
-        if self.directory(dirent.ino)?.entries > 0 {
-            return Err(Error::NotEmpty);
-        }
+        self.check_empty(dirent.ino)?;
         self.remove_entry(parent, cookie, dirent.kind)?;
         self.drop_name(dirent.ino, parent, cookie)?;
         Ok(dirent.ino)
+    }
+
+    /// Fails unless the directory has no entries.
+    pub(super) fn check_empty(&mut self, dir: Ino) -> Result<()> {
+        match self.directory(dir)?.entries {
+            0 => Ok(()),
+            _ => Err(Error::NotEmpty),
+        }
     }
 
     /// The inode's name in `parent` at `cookie` has gone.

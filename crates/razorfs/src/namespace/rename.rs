@@ -95,11 +95,7 @@ impl Operation<'_> {
         target: Dirent,
     ) -> Result<()> {
         match (source.kind, target.kind) {
-            (FileKind::Directory, FileKind::Directory) => {
-                if self.directory(target.ino)?.entries > 0 {
-                    return Err(Error::NotEmpty);
-                }
-            }
+            (FileKind::Directory, FileKind::Directory) => self.check_empty(target.ino)?,
             (FileKind::Directory, _) => return Err(Error::NotADirectory),
             (_, FileKind::Directory) => return Err(Error::IsADirectory),
             _ => {}

@@ -19,7 +19,7 @@ use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
+use razorfs_format::{Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 
@@ -88,7 +88,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     }
     let summary = opening.summary(&report);
     let uuid = opening.superblock.uuid;
-    let checkpointer = opening.build(ring, report.last, options)?;
+    let checkpointer = opening.build(ring, &report, options)?;
     Ok(Opened {
         checkpointer: Arc::new(checkpointer),
         guard,
@@ -279,7 +279,7 @@ impl Opening {
             let more = end.saturating_sub(meta.len);
             meta.len += more;
             meta.total += more;
-            meta.last_birth = birth;
+            meta.last_birth = meta.last_birth.max(birth);
         }
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
         let surplus = open.len().saturating_sub(2);
@@ -291,7 +291,17 @@ impl Opening {
         (packs.into_values().collect(), open)
     }
 
-    fn build(self, ring: Option<Ring>, last: BatchSeq, options: &Options) -> Result<Checkpointer> {
+    fn build(
+        self,
+        ring: Option<Ring>,
+        report: &RecoveryReport,
+        options: &Options,
+    ) -> Result<Checkpointer> {
+        let mut ring = ring;
+        if let Some(ring) = &mut ring {
+            // The generation before the fence begins at the same batch.
+            ring.release(self.superblock.journal.batch);
+        }
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();
         let geometry = self.superblock.geometry;
@@ -304,13 +314,7 @@ impl Opening {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
             let disk = Arc::clone(&self.disk);
-            PackWriter::new(
-                disk,
-                vid,
-                geometry.pack_bytes,
-                new_id,
-                reopen,
-            )
+            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let account = Account::new(packs);
@@ -331,9 +335,10 @@ impl Opening {
             journal: ring.map(|ring| Journal {
                 ring,
                 hot,
-                appended: last,
+                appended: report.last,
             }),
-            last,
+            last: report.last,
+            replayed: report.bytes,
             next_lsn: counters.lsn,
             generation: self.superblock.generation,
             ids,

@@ -19,6 +19,8 @@ use crate::{Error, Result};
 const METADATA_DELAY: u64 = 20_000_000;
 /// Nanoseconds after which a batch with bulk data is: its packs must be flushed before it.
 const DATA_DELAY: u64 = 100_000_000;
+/// Checkpoints that one transaction may wait for where the caller does the work.
+const ROOM_TRIES: u32 = 4;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
 
@@ -93,8 +95,8 @@ impl Core {
                     memtable.put(Key::inode(Branch::HEAD, ino), value, false);
                 }
                 Step::Write { key, off, bytes } => {
-                    let (piece, more) = memtable.write(key, batch, off, &bytes);
-                    pieces.extend(piece);
+                    let (new, more) = memtable.write(key, batch, off, &bytes);
+                    pieces.extend(new);
                     grown += more;
                 }
             }
@@ -126,6 +128,7 @@ impl Core {
                 "the transaction is larger than the journal takes at once",
             ));
         }
+        let mut tries = 0;
         loop {
             let mut open = self.open.lock();
             let dirty = self.dirty.load(Ordering::Relaxed);
@@ -148,8 +151,13 @@ impl Core {
             drop(open);
             if full {
                 self.commit_now(false)?;
-            } else {
+            } else if tries < ROOM_TRIES {
+                tries += 1;
                 self.checkpoint_for_room()?;
+            } else {
+                return Err(Error::Invalid(
+                    "the journal is too small for the transaction",
+                ));
             }
         }
     }
@@ -246,7 +254,10 @@ impl Core {
             if !sealed.is_empty() {
                 self.sealed.store(sealed.seq.0, Ordering::Release);
             }
-            let frozen = !version.active.is_empty();
+            // Batches that annihilated each other are to be cut off too.
+            let frozen = !version.active.is_empty()
+                || !sealed.is_empty()
+                || self.since_cut.load(Ordering::Relaxed) > 0;
             if frozen {
                 self.push_frozen(&version, open.seq, open.first_lsn);
             }

@@ -211,6 +211,8 @@ pub(crate) struct Start {
     pub journal: Option<Journal>,
     /// The last batch that was replayed.
     pub last: BatchSeq,
+    /// Bytes of journal that were replayed.
+    pub replayed: u64,
     pub next_lsn: Lsn,
     pub generation: Generation,
     pub ids: Arc<Ids>,
@@ -242,7 +244,7 @@ impl Core {
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),
             limits,
-            since_cut: AtomicU64::new(0),
+            since_cut: AtomicU64::new(start.replayed),
             generation: AtomicU64::new(start.generation.0),
             dirty: AtomicUsize::new(0),
             ids: start.ids,

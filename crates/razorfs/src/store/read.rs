@@ -381,3 +381,30 @@ fn covered(pieces: &[Piece]) -> Vec<Range<u32>> {
     }
     joined
 }
+
+#[cfg(test)]
+impl Core {
+    /// The keys of all live records, in order.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let version = self.version.load_full();
+        let mut keys = BTreeSet::new();
+        for tag in razorfs_format::key::Tag::ALL {
+            for memtable in version.memtables() {
+                keys.extend(memtable.sorted(tag, |_| ()).into_iter().map(|(key, ())| key));
+            }
+            let bound = |byte| {
+                let mut bytes = vec![byte; tag.key_len()];
+                bytes[0] = tag as u8;
+                Key::from_bytes(&bytes).unwrap()
+            };
+            for record in version.levels.range(&bound(0), &bound(0xff)) {
+                keys.insert(record.unwrap().key);
+            }
+        }
+        let live = |key: &Key| match key.tag() {
+            razorfs_format::key::Tag::Extent => !covered(&version.pieces(key).unwrap()).is_empty(),
+            _ => version.get(key).unwrap().is_some(),
+        };
+        keys.into_iter().filter(live).collect()
+    }
+}

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use razorfs_disk::Disk;
 use razorfs_format::key::{Key, Tag};
+use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::{Epoch, SegmentId, VolumeId};
 
 use super::levels::{Levels, Table};
 use super::merge::{Bounds, Merge, Retain, Sorted, Source};
-use super::segment_reader::Segment;
+use super::segment_reader::{Segment, name};
 use super::segment_writer::{SegmentOptions, write_segments};
 use crate::Result;
 
@@ -361,8 +362,16 @@ impl Job {
             });
             let mut kept = Retain::new(Merge::new(sources), snapshots, &below);
             let level = self.output_level;
-            let added = write_segments(disk, vid, self.tag, level, 0, new_id, &mut kept, &opts)?;
-            output.added.extend(added);
+            match write_segments(disk, vid, self.tag, level, 0, new_id, &mut kept, &opts) {
+                Ok(added) => output.added.extend(added),
+                Err(e) => {
+                    for meta in output.added {
+                        // What cannot be removed now is removed at the next mount.
+                        let _ = disk.remove(&name(FileName::SegmentTmp(meta.id)));
+                    }
+                    return Err(e);
+                }
+            }
             output
                 .removed
                 .extend(lists.iter().flat_map(|l| l.iter()).map(|s| s.meta.id));

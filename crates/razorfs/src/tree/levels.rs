@@ -28,9 +28,8 @@ impl Table {
     fn new(mut segments: Vec<Arc<Segment>>) -> Self {
         segments.sort_unstable_by_key(|s| (s.meta.level, u64::MAX - s.meta.run, s.meta.first));
         let mut table = Self::default();
-        for group in segments.chunk_by(|a, b| {
-            (a.meta.level, a.meta.level == 0 && a.meta.run != b.meta.run) == (b.meta.level, false)
-        }) {
+        let list_of = |s: &Segment| (s.meta.level, if s.meta.level == 0 { s.meta.run } else { 0 });
+        for group in segments.chunk_by(|a, b| list_of(a) == list_of(b)) {
             debug_assert!(
                 group
                     .windows(2)

@@ -173,15 +173,15 @@ impl Memtable {
         }
     }
 
-    /// Lays written bytes over a block, for the open batch. Answers the new piece if there is one,
-    /// and by how much the RAM in use grew.
+    /// Lays written bytes over a block, for the open batch. Answers the pieces that came into
+    /// being, and by how much the RAM in use grew.
     pub fn write(
         &self,
         key: Key,
         batch: BatchSeq,
         off: u32,
         bytes: &[u8],
-    ) -> (Option<Arc<RamPiece>>, usize) {
+    ) -> (Vec<Arc<RamPiece>>, usize) {
         let (piece, grown) = self.with_block(key, |block| block.write(key, batch, off, bytes));
         self.grew(grown);
         (piece, grown)

@@ -32,3 +32,6 @@ pub struct Record {
     /// Its value; `None` is a tombstone.
     pub value: Option<Bytes>,
 }
+
+#[cfg(test)]
+mod model_tests;

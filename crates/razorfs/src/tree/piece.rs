@@ -138,60 +138,45 @@ impl Block {
         }
     }
 
-    /// Lays written bytes over the block. Answers the new piece, if no open one could take them,
-    /// and by how many bytes the RAM in use grew.
+    /// Lays written bytes over the block. Answers the pieces that came into being, and by how many
+    /// bytes the RAM in use grew.
+    ///
+    /// Open pieces never overlap: their order in the journal is then of no account.
     pub fn write(
         &mut self,
         key: Key,
         batch: BatchSeq,
         off: u32,
         bytes: &[u8],
-    ) -> (Option<Arc<RamPiece>>, usize) {
+    ) -> (Vec<Arc<RamPiece>>, usize) {
         let range = off..off + bytes.len() as u32;
         if range == (0..BLOCK) {
             self.clear();
-        } else if let Some(grown) = self.extend_open(batch, &range, bytes) {
-            return (None, grown);
         }
+        if let Some(ram) = self.extendable(batch, &range) {
+            let new = self.cut_open(&range, batch, Some(&ram));
+            return (new, extend(&mut ram.data.write(), &range, bytes));
+        }
+        let mut new = self.cut_open(&range, batch, None);
         self.merge_appended();
         let piece = RamPiece::new(key, batch, off, bytes.to_vec());
         self.pieces.push(Piece::Ram(Arc::clone(&piece)));
-        (Some(piece), bytes.len())
+        new.push(piece);
+        (new, bytes.len())
     }
 
-    /// Puts the bytes into an open piece that they overlap or continue, unless a newer piece lies
-    /// over the range.
-    fn extend_open(&self, batch: BatchSeq, range: &Range<u32>, bytes: &[u8]) -> Option<usize> {
+    /// An open piece that the range overlaps or continues and that no other kind of piece hides
+    /// there.
+    fn extendable(&self, batch: BatchSeq, range: &Range<u32>) -> Option<Arc<RamPiece>> {
         for piece in self.pieces.iter().rev() {
-            if let Some(ram) = piece.open(batch) {
-                let mut data = ram.data.write();
-                let have = data.range();
-                if range.start >= have.start && range.start <= have.end {
-                    let at = (range.start - have.start) as usize;
-                    let inside = (data.bytes.len() - at).min(bytes.len());
-                    let (head, tail) = bytes.split_at(inside);
-                    if let Some(room) = data.bytes.get_mut(at..at + inside) {
-                        room.copy_from_slice(head);
-                    }
-                    data.bytes.extend_from_slice(tail);
-                    return Some(tail.len());
+            let have = piece.range();
+            match piece.open(batch) {
+                Some(ram) if have.start <= range.end && range.start <= have.end => {
+                    return Some(Arc::clone(ram));
                 }
-                if range.start < have.start && range.end >= have.start {
-                    let covered = ((range.end - have.start) as usize).min(data.bytes.len());
-                    let keep = data.bytes.split_off(covered);
-                    let grown = bytes.len() + keep.len() - (have.end - have.start) as usize;
-                    let mut joined = Vec::with_capacity(bytes.len() + keep.len());
-                    joined.extend_from_slice(bytes);
-                    joined.extend_from_slice(&keep);
-                    *data = RamBytes {
-                        off: range.start,
-                        bytes: joined,
-                    };
-                    return Some(grown);
-                }
-            }
-            if overlaps(&piece.range(), range) {
-                return None;
+                Some(_) => {}
+                None if overlaps(&have, range) => return None,
+                None => {}
             }
         }
         None
@@ -229,7 +214,7 @@ impl Block {
     /// off.
     pub fn patch(&mut self, fragment: Fragment, open: BatchSeq) -> Vec<Arc<RamPiece>> {
         let range = fragment.off..fragment.end();
-        let split = self.cut_open(&range, open);
+        let split = self.cut_open(&range, open, None);
         let whole = range == (0..BLOCK);
         if whole {
             self.clear();
@@ -243,11 +228,18 @@ impl Block {
         split
     }
 
-    fn cut_open(&mut self, range: &Range<u32>, open: BatchSeq) -> Vec<Arc<RamPiece>> {
+    /// Takes a range out of the open pieces, of all but `except`. Answers what was split off.
+    fn cut_open(
+        &mut self,
+        range: &Range<u32>,
+        open: BatchSeq,
+        except: Option<&Arc<RamPiece>>,
+    ) -> Vec<Arc<RamPiece>> {
         let mut split = Vec::new();
         let mut kept = Vec::with_capacity(self.pieces.len());
         for piece in self.pieces.drain(..) {
-            let Some(ram) = piece.open(open).cloned() else {
+            let spared = |ram: &Arc<RamPiece>| except.is_some_and(|e| Arc::ptr_eq(e, ram));
+            let Some(ram) = piece.open(open).filter(|ram| !spared(ram)).cloned() else {
                 kept.push(piece);
                 continue;
             };
@@ -318,6 +310,27 @@ impl Block {
         }
         0
     }
+}
+
+/// Puts bytes into a piece that they overlap or continue; answers by how much it grew.
+fn extend(data: &mut RamBytes, range: &Range<u32>, bytes: &[u8]) -> usize {
+    let have = data.range();
+    let was = data.bytes.len();
+    if range.start < have.start {
+        let covered = (range.end.min(have.end) - have.start) as usize;
+        let mut joined = Vec::with_capacity(bytes.len() + was - covered);
+        joined.extend_from_slice(bytes);
+        joined.extend_from_slice(data.bytes.get(covered..).unwrap_or_default());
+        *data = RamBytes { off: range.start, bytes: joined };
+    } else {
+        let at = (range.start - have.start) as usize;
+        let (head, tail) = bytes.split_at((was - at).min(bytes.len()));
+        if let Some(room) = data.bytes.get_mut(at..at + head.len()) {
+            room.copy_from_slice(head);
+        }
+        data.bytes.extend_from_slice(tail);
+    }
+    data.bytes.len() - was
 }
 
 /// The bytes of a piece that is journaled inline.

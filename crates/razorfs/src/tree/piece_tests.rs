@@ -87,8 +87,8 @@ proptest! {
                 Act::Write { off, len, byte } => {
                     let bytes: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
                     model[off as usize..(off + len) as usize].copy_from_slice(&bytes);
-                    let (piece, _) = block.write(key, batch, off, &bytes);
-                    redo.dirty.extend(piece);
+                    let (new, _) = block.write(key, batch, off, &bytes);
+                    redo.dirty.extend(new);
                 }
                 Act::Hole { off, len } => {
                     model[off as usize..(off + len) as usize].fill(0);
@@ -112,8 +112,8 @@ fn a_log_that_is_appended_and_synced_stays_a_few_pieces() {
     let key = Key::extent(Branch::HEAD, Ino(20), 0);
     let mut block = Block::new(true);
     for n in 0..1000u32 {
-        let (piece, _) = block.write(key, BatchSeq(u64::from(n)), n * 100, &[n as u8; 100]);
-        piece.unwrap().set_journaled();
+        let (new, _) = block.write(key, BatchSeq(u64::from(n)), n * 100, &[n as u8; 100]);
+        new[0].set_journaled();
     }
     assert!(
         block.pieces.len() <= 2 * MANY,

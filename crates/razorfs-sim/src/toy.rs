@@ -1,0 +1,531 @@
+//! A toy under test, for testing the tests: a file system in RAM whose every change is one call to
+//! a disk that keeps any prefix of them, and into which bugs can be planted. A simulator that
+//! does not find a planted bug would not find a real one.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use razorfs::{
+    AllocateMode, Entry, Error, FileKind, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes,
+    Stat, XattrMode,
+};
+
+use crate::model::{Errnos, Model, Node};
+use crate::names;
+use crate::op::{At, Data, Fault, Op, Ref, Work};
+use crate::posix::Answer;
+use crate::rng::Rng;
+use crate::subject::{Done, FileSystem, Machine};
+
+/// What is wrong with the toy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// Nothing.
+    None,
+    /// A sync answers before anything is durable.
+    LyingSync,
+    /// A cut may lose a change and keep a later one.
+    NotAPrefix,
+    /// A cut may leave a rename half done.
+    TornRename,
+    /// Extending after a truncation shows the old bytes.
+    OldBytes,
+    /// Unlinked files are never reaped after a cut.
+    LeakedOrphans,
+    /// Replacing a directory that is not empty.
+    WrongError,
+    /// An inode number is given twice after a cut.
+    ReusedInode,
+    /// Recovery that is interrupted loses what was durable.
+    FragileRecovery,
+    /// Unlinking the fifth name panics.
+    Panics,
+    /// A seek for data misses some.
+    BlindSeek,
+}
+
+struct Disk {
+    durable: Model,
+    /// The states after each change since.
+    pending: Vec<(Op, Model)>,
+    calls: u64,
+    cut_at: u64,
+    dead: bool,
+    recovering: bool,
+    leaked: u64,
+    removed: u64,
+}
+
+/// The disk of the toy.
+pub struct ToyMachine {
+    disk: Arc<Mutex<Disk>>,
+    bug: Bug,
+}
+
+/// The toy, open.
+pub struct ToyFs {
+    disk: Arc<Mutex<Disk>>,
+    live: Mutex<Model>,
+    bug: Bug,
+}
+
+impl ToyMachine {
+    /// A toy with this bug.
+    #[must_use]
+    pub fn new(bug: Bug) -> Self {
+        let disk = Disk {
+            durable: Model::default(),
+            pending: Vec::new(),
+            calls: 0,
+            cut_at: u64::MAX,
+            dead: false,
+            recovering: false,
+            leaked: 0,
+            removed: 0,
+        };
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+            bug,
+        }
+    }
+}
+
+impl Disk {
+    fn call(&mut self) -> Result<()> {
+        if self.dead || self.calls >= self.cut_at {
+            self.dead = true;
+            return Err(Error::Failed("the power is off".into()));
+        }
+        self.calls += 1;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.call()?;
+        if let Some((_, last)) = self.pending.pop() {
+            self.durable = last;
+            self.pending.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Machine for ToyMachine {
+    type Fs = ToyFs;
+
+    fn format(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<ToyFs> {
+        let mut disk = self.disk.lock();
+        disk.recovering = true;
+        disk.call()?;
+        disk.call()?;
+        disk.recovering = false;
+        let mut live = disk.durable.clone();
+        live.close_all();
+        Ok(ToyFs {
+            disk: Arc::clone(&self.disk),
+            live: Mutex::new(live),
+            bug: self.bug,
+        })
+    }
+
+    fn arm(&mut self, calls: u64) {
+        let mut disk = self.disk.lock();
+        disk.cut_at = disk.calls + calls;
+    }
+
+    fn disarm(&mut self) {
+        self.disk.lock().cut_at = u64::MAX;
+    }
+
+    fn is_dead(&self) -> bool {
+        self.disk.lock().dead
+    }
+
+    fn revive(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed);
+        let mut disk = self.disk.lock();
+        let (kept, bug) = (rng.below(disk.pending.len() + 1), self.bug);
+        if bug == Bug::FragileRecovery && disk.recovering {
+            disk.durable = Model::default();
+        }
+        if let Some((op, state)) = kept.checked_sub(1).and_then(|at| disk.pending.get(at)) {
+            let (op, mut state) = (op.clone(), state.clone());
+            if let (Op::Rename { from, .. }, Bug::TornRename) = (&op, bug) {
+                let _ = state.apply(&Op::Unlink(from.clone()), Ino(0), 0);
+                if let Some((dir, name, ino)) = op_source(&op, &disk.durable) {
+                    state.update(dir, |n| {
+                        n.entries.insert(name, ino);
+                    });
+                }
+            }
+            if bug == Bug::NotAPrefix && kept >= 2 {
+                let skipped = rng.below(kept - 1);
+                let mut other = disk.durable.clone();
+                for (at, (op, after)) in disk.pending.iter().take(kept).enumerate() {
+                    if at != skipped {
+                        let _ = other.apply(op, after.highest(), u64::MAX);
+                    }
+                }
+                state = other;
+            }
+            if bug == Bug::LeakedOrphans {
+                disk.leaked += state.nodes().filter(|(_, n)| n.nlink == 0).count() as u64;
+            }
+            disk.durable = state;
+        }
+        disk.durable.close_all();
+        if bug == Bug::ReusedInode {
+            disk.durable.forget_highest();
+        }
+        disk.pending.clear();
+        disk.dead = false;
+        disk.cut_at = u64::MAX;
+        disk.recovering = false;
+    }
+
+    fn fault(&mut self, _fault: Fault) {}
+
+    fn calls(&self) -> u64 {
+        self.disk.lock().calls
+    }
+
+    fn verify(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    fn is_synchronous(&self) -> bool {
+        false
+    }
+}
+
+fn op_source(op: &Op, model: &Model) -> Option<(Ino, names::NameId, Ino)> {
+    let Op::Rename { from, .. } = op else {
+        return None;
+    };
+    let dir = model.resolve(&from.dir)?;
+    Some((dir, from.name, model.child(dir, from.name)?))
+}
+
+fn error(errnos: Errnos) -> Error {
+    match errnos.first().copied().unwrap_or(0) {
+        libc::ENOENT => Error::NotFound,
+        libc::EEXIST => Error::Exists,
+        libc::ENOTDIR => Error::NotADirectory,
+        libc::EISDIR => Error::IsADirectory,
+        libc::ENOTEMPTY => Error::NotEmpty,
+        libc::ENAMETOOLONG => Error::NameTooLong,
+        libc::EPERM => Error::NotPermitted("toy"),
+        libc::EFBIG => Error::FileTooLarge,
+        libc::ENODATA => Error::NoAttribute,
+        libc::E2BIG => Error::AttributeTooLarge,
+        libc::ERANGE => Error::BufferTooSmall,
+        libc::ENXIO => Error::BeyondEnd,
+        _ => Error::Invalid("toy"),
+    }
+}
+
+fn at(dir: Ino, name: &[u8]) -> At {
+    At {
+        dir: Ref::Inode(dir),
+        name: names::id(name).unwrap_or(names::TOO_LONG),
+    }
+}
+
+fn stat(ino: Ino, node: &Node) -> Stat {
+    let zero = razorfs::Time::default();
+    Stat {
+        ino,
+        mode: node.kind.mode_bits() | node.perm,
+        nlink: node.nlink,
+        uid: node.uid,
+        gid: node.gid,
+        rdev: node.rdev,
+        flags: 0,
+        size: match node.kind {
+            FileKind::Symlink => node.target.len() as u64,
+            _ => node.size,
+        },
+        blocks: 0,
+        atime: node.atime.unwrap_or(zero),
+        mtime: node.mtime.unwrap_or(zero),
+        ctime: zero,
+        btime: zero,
+    }
+}
+
+impl ToyFs {
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.live.lock()
+    }
+
+    fn change(&self, op: &Op) -> Result<Answer> {
+        let mut live = self.model();
+        let mut disk = self.disk.lock();
+        let fresh = Ino(live.highest().0 + 1).max(Ino::FIRST);
+        let answer = live.apply(op, fresh, u64::MAX).map_err(error)?;
+        disk.call()?;
+        disk.pending.push((op.clone(), live.clone()));
+        Ok(answer)
+    }
+
+    fn node<T>(&self, ino: Ino, look: impl FnOnce(&Node) -> T) -> Result<T> {
+        self.model().node(ino).map(look).ok_or(Error::NotFound)
+    }
+
+    fn stat_of(&self, answer: Result<Answer>) -> Result<Stat> {
+        match answer? {
+            Answer::Inode(ino) => self.stat(ino),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    fn data(data: &[u8]) -> Data {
+        // The toy is only given bytes that a seed made; they are found again by their seed.
+        crate::op::data_of(data)
+    }
+}
+
+impl FileSystem for ToyFs {
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Stat> {
+        if !self.node(dir, Node::is_dir)? {
+            return Err(Error::NotADirectory);
+        }
+        let child = names::id(name).and_then(|name| self.model().child(dir, name));
+        self.stat(child.ok_or(Error::NotFound)?)
+    }
+    fn stat(&self, ino: Ino) -> Result<Stat> {
+        self.node(ino, |n| stat(ino, n))
+    }
+    fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
+        let parts = path.split(|b| *b == b'/').filter(|p| !p.is_empty());
+        parts
+            .into_iter()
+            .try_fold(Ino::ROOT, |dir, name| self.lookup(dir, name).map(|s| s.ino))
+    }
+    fn create_node(&self, dir: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Stat> {
+        let device = matches!(node.kind, FileKind::CharDevice | FileKind::BlockDevice);
+        let target = if device {
+            node.rdev as u16 - 1
+        } else {
+            node.target.len() as u16
+        };
+        self.stat_of(self.change(&Op::Create {
+            at: at(dir, name),
+            kind: node.kind,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            target,
+        }))
+    }
+    fn create_unnamed(&self, dir: Ino, node: &NewNode<'_>) -> Result<Stat> {
+        let op = Op::Unnamed {
+            dir: Ref::Inode(dir),
+            slot: 0,
+            mode: node.mode,
+        };
+        self.stat_of(self.change(&op))
+    }
+    fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Stat> {
+        self.stat_of(self.change(&Op::Link {
+            from: Ref::Inode(ino),
+            to: at(dir, name),
+        }))
+    }
+    fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.change(&Op::Unlink(at(dir, name)))?;
+        let mut disk = self.disk.lock();
+        disk.removed += 1;
+        assert!(self.bug != Bug::Panics || disk.removed < 5, "planted");
+        Ok(())
+    }
+    fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.change(&Op::Rmdir(at(dir, name))).map(|_| ())
+    }
+    fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], mode: RenameMode) -> Result<()> {
+        let op = Op::Rename {
+            from: at(dir, name),
+            to: at(to, new),
+            mode,
+        };
+        match self.change(&op) {
+            Err(Error::NotEmpty) if self.bug == Bug::WrongError => Err(Error::Exists),
+            other => other.map(|_| ()),
+        }
+    }
+    fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<Stat> {
+        let old = self.node(ino, |n| (n.size, n.content.clone()))?;
+        let stat = self.stat_of(self.change(&Op::Set {
+            who: Ref::Inode(ino),
+            set: *set,
+        }))?;
+        if self.bug == Bug::OldBytes && set.size.is_some_and(|size| size < old.0) {
+            self.model().update(ino, |n| n.content = old.1);
+        }
+        Ok(stat)
+    }
+    fn read_link(&self, ino: Ino) -> Result<Box<[u8]>> {
+        match self.node(ino, |n| (n.kind, n.target.clone()))? {
+            (FileKind::Symlink, target) => Ok((*target).into()),
+            _ => Err(Error::Invalid("not a link")),
+        }
+    }
+    fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let model = self.model();
+        let node = model.node(ino).ok_or(Error::NotFound)?;
+        if node.kind != FileKind::Regular {
+            return Err(Error::IsADirectory);
+        }
+        let n = node.size.saturating_sub(offset).min(out.len() as u64) as usize;
+        if let Some(room) = out.get_mut(..n) {
+            node.content.read(offset, room);
+        }
+        Ok(n)
+    }
+    fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        let op = Op::Write {
+            who: Ref::Inode(ino),
+            offset,
+            data: Self::data(data),
+        };
+        match self.change(&op)? {
+            Answer::Number(n) => Ok(n as usize),
+            _ => Ok(data.len()),
+        }
+    }
+    fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
+        match self.change(&Op::Append {
+            who: Ref::Inode(ino),
+            data: Self::data(data),
+        })? {
+            Answer::Number(n) => Ok(n),
+            _ => Ok(0),
+        }
+    }
+    fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, len: u64) -> Result<()> {
+        let op = Op::Allocate {
+            who: Ref::Inode(ino),
+            mode,
+            offset,
+            len,
+        };
+        self.change(&op).map(|_| ())
+    }
+    fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<u64> {
+        let (kind, size, next) =
+            self.node(ino, |n| (n.kind, n.size, n.content.next_nonzero(offset)))?;
+        if kind != FileKind::Regular {
+            return Err(Error::Invalid("toy"));
+        }
+        if offset >= size {
+            return Err(Error::BeyondEnd);
+        }
+        let late = u64::from(self.bug == Bug::BlindSeek && offset > 0);
+        match what {
+            SeekFor::Data => next
+                .map(|n| n + late)
+                .filter(|n| *n < size)
+                .ok_or(Error::BeyondEnd),
+            SeekFor::Hole => Ok(size),
+        }
+    }
+    fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
+        let op = Op::Copy {
+            from: Ref::Inode(from),
+            from_offset: at,
+            to: Ref::Inode(to),
+            to_offset: to_at,
+            len,
+        };
+        match self.change(&op)? {
+            Answer::Number(n) => Ok(n),
+            _ => Ok(0),
+        }
+    }
+    fn parent_of(&self, dir: Ino) -> Result<Ino> {
+        match self.node(dir, |n| (n.is_dir(), n.parent))? {
+            (true, parent) => Ok(parent),
+            _ => Err(Error::NotADirectory),
+        }
+    }
+    fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Box<[u8]>> {
+        let value = self.node(ino, |n| {
+            let value = names::xattr_id(name).and_then(|id| n.xattrs.get(&id));
+            value.map(|v| Box::from(&*v.bytes))
+        })?;
+        value.ok_or(Error::NoAttribute)
+    }
+    fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let (who, data) = (Ref::Inode(ino), Self::data(value));
+        let name = names::xattr_id(name).unwrap_or(names::TOO_LONG);
+        self.change(&Op::SetXattr {
+            who,
+            name,
+            data,
+            mode,
+        })
+        .map(|_| ())
+    }
+    fn list_xattr(&self, ino: Ino) -> Result<Vec<Box<[u8]>>> {
+        self.node(ino, |n| {
+            n.xattrs.keys().map(|id| names::xattr(*id).into()).collect()
+        })
+    }
+    fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        let name = names::xattr_id(name).unwrap_or(names::TOO_LONG);
+        self.change(&Op::RemoveXattr {
+            who: Ref::Inode(ino),
+            name,
+        })
+        .map(|_| ())
+    }
+    fn pin(&self, ino: Ino) {
+        self.model().hold(ino);
+    }
+    fn unpin(&self, ino: Ino) {
+        self.model().release(ino);
+    }
+    fn sync(&self) -> Result<()> {
+        match self.bug {
+            Bug::LyingSync => Ok(()),
+            _ => self.disk.lock().sync(),
+        }
+    }
+    fn sync_then(&self, done: Done) {
+        done(self.sync());
+    }
+    fn checkpoint(&self) -> Result<()> {
+        self.sync()
+    }
+    fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
+        let model = self.model();
+        let node = model.node(dir).ok_or(Error::NotFound)?;
+        if !node.is_dir() {
+            return Err(Error::NotADirectory);
+        }
+        let entry = |(name, ino): (&names::NameId, &Ino)| Entry {
+            cookie: u64::from(*name) + 256,
+            ino: *ino,
+            kind: model.node(*ino).map_or(FileKind::Regular, |n| n.kind),
+            name: names::bytes(*name).into(),
+        };
+        let all = node.entries.iter().map(entry).filter(|e| e.cookie > after);
+        Ok(all.take(most).collect())
+    }
+    fn step(&self, _work: Work) -> Result<bool> {
+        Ok(false)
+    }
+    fn inodes(&self) -> Result<u64> {
+        Ok(self.model().visible() as u64 + self.disk.lock().leaked)
+    }
+    fn degraded(&self) -> Option<String> {
+        None
+    }
+    fn close(self) -> Result<()> {
+        self.disk.lock().sync()
+    }
+}

@@ -1,0 +1,288 @@
+//! An open file.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use parking_lot::Mutex;
+use razorfs_format::op::OpType;
+
+use super::{Dir, Metadata, bytes};
+use crate::namespace::OpenHow;
+use crate::{Error, Ino, Result, SetAttributes, Volume};
+
+/// How to open a file. The names are those of `std::fs::OpenOptions`.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    read: bool,
+    write: bool,
+    append: bool,
+    truncate: bool,
+    create: bool,
+    create_new: bool,
+    mode: u32,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OpenOptions {
+    /// Neither reading nor writing, until asked for.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            read: false,
+            write: false,
+            append: false,
+            truncate: false,
+            create: false,
+            create_new: false,
+            mode: 0o644,
+        }
+    }
+
+    /// For reading.
+    #[must_use]
+    pub const fn read(mut self, yes: bool) -> Self {
+        self.read = yes;
+        self
+    }
+
+    /// For writing.
+    #[must_use]
+    pub const fn write(mut self, yes: bool) -> Self {
+        self.write = yes;
+        self
+    }
+
+    /// For writing at the end, wherever that is at each write.
+    #[must_use]
+    pub const fn append(mut self, yes: bool) -> Self {
+        self.append = yes;
+        self
+    }
+
+    /// Empties the file.
+    #[must_use]
+    pub const fn truncate(mut self, yes: bool) -> Self {
+        self.truncate = yes;
+        self
+    }
+
+    /// Creates the file if it is missing.
+    #[must_use]
+    pub const fn create(mut self, yes: bool) -> Self {
+        self.create = yes;
+        self
+    }
+
+    /// Creates the file, which must be missing.
+    #[must_use]
+    pub const fn create_new(mut self, yes: bool) -> Self {
+        self.create_new = yes;
+        self
+    }
+
+    /// Permission bits of a file that is created; 0o644 if not given.
+    #[must_use]
+    pub const fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Opens `path` in `dir`.
+    pub fn open(&self, dir: &Dir, path: impl AsRef<Path>) -> Result<File> {
+        let write = self.write || self.append;
+        if !write && (self.truncate || self.create || self.create_new) {
+            return Err(Error::Invalid("creating and emptying a file is writing"));
+        }
+        if !write && !self.read {
+            return Err(Error::Invalid("neither reading nor writing was asked for"));
+        }
+        let how = OpenHow {
+            write,
+            create: self.create || self.create_new,
+            create_new: self.create_new,
+            truncate: self.truncate && !self.create_new,
+            mode: self.mode,
+        };
+        let path = bytes(path.as_ref());
+        let (volume, base) = (dir.volume(), dir.ino());
+        loop {
+            let ino = match write {
+                true => {
+                    let ty = OpType::Create;
+                    let steps = |op: &mut _| open(op, base, path, how);
+                    volume.inner.transact(ty, false, &steps)?
+                }
+                false => volume.inner.resolve(base, path, true)?.0,
+            };
+            volume.pin(ino, 1);
+            let file = File {
+                volume: volume.clone(),
+                ino,
+                options: *self,
+                position: Mutex::new(0),
+            };
+            // Another may have removed it before it was pinned.
+            match volume.stat(ino) {
+                Ok(_) => return Ok(file),
+                Err(Error::NotFound) => drop(file),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+fn open(
+    op: &mut crate::namespace::Operation<'_>,
+    base: Ino,
+    path: &[u8],
+    how: OpenHow,
+) -> Result<Ino> {
+    op.open(base, path, how)
+}
+
+/// An open file: it stays, also without a name, until this is dropped.
+///
+/// What is written is visible to all at once, and on the disk after [`File::sync_data`].
+pub struct File {
+    volume: Volume,
+    ino: Ino,
+    options: OpenOptions,
+    position: Mutex<u64>,
+}
+
+impl File {
+    /// Inode number.
+    #[must_use]
+    pub const fn ino(&self) -> Ino {
+        self.ino
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        match self.options.read {
+            true => Ok(()),
+            false => Err(Error::NotPermitted("the file is not open for reading")),
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.options.write || self.options.append {
+            true => Ok(()),
+            false => Err(Error::NotPermitted("the file is not open for writing")),
+        }
+    }
+
+    /// Reads at `offset` until `buf` is full or the file ends; answers how much that was.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.check_readable()?;
+        self.volume.read(self.ino, offset, buf)
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.check_writable()?;
+        match self.volume.write(self.ino, offset, data)? {
+            written if written < data.len() => Err(Error::FileTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Truncates, or extends with zeros that take no space.
+    pub fn set_len(&self, size: u64) -> Result<()> {
+        self.check_writable()?;
+        let set = SetAttributes {
+            size: Some(size),
+            ..SetAttributes::default()
+        };
+        self.volume.set_attributes(self.ino, &set)?;
+        Ok(())
+    }
+
+    /// Everything written so far, to this file and to all others, is on the disk on return.
+    pub fn sync_data(&self) -> Result<()> {
+        self.volume.sync()
+    }
+
+    /// The same as [`File::sync_data`]: attributes are never behind the data.
+    pub fn sync_all(&self) -> Result<()> {
+        self.volume.sync()
+    }
+
+    /// What is known of the file.
+    pub fn metadata(&self) -> Result<Metadata> {
+        Ok(Metadata::new(self.volume.stat(self.ino)?))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.volume.unpin(self.ino, 1);
+    }
+}
+
+impl Read for &File {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut position = self.position.lock();
+        let read = self.read_at(buf, *position)?;
+        *position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Write for &File {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut position = self.position.lock();
+        if self.options.append {
+            let offset = self.volume.append(self.ino, data)?;
+            *position = offset + data.len() as u64;
+            return Ok(data.len());
+        }
+        self.check_writable()?;
+        let written = self.volume.write(self.ino, *position, data)?;
+        *position += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for &File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut position = self.position.lock();
+        let to = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Current(by) => position.checked_add_signed(by),
+            SeekFrom::End(by) => self.metadata()?.len().checked_add_signed(by),
+        };
+        *position = to.ok_or(Error::Invalid("a position before the file's first byte"))?;
+        Ok(*position)
+    }
+}
+
+impl Read for File {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buf)
+    }
+}
+
+impl Write for File {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (&*self).write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        (&*self).seek(to)
+    }
+}

@@ -1,0 +1,537 @@
+//! Levels against a map of everything that was ever written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimRng};
+use razorfs_disk::{Disk, OpenHow};
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::record::{Codec, Dirent, FileKind};
+use razorfs_format::segment::check::check_segment;
+use razorfs_format::{Branch, Epoch, Ino, SegmentId, VolumeId};
+
+use super::segment_reader::name;
+use super::*;
+use crate::Error;
+
+const VID: VolumeId = VolumeId(77);
+type Value = Option<Vec<u8>>;
+
+struct World {
+    disk: SimDisk,
+    levels: Levels,
+    rng: SimRng,
+    /// Every version of every key.
+    history: BTreeMap<Key, BTreeMap<Epoch, Value>>,
+    epoch: u64,
+    next_id: u64,
+    snapshots: Vec<Epoch>,
+    write: SegmentOptions,
+    compact: CompactionOptions,
+}
+
+fn open(disk: &SimDisk, segments: Vec<SegmentMeta>) -> Levels {
+    let cache = Arc::new(BlockCache::new(200 << 10));
+    Levels::open(Arc::new(disk.clone()), VID, cache, segments)
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let disk = SimDisk::new();
+        disk.create_dirs().unwrap();
+        let mut rng = SimRng::new(seed);
+        let write = SegmentOptions {
+            target_bytes: [3 << 10, 20 << 10, 1 << 20][rng.below(3) as usize],
+            block_bytes: [64, 400, 16 << 10][rng.below(3) as usize],
+            codec: [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize],
+            filter: rng.below(4) > 0,
+            split: None,
+        };
+        let compact = CompactionOptions {
+            l0_runs: 1 + rng.below(4) as usize,
+            base_bytes: 30 << 10,
+            growth: 3,
+            tombstone_percent: 30,
+            tombstones_min: 5,
+            small_bytes: [0, 8 << 10][rng.below(2) as usize],
+            snapshots: Vec::new(),
+        };
+        Self {
+            levels: open(&disk, Vec::new()),
+            disk,
+            rng,
+            history: BTreeMap::new(),
+            epoch: 1,
+            next_id: 1,
+            snapshots: Vec::new(),
+            write,
+            compact,
+        }
+    }
+
+    fn key(&mut self) -> Key {
+        let rng = &mut self.rng;
+        let (ino, near) = (Ino(1 + rng.below(3)), rng.below(150));
+        match rng.below(4) {
+            0 => Key::inode(Branch::HEAD, Ino(near)),
+            1 => Key::extent(Branch::HEAD, ino, near),
+            2 => Key::xattr(Branch::HEAD, ino, near, rng.below(3) as u8),
+            _ => Key::dirent(Branch::HEAD, ino, 0x100 * (1 + near) + rng.below(2)),
+        }
+    }
+
+    fn value(&mut self, tag: Tag) -> Value {
+        if self.rng.below(3) == 0 {
+            return None;
+        }
+        let n = self.rng.below(1 << 16);
+        Some(if tag == Tag::Dirent {
+            let name = format!("{n:04x}_file.txt").into_bytes().into();
+            Dirent {
+                ino: Ino(n + 1),
+                kind: FileKind::Regular,
+                name,
+            }
+            .to_bytes()
+            .into()
+        } else {
+            vec![n as u8; self.rng.below(120) as usize]
+        })
+    }
+
+    fn flush(&mut self) {
+        let epoch = Epoch(self.epoch);
+        self.epoch += 1;
+        let mut changes = BTreeMap::new();
+        for _ in 0..1 + self.rng.below(120) {
+            let key = self.key();
+            let value = self.value(key.tag());
+            changes.insert(key, value);
+        }
+        if self.rng.below(3) == 0 {
+            self.write.split = changes.keys().nth(changes.len() / 2).copied();
+        }
+        let mut added = Vec::new();
+        for tag in Tag::ALL {
+            let mut records = changes
+                .iter()
+                .filter(|(k, _)| k.tag() == tag)
+                .map(|(k, v)| {
+                    Ok(Record {
+                        key: *k,
+                        epoch,
+                        value: v.clone().map(Bytes::from),
+                    })
+                });
+            let next_id = &mut self.next_id;
+            let mut new_id = || {
+                *next_id += 1;
+                SegmentId(*next_id)
+            };
+            let (disk, opts) = (&self.disk, &self.write);
+            let new = write_segments(disk, VID, tag, 0, epoch.0, &mut new_id, &mut records, opts);
+            added.extend(new.unwrap());
+        }
+        publish(&self.disk, &added).unwrap();
+        self.levels = self.levels.with(&added, &[]);
+        for (key, value) in changes {
+            self.history.entry(key).or_default().insert(epoch, value);
+        }
+    }
+
+    /// Does one compaction, if one is due.
+    fn compact(&mut self) -> bool {
+        self.compact.snapshots = self.snapshots.clone();
+        let Some(job) = compaction::pick(&self.levels, &self.compact) else {
+            return false;
+        };
+        let next_id = &mut self.next_id;
+        let mut new_id = || {
+            *next_id += 1;
+            SegmentId(*next_id)
+        };
+        let output = job
+            .run(&self.disk, VID, &mut new_id, &self.snapshots, &self.write)
+            .unwrap();
+        publish(&self.disk, &output.added).unwrap();
+        let old = self.levels.clone();
+        self.levels = output.apply(&self.levels);
+        // A reader of the old version goes on while files go away.
+        let (from, to) = (self.key(), self.key());
+        self.check_range(&old, from, to);
+        for id in output.removed {
+            self.disk.remove(&name(FileName::Segment(id))).unwrap();
+        }
+        true
+    }
+
+    fn expected(&self, key: &Key, at: Epoch) -> Value {
+        let versions = self.history.get(key)?;
+        versions
+            .range(..=at)
+            .next_back()
+            .and_then(|(_, v)| v.clone())
+    }
+
+    fn check_range(&self, levels: &Levels, a: Key, b: Key) {
+        if a.tag() != b.tag() {
+            return;
+        }
+        let (from, to) = (a.min(b), a.max(b));
+        for at in self.snapshots.iter().copied().chain([Epoch(u64::MAX)]) {
+            let got: Vec<(Key, Vec<u8>)> = levels
+                .range_at(&from, &to, at)
+                .map(|r| r.unwrap())
+                .filter_map(|r| r.value.map(|v| (r.key, v.to_vec())))
+                .collect();
+            let expected: Vec<(Key, Vec<u8>)> = self
+                .history
+                .range(from..to)
+                .filter_map(|(k, _)| self.expected(k, at).map(|v| (*k, v)))
+                .collect();
+            assert_eq!(got, expected, "{from:?}..{to:?} at {at}");
+        }
+    }
+
+    fn check(&mut self) {
+        for _ in 0..30 {
+            let key = self.key();
+            for at in self.snapshots.iter().copied().chain([Epoch(u64::MAX)]) {
+                let got = self.levels.get_at(&key, at).unwrap();
+                let got = got.and_then(|r| r.value).map(|v| v.to_vec());
+                assert_eq!(got, self.expected(&key, at), "{key:?} at {at}");
+            }
+        }
+        for _ in 0..5 {
+            let (a, b) = (self.key(), self.key());
+            self.check_range(&self.levels, a, b);
+            if a.tag() == Tag::Dirent {
+                let slot = |c| Key::dirent(Branch::HEAD, a.ino(), c);
+                let start = a.second() & !0xff;
+                self.check_range(&self.levels, slot(start), slot(start + 0x100));
+            }
+        }
+    }
+
+    fn read_file(&self, meta: &SegmentMeta) -> Vec<u8> {
+        let file = self
+            .disk
+            .open(&name(FileName::Segment(meta.id)), OpenHow::Read)
+            .unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    /// Every file is sound, listed once, and levels do not overlap.
+    fn check_files(&self) {
+        let mut seen = BTreeSet::new();
+        for meta in self.levels.segments() {
+            assert!(seen.insert(meta.id));
+            let bytes = self.read_file(meta);
+            check_segment(&bytes, VID, meta, &mut |key, epoch, value| {
+                let version = &self.history[key][&epoch];
+                assert_eq!(version.as_deref(), value, "{key:?} of {epoch}");
+            })
+            .unwrap();
+            for other in self.levels.segments() {
+                let level = (meta.tag, meta.level, meta.run) == (other.tag, other.level, other.run);
+                let apart = meta.last < other.first || other.last < meta.first;
+                assert!(!level || apart || meta.id == other.id);
+            }
+        }
+        assert_eq!(self.disk.files().len(), seen.len(), "no file is left over");
+    }
+}
+
+#[test]
+fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
+    for seed in 0..60 {
+        let mut world = World::new(seed);
+        for _ in 0..40 {
+            match world.rng.below(10) {
+                0 => world.snapshots.push(Epoch(world.epoch - 1)),
+                1 if !world.snapshots.is_empty() => {
+                    let i = world.rng.below(world.snapshots.len() as u64) as usize;
+                    world.snapshots.swap_remove(i);
+                }
+                2 => {
+                    let segments = world.levels.segments().copied().collect();
+                    world.levels = open(&world.disk, segments);
+                }
+                3..=5 => drop(world.compact()),
+                _ => world.flush(),
+            }
+            world.check();
+        }
+        world.snapshots.clear();
+        let mut rounds = 0;
+        while world.compact() {
+            rounds += 1;
+            assert!(rounds < 200, "compaction comes to an end");
+        }
+        world.check();
+        world.check_files();
+    }
+}
+
+#[test]
+fn when_everything_is_deleted_compaction_leaves_nothing() {
+    let mut world = World::new(3);
+    world.compact.l0_runs = 1;
+    for _ in 0..6 {
+        world.flush();
+    }
+    let dead: Vec<Key> = world.history.keys().copied().collect();
+    let epoch = Epoch(world.epoch);
+    let mut added = Vec::new();
+    for tag in Tag::ALL {
+        let mut records = dead.iter().filter(|k| k.tag() == tag).map(|k| {
+            Ok(Record {
+                key: *k,
+                epoch,
+                value: None,
+            })
+        });
+        let mut new_id = || {
+            world.next_id += 1;
+            SegmentId(world.next_id)
+        };
+        let opts = &world.write;
+        added.extend(
+            write_segments(
+                &world.disk,
+                VID,
+                tag,
+                0,
+                epoch.0,
+                &mut new_id,
+                &mut records,
+                opts,
+            )
+            .unwrap(),
+        );
+    }
+    publish(&world.disk, &added).unwrap();
+    world.levels = world.levels.with(&added, &[]);
+    for key in dead {
+        world.history.entry(key).or_default().insert(epoch, None);
+    }
+    while world.compact() {}
+    let left: u64 = world
+        .levels
+        .segments()
+        .map(|m| m.entries - m.tombstones)
+        .sum();
+    assert_eq!(left, 0);
+    assert_eq!(world.levels.segments().count(), 0);
+    world.check();
+}
+
+#[test]
+fn what_is_only_appended_is_moved_not_rewritten() {
+    let mut world = World::new(1);
+    world.write = SegmentOptions::default();
+    world.compact = CompactionOptions {
+        small_bytes: 0,
+        ..CompactionOptions::default()
+    };
+    let mut added = Vec::new();
+    for run in 1..=7u64 {
+        let mut records = (run * 1000..run * 1000 + 500).map(|n| {
+            let key = Key::inode(Branch::HEAD, Ino(n));
+            Ok(Record {
+                key,
+                epoch: Epoch(run),
+                value: Some(vec![1; 40].into()),
+            })
+        });
+        let mut new_id = || SegmentId(run);
+        let (disk, opts) = (&world.disk, &world.write);
+        added.extend(
+            write_segments(
+                disk,
+                VID,
+                Tag::Inode,
+                0,
+                run,
+                &mut new_id,
+                &mut records,
+                opts,
+            )
+            .unwrap(),
+        );
+    }
+    publish(&world.disk, &added).unwrap();
+    world.levels = world.levels.with(&added, &[]);
+    let job = compaction::pick(&world.levels, &world.compact).unwrap();
+    assert_eq!(job.bytes(), 0);
+    let output = job
+        .run(&world.disk, VID, &mut || unreachable!(), &[], &world.write)
+        .unwrap();
+    assert_eq!(
+        (output.added.len(), output.moved.len(), output.removed.len()),
+        (0, 7, 0)
+    );
+    let levels = output.apply(&world.levels);
+    assert!(levels.segments().all(|m| m.level == 1));
+    let key = Key::inode(Branch::HEAD, Ino(3456));
+    assert!(levels.get(&key).unwrap().unwrap().value.is_some());
+    assert!(compaction::pick(&levels, &world.compact).is_none());
+}
+
+/// A world with one small segment of every kind of block.
+fn small_world() -> World {
+    let mut world = World::new(8);
+    world.write = SegmentOptions {
+        block_bytes: 200,
+        ..SegmentOptions::default()
+    };
+    world.flush();
+    world
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let world = small_world();
+    for meta in world
+        .levels
+        .segments()
+        .filter(|m| matches!(m.tag, Tag::Dirent | Tag::Extent))
+    {
+        let bytes = world.read_file(meta);
+        let mut damaged = bytes.clone();
+        for bit in 0..bytes.len() * 8 {
+            // Of the footer's zeros a sample is enough.
+            if bit / 8 > bytes.len() - 3900 && bit / 8 < bytes.len() - 4 && bit % 97 != 0 {
+                continue;
+            }
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let verdict = check_segment(&damaged, VID, meta, &mut |_, _, _| ());
+            assert!(verdict.is_err(), "bit {bit} of {meta:?}");
+            damaged[bit / 8] = bytes[bit / 8];
+        }
+        for len in (0..bytes.len()).step_by(53) {
+            assert!(check_segment(&bytes[..len], VID, meta, &mut |_, _, _| ()).is_err());
+        }
+    }
+}
+
+#[test]
+fn damage_is_never_read_as_data() {
+    let mut world = small_world();
+    let metas: Vec<SegmentMeta> = world.levels.segments().copied().collect();
+    let mut found = 0;
+    for _ in 0..400 {
+        let meta = metas[world.rng.below(metas.len() as u64) as usize];
+        let file = name(FileName::Segment(meta.id));
+        let (byte, bit) = (world.rng.below(meta.bytes), world.rng.below(8) as u8);
+        assert!(world.disk.flip_bit(&file, byte, bit));
+        world.disk.drop_caches();
+        let levels = open(&world.disk, metas.clone());
+        for key in world.history.keys().filter(|k| k.tag() == meta.tag) {
+            match levels.get(key) {
+                Ok(record) => {
+                    let value = record.and_then(|r| r.value).map(|v| v.to_vec());
+                    assert_eq!(value, world.expected(key, Epoch(u64::MAX)));
+                }
+                Err(Error::Corrupt(e)) => {
+                    assert_eq!(e.0.place.file, FileName::Segment(meta.id));
+                    found += 1;
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        assert!(world.disk.flip_bit(&file, byte, bit));
+    }
+    assert!(found > 400, "{found}");
+}
+
+#[test]
+fn a_segment_of_another_volume_or_another_id_is_refused() {
+    let world = small_world();
+    let metas: Vec<SegmentMeta> = world.levels.segments().copied().collect();
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let other = Levels::open(Arc::new(world.disk.clone()), VolumeId(78), cache, metas);
+    let key = world.history.keys().next().unwrap();
+    assert!(matches!(other.get(key), Err(Error::Corrupt(_))));
+}
+
+#[test]
+fn an_error_while_writing_leaves_no_file() {
+    let world = small_world();
+    let before = world.disk.files();
+    let mut records = (0..5000u64).map(|n| {
+        if n == 4000 {
+            return Err(Error::NoSpace);
+        }
+        let key = Key::inode(Branch::HEAD, Ino(n));
+        Ok(Record {
+            key,
+            epoch: Epoch(1),
+            value: Some(vec![n as u8; 50].into()),
+        })
+    });
+    let mut ids = (100..).map(SegmentId);
+    let opts = SegmentOptions {
+        target_bytes: 10 << 10,
+        ..SegmentOptions::default()
+    };
+    let mut new_id = || ids.next().unwrap();
+    let failed = write_segments(
+        &world.disk,
+        VID,
+        Tag::Inode,
+        0,
+        1,
+        &mut new_id,
+        &mut records,
+        &opts,
+    );
+    assert!(failed.is_err());
+    assert_eq!(world.disk.files(), before);
+}
+
+#[test]
+fn one_key_may_have_more_versions_than_a_block_holds() {
+    let disk = SimDisk::new();
+    disk.create_dirs().unwrap();
+    let opts = SegmentOptions {
+        block_bytes: 64,
+        ..SegmentOptions::default()
+    };
+    let keys = [1, 2, 3].map(|n| Key::inode(Branch::HEAD, Ino(n)));
+    let mut records = keys.iter().flat_map(|key| {
+        (1..=3000u64).rev().map(|e| {
+            let value = Some(e.to_le_bytes().to_vec().into());
+            Ok(Record {
+                key: *key,
+                epoch: Epoch(e * 2),
+                value,
+            })
+        })
+    });
+    let metas = write_segments(
+        &disk,
+        VID,
+        Tag::Inode,
+        1,
+        0,
+        &mut || SegmentId(1),
+        &mut records,
+        &opts,
+    );
+    let metas = metas.unwrap();
+    publish(&disk, &metas).unwrap();
+    let levels = open(&disk, metas);
+    for at in [1, 2, 3, 100, 2999, 5999, 6000, 9000u64] {
+        for key in &keys {
+            let got = levels.get_at(key, Epoch(at)).unwrap().map(|r| r.epoch.0);
+            let expected = (at >= 2).then_some((at / 2 * 2).min(6000));
+            assert_eq!(got, expected);
+        }
+    }
+    assert_eq!(levels.range(&keys[0], &keys[2]).count(), 2);
+}
