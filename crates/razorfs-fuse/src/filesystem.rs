@@ -1,7 +1,7 @@
 //! What the server asks of a file system.
 
 use razorfs::{
-    AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat, Time,
+    AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat,
     VolumeSpace, XattrMode,
 };
 
@@ -77,11 +77,6 @@ pub trait FileSystem: Send + Sync + 'static {
     fn unpin(&self, ino: Ino, n: u64);
     /// Calls `done` when everything done before is durable. Returns at once.
     fn sync_then(&self, done: Synced);
-    /// The clock that times of inodes are taken from; `None` takes the kernel's time, which comes
-    /// with the request and is as much as a tick old.
-    fn now(&self) -> Option<Time> {
-        None
-    }
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self) {}
 }

@@ -9,6 +9,7 @@
 //! directory positions are stored in the volume. What holds an unlinked file alive is the kernel's
 //! lookup count, kept by [`FileSystem::pin`].
 
+mod clock;
 mod filesystem;
 pub mod mount;
 mod notify;
@@ -18,6 +19,7 @@ pub mod protocol;
 mod session;
 mod statistics;
 pub mod transport;
+mod volume;
 
 pub use filesystem::FileSystem;
 pub use mount::{MountError, MountOptions};

@@ -9,10 +9,10 @@ use std::ops::Bound;
 use parking_lot::Mutex;
 use razorfs::{
     AllocateMode, Entry, Error, FileKind, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes,
-    Stat, Time, VolumeSpace, XattrMode,
+    Stat, VolumeSpace, XattrMode,
 };
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::clock::now;
 use crate::filesystem::{FileSystem, Synced};
 
 /// Names and attributes in memory, no data.
@@ -473,10 +473,6 @@ impl FileSystem for NullFs {
     fn sync_then(&self, done: Synced) {
         done(Ok(()));
     }
-
-    fn now(&self) -> Option<Time> {
-        Some(now())
-    }
 }
 
 fn check_name(name: &[u8]) -> Result<()> {
@@ -484,12 +480,4 @@ fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::NameTooLong);
     }
     Ok(())
-}
-
-fn now() -> Time {
-    let now = clock_gettime(ClockId::Realtime);
-    Time {
-        secs: now.tv_sec,
-        nanos: now.tv_nsec as u32,
-    }
 }

@@ -5,6 +5,7 @@ use razorfs_format::record::inode_flags;
 
 use super::privileges::{CAPABILITY, without_set_ids};
 use super::{Errno, Operations, Result};
+use crate::clock::now;
 use crate::protocol::{self, Operation, Request, SetAttr, flag};
 use crate::transport::Reply;
 
@@ -14,6 +15,15 @@ pub const SYNC_IOCTL: u32 = 0x5253;
 
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
+
+/// The extended form, which the kernel asks for before it sets either.
+const GET_FSX: u32 = 0x801c_581f;
+const SET_FSX: u32 = 0x401c_5820;
+/// Bytes of that form: flags and 24 bytes that we have nothing for.
+const FSX: usize = 28;
+
+/// Flags of the extended form and ours.
+const FSX_FLAGS: [(u32, u32); 2] = [(0x8, inode_flags::IMMUTABLE), (0x10, inode_flags::APPEND)];
 
 /// Flags of `chattr` and ours.
 const FLAGS: [(u32, u32); 4] = [
@@ -41,8 +51,9 @@ impl Operations {
 
     pub(super) fn set_attributes(&self, ino: Ino, set: &SetAttr, out: &mut Vec<u8>) -> Result {
         let has = |bit| set.valid & bit != 0;
-        let time = |given, now, value| match (has(now), has(given)) {
-            (true, _) => Some(self.now_or(value)),
+        let time = |given, present, value| match (has(present), has(given)) {
+            // The kernel's idea of the present is as much as a tick old.
+            (true, _) => Some(now()),
             (false, true) => Some(value),
             (false, false) => None,
         };
@@ -130,31 +141,45 @@ impl Operations {
                 protocol::put_ioctl(out, &[]);
                 return self.sync(reply, out);
             }
-            GET_FLAGS => self.get_flags(ino, out),
-            SET_FLAGS => self.set_flags(ino, input, out),
+            GET_FLAGS => self.get_flags(ino, &FLAGS, 4, out),
+            SET_FLAGS => self.set_flags(ino, &FLAGS, input, out),
+            GET_FSX => self.get_flags(ino, &FSX_FLAGS, FSX, out),
+            SET_FSX => self.set_flags(ino, &FSX_FLAGS, input, out),
             _ => Err(Errno(libc::ENOTTY)),
         };
         self.finish(result, reply, out);
     }
 
-    fn get_flags(&self, ino: Ino, out: &mut Vec<u8>) -> Result {
+    /// Answers with the flags in the words of `table`, in a form of `len` bytes.
+    fn get_flags(&self, ino: Ino, table: &[(u32, u32)], len: usize, out: &mut Vec<u8>) -> Result {
         let ours = self.fs.stat(ino)?.flags;
-        let theirs = FLAGS.iter().filter(|(_, our)| ours & our != 0);
-        let theirs = theirs.fold(0, |flags, (their, _)| flags | their);
-        protocol::put_ioctl(out, &theirs.to_ne_bytes());
+        let theirs = table.iter().filter(|(_, our)| ours & our != 0);
+        let theirs = theirs.fold(0u32, |flags, (their, _)| flags | their);
+        let mut form = theirs.to_ne_bytes().to_vec();
+        form.resize(len, 0);
+        protocol::put_ioctl(out, &form);
         Ok(())
     }
 
-    fn set_flags(&self, ino: Ino, input: &[u8], out: &mut Vec<u8>) -> Result {
-        let theirs = input.first_chunk().ok_or(Errno(libc::EINVAL))?;
+    /// Sets the flags that `table` has a word for and leaves the others.
+    fn set_flags(&self, ino: Ino, table: &[(u32, u32)], input: &[u8], out: &mut Vec<u8>) -> Result {
+        let (theirs, rest) = input.split_first_chunk().ok_or(Errno(libc::EINVAL))?;
         let theirs = u32::from_ne_bytes(*theirs);
-        let known = FLAGS.iter().fold(0, |flags, (their, _)| flags | their);
-        if theirs & !known != 0 {
+        let known = table
+            .iter()
+            .fold((0, 0), |(t, o), (their, our)| (t | their, o | our));
+        if theirs & !known.0 != 0 || rest.iter().any(|&b| b != 0) {
             return Err(Errno(libc::EOPNOTSUPP));
         }
-        let ours = FLAGS.iter().filter(|(their, _)| theirs & their != 0);
+        let set = table.iter().filter(|(their, _)| theirs & their != 0);
+        let set = set.fold(0, |flags, (_, our)| flags | our);
+        let others = inode_flags::APPEND
+            | inode_flags::IMMUTABLE
+            | inode_flags::ZSTD
+            | inode_flags::NO_COMPRESSION;
+        let kept = self.fs.stat(ino)?.flags & others & !known.1;
         let changes = SetAttributes {
-            flags: Some(ours.fold(0, |flags, (_, our)| flags | our)),
+            flags: Some(kept | set),
             ..SetAttributes::default()
         };
         self.fs.set_attributes(ino, &changes)?;

@@ -12,11 +12,13 @@ mod data;
 mod directories;
 mod names;
 mod privileges;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use razorfs::{Error, Ino, Time};
+use razorfs::{Error, Ino};
 
 use crate::filesystem::FileSystem;
 use crate::protocol::{
@@ -97,10 +99,6 @@ impl Operations {
 
     fn has(&self, flag: u64) -> bool {
         self.negotiated.get().is_some_and(|n| n.flags & flag != 0)
-    }
-
-    fn now_or(&self, kernel: Time) -> Time {
-        self.fs.now().unwrap_or(kernel)
     }
 
     fn init(&self, offer: &InitIn, reply: Reply) {

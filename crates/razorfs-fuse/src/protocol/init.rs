@@ -39,12 +39,16 @@ pub mod flags {
 /// kernel would hand data over later than what followed it; ASYNC_DIO, as a direct write must be
 /// whole; POSIX_LOCKS and FLOCK_LOCKS, which the kernel does well alone; POSIX_ACL, as we do not
 /// enforce access lists.
+///
+/// With NO_OPENDIR_SUPPORT the kernel also caches what directories hold. It drops that with every
+/// change, and asks us for a position that its copy does not have.
 const WANTED: u64 = flags::ASYNC_READ
     | flags::EXPORT_SUPPORT
     | flags::BIG_WRITES
     | flags::DO_READDIRPLUS
     | flags::READDIRPLUS_AUTO
     | flags::NO_OPEN_SUPPORT
+    | flags::NO_OPENDIR_SUPPORT
     | flags::PARALLEL_DIROPS
     | flags::MAX_PAGES
     | flags::CACHE_SYMLINKS

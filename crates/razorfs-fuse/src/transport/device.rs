@@ -19,10 +19,10 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::spin::Spin;
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
+use crate::clock::monotonic;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -125,28 +125,14 @@ impl Device {
 
     /// The reader's part: returns with a message or at the end.
     fn wait(&self, buf: &mut [u8]) -> io::Result<Took> {
-        let budget = self.spin.budget();
-        let start = nanos();
-        let mut last = start;
-        while budget > 0 {
-            match self.take(buf)? {
-                Took::Nothing => {}
-                took => {
-                    self.spin.paid();
-                    return Ok(took);
-                }
-            }
-            std::thread::yield_now();
-            let now = nanos();
-            let disturbed = now - last > DISTURBED;
-            last = now;
-            if disturbed || now - start > budget {
-                self.spin.in_vain();
-                break;
-            }
+        let budget = self.spin.budget_at(monotonic());
+        if budget > 0
+            && let Some(took) = self.look(buf, budget)?
+        {
+            return Ok(took);
         }
         loop {
-            let slept_from = nanos();
+            let slept_from = monotonic();
             let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -155,10 +141,36 @@ impl Device {
             match self.take(buf)? {
                 Took::Nothing => {}
                 took => {
-                    self.spin.slept(nanos() - slept_from);
+                    self.spin.slept(monotonic() - slept_from);
                     return Ok(took);
                 }
             }
+        }
+    }
+
+    /// Spins for up to `budget` nanoseconds.
+    fn look(&self, buf: &mut [u8], budget: u64) -> io::Result<Option<Took>> {
+        let start = monotonic();
+        let mut last = start;
+        loop {
+            match self.take(buf)? {
+                Took::Nothing => {}
+                took => {
+                    self.spin.paid();
+                    return Ok(Some(took));
+                }
+            }
+            std::thread::yield_now();
+            let now = monotonic();
+            if now - last > DISTURBED {
+                self.spin.disturbed(now);
+                return Ok(None);
+            }
+            if now - start > budget {
+                self.spin.in_vain();
+                return Ok(None);
+            }
+            last = now;
         }
     }
 
@@ -306,9 +318,4 @@ impl Transport for Device {
     fn sink(&self) -> Arc<dyn ReplySink> {
         self.channel.clone()
     }
-}
-
-fn nanos() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -1,6 +1,8 @@
 //! Moving messages between the kernel and a [`Handler`], without knowing what they say.
 
 mod device;
+#[cfg(test)]
+mod device_tests;
 mod spin;
 
 use std::io::{self, IoSlice};

@@ -3,7 +3,9 @@
 //! Waking a sleeping thread on another core is most of what a FUSE request costs, and requests of
 //! one program come in a row; so whoever has answered one looks for the next for a while. The while
 //! grows with success and shrinks to nothing without, so that an idle or a busy machine pays
-//! nothing.
+//! nothing. When another program needed the core meanwhile, spinning stops for longer and longer:
+//! whoever sleeps is put back on the core at once when a request comes, but whoever spins has to
+//! wait for his turn.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,12 +17,18 @@ const SHORTEST: u64 = 4_000;
 const START: u64 = 50_000;
 /// A sleep shorter than this would have been worth spinning: a wake-up takes half of it.
 const SHORT_SLEEP: u64 = 150_000;
+/// For how long there is no spinning after a disturbance, at least and at most.
+const SHORTEST_PAUSE: u64 = 50_000_000;
+const LONGEST_PAUSE: u64 = 2_000_000_000;
 
 /// The present length of a spin. Races only make it somewhat longer or shorter.
 #[derive(Debug)]
 pub(super) struct Spin {
     budget: AtomicU64,
     longest: u64,
+    /// No spinning before this moment.
+    paused_until: AtomicU64,
+    pause: AtomicU64,
 }
 
 impl Spin {
@@ -30,23 +38,43 @@ impl Spin {
         Self {
             budget: AtomicU64::new(longest.min(START)),
             longest,
+            paused_until: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
         }
     }
 
-    /// Nanoseconds to spin for now; 0 for not at all.
-    pub(super) fn budget(&self) -> u64 {
+    /// Nanoseconds to spin for; 0 for not at all.
+    pub(super) fn budget_at(&self, now: u64) -> u64 {
+        if now < self.paused_until.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.budget()
+    }
+
+    fn budget(&self) -> u64 {
         self.budget.load(Ordering::Relaxed)
+    }
+
+    /// Somebody else needed the core.
+    pub(super) fn disturbed(&self, now: u64) {
+        let pause = self.pause.load(Ordering::Relaxed) * 2;
+        let pause = pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.pause.store(pause, Ordering::Relaxed);
+        self.paused_until.store(now + pause, Ordering::Relaxed);
     }
 
     /// A request came while spinning.
     pub(super) fn paid(&self) {
         let budget = self.budget();
         if budget < self.longest {
+            // It takes some success to trust the machine again.
+            self.pause
+                .store(self.pause.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
             self.set((budget + budget / 4).min(self.longest));
         }
     }
 
-    /// None came, or somebody else needed the core.
+    /// None came.
     pub(super) fn in_vain(&self) {
         let budget = self.budget() / 2;
         self.set(if budget < SHORTEST { 0 } else { budget });
@@ -88,10 +116,24 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_machine_is_left_alone_for_longer_and_longer() {
+        let spin = Spin::new(None);
+        let mut now = 1;
+        for _ in 0..10 {
+            spin.disturbed(now);
+            spin.slept(1);
+            assert_eq!(spin.budget_at(now + SHORTEST_PAUSE - 1), 0);
+            now += LONGEST_PAUSE;
+        }
+        assert_eq!(spin.budget_at(now - 1), 0);
+        assert_eq!(spin.budget_at(now), START);
+    }
+
+    #[test]
     fn spinning_that_is_off_stays_off() {
         let spin = Spin::new(Some(0));
         spin.slept(1);
         spin.paid();
-        assert_eq!(spin.budget(), 0);
+        assert_eq!(spin.budget_at(0), 0);
     }
 }
