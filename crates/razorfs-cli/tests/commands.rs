@@ -329,7 +329,8 @@ fn hostile_bytes_on_the_socket_change_nothing() {
         stream.write_all(bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
+        // The daemon hangs up on what it has not read, which may end the answer with an error.
+        let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.contains("failed"), "{answer}");
     }
