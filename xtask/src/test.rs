@@ -59,7 +59,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
 
 fn plan(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
-        cuts: "300".into(),
+        cuts: "10000".into(),
         seed: None,
         quick: false,
     };
@@ -94,7 +94,8 @@ fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
         "--",
     ];
     let mut command = run::cargo(root, &args);
-    command.args(["--cuts", &plan.cuts]);
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    command.args(["--cuts", &plan.cuts, "--jobs", &jobs.to_string()]);
     command.args(["--seed", plan.seed.as_deref().unwrap_or("1")]);
     run::check(command)?;
     Ok(Vec::new())

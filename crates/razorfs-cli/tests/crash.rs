@@ -20,7 +20,7 @@ struct Load {
 const WHOLE: Load = Load {
     files: 10_400,
     modules: 20,
-    window: 25_000,
+    window: 12_000,
 };
 
 /// The same in small, for many seeds.
