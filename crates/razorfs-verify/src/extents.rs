@@ -1,0 +1,103 @@
+//! Level 2: the owners and the places of data. With packs, level 3: what they refer to.
+
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::record::{BLOCK, Extent, FileKind, Fragment, FragmentKind, Orphan};
+use razorfs_format::{Branch, FormatError};
+
+use crate::FindingKind as K;
+use crate::namespace::{Node, Nodes, place_of, unreadable};
+use crate::packs::Packs;
+use crate::session::Session;
+use crate::view::{Found, View};
+
+const BLOCK64: u64 = BLOCK as u64;
+
+/// Checks all extents.
+pub fn check(s: &mut Session<'_>, nodes: &Nodes, view: &View, mut packs: Option<&mut Packs>) {
+    let mut done = 0;
+    view.scan(s, Tag::Extent, &mut |s, found| {
+        if done % 4096 == 0 {
+            s.progress("extents", done, 0);
+        }
+        done += 1;
+        if found.key.branch() != Branch::HEAD {
+            return;
+        }
+        let packs = packs.as_deref_mut();
+        if let Err(e) = extent(s, nodes, &found, packs) {
+            unreadable(s, &found.key, &e);
+        }
+    });
+}
+
+fn extent(
+    s: &mut Session<'_>,
+    nodes: &Nodes,
+    found: &Found<'_>,
+    packs: Option<&mut Packs>,
+) -> Result<(), FormatError> {
+    let flushed = match found.flushed {
+        Some(value) => Extent::decode(value, place_of())?.fragments,
+        None => Vec::new(),
+    };
+    let fragments = found.fragments(&flushed, place_of())?;
+    if !fragments.is_empty() {
+        s.checked.extents += 1;
+        place(s, nodes, &found.key, &fragments);
+    }
+    if let Some(packs) = packs {
+        packs.count(&flushed);
+        for fragment in &fragments {
+            if let FragmentKind::Pack(r) = &fragment.kind {
+                packs.refer(s, &found.key, fragment, r);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Data lie inside their file.
+fn place(s: &mut Session<'_>, nodes: &Nodes, key: &Key, fragments: &[Fragment]) {
+    let (ino, block) = (key.ino(), key.second());
+    let part = part_of(key);
+    let node = match nodes.get(&ino) {
+        Some(node) if node.kind == FileKind::Regular => node,
+        other => {
+            let got = other.map_or("nothing".into(), |n| format!("{:?}", n.kind));
+            s.find_ino(
+                K::ExtentOwner,
+                ino,
+                &part,
+                format!("expected a regular file, got {got}"),
+            );
+            return;
+        }
+    };
+    let data = fragments
+        .iter()
+        .filter(|f| f.kind != FragmentKind::Reserved);
+    let end = data.map(Fragment::end).max().unwrap_or(0);
+    let end = block.saturating_mul(BLOCK64).saturating_add(u64::from(end));
+    if end > node.size && !may_reach(node, block) && fragments.iter().any(is_data) {
+        let detail = format!("expected data up to {}, got some up to {end}", node.size);
+        s.find_ino(K::ExtentBeyondSize, ino, &part, detail);
+    }
+}
+
+const fn is_data(fragment: &Fragment) -> bool {
+    !matches!(fragment.kind, FragmentKind::Reserved)
+}
+
+/// Whether the inode may have data in this block beyond its size: they are being removed.
+fn may_reach(node: &Node, block: u64) -> bool {
+    match node.orphan {
+        Some(Orphan::Reap) => node.nlink == 0,
+        Some(Orphan::Trim { from }) => block >= from,
+        None => false,
+    }
+}
+
+/// Which part of its file an extent is.
+pub fn part_of(key: &Key) -> String {
+    format!(" offset {}", key.second().saturating_mul(BLOCK64))
+}

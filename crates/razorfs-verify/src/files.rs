@@ -1,0 +1,104 @@
+//! Level 1: which files there are, and which there should be.
+
+use std::collections::BTreeSet;
+
+use razorfs_disk::Dir;
+use razorfs_format::layout::FileName;
+
+use crate::journal::Replay;
+use crate::roots::Roots;
+use crate::session::{Opened, Session};
+use crate::{FindingKind as K, Result};
+
+/// Compares the directories with what the generations and the journal name.
+pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> {
+    let mut missing = named(roots, replay);
+    let known: BTreeSet<FileName> = missing.iter().map(|(file, _)| *file).collect();
+    for dir in [Dir::Meta, Dir::Pack] {
+        for name in s.list(dir)? {
+            match FileName::parse(dir.path(), &name.leaf) {
+                Some(file) if known.contains(&file) => missing.retain(|(f, _)| *f != file),
+                Some(file) => {
+                    s.find(K::UnlistedFile, file, "no generation names it");
+                }
+                None => {
+                    s.find(K::ForeignFile, name, "not one of the volume's names");
+                }
+            }
+        }
+    }
+    for (file, kind) in missing {
+        s.find(kind, file, "the file is missing");
+        s.incomplete |= kind == K::SegmentMissing;
+    }
+    others(s)
+}
+
+/// The files that must be there, and what it is called if one is not.
+fn named(roots: &Roots, replay: &Replay) -> Vec<(FileName, K)> {
+    let manifest = &roots.manifest;
+    let mut files = vec![(FileName::Manifest(manifest.id), K::NoManifest)];
+    let segments = manifest.segments.iter();
+    files.extend(segments.map(|m| (FileName::Segment(m.id), K::SegmentMissing)));
+    let packs: BTreeSet<_> = manifest.packs.iter().map(|p| p.id).collect();
+    let packs = packs.into_iter().chain(replay.frames.keys().copied());
+    let packs: BTreeSet<_> = packs.collect();
+    files.extend(packs.iter().map(|id| (FileName::Pack(*id), K::PackMissing)));
+    if let Some(previous) = &roots.previous {
+        files.push((FileName::Manifest(previous.id), K::PreviousManifest));
+    }
+    let segments = roots.previous_segments().into_iter();
+    files.extend(segments.map(|m| (FileName::Segment(m.id), K::PreviousSegment)));
+    let packs = roots
+        .previous_packs()
+        .into_iter()
+        .filter(|p| !packs.contains(&p.id));
+    files.extend(packs.map(|p| (FileName::Pack(p.id), K::PreviousPack)));
+    files
+}
+
+fn others(s: &mut Session<'_>) -> Result<()> {
+    for name in s.list(Dir::Root)? {
+        match FileName::parse("", &name.leaf) {
+            Some(FileName::Reserve) => reserve(s),
+            Some(_) => {}
+            None => {
+                s.find(K::ForeignFile, name, "not one of the volume's names");
+            }
+        }
+    }
+    for name in s.list(Dir::Journal)? {
+        if FileName::parse(Dir::Journal.path(), &name.leaf).is_none() {
+            s.find(K::ForeignFile, name, "not one of the volume's names");
+        }
+    }
+    for name in s.list(Dir::Archive)? {
+        s.find(K::ForeignFile, name, "nothing is archived by this version");
+    }
+    for name in s.list(Dir::Quarantine)? {
+        s.find(K::Quarantined, name, "set aside");
+    }
+    Ok(())
+}
+
+/// The ballast is zeros.
+fn reserve(s: &mut Session<'_>) {
+    let Opened::File(file, len) = s.open(FileName::Reserve) else {
+        return;
+    };
+    let mut window = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let got = s.read(&*file, FileName::Reserve, &mut window, at);
+        let bytes = window.get(..got).unwrap_or_default();
+        if let Some(i) = bytes.iter().position(|b| *b != 0) {
+            let object = format!("{} at byte {}", FileName::Reserve, at + i as u64);
+            s.find(K::ReserveNotZero, object, "expected zeros");
+            return;
+        }
+        if got == 0 {
+            return;
+        }
+        at += got as u64;
+    }
+}

@@ -1,0 +1,85 @@
+//! Level 0: the journal. Every sector of every file, and the batches that a mount would replay.
+
+mod apply;
+mod life;
+mod replay;
+
+use std::collections::BTreeMap;
+
+use razorfs_disk::Dir;
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::Counters;
+use razorfs_format::{Ino, PackId};
+
+use crate::roots::Roots;
+use crate::session::Session;
+use crate::view::Change;
+use crate::{FindingKind as K, Result};
+use razorfs_format::key::Key;
+
+use life::Life;
+
+/// What replaying the journal gives.
+pub struct Replay {
+    /// What it changes.
+    pub changes: BTreeMap<Key, Change>,
+    /// Ends of the frames that it names, by pack.
+    pub frames: BTreeMap<PackId, u64>,
+    /// Inodes, bytes and the next inode number after it.
+    pub counters: Counters,
+}
+
+impl Replay {
+    fn new(roots: &Roots) -> Self {
+        Self {
+            changes: BTreeMap::new(),
+            frames: BTreeMap::new(),
+            counters: roots.manifest.counters,
+        }
+    }
+
+    fn saw_ino(&mut self, ino: Ino) {
+        let next = &mut self.counters.next_ino;
+        *next = (*next).max(Ino(ino.0.saturating_add(1)));
+    }
+}
+
+/// Checks the journal and replays it.
+pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
+    let slots = s.list(Dir::Journal)?.into_iter().filter_map(|name| {
+        match FileName::parse(Dir::Journal.path(), &name.leaf) {
+            Some(FileName::Journal(slot)) => Some(slot),
+            _ => None,
+        }
+    });
+    let slots: Vec<u32> = slots.collect();
+    let mut lives = Vec::new();
+    for (done, slot) in (0..).zip(&slots) {
+        s.progress("journal", done, slots.len() as u64);
+        lives.extend(Life::read(s, *slot));
+    }
+    lives.sort_by_key(|life| (life.jid, life.slot));
+    let mut result = Replay::new(roots);
+    let told = replay::run(s, roots, &lives, &mut result);
+    for life in &lives {
+        report_bad(s, life, &told);
+    }
+    s.progress("journal", slots.len() as u64, slots.len() as u64);
+    Ok(result)
+}
+
+/// Damaged sectors that the replay did not need. `told` is the extent, in sectors of a file, of a
+/// damaged batch that was reported already.
+fn report_bad(s: &mut Session<'_>, life: &Life, told: &Option<(u32, std::ops::Range<u32>)>) {
+    for run in life.bad_runs() {
+        let known = told.as_ref().is_some_and(|(slot, r)| {
+            *slot == life.slot && r.start <= run.start && run.end <= r.end
+        });
+        if !known {
+            let place = life.place(run.start);
+            let object = format!("{} at byte {}", place.file, place.offset);
+            let detail = format!("{} sectors with a wrong checksum", run.len());
+            s.find(K::JournalSector, object, detail);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Volumes that were written over again and again are sound at every moment: packs are sealed,
+//! emptied, removed and punched, segments are merged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::{Rng, assert_clean, check_disk, create, open, told};
+use razorfs::{Ino, NewNode, SetAttributes, Step, Volume, XattrMode};
+use razorfs_disk::sim::{SimDisk, SimEnv};
+
+struct Churn {
+    volume: Volume,
+    rng: Rng,
+    names: u64,
+}
+
+impl Churn {
+    fn step(&mut self) {
+        let name = format!("n{}", self.rng.below(self.names));
+        let name = name.as_bytes();
+        let found = self.volume.lookup(Ino::ROOT, name).ok();
+        match (self.rng.below(16), found) {
+            (0..=4, None) => {
+                let node = self
+                    .volume
+                    .create_node(Ino::ROOT, name, &NewNode::file(0o644));
+                let len = 1 + self.rng.below(120_000) as usize;
+                let bytes = self.rng.bytes(len);
+                self.volume.write(node.unwrap().ino, 0, &bytes).unwrap();
+            }
+            (0..=4, Some(stat)) => {
+                let len = 1 + self.rng.below(60_000) as usize;
+                let bytes = self.rng.bytes(len);
+                self.volume
+                    .write(stat.ino, self.rng.below(300_000), &bytes)
+                    .unwrap();
+            }
+            (5, Some(stat)) => {
+                let size = Some(self.rng.below(200_000));
+                let set = SetAttributes {
+                    size,
+                    ..SetAttributes::default()
+                };
+                self.volume.set_attributes(stat.ino, &set).unwrap();
+            }
+            (6..=7, Some(_)) => self.volume.unlink(Ino::ROOT, name).unwrap(),
+            (8, Some(stat)) => {
+                let _ = self
+                    .volume
+                    .link(stat.ino, Ino::ROOT, &[name, b"-too"].concat());
+            }
+            (9, Some(stat)) => {
+                self.volume
+                    .set_xattr(stat.ino, b"user.a", b"b", XattrMode::Set)
+                    .unwrap();
+            }
+            (10, Some(stat)) => {
+                let _ = self.volume.remove_xattr(stat.ino, b"user.a");
+            }
+            (11, Some(stat)) => {
+                // Nameless and held for a while; the mark is undone at the next mount.
+                self.volume.pin(stat.ino, 1);
+                self.volume.unlink(Ino::ROOT, name).unwrap();
+            }
+            (12, _) => drop(self.volume.step(Step::Reap).unwrap()),
+            (13, _) => drop(self.volume.step(Step::Compact).unwrap()),
+            (14, _) => drop(self.volume.step(Step::Checkpoint).unwrap()),
+            _ => drop(self.volume.step(Step::Commit).unwrap()),
+        }
+    }
+}
+
+/// Whether a pack has a hole.
+fn has_hole(disk: &SimDisk) -> bool {
+    let image = common::image_of(disk);
+    let mut packs = image
+        .files()
+        .filter(|(name, _)| name.dir == razorfs_disk::Dir::Pack);
+    packs.any(|(name, _)| {
+        let bytes = image.bytes(name).unwrap();
+        let pages = bytes.chunks(4096).skip(1);
+        pages.filter(|page| page.iter().all(|b| *b == 0)).count() > 8
+    })
+}
+
+#[test]
+fn volumes_that_are_written_over_and_over_are_clean() {
+    let mut holes = 0;
+    for seed in 0..12 {
+        let (disk, env) = (SimDisk::new(), SimEnv::new(seed));
+        create(&disk, &env);
+        for round in 0..5 {
+            let volume = open(&disk, &env);
+            let rng = Rng(seed * 100 + round);
+            let mut churn = Churn {
+                volume,
+                rng,
+                names: 12,
+            };
+            for _ in 0..80 {
+                churn.step();
+            }
+            assert_clean(&check_disk(&disk, 3));
+            holes += u32::from(has_hole(&disk));
+            if round % 2 == 0 {
+                churn.volume.close().unwrap();
+                let report = check_disk(&disk, 3);
+                assert_clean(&report);
+                assert!(
+                    report.findings.iter().all(|f| f.number == 609),
+                    "{}",
+                    told(&report)
+                );
+            }
+        }
+    }
+    assert!(holes > 0, "no run came to give space of dead frames back");
+}

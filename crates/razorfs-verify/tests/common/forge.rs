@@ -1,0 +1,263 @@
+//! Volumes whose bytes are valid and say what they should not.
+
+use std::collections::BTreeMap;
+
+use razorfs::{FileKind, Inode, Time};
+use razorfs_disk::sim::{Image, SimDisk, SimEnv};
+use razorfs_disk::{Dir, Name};
+use razorfs_format::journal::{BatchHeader, UNIT, encode_batch};
+use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::Manifest;
+use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
+use razorfs_format::record::{Dirent, Extent, Fragment, FragmentKind, name_cookie};
+use razorfs_format::superblock::{SLOT, Superblock, pick, slots_of};
+use razorfs_format::{BatchSeq, Branch, Generation, Ino, Jid, Lsn};
+
+pub fn name_of(file: FileName) -> Name {
+    Name::new(Dir::from_path(file.dir()).unwrap(), &file.leaf())
+}
+
+pub fn superblocks(image: &Image) -> Vec<Superblock> {
+    let bytes = image.bytes(&name_of(FileName::Super)).unwrap();
+    let slots: Vec<_> = bytes
+        .chunks(SLOT)
+        .enumerate()
+        .map(|(i, b)| Superblock::decode(i, b))
+        .collect();
+    slots.into_iter().flatten().collect()
+}
+
+/// The newest superblock.
+pub fn superblock(image: &Image) -> Superblock {
+    let all: Vec<_> = superblocks(image).into_iter().map(Ok).collect();
+    pick(&all).unwrap().1.clone()
+}
+
+/// The one before it.
+pub fn previous(image: &Image) -> Superblock {
+    let newest = superblock(image).generation;
+    superblocks(image)
+        .into_iter()
+        .find(|s| s.generation.0 + 1 == newest.0)
+        .unwrap()
+}
+
+pub fn put_superblock(image: &mut Image, superblock: &Superblock) {
+    for slot in slots_of(superblock.generation) {
+        let offset = (slot * SLOT) as u64;
+        image.write(&name_of(FileName::Super), offset, &superblock.encode(slot));
+    }
+}
+
+pub fn edit_superblock(image: &mut Image, edit: impl FnOnce(&mut Superblock)) {
+    let mut newest = superblock(image);
+    edit(&mut newest);
+    put_superblock(image, &newest);
+}
+
+pub fn manifest(image: &Image, of: &Superblock) -> Manifest {
+    let bytes = image
+        .bytes(&name_of(FileName::Manifest(of.manifest.id)))
+        .unwrap();
+    Manifest::decode(&bytes, of.vid(), of.manifest.id).unwrap()
+}
+
+/// Changes the manifest of a generation.
+pub fn edit_manifest(image: &mut Image, of: &Superblock, edit: impl FnOnce(&mut Manifest)) {
+    let mut changed = manifest(image, of);
+    edit(&mut changed);
+    let bytes = changed.to_bytes(of.vid());
+    let name = name_of(FileName::Manifest(changed.id));
+    image.set_len(&name, 0);
+    image.write(&name, 0, &bytes);
+    for mut superblock in superblocks(image) {
+        if superblock.manifest.id == changed.id {
+            superblock.manifest.len = bytes.len() as u32;
+            superblock.manifest.crc = Manifest::crc(&bytes);
+            put_superblock(image, &superblock);
+        }
+    }
+}
+
+pub fn new_volume() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(77));
+    super::create(&disk, &env);
+    super::image_of(&disk)
+}
+
+pub fn journal() -> Name {
+    name_of(FileName::Journal(0))
+}
+
+/// A batch of the new volume's journal, which begins at `unit`; answers the unit behind it.
+pub fn put_batch(
+    image: &mut Image,
+    seq: u64,
+    unit: u64,
+    payload: &[u8],
+    edit: impl FnOnce(&mut BatchHeader),
+) -> u64 {
+    let mut header = BatchHeader {
+        seq: BatchSeq(seq),
+        first_lsn: Lsn(seq),
+        n_ops: 1,
+        payload_len: 0,
+        durable: BatchSeq(seq - 1),
+        generation: Generation(1),
+        wall_ns: 0,
+        flags: 0,
+        payload_crc: 0,
+    };
+    edit(&mut header);
+    let vid = superblock(image).vid();
+    let mut bytes = Vec::new();
+    encode_batch(
+        vid,
+        Jid(1),
+        unit as u32 * 8,
+        &mut header,
+        payload,
+        &mut bytes,
+    );
+    image.write(&journal(), unit * UNIT as u64, &bytes);
+    unit + (bytes.len() / UNIT) as u64
+}
+
+/// A name space of its own, to be spoilt.
+pub struct Tree {
+    pub records: BTreeMap<Key, Box<[u8]>>,
+    pub inodes: i64,
+    pub bytes: i64,
+    hash_key: [u8; 16],
+    image: Image,
+}
+
+pub const ROOT: Ino = Ino::ROOT;
+pub const DIR: Ino = Ino(16);
+pub const FILE: Ino = Ino(17);
+pub const TWICE: Ino = Ino(18);
+
+impl Tree {
+    /// `/dir`, `/dir/file` of 1000 bytes, and `/a` and `/dir/b`, which are one file.
+    pub fn new() -> Self {
+        let image = new_volume();
+        let mut tree = Self {
+            records: BTreeMap::new(),
+            inodes: 3,
+            bytes: 1000,
+            hash_key: superblock(&image).hash_key,
+            image,
+        };
+        tree.inode(ROOT, FileKind::Directory, 3, ROOT, 0, |i| i.entries = 2);
+        let cookie = tree.name(ROOT, b"dir", DIR, FileKind::Directory);
+        tree.inode(DIR, FileKind::Directory, 2, ROOT, cookie, |i| i.entries = 2);
+        let cookie = tree.name(DIR, b"file", FILE, FileKind::Regular);
+        tree.inode(FILE, FileKind::Regular, 1, DIR, cookie, |i| i.size = 1000);
+        tree.data(FILE, 0, 1000);
+        let a = tree.name(ROOT, b"a", TWICE, FileKind::Regular);
+        let b = tree.name(DIR, b"b", TWICE, FileKind::Regular);
+        tree.inode(TWICE, FileKind::Regular, 2, ROOT, a, |_| ());
+        tree.put(Key::link(Branch::HEAD, TWICE, ROOT, a), b"");
+        tree.put(Key::link(Branch::HEAD, TWICE, DIR, b), b"");
+        tree
+    }
+
+    pub fn cookie(&self, name: &[u8]) -> u64 {
+        name_cookie(&self.hash_key, name)
+    }
+
+    pub fn put(&mut self, key: Key, value: &[u8]) {
+        self.records.insert(key, value.into());
+    }
+
+    pub fn inode(
+        &mut self,
+        ino: Ino,
+        kind: FileKind,
+        nlink: u32,
+        parent: Ino,
+        cookie: u64,
+        edit: impl FnOnce(&mut Inode),
+    ) {
+        let mut inode = Inode {
+            mode: kind.mode_bits() | 0o644,
+            nlink,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            flags: 0,
+            size: 0,
+            blocks: 0,
+            atime: Time::default(),
+            mtime: Time::default(),
+            ctime: Time::default(),
+            btime: Time::default(),
+            parent,
+            cookie,
+            entries: 0,
+            target: [].into(),
+        };
+        edit(&mut inode);
+        self.put(Key::inode(Branch::HEAD, ino), &inode.to_bytes());
+    }
+
+    pub fn edit(&mut self, ino: Ino, edit: impl FnOnce(&mut Inode)) {
+        let key = Key::inode(Branch::HEAD, ino);
+        let place = razorfs_format::Place::new(FileName::Super, 0);
+        let mut inode = Inode::decode(&self.records[&key], place).unwrap();
+        edit(&mut inode);
+        self.put(key, &inode.to_bytes());
+    }
+
+    pub fn name(&mut self, dir: Ino, name: &[u8], ino: Ino, kind: FileKind) -> u64 {
+        let cookie = self.cookie(name);
+        self.name_at(dir, cookie, name, ino, kind);
+        cookie
+    }
+
+    pub fn name_at(&mut self, dir: Ino, cookie: u64, name: &[u8], ino: Ino, kind: FileKind) {
+        let name = name.into();
+        let dirent = Dirent { ino, kind, name };
+        self.put(Key::dirent(Branch::HEAD, dir, cookie), &dirent.to_bytes());
+    }
+
+    pub fn data(&mut self, ino: Ino, block: u64, len: u32) {
+        let kind = FragmentKind::Inline(vec![7; len as usize].into());
+        let fragment = Fragment { off: 0, len, kind };
+        let extent = Extent {
+            fragments: vec![fragment],
+        };
+        self.put(Key::extent(Branch::HEAD, ino, block), &extent.to_bytes());
+    }
+
+    pub fn remove(&mut self, key: Key) {
+        assert!(self.records.remove(&key).is_some(), "{key:?} is there");
+    }
+
+    pub fn payload(&self) -> Vec<u8> {
+        let mut mutations = Vec::new();
+        for (key, value) in &self.records {
+            Mutation::Put {
+                key: *key,
+                value: value.clone(),
+                new: true,
+            }
+            .encode(&mut mutations);
+        }
+        for (counter, delta) in [(Counter::Inodes, self.inodes), (Counter::Bytes, self.bytes)] {
+            Mutation::Count { counter, delta }.encode(&mut mutations);
+        }
+        let mut payload = Vec::new();
+        encode_op(OpType::Note, &mutations, &mut payload);
+        payload
+    }
+
+    /// The volume.
+    pub fn image(&self) -> Image {
+        let mut image = self.image.clone();
+        put_batch(&mut image, 2, 2, &self.payload(), |_| ());
+        edit_superblock(&mut image, |s| s.end = BatchSeq(2));
+        image
+    }
+}

@@ -1,0 +1,611 @@
+//! Each kind of finding is planted, and found.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::forge::{
+    DIR, FILE, ROOT, TWICE, Tree, edit_manifest, edit_superblock, journal, manifest, name_of,
+    new_volume, previous, put_batch, superblock,
+};
+use common::{Rng, check, check_disk, closed, create, files, image_of, numbers, open, told};
+use razorfs::{FileKind, Ino, NewNode};
+use razorfs_disk::sim::{Image, SimDisk, SimEnv};
+use razorfs_disk::{Dir, Name};
+use razorfs_format::crc::crc32c;
+use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
+use razorfs_format::record::{
+    Codec, Extent, Fragment, FragmentKind, Orphan, PackRef, Xattr, inode_flags,
+};
+use razorfs_format::superblock::{SLOT, State, slots_of};
+use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Lsn, PackId, SegmentId};
+use razorfs_verify::FindingKind as K;
+
+const HEAD: Branch = Branch::HEAD;
+
+/// The kinds planted by a group of tests.
+type Planted = Vec<(K, Image)>;
+
+fn edited(seed: u64, edit: impl FnOnce(&mut Image)) -> Image {
+    let mut image = closed(seed);
+    edit(&mut image);
+    image
+}
+
+fn spoilt(edit: impl FnOnce(&mut Tree)) -> Image {
+    let mut tree = Tree::new();
+    edit(&mut tree);
+    tree.image()
+}
+
+fn superblocks() -> Planted {
+    let sup = || name_of(FileName::Super);
+    let newest_slot = |image: &Image| slots_of(superblock(image).generation)[0];
+    vec![
+        (K::NoSuperblock, edited(1, |i| assert!(i.remove(&sup())))),
+        (
+            K::SuperblockSlot,
+            edited(1, |i| assert!(i.flip_bit(&sup(), 40, 1))),
+        ),
+        (
+            K::SuperblockTwins,
+            edited(1, |i| {
+                let (slot, mut other) = (newest_slot(i), superblock(i));
+                other.nonce ^= 1;
+                i.write(&sup(), (slot * SLOT) as u64, &other.encode(slot));
+            }),
+        ),
+        (
+            K::SuperblockUnknownBytes,
+            edited(1, |i| {
+                let slot = newest_slot(i);
+                let mut bytes = superblock(i).encode(slot);
+                bytes[300] = 1;
+                let crc = crc32c(&[slot as u64], &bytes[..4092]);
+                bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+                i.write(&sup(), (slot * SLOT) as u64, &bytes);
+            }),
+        ),
+        (
+            K::UnknownFeatures,
+            edited(1, |i| edit_superblock(i, |s| s.features.incompat = 1 << 60)),
+        ),
+        (
+            K::ReadOnlyFeatures,
+            edited(1, |i| edit_superblock(i, |s| s.features.ro_compat = 1)),
+        ),
+        (
+            K::WriteFailed,
+            edited(1, |i| edit_superblock(i, |s| s.state = State::IoError)),
+        ),
+        (
+            K::SuperblockLength,
+            edited(1, |i| assert!(i.set_len(&sup(), 16_385))),
+        ),
+    ]
+}
+
+fn manifests_and_files() -> Planted {
+    let current = |i: &Image| name_of(FileName::Manifest(superblock(i).manifest.id));
+    let stray = |name: Name| edited(2, |i| i.write(&name, 0, b"what is this"));
+    vec![
+        (K::NoManifest, edited(2, |i| assert!(i.remove(&current(i))))),
+        (
+            K::PreviousManifest,
+            edited(2, |i| {
+                let old = name_of(FileName::Manifest(previous(i).manifest.id));
+                assert_ne!(old, current(i));
+                assert!(i.remove(&old));
+            }),
+        ),
+        (
+            K::PreviousSegment,
+            edited(2, |i| {
+                let old = previous(i);
+                edit_manifest(i, &old, |m| m.segments[0].id = SegmentId(999));
+            }),
+        ),
+        (
+            K::PreviousPack,
+            edited(2, |i| {
+                let old = previous(i);
+                edit_manifest(i, &old, |m| m.packs[0].id = PackId(999));
+            }),
+        ),
+        (
+            K::UnlistedFile,
+            stray(name_of(FileName::SegmentTmp(SegmentId(4000)))),
+        ),
+        (K::ForeignFile, stray(Name::new(Dir::Root, "notes.txt"))),
+        (K::Quarantined, stray(Name::new(Dir::Quarantine, "S-1"))),
+        (K::ReserveNotZero, stray(name_of(FileName::Reserve))),
+        (
+            K::ManifestInconsistent,
+            edited(2, |i| {
+                let newest = superblock(i);
+                edit_manifest(i, &newest, |m| m.counters.next_segment = SegmentId(1));
+            }),
+        ),
+        (
+            K::TooMany,
+            edited(2, |i| {
+                for n in 0..10_001 {
+                    i.write(&Name::new(Dir::Meta, &format!("stray{n}")), 0, b"");
+                }
+            }),
+        ),
+    ]
+}
+
+/// A new volume that was not closed, with a batch of two units behind the first.
+fn long_batch() -> (Image, Vec<u8>) {
+    let mut tree = Tree::new();
+    for block in 1..6 {
+        tree.data(FILE, block, 1500);
+    }
+    tree.edit(FILE, |i| i.size = 6 * 131_072);
+    tree.bytes = 6 * 131_072;
+    let mut image = new_volume();
+    edit_superblock(&mut image, |s| s.state = State::Dirty);
+    let payload = tree.payload();
+    assert_eq!(put_batch(&mut image, 2, 2, &payload, |_| ()), 5);
+    (image, payload)
+}
+
+fn journals() -> Planted {
+    let sector = |n: u64| n * 512;
+    let long = |edit: &dyn Fn(&mut Image)| {
+        let mut image = long_batch().0;
+        edit(&mut image);
+        image
+    };
+    let next = |image: &mut Image, durable| {
+        let mut payload = Vec::new();
+        razorfs_format::op::encode_op(razorfs_format::op::OpType::Note, &[], &mut payload);
+        put_batch(image, 3, 5, &payload, |h| h.durable = BatchSeq(durable));
+    };
+    vec![
+        (
+            K::SuperblockLost,
+            long(&|i| {
+                let payload = long_batch().1;
+                put_batch(i, 2, 2, &payload, |h| h.generation = Generation(9));
+            }),
+        ),
+        (
+            K::JournalFileUnfinished,
+            edited(3, |i| {
+                i.write(&name_of(FileName::Journal(9)), 0, &[0; 8192])
+            }),
+        ),
+        (
+            K::JournalFileHeader,
+            edited(3, |i| assert!(i.flip_bit(&journal(), 30, 0))),
+        ),
+        (
+            K::JournalSector,
+            edited(3, |i| assert!(i.flip_bit(&journal(), 4096 + 700, 0))),
+        ),
+        (
+            K::JournalTornTail,
+            long(&|i| i.write(&journal(), sector(30), &[0; 512])),
+        ),
+        // Both a sector that was never written and a damaged one: it was never complete.
+        (
+            K::JournalTornTail,
+            long(&|i| {
+                i.write(&journal(), sector(30), &[0; 512]);
+                assert!(i.flip_bit(&journal(), sector(20), 3));
+            }),
+        ),
+        (
+            K::JournalBatchDamaged,
+            long(&|i| assert!(i.flip_bit(&journal(), sector(20) + 99, 3))),
+        ),
+        (
+            K::JournalBatchDamaged,
+            long(&|i| assert!(i.flip_bit(&journal(), sector(16) + 20, 3))),
+        ),
+        (
+            K::JournalBatchLost,
+            long(&|i| {
+                next(i, 2);
+                i.write(&journal(), sector(30), &[0; 512]);
+            }),
+        ),
+        (
+            K::JournalBatchLost,
+            edited(3, |i| edit_superblock(i, |s| s.end = BatchSeq(s.end.0 + 1))),
+        ),
+        (
+            K::JournalBatchMeaning,
+            long(&|i| {
+                put_batch(i, 2, 2, b"\x63nonsense", |_| ());
+            }),
+        ),
+        (
+            K::JournalBatchMeaning,
+            long(&|i| {
+                let payload = long_batch().1;
+                put_batch(i, 2, 2, &payload, |h| h.first_lsn = Lsn(77));
+            }),
+        ),
+        (
+            K::JournalUnusedBytes,
+            edited(3, |i| {
+                let len = files(i, Dir::Journal)[0].1;
+                i.write(&journal(), len, &[1; 512]);
+            }),
+        ),
+    ]
+}
+
+fn segments() -> Planted {
+    let first = |i: &Image| manifest(i, &superblock(i)).segments[0];
+    let name = |i: &Image| name_of(FileName::Segment(first(i).id));
+    vec![
+        (
+            K::SegmentMissing,
+            edited(4, |i| assert!(i.remove(&name(i)))),
+        ),
+        (
+            K::NamespaceIncomplete,
+            edited(4, |i| assert!(i.remove(&name(i)))),
+        ),
+        (
+            K::SegmentDamaged,
+            edited(4, |i| assert!(i.flip_bit(&name(i), first(i).bytes - 9, 0))),
+        ),
+        (
+            K::SegmentBlock,
+            edited(4, |i| assert!(i.flip_bit(&name(i), 70, 0))),
+        ),
+        (
+            K::RecordUnreadable,
+            spoilt(|t| t.put(Key::inode(HEAD, Ino(20)), b"not an inode")),
+        ),
+    ]
+}
+
+fn names() -> Planted {
+    let dirent = |t: &Tree, dir, name: &[u8]| Key::dirent(HEAD, dir, t.cookie(name));
+    vec![
+        (
+            K::RootMissing,
+            spoilt(|t| t.inode(ROOT, FileKind::Fifo, 1, ROOT, 0, |_| ())),
+        ),
+        (
+            K::DirentDangling,
+            spoilt(|t| t.remove(Key::inode(HEAD, FILE))),
+        ),
+        (
+            K::DirentKind,
+            spoilt(|t| {
+                t.name(DIR, b"file", FILE, FileKind::Symlink);
+            }),
+        ),
+        (
+            K::DirentCookie,
+            spoilt(|t| {
+                t.remove(dirent(t, DIR, b"file"));
+                let cookie = t.cookie(b"other");
+                t.name_at(DIR, cookie, b"file", FILE, FileKind::Regular);
+            }),
+        ),
+        (
+            K::DuplicateName,
+            spoilt(|t| {
+                let cookie = t.cookie(b"file");
+                t.name_at(DIR, cookie + 1, b"file", FILE, FileKind::Regular);
+            }),
+        ),
+        (
+            K::DirentHomeless,
+            spoilt(|t| t.remove(Key::inode(HEAD, DIR))),
+        ),
+        (K::LinkCount, spoilt(|t| t.edit(FILE, |i| i.nlink = 5))),
+        (K::LinkCount, spoilt(|t| t.edit(ROOT, |i| i.nlink = 2))),
+        (K::LinkCount, spoilt(|t| t.edit(FILE, |i| i.nlink = 0))),
+        (K::InodeHome, spoilt(|t| t.edit(FILE, |i| i.parent = ROOT))),
+        (K::InodeHome, spoilt(|t| t.edit(ROOT, |i| i.parent = DIR))),
+        (
+            K::LinkRecords,
+            spoilt(|t| t.remove(Key::link(HEAD, TWICE, ROOT, t.cookie(b"a")))),
+        ),
+        (
+            K::LinkRecords,
+            spoilt(|t| t.put(Key::link(HEAD, FILE, DIR, t.cookie(b"file")), b"")),
+        ),
+        (K::EntryCount, spoilt(|t| t.edit(DIR, |i| i.entries = 9))),
+        (K::EntryCount, spoilt(|t| t.edit(FILE, |i| i.entries = 1))),
+        (
+            K::Unreachable,
+            // Two directories in each other.
+            spoilt(|t| {
+                let (x, y) = (Ino(30), Ino(31));
+                let in_y = t.name(y, b"x", x, FileKind::Directory);
+                let in_x = t.name(x, b"y", y, FileKind::Directory);
+                t.inode(x, FileKind::Directory, 3, y, in_y, |i| i.entries = 1);
+                t.inode(y, FileKind::Directory, 3, x, in_x, |i| i.entries = 1);
+                t.inodes += 2;
+            }),
+        ),
+        (
+            K::DirectoryNames,
+            spoilt(|t| {
+                t.name(ROOT, b"again", DIR, FileKind::Directory);
+            }),
+        ),
+        (
+            K::OtherBranch,
+            spoilt(|t| t.put(Key::orphan(Branch(1), FILE), &Orphan::Reap.to_bytes())),
+        ),
+    ]
+}
+
+fn inodes() -> Planted {
+    let orphan = |t: &mut Tree, ino, orphan: Orphan| {
+        t.put(Key::orphan(HEAD, ino), &orphan.to_bytes());
+    };
+    let nameless = |t: &mut Tree| {
+        t.inode(Ino(20), FileKind::Regular, 0, DIR, 0, |_| ());
+        t.inodes += 1;
+    };
+    let attribute = |t: &mut Tree, ino, hash_of: &[u8], seq, name: &[u8]| {
+        let key = Key::xattr(HEAD, ino, t.cookie(hash_of) >> 8, seq);
+        let (name, value) = (name.into(), b"value"[..].into());
+        t.put(key, &Xattr { name, value }.to_bytes());
+    };
+    let marked = |t: &mut Tree| t.edit(FILE, |i| i.flags |= inode_flags::HAS_XATTR);
+    vec![
+        (K::Nameless, spoilt(nameless)),
+        (
+            K::Nameless,
+            spoilt(|t| {
+                nameless(t);
+                orphan(t, Ino(20), Orphan::Trim { from: 1 });
+            }),
+        ),
+        (K::OrphanWrong, spoilt(|t| orphan(t, FILE, Orphan::Reap))),
+        (K::OrphanWrong, spoilt(|t| orphan(t, Ino(40), Orphan::Reap))),
+        (
+            K::OrphanWrong,
+            spoilt(|t| t.edit(FILE, |i| i.flags |= inode_flags::TRIMMING)),
+        ),
+        (
+            K::XattrOwner,
+            spoilt(|t| attribute(t, Ino(40), b"user.x", 0, b"user.x")),
+        ),
+        (
+            K::XattrFlag,
+            spoilt(|t| attribute(t, FILE, b"user.x", 0, b"user.x")),
+        ),
+        (K::XattrFlag, spoilt(marked)),
+        (
+            K::XattrKey,
+            spoilt(|t| {
+                marked(t);
+                attribute(t, FILE, b"user.y", 0, b"user.x");
+            }),
+        ),
+        (
+            K::XattrKey,
+            spoilt(|t| {
+                marked(t);
+                attribute(t, FILE, b"user.x", 0, b"user.x");
+                attribute(t, FILE, b"user.x", 1, b"user.x");
+            }),
+        ),
+        (K::ExtentOwner, spoilt(|t| t.data(Ino(40), 0, 10))),
+        (K::ExtentOwner, spoilt(|t| t.data(DIR, 0, 10))),
+        (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 0, 1001))),
+        (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 1, 1))),
+        (K::CounterInodes, spoilt(|t| t.inodes += 1)),
+        (K::CounterBytes, spoilt(|t| t.bytes -= 1)),
+        (
+            K::CounterNextIno,
+            edited(5, |i| {
+                let newest = superblock(i);
+                edit_manifest(i, &newest, |m| m.counters.next_ino = Ino(17));
+            }),
+        ),
+    ]
+}
+
+/// A volume with one pack: a frame that a file refers to, and a dead one behind it.
+fn one_dead() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(5));
+    create(&disk, &env);
+    let volume = open(&disk, &env);
+    for name in [b"live", b"dead"] {
+        let file = volume
+            .create_node(ROOT, name, &NewNode::file(0o644))
+            .unwrap()
+            .ino;
+        volume.write(file, 0, &Rng(3).bytes(60_000)).unwrap();
+    }
+    volume.step(razorfs::Step::Commit).unwrap();
+    volume.unlink(ROOT, b"dead").unwrap();
+    volume.close().unwrap();
+    image_of(&disk)
+}
+
+fn reference(pack: u64, pos: u64) -> Fragment {
+    let reference = PackRef {
+        pack: PackId(pack),
+        pos,
+        stored_len: 1000,
+        raw_len: 1000,
+        skip: 0,
+        codec: Codec::None,
+        birth: Epoch(1),
+        origin: None,
+        crcs: [1].into(),
+    };
+    Fragment {
+        off: 0,
+        len: 1000,
+        kind: FragmentKind::Pack(reference),
+    }
+}
+
+fn packs() -> Planted {
+    let pack = |i: &Image| name_of(FileName::Pack(manifest(i, &superblock(i)).packs[0].id));
+    let dead = |edit: &dyn Fn(&mut Image)| {
+        let mut image = one_dead();
+        edit(&mut image);
+        image
+    };
+    let account = |edit: &dyn Fn(&mut razorfs_format::manifest::PackMeta)| {
+        dead(&|i| {
+            let newest = superblock(i);
+            edit_manifest(i, &newest, |m| edit(&mut m.packs[0]));
+        })
+    };
+    let second = 4096 + 56 + 60_000;
+    let refers = |pack, pos| {
+        spoilt(|t| {
+            let extent = Extent {
+                fragments: vec![reference(pack, pos)],
+            };
+            t.put(Key::extent(HEAD, FILE, 0), &extent.to_bytes());
+        })
+    };
+    vec![
+        (K::PackMissing, dead(&|i| assert!(i.remove(&pack(i))))),
+        (
+            K::PackHeader,
+            dead(&|i| assert!(i.flip_bit(&pack(i), 3000, 0))),
+        ),
+        (
+            K::PackShort,
+            dead(&|i| assert!(i.set_len(&pack(i), second))),
+        ),
+        (K::FrameReference, refers(3, 4096)),
+        (
+            K::FrameReference,
+            dead(&|i| assert!(i.flip_bit(&pack(i), 4096 + 20, 0))),
+        ),
+        (
+            K::FrameDamaged,
+            dead(&|i| assert!(i.flip_bit(&pack(i), 4096 + 999, 0))),
+        ),
+        (
+            K::DeadFrame,
+            dead(&|i| assert!(i.flip_bit(&pack(i), second + 999, 0))),
+        ),
+        (
+            K::PackGap,
+            dead(&|i| assert!(i.flip_bit(&pack(i), second + 20, 0))),
+        ),
+        (
+            K::PackTrailer,
+            edited(6, |i| {
+                let sealed = manifest(i, &superblock(i)).packs;
+                let sealed = sealed.iter().find(|p| p.sealed).unwrap();
+                assert!(i.flip_bit(&name_of(FileName::Pack(sealed.id)), sealed.len, 0));
+            }),
+        ),
+        (
+            K::PackUnusedBytes,
+            dead(&|i| {
+                let len = files(i, Dir::Pack)[0].1;
+                i.write(&pack(i), len, &[1; 100]);
+            }),
+        ),
+        (
+            K::PackTornHole,
+            dead(&|i| {
+                let newest = superblock(i);
+                edit_manifest(i, &newest, |m| m.packs[0].sealed = true);
+                i.write(&pack(i), 512 * 200, &[0; 512]);
+            }),
+        ),
+        (K::PackAccountLow, account(&|p| p.live -= 8)),
+        (K::PackAccountHigh, account(&|p| p.live += 8)),
+        (K::PackTotal, account(&|p| p.total += 8)),
+        (K::PackBirth, account(&|p| p.last_birth = Epoch(0))),
+    ]
+}
+
+fn check_all(planted: Planted) -> BTreeSet<K> {
+    let mut kinds = BTreeSet::new();
+    let mut missed = Vec::new();
+    for (kind, image) in planted {
+        let report = check(&image, 3);
+        if !numbers(&report).contains(&kind.number()) {
+            missed.push(format!("{kind:?} in {}", told(&report)));
+        }
+        kinds.insert(kind);
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n\n"));
+    kinds
+}
+
+#[test]
+fn what_is_planted_is_found() {
+    // The bases are clean: what is found was planted.
+    for base in [Tree::new().image(), long_batch().0, one_dead()] {
+        let report = check(&base, 3);
+        assert!(report.findings.is_empty(), "{}", told(&report));
+    }
+    let groups = [
+        superblocks,
+        manifests_and_files,
+        journals,
+        segments,
+        names,
+        inodes,
+        packs,
+    ];
+    let mut kinds: BTreeSet<K> = groups
+        .into_iter()
+        .flat_map(|group| check_all(group()))
+        .collect();
+    // Planted below.
+    kinds.insert(K::Unreadable);
+    let all: BTreeSet<K> = K::ALL.iter().copied().collect();
+    assert_eq!(kinds, all);
+}
+
+#[test]
+fn what_the_host_cannot_read_is_told_and_the_rest_is_checked() {
+    let image = one_dead();
+    for (name, len) in image
+        .files()
+        .map(|(n, l)| (n.clone(), l))
+        .collect::<Vec<_>>()
+    {
+        let disk = SimDisk::from_image(&image);
+        disk.fail_reads(&name, len / 2..len / 2 + 1);
+        let report = check_disk(&disk, 3);
+        assert!(
+            numbers(&report).contains(&K::Unreadable.number()),
+            "{name}: {}",
+            told(&report)
+        );
+    }
+}
+
+#[test]
+fn findings_about_files_tell_their_paths() {
+    let image = spoilt(|t| t.edit(FILE, |i| i.nlink = 5));
+    let report = check(&image, 2);
+    assert_eq!(report.findings[0].object, "inode 17 (/dir/file)");
+}
+
+#[test]
+fn without_superblock_or_manifest_the_answer_is_fatal_and_no_error() {
+    for (kind, image) in superblocks().into_iter().chain(manifests_and_files()) {
+        let fatal = check(&image, 3).worst() == Some(razorfs_verify::Severity::Fatal);
+        let expected = kind.severity() == razorfs_verify::Severity::Fatal;
+        assert_eq!(fatal, expected, "{kind:?}");
+    }
+    assert!(check(&Image::default(), 3).worst().is_some());
+}
