@@ -97,7 +97,11 @@ fn prepare(job: &Job) -> Result<()> {
         .write(true)
         .open("/dev/fuse");
     if let Err(e) = device {
-        let remedy = "load the module `fuse`, or give the container /dev/fuse";
+        let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
+            "have root run `chmod 666 /dev/fuse`, as it is on most systems"
+        } else {
+            "load the module `fuse`, or start the container with --device /dev/fuse"
+        };
         let cause = crate::failure::plain(&e);
         return Err(Failure::with("open", "/dev/fuse", cause, remedy).code(COULD_NOT_RUN));
     }
@@ -159,8 +163,10 @@ fn start(args: &Args, job: &Job) -> Result<()> {
     }
     line.push("--".into());
     line.extend([job.volume.clone().into(), job.dir.clone().into()]);
-    // The program itself rather than its path, which may have been replaced meanwhile.
-    let mut daemon = Command::new("/proc/self/exe")
+    // By its path, which gives the process its name, unless that is gone meanwhile.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let mut daemon = Command::new(program)
         .arg0("razorfs")
         .args(line)
         .stdin(Stdio::null())
