@@ -1,2 +1,55 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask test | tidy | golden | bench`: the few commands that the project needs beside
+//! cargo's own.
+
+mod bench;
+mod golden;
+mod run;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test     everything that must hold before a change goes in: formatting, lints, tidy,
+           unit and property tests, simulated power cuts, tests on a real mount
+             --cuts N   power cuts of the simulation (default 10000)
+             --seed S   seed of the simulation and of the mount tests
+             --quick    leaves out the simulation and the mount tests
+  tidy     the house rules that no other tool checks
+  golden   regenerates the golden bytes and images under testdata/
+  bench    measures; its arguments go to razorfs-bench
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let root = root();
+    let outcome = match command.as_str() {
+        "test" => test::main(&root, &rest),
+        "tidy" => tidy::main(&root),
+        "golden" => golden::main(&root, &rest),
+        "bench" => bench::main(&root, &rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("no such command: {command:?}\n\n{HELP}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository: the directory above this package.
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_path_buf()
+}

@@ -1,2 +1,190 @@
-//! Placeholder.
-fn main() {}
+//! The `razorfs` command.
+
+mod archive;
+mod check;
+mod commands;
+mod daemon;
+mod failure;
+mod holders;
+mod log;
+mod mountinfo;
+mod names;
+mod options;
+mod place;
+mod progress;
+mod server;
+mod signals;
+mod size;
+mod socket;
+mod tree;
+mod unmount;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use razorfs_disk::Env;
+
+use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
+
+/// A crash-safe, end-to-end checksummed file system in a directory
+#[derive(Parser, Debug)]
+#[command(
+    name = "razorfs",
+    version,
+    arg_required_else_help = true,
+    after_help = "A VOLUME is a directory that holds a file system. A PLACE is a volume, mounted \
+or not, or its mount point. No command needs root.
+
+Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify: 4 damage was found.
+
+Examples:
+  razorfs mount demo.rzfs mnt     makes demo.rzfs and mnt if they are missing
+  razorfs umount mnt
+  razorfs help mount              more about a command, with examples"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Create(commands::create::Args),
+    Mount(commands::mount::Args),
+    #[command(visible_alias = "unmount")]
+    Umount(commands::umount::Args),
+    Sync(commands::sync::Args),
+    Info(commands::info::Args),
+    Verify(commands::verify::Args),
+    Import(commands::import::Args),
+    Export(commands::export::Args),
+    Ls(commands::ls::Args),
+    Cat(commands::cat::Args),
+    Stat(commands::stat::Args),
+    Cp(commands::cp::Args),
+    Rm(commands::rm::Args),
+    Mkdir(commands::mkdir::Args),
+    Stats(commands::stats::Args),
+    Completions(commands::completions::Args),
+}
+
+fn main() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    // A panic is a bug of ours: the command could not run.
+    let outcome = std::panic::catch_unwind(|| names::run(&line));
+    ExitCode::from(outcome.unwrap_or(COULD_NOT_RUN))
+}
+
+/// Runs a command line, the name of the program first, and answers with the exit code.
+pub fn run_line(line: &[OsString]) -> u8 {
+    match Cli::try_parse_from(line) {
+        Ok(cli) => report(run(&cli.command)),
+        Err(e) if e.use_stderr() && !is_help(&e) => {
+            report(Err(Failure::new(usage(&e)).code(ORDINARY)))
+        }
+        Err(e) => {
+            // Help that cannot be printed cannot be helped.
+            let _ = e.print();
+            if is_help(&e) && e.use_stderr() {
+                ORDINARY
+            } else {
+                0
+            }
+        }
+    }
+}
+
+/// Whether the "error" of the parser is the help, which has many lines.
+fn is_help(e: &clap::Error) -> bool {
+    use clap::error::ErrorKind;
+    matches!(
+        e.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
+}
+
+/// A usage error in one line.
+fn usage(e: &clap::Error) -> String {
+    let text = e.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let end = text
+        .find("\n\nUsage:")
+        .or_else(|| text.find("\n\nFor more"));
+    let text: String = text.chars().take(end.unwrap_or(text.len())).collect();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    format!("{}; see `razorfs help`", words.join(" "))
+}
+
+/// Says what went wrong and answers with the exit code.
+pub fn report(outcome: Result<u8>) -> u8 {
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("razorfs: {failure}");
+            failure.code
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<u8> {
+    match command {
+        Command::Create(args) => commands::create::run(args),
+        Command::Mount(args) => commands::mount::run(args),
+        Command::Umount(args) => commands::umount::run(args),
+        Command::Sync(args) => commands::sync::run(args),
+        Command::Info(args) => commands::info::run(args),
+        Command::Verify(args) => commands::verify::run(args),
+        Command::Import(args) => commands::import::run(args),
+        Command::Export(args) => commands::export::run(args),
+        Command::Ls(args) => commands::ls::run(args),
+        Command::Cat(args) => commands::cat::run(args),
+        Command::Stat(args) => commands::stat::run(args),
+        Command::Cp(args) => commands::cp::run(args),
+        Command::Rm(args) => commands::rm::run(args),
+        Command::Mkdir(args) => commands::mkdir::run(args),
+        Command::Stats(args) => commands::stats::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}
+
+/// The clock of the host.
+pub fn env() -> Box<dyn Env> {
+    Box::new(razorfs_disk::os::OsEnv)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_line() {
+        for line in [
+            vec!["razorfs", "frob"],
+            vec!["razorfs", "mount"],
+            vec!["razorfs", "mount", "--frob", "a", "b"],
+            vec!["razorfs", "verify", "v", "--level", "9"],
+        ] {
+            let e = Cli::try_parse_from(line).unwrap_err();
+            let text = usage(&e);
+            assert!(!text.contains('\n') && !text.contains("error:"), "{text}");
+        }
+    }
+}

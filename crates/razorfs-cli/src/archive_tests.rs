@@ -1,0 +1,149 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::*;
+use crate::tree::HostTree;
+
+fn round_trip(packing: Packing, from: &Path, to: &Path) {
+    let tree = HostTree::new(from);
+    let target = Path::new("x.tar");
+    let root = Path::new("");
+    let bytes = pack(&tree, root, target, Vec::new(), packing, &mut |_, _| Ok(())).unwrap();
+    let data = decompress(bytes.as_slice()).unwrap();
+    std::fs::create_dir(to).unwrap();
+    let tree = HostTree::new(to);
+    unpack(data, &tree, root, &mut |_| Ok(())).unwrap();
+}
+
+#[test]
+fn a_tree_survives_every_packing() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    let long = "l".repeat(200);
+    std::fs::create_dir_all(from.join(&long).join("sub")).unwrap();
+    let one = from.join(&long).join("sub/one");
+    std::fs::write(&one, vec![7; 300_000]).unwrap();
+    std::fs::set_permissions(&one, PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::hard_link(&one, from.join("two")).unwrap();
+    std::os::unix::fs::symlink("t".repeat(150), from.join("link")).unwrap();
+    std::fs::write(from.join("empty"), b"").unwrap();
+    std::fs::write(from.join(OsStr::from_bytes(b"odd\xff")), b"x").unwrap();
+    for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
+        let to = dir.path().join(format!("{packing:?}"));
+        round_trip(packing, &from, &to);
+        let diff = std::process::Command::new("diff")
+            .arg("-r")
+            .arg("--no-dereference")
+            .args([&from, &to])
+            .output()
+            .unwrap();
+        assert!(diff.status.success(), "{diff:?}");
+        let meta = |path: PathBuf| std::fs::symlink_metadata(path).unwrap();
+        let (a, b) = (meta(from.join("two")), meta(to.join("two")));
+        assert_eq!((a.mode(), a.mtime_nsec()), (b.mode(), b.mtime_nsec()));
+        assert_eq!(b.ino(), meta(to.join(&long).join("sub/one")).ino());
+        assert_eq!(
+            meta(from.join(&long)).mtime_nsec(),
+            meta(to.join(&long)).mtime_nsec()
+        );
+    }
+}
+
+#[test]
+fn a_tar_that_is_cut_off_leaves_no_half_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("a"), vec![7; 300_000]).unwrap();
+    let tree = HostTree::new(&from);
+    let root = Path::new("");
+    let target = Path::new("x.tar");
+    let plain = Packing::Plain;
+    let mut bytes = pack(&tree, root, target, Vec::new(), plain, &mut |_, _| Ok(())).unwrap();
+    bytes.truncate(200_000);
+    let to = dir.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let tree = HostTree::new(&to);
+    let failure = unpack(bytes.as_slice(), &tree, root, &mut |_| Ok(())).unwrap_err();
+    assert!(failure.message.contains("cut off"), "{failure}");
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+}
+
+#[test]
+fn a_tar_cannot_write_outside_its_root() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_size(1);
+    let name = b"../evil";
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.set_cksum();
+    builder.append(&header, [7].as_slice()).unwrap();
+    let bytes = builder.into_inner().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let tree = HostTree::new(&to);
+    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+    assert!(outcome.is_err());
+    assert!(!dir.path().join("evil").exists());
+}
+
+#[test]
+fn a_tar_cannot_write_through_its_own_symbolic_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir_all(outside.join("sub")).unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Symlink);
+    header.set_size(0);
+    builder.append_link(&mut header, "link", &outside).unwrap();
+    let mut header = Header::new_gnu();
+    header.set_size(1);
+    let data = [7].as_slice();
+    builder
+        .append_data(&mut header, "link/sub/evil", data)
+        .unwrap();
+    let bytes = builder.into_inner().unwrap();
+    let to = dir.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let tree = HostTree::new(&to);
+    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+    assert!(outcome.is_err());
+    assert!(!outside.join("sub/evil").exists());
+}
+
+#[test]
+fn times_are_read_and_written_exactly() {
+    for time in [
+        Time { secs: 0, nanos: 0 },
+        Time {
+            secs: 1_700_000_000,
+            nanos: 123_456_789,
+        },
+        Time {
+            secs: -2,
+            nanos: 250_000_000,
+        },
+        Time { secs: -1, nanos: 1 },
+    ] {
+        assert_eq!(time_of(&time_text(time)), Some(time), "{}", time_text(time));
+    }
+    assert_eq!(time_of("1.5").unwrap().nanos, 500_000_000);
+    assert_eq!(time_of("x"), None);
+    assert_eq!(
+        time_text(Time {
+            secs: -2,
+            nanos: 250_000_000
+        }),
+        "-1.750000000"
+    );
+}
+
+#[test]
+fn names_tell_the_packing() {
+    let of = |name: &str| Packing::of(Path::new(name));
+    assert_eq!(of("a.tar"), Some(Packing::Plain));
+    assert_eq!(of("a.TGZ"), Some(Packing::Gzip));
+    assert_eq!(of("d.tar.zst"), Some(Packing::Zstd));
+    assert_eq!(of("tar"), None);
+}

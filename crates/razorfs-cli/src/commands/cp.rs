@@ -1,0 +1,150 @@
+//! `razorfs cp`: copies between a volume and the host, and within volumes.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+use crate::place::{Opened, split};
+use crate::progress::{Progress, Unit};
+use crate::signals;
+use crate::tree::{Copy, CopyOptions, HostTree, Tree, measure};
+
+/// Copies files into, out of and between volumes
+#[derive(clap::Args, Debug)]
+#[command(after_help = "A path without `:/` is one of the host.
+
+Examples:
+  razorfs cp photo.jpg demo.rzfs:/photos/
+  razorfs cp -r demo.rzfs:/photos /tmp
+  razorfs cp a.rzfs:/x b.rzfs:/y")]
+pub struct Args {
+    /// What to copy: PLACE:/path, or a path of the host
+    #[arg(required = true)]
+    sources: Vec<PathBuf>,
+    /// Where to: an existing directory, or a new name for a single source
+    target: PathBuf,
+    /// Copies directories with what is in them
+    #[arg(short, long)]
+    recursive: bool,
+    /// Keeps owner, permissions, times, extended attributes and hard links
+    #[arg(short, long)]
+    preserve: bool,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    signals::note_interrupts()?;
+    let mut ends = Ends::default();
+    let (target_end, target) = ends.open(&args.target, true)?;
+    let mut sources = Vec::new();
+    for source in &args.sources {
+        sources.push(ends.open(source, false)?);
+    }
+    let outcome = copy_all(args, &ends, &sources, target_end, &target);
+    ends.close()?;
+    outcome.map(|()| 0)
+}
+
+fn copy_all(
+    args: &Args,
+    ends: &Ends,
+    sources: &[(usize, PathBuf)],
+    target_end: usize,
+    target: &Path,
+) -> Result<()> {
+    let to = ends.tree(target_end)?;
+    let target = match to.find(target)? {
+        Some(_) => to.resolve(target)?,
+        None => target.to_path_buf(),
+    };
+    let into = to.find(&target)?.is_some_and(|meta| meta.is_dir());
+    if !into && sources.len() > 1 {
+        let shown = to.shown(&target);
+        let remedy = "name an existing directory as the target";
+        return Err(Failure::with(
+            "copy to",
+            shown,
+            "it is not a directory",
+            remedy,
+        ));
+    }
+    let options = CopyOptions {
+        preserve: args.preserve,
+        recursive: args.recursive,
+    };
+    let mut progress = Progress::new("cp", Unit::Bytes, args.quiet);
+    let mut total = 0;
+    for (end, source) in sources {
+        total += measure(ends.tree(*end)?, source)?.0;
+    }
+    progress.set_total(total);
+    for (end, source) in sources {
+        let from = ends.tree(*end)?;
+        let target = match source.file_name() {
+            Some(name) if into => target.join(name),
+            _ => target.clone(),
+        };
+        if *end == target_end && target.starts_with(source) {
+            let shown = from.shown(source);
+            let cause = "the target is the same, or inside of it";
+            return Err(Failure::with("copy", shown, cause, "name another target"));
+        }
+        Copy::new(from, to, options, &mut progress).run(source, &target)?;
+    }
+    Ok(())
+}
+
+/// The trees that take part, each opened once: a volume cannot be opened twice.
+#[derive(Default)]
+struct Ends {
+    opened: Vec<(Option<PathBuf>, End)>,
+}
+
+enum End {
+    Host(HostTree),
+    Place(Opened),
+}
+
+impl Ends {
+    /// The number of the tree that a path is in, and the path in it.
+    fn open(&mut self, text: &Path, write: bool) -> Result<(usize, PathBuf)> {
+        let spot = split(text)?;
+        let key = match &spot {
+            Some(spot) => Some(crate::place::absolute(&spot.place)?),
+            None => None,
+        };
+        let path = match &spot {
+            Some(spot) => spot.path.clone(),
+            None => crate::place::absolute(text)?,
+        };
+        if let Some(at) = self.opened.iter().position(|(k, _)| *k == key) {
+            return Ok((at, path));
+        }
+        let end = match &spot {
+            // A path from the root replaces the root of the tree that it is joined to.
+            None => End::Host(HostTree::new("/")),
+            Some(spot) => End::Place(Opened::open(&spot.place, write)?),
+        };
+        self.opened.push((key, end));
+        Ok((self.opened.len() - 1, path))
+    }
+
+    fn tree(&self, end: usize) -> Result<&dyn Tree> {
+        match self.opened.get(end) {
+            Some((_, End::Host(tree))) => Ok(tree),
+            Some((_, End::Place(opened))) => Ok(opened.tree()),
+            None => Err(Failure::new("cannot copy: the tree is not open")),
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        for (_, end) in self.opened {
+            if let End::Place(opened) = end {
+                opened.close()?;
+            }
+        }
+        Ok(())
+    }
+}

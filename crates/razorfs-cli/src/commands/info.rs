@@ -1,0 +1,206 @@
+//! `razorfs info`: what a volume is and how it is.
+
+use std::path::{Path, PathBuf};
+
+use razorfs::{Options, Volume};
+use serde_json::{Value, json};
+
+use crate::commands::{print, print_json};
+use crate::failure::{Failure, Result};
+use crate::place::{self, Place};
+use crate::size;
+use crate::socket::Request;
+
+/// Shows what a volume is and how it is
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
+or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
+generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
+live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
+bytes, torn, orphans} when it was opened, damage (array of lines), read_only (why, or null), \
+health (ok, read-only or damaged). Sizes are in bytes.
+
+Examples:
+  razorfs info demo.rzfs
+  razorfs info mnt --json | jq .bytes"
+)]
+pub struct Args {
+    /// A volume or a mount point
+    place: PathBuf,
+    /// Prints one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    let document = match Place::find(&args.place)? {
+        Place::Live(mut live) => live.ask(Request::Info)?,
+        Place::Closed(path) => {
+            let options = Options {
+                read_only: true,
+                ..Options::default()
+            };
+            let volume = place::open(&path, options)?;
+            let document = document(&volume, &path, None);
+            let closed = volume.close();
+            closed.map_err(|e| Failure::engine("close", &path, &e))?;
+            document?
+        }
+    };
+    if args.json {
+        print_json(&document)?;
+    } else {
+        print(text(&document).as_bytes())?;
+    }
+    Ok(0)
+}
+
+/// The document about an open volume.
+pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<Value> {
+    let info = volume.info();
+    let recovery = volume.recovery_report();
+    let space = volume
+        .space()
+        .map_err(|e| Failure::engine("look at", path, &e))?;
+    let health = if !recovery.damage.is_empty() {
+        "damaged"
+    } else if info.read_only.is_some() && mounted.is_some() {
+        "read-only"
+    } else {
+        "ok"
+    };
+    let [compat, ro_compat, incompat] = info.features;
+    Ok(json!({
+        "schema": 1,
+        "volume": crate::failure::shown(path),
+        "mounted": mounted.map(crate::failure::shown),
+        "pid": mounted.map(|_| std::process::id()),
+        "uuid": uuid(info.uuid),
+        "format": format!("{}.{}", info.version.0, info.version.1),
+        "features": {"compat": compat, "ro_compat": ro_compat, "incompat": incompat},
+        "generation": info.generation,
+        "inodes": info.inodes,
+        "bytes": info.bytes,
+        "limit": info.limit,
+        "segments": {"count": info.segments, "bytes": info.segment_bytes},
+        "packs": {
+            "count": info.packs,
+            "bytes": info.pack_bytes,
+            "live_bytes": info.pack_live_bytes,
+        },
+        "journal_bytes": info.journal_bytes,
+        "space": {"total": space.total, "free": space.free},
+        "recovery": {
+            "clean": recovery.clean,
+            "batches": recovery.batches,
+            "ops": recovery.ops,
+            "bytes": recovery.bytes,
+            "torn": recovery.torn,
+            "orphans": recovery.orphans,
+        },
+        "damage": recovery.damage,
+        "read_only": info.read_only,
+        "health": health,
+    }))
+}
+
+fn uuid(bytes: [u8; 16]) -> String {
+    let mut text = String::new();
+    for (n, byte) in bytes.iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// The document for people.
+fn text(document: &Value) -> String {
+    let number = |path: &str| document.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let bytes = |path: &str| size::human(number(path));
+    let word = |path: &str| {
+        let value = document.pointer(path).and_then(Value::as_str);
+        value.unwrap_or("-").to_owned()
+    };
+    let mut lines = vec![
+        format!("volume      {}", word("/volume")),
+        match document.pointer("/mounted").and_then(Value::as_str) {
+            Some(dir) => format!("mounted     {dir}, daemon {}", number("/pid")),
+            None => "mounted     no".into(),
+        },
+        format!("identity    {}", word("/uuid")),
+        format!(
+            "format      {}, features {:#x} {:#x} {:#x}, generation {}",
+            word("/format"),
+            number("/features/compat"),
+            number("/features/ro_compat"),
+            number("/features/incompat"),
+            number("/generation")
+        ),
+        format!(
+            "content     {} inodes, {}",
+            number("/inodes"),
+            bytes("/bytes")
+        ),
+        format!(
+            "on disk     packs {} ({} of it in use), segments {}, journal {}",
+            bytes("/packs/bytes"),
+            bytes("/packs/live_bytes"),
+            bytes("/segments/bytes"),
+            bytes("/journal_bytes")
+        ),
+        format!(
+            "space       {} free of {}",
+            bytes("/space/free"),
+            bytes("/space/total")
+        ),
+    ];
+    if number("/limit") > 0 {
+        lines.push(format!("limit       {}", bytes("/limit")));
+    }
+    lines.push(format!("opened      {}", opened(document)));
+    lines.push(format!("health      {}", word("/health")));
+    let why = document.pointer("/read_only").and_then(Value::as_str);
+    if let Some(why) = why.filter(|_| word("/health") != "ok") {
+        lines.push(format!("            {why}"));
+    }
+    let damage = document.pointer("/damage").and_then(Value::as_array);
+    for line in damage.into_iter().flatten().filter_map(Value::as_str) {
+        lines.push(format!("            {line}; run `razorfs verify`"));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn opened(document: &Value) -> String {
+    let recovery = |key: &str| document.pointer(&format!("/recovery/{key}"));
+    let number = |key| recovery(key).and_then(Value::as_u64).unwrap_or(0);
+    if recovery("clean").and_then(Value::as_bool) == Some(true) {
+        return "after a clean end".into();
+    }
+    format!(
+        "after a crash: {} operations replayed, {} of journal",
+        number("ops"),
+        size::human(number("bytes"))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_document_is_shown_without_a_panic() {
+        assert!(text(&json!({})).contains("mounted     no"));
+        assert!(text(&json!({"damage": [1, "x"], "volume": 7})).contains("x; run"));
+    }
+
+    #[test]
+    fn uuids_have_their_usual_form() {
+        let text = uuid([0xab; 16]);
+        assert_eq!(text, "abababab-abab-abab-abab-abababababab");
+    }
+}

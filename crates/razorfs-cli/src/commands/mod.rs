@@ -1,0 +1,39 @@
+//! The commands, each in a file of its own.
+
+pub mod cat;
+pub mod completions;
+pub mod cp;
+pub mod create;
+pub mod export;
+pub mod import;
+pub mod info;
+pub mod ls;
+pub mod mkdir;
+pub mod mount;
+pub mod rm;
+pub mod stat;
+pub mod stats;
+pub mod sync;
+pub mod umount;
+pub mod verify;
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Result};
+
+/// Prints the one document of `--json`.
+pub fn print_json(value: &Value) -> Result<()> {
+    print(format!("{value:#}\n").as_bytes())
+}
+
+/// Writes to standard output. A reader that has gone away, as in `razorfs ls | head`, ends the
+/// command quietly.
+pub fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|e| Failure::host("write to", "standard output", &e)),
+    }
+}

@@ -1,0 +1,193 @@
+//! `razorfs mount`: a volume as a directory.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::commands::umount;
+use crate::daemon::{self, Job};
+use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
+use crate::mountinfo;
+use crate::options::MountOptions;
+use crate::place;
+use crate::socket::{self, Request};
+
+/// Mounts a volume on a directory
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    after_help = "Both are created if they are missing. The command returns when the \
+directory is usable; a daemon then runs in the background and writes its log to \
+VOLUME/razorfs.log.
+
+Options:
+  durability=sync          every operation is on the disk when it returns
+  durability=async         within a second, or at fsync (default)
+  durability=journal-only  as async, without checkpoints in the background
+  order=strict             no write-back in the kernel: a crash leaves an exact prefix of the
+                           system calls
+  cache=SIZE               RAM for what was read (default 256M)
+  allow_other              other users may use the mount
+  ro, noatime, relatime, nosuid, nodev, noexec
+
+Examples:
+  razorfs mount demo.rzfs mnt
+  razorfs mount demo.rzfs mnt -o durability=sync,cache=1G
+  razorfs mount demo.rzfs mnt --foreground"
+)]
+pub struct Args {
+    /// The volume
+    volume: PathBuf,
+    /// The mount point
+    dir: PathBuf,
+    /// Options, separated by commas
+    #[arg(short, value_name = "OPT,...")]
+    options: Vec<String>,
+    /// Stays in the foreground, logs to standard error; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Changes nothing
+    #[arg(long)]
+    read_only: bool,
+    /// Is the daemon of a mount in the background
+    #[arg(long, hide = true)]
+    daemon: bool,
+}
+
+impl Args {
+    /// For mount(8), which has a command line of its own.
+    pub fn new(volume: PathBuf, dir: PathBuf, options: Vec<String>) -> Self {
+        Self {
+            volume,
+            dir,
+            options,
+            foreground: false,
+            read_only: false,
+            daemon: false,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    let mut options = MountOptions::parse(&args.options)?;
+    options.read_only |= args.read_only;
+    let job = Job {
+        volume: place::absolute(&args.volume)?,
+        dir: place::absolute(&args.dir)?,
+        options,
+    };
+    if args.daemon {
+        return Ok(daemon::in_background(&job));
+    }
+    prepare(&job)?;
+    if args.foreground {
+        daemon::in_foreground(&job)?;
+    } else {
+        start(args, &job)?;
+    }
+    Ok(0)
+}
+
+/// Refuses what cannot work, and makes the mount point.
+fn prepare(job: &Job) -> Result<()> {
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    if let Err(e) = device {
+        let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
+            "have root run `chmod 666 /dev/fuse`, as it is on most systems"
+        } else {
+            "load the module `fuse`, or start the container with --device /dev/fuse"
+        };
+        let cause = crate::failure::plain(&e);
+        return Err(Failure::with("open", "/dev/fuse", cause, remedy).code(COULD_NOT_RUN));
+    }
+    if let Some(mut stream) = socket::connect(&job.volume) {
+        let info = socket::ask(&mut stream, &job.volume, Request::Info, &mut |_| {})?;
+        return Err(in_use(&job.volume, &info));
+    }
+    if let Some(mount) = mountinfo::at(&job.dir) {
+        if socket::connect(&mount.volume).is_some() {
+            let cause = format!("{} is mounted there", shown(&mount.volume));
+            let remedy = "unmount it first, or use another directory";
+            return Err(Failure::with("mount on", &job.dir, cause, remedy));
+        }
+        umount::detach_dead(&job.dir, &mount.volume)?;
+    }
+    if job.dir.starts_with(&job.volume) || job.volume.starts_with(&job.dir) {
+        let cause = "the mount point and the volume are inside of each other";
+        return Err(Failure::with(
+            "mount on",
+            &job.dir,
+            cause,
+            "use another directory",
+        ));
+    }
+    match std::fs::metadata(&job.dir) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => {
+            let (cause, remedy) = ("it is not a directory", "use another path");
+            Err(Failure::with("mount on", &job.dir, cause, remedy))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir(&job.dir).map_err(|e| Failure::host("create", &job.dir, &e))
+        }
+        Err(e) => Err(Failure::host("mount on", &job.dir, &e)),
+    }
+}
+
+fn in_use(volume: &Path, info: &serde_json::Value) -> Failure {
+    let dir = info.get("mounted").and_then(|v| v.as_str()).unwrap_or("?");
+    let pid = info.get("pid").and_then(serde_json::Value::as_u64);
+    let pid = pid.unwrap_or(0);
+    let cause = format!("razorfs (pid {pid}) has it mounted on {dir} already");
+    let remedy = format!("use it there, or `razorfs umount {dir}` first");
+    Failure::with("mount", volume, cause, remedy)
+}
+
+/// Starts the daemon, and waits until it says that the directory is usable.
+fn start(args: &Args, job: &Job) -> Result<()> {
+    let failed = |e: std::io::Error| {
+        let message = format!("cannot start the daemon: {}", crate::failure::plain(&e));
+        Failure::new(message).code(COULD_NOT_RUN)
+    };
+    let mut line: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
+    if args.read_only {
+        line.push("--read-only".into());
+    }
+    for options in &args.options {
+        line.extend(["-o".into(), options.into()]);
+    }
+    line.push("--".into());
+    line.extend([job.volume.clone().into(), job.dir.clone().into()]);
+    // By its path, which gives the process its name, unless that is gone meanwhile.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let mut daemon = Command::new(program)
+        .arg0("razorfs")
+        .args(line)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut said = String::new();
+    if let Some(mut out) = daemon.stdout.take() {
+        out.read_to_string(&mut said).map_err(failed)?;
+    }
+    match said.split_once(' ') {
+        Some(("ready", _)) => Ok(()),
+        Some((code, message)) if !message.trim().is_empty() => {
+            Err(Failure::new(message).code(code.parse().unwrap_or(1)))
+        }
+        _ => {
+            let status = daemon.wait().map_err(failed)?;
+            let log = shown(&job.volume.join(crate::log::NAME));
+            let message = format!("the daemon ended at once ({status}); look at {log}");
+            Err(Failure::new(message).code(COULD_NOT_RUN))
+        }
+    }
+}

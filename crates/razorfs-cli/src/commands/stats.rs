@@ -1,0 +1,120 @@
+//! `razorfs stats`: what the engine has done since the volume was opened.
+
+use std::path::PathBuf;
+
+use razorfs::{Options, Volume};
+use serde_json::{Value, json};
+
+use crate::commands::{print, print_json};
+use crate::failure::{Failure, Result};
+use crate::place::{self, Place};
+use crate::socket::Request;
+
+/// Shows what the engine has done since the volume was opened
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "--json prints one object: schema (1) and the counters ops, batches, \
+journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
+compactions, dirty_bytes, orphans.
+
+Examples:
+  razorfs stats mnt
+  razorfs stats mnt --prometheus"
+)]
+pub struct Args {
+    /// A volume or a mount point
+    place: PathBuf,
+    /// Prints one JSON document
+    #[arg(long, conflicts_with = "prometheus")]
+    json: bool,
+    /// Prints the text format of Prometheus
+    #[arg(long)]
+    prometheus: bool,
+}
+
+/// Counters that can go down.
+const GAUGES: [&str; 2] = ["dirty_bytes", "orphans"];
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    let document = match Place::find(&args.place)? {
+        Place::Live(mut live) => live.ask(Request::Stats)?,
+        Place::Closed(path) => {
+            let options = Options {
+                read_only: true,
+                ..Options::default()
+            };
+            let volume = place::open(&path, options)?;
+            let document = document(&volume);
+            let closed = volume.close();
+            closed.map_err(|e| Failure::engine("close", &path, &e))?;
+            document
+        }
+    };
+    if args.json {
+        print_json(&document)?;
+    } else {
+        print(text(&document, args.prometheus).as_bytes())?;
+    }
+    Ok(0)
+}
+
+/// The counters of an open volume.
+pub fn document(volume: &Volume) -> Value {
+    let stats = volume.stats();
+    json!({
+        "schema": 1,
+        "ops": stats.ops,
+        "batches": stats.batches,
+        "journal_bytes": stats.journal_bytes,
+        "written_bytes": stats.written_bytes,
+        "read_bytes": stats.read_bytes,
+        "pack_bytes": stats.pack_bytes,
+        "segment_bytes": stats.segment_bytes,
+        "disk_syncs": stats.disk_syncs,
+        "checkpoints": stats.checkpoints,
+        "compactions": stats.compactions,
+        "dirty_bytes": stats.dirty_bytes,
+        "orphans": stats.orphans,
+    })
+}
+
+fn text(document: &Value, prometheus: bool) -> String {
+    let mut text = String::new();
+    for (name, value) in document.as_object().into_iter().flatten() {
+        if name == "schema" {
+            continue;
+        }
+        if prometheus {
+            let (kind, suffix) = if GAUGES.contains(&name.as_str()) {
+                ("gauge", "")
+            } else {
+                ("counter", "_total")
+            };
+            text.push_str(&format!("# TYPE razorfs_{name}{suffix} {kind}\n"));
+            text.push_str(&format!("razorfs_{name}{suffix} {value}\n"));
+        } else {
+            text.push_str(&format!("{:14} {value}\n", name.replace('_', " ")));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prometheus_text_has_types() {
+        let document = json!({"schema": 1, "ops": 7, "orphans": 1});
+        assert_eq!(
+            text(&document, true),
+            "# TYPE razorfs_ops_total counter\nrazorfs_ops_total 7\n\
+             # TYPE razorfs_orphans gauge\nrazorfs_orphans 1\n"
+        );
+        assert_eq!(
+            text(&document, false),
+            "ops            7\norphans        1\n"
+        );
+    }
+}

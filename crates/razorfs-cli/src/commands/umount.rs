@@ -1,0 +1,78 @@
+//! `razorfs umount`: unmounts and waits until the last commit is on the disk.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result, shown};
+use crate::place::{self, Place};
+use crate::socket::{self, Request};
+use crate::{holders, mountinfo, unmount};
+
+/// Unmounts, and returns when everything is on the disk
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  razorfs umount mnt
+  razorfs umount demo.rzfs      the same, by the volume")]
+pub struct Args {
+    /// The mount point, or the volume
+    dir: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    let dir = place::absolute(&args.dir)?;
+    if let Some(mount) = mountinfo::at(&dir)
+        && socket::connect(&mount.volume).is_none()
+    {
+        return detach_dead(&dir, &mount.volume).map(|()| 0);
+    }
+    match Place::find(&dir)? {
+        Place::Live(mut live) => {
+            live.ask(Request::Umount)?;
+            live.wait_for_end();
+            Ok(0)
+        }
+        Place::Closed(volume) => {
+            let dead = mountinfo::of(&volume);
+            if dead.is_empty() {
+                let remedy = "nothing is left to do";
+                return Err(Failure::with(
+                    "unmount",
+                    &args.dir,
+                    "it is not mounted",
+                    remedy,
+                ));
+            }
+            for mount in dead {
+                detach_dead(&mount.dir, &volume)?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+/// Removes a mount whose daemon is gone. What was in use there only gets errors anyway.
+pub fn detach_dead(dir: &Path, volume: &Path) -> Result<()> {
+    unmount::lazily(dir)?;
+    eprintln!(
+        "razorfs: the daemon of {} had ended without unmounting; the next mount of {} recovers \
+         what was synced",
+        shown(dir),
+        shown(volume)
+    );
+    Ok(())
+}
+
+/// What is said of a mount that is in use.
+pub fn busy(dir: &Path) -> Failure {
+    let shown = shown(dir);
+    let message = match holders::of(dir) {
+        Some(holder) => format!(
+            "cannot unmount {shown}: {holder}; end it, or let it go elsewhere, and try again"
+        ),
+        None => format!(
+            "cannot unmount {shown}: a process that this user cannot see uses it; find it with \
+             `sudo fuser -vm {shown}`, and try again"
+        ),
+    };
+    Failure::new(message)
+}

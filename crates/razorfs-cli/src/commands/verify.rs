@@ -1,0 +1,127 @@
+//! `razorfs verify`: looks for damage.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::check;
+use crate::commands::{print, print_json};
+use crate::failure::{DAMAGE, Result};
+use crate::place::Place;
+use crate::progress::{Progress, Unit};
+use crate::signals;
+use crate::socket::Request;
+
+/// Looks for damage, and changes nothing
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all \
+metadata; 2 also that names, inodes and extents fit each other; 3 also every byte of data.
+
+Exit code 0: clean; 4: damage was found, each on a line: number, severity, path or object, what \
+it means, what to do.
+
+--json prints one object: schema (1), level, clean, findings (array of number, severity, object, \
+meaning, remedy), checked (object of counters).
+
+Examples:
+  razorfs verify demo.rzfs
+  razorfs verify mnt --level 3 --json"
+)]
+pub struct Args {
+    /// A volume or a mount point
+    place: PathBuf,
+    /// How deep to look
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]
+    level: u8,
+    /// Prints one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8> {
+    signals::note_interrupts()?;
+    let mut progress = Progress::new("verify", Unit::Items, args.quiet);
+    let document = match Place::find(&args.place)? {
+        Place::Live(mut live) => live.ask_with(Request::Verify(args.level), &mut |step| {
+            show(&mut progress, step);
+        })?,
+        Place::Closed(volume) => check::run(&volume, args.level, None, &mut |step| {
+            show(&mut progress, step);
+            signals::check()
+        })?,
+    };
+    progress.clear();
+    let findings = document.pointer("/findings").and_then(Value::as_array);
+    let clean = findings.is_none_or(Vec::is_empty);
+    if args.json {
+        print_json(&document)?;
+    } else {
+        print(text(&document, args.quiet).as_bytes())?;
+    }
+    Ok(if clean { 0 } else { DAMAGE })
+}
+
+fn show(progress: &mut Progress, step: &Value) {
+    let number = |key: &str| step.get(key).and_then(Value::as_u64);
+    if let Some(total) = number("total") {
+        progress.set_total(total);
+    }
+    if let Some(done) = number("done") {
+        progress.set(done);
+    }
+}
+
+/// The document for people.
+fn text(document: &Value, quiet: bool) -> String {
+    let mut text = String::new();
+    let findings = document.pointer("/findings").and_then(Value::as_array);
+    for finding in findings.into_iter().flatten() {
+        let word = |key: &str| {
+            let word = finding.get(key).and_then(Value::as_str);
+            word.unwrap_or("-").to_owned()
+        };
+        let number = finding.get("number").and_then(Value::as_u64).unwrap_or(0);
+        text.push_str(&format!(
+            "{number:04} {}: {}: {}; {}\n",
+            word("severity"),
+            word("object"),
+            word("meaning"),
+            word("remedy")
+        ));
+    }
+    if text.is_empty() && !quiet {
+        let checked = document.get("checked").and_then(Value::as_object);
+        let checked: Vec<String> = checked
+            .into_iter()
+            .flatten()
+            .filter(|(_, n)| n.as_u64() != Some(0))
+            .map(|(what, n)| format!("{n} {}", what.replace('_', " ")))
+            .collect();
+        text = format!("clean: {}\n", checked.join(", "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_finding_is_a_line() {
+        let finding = json!({"number": 12, "severity": "error", "object": "meta/S-1.rs",
+            "meaning": "3 names are lost", "remedy": "run `razorfs repair`"});
+        let document = json!({"findings": [finding], "checked": {"blocks": 3}});
+        assert_eq!(
+            text(&document, false),
+            "0012 error: meta/S-1.rs: 3 names are lost; run `razorfs repair`\n"
+        );
+        let clean = json!({"findings": [], "checked": {"blocks": 3, "packs": 0}});
+        assert_eq!(text(&clean, false), "clean: 3 blocks\n");
+    }
+}

@@ -1,0 +1,284 @@
+//! The process that has a volume mounted.
+
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use razorfs::{Options, Volume};
+use serde_json::{Value, json};
+
+use crate::commands::{create, info, stats, umount};
+use crate::failure::{Failure, Result, shown};
+use crate::log::Log;
+use crate::options::MountOptions;
+use crate::server::Server;
+use crate::socket::{self, Request};
+use crate::unmount::{self, Outcome};
+use crate::{check, place, signals};
+
+/// More commands at a time are turned away.
+const MAX_CLIENTS: usize = 16;
+
+/// What to mount where, and how.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The volume, a path from the root of the host.
+    pub volume: PathBuf,
+    /// The mount point, likewise.
+    pub dir: PathBuf,
+    /// How.
+    pub options: MountOptions,
+}
+
+/// What the main thread waits for.
+enum Event {
+    /// A signal to end.
+    Signal,
+    /// A command asks to unmount, and waits on this stream.
+    Umount(UnixStream),
+    /// The kernel has unmounted.
+    Ended,
+}
+
+/// The daemon's life. What happens until the directory is usable is told on standard output:
+/// `ready` or an exit code, a blank and a line.
+pub fn in_background(job: &Job) -> u8 {
+    // A child of its own session: signals of the terminal do not reach it.
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+    let outcome = serve(job, &mut || say("ready "));
+    match outcome {
+        Ok(()) => 0,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            say(&format!("{} {failure}", failure.code));
+            failure.code
+        }
+    }
+}
+
+/// The same in the foreground.
+pub fn in_foreground(job: &Job) -> Result<()> {
+    Log::to_stderr(crate::env()).install();
+    serve(job, &mut || {
+        eprintln!("razorfs: mounted on {}; Ctrl-C unmounts", shown(&job.dir));
+    })
+}
+
+/// Tells the parent, which reads until the end of the stream, and lets go of the stream.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Without a parent nobody listens, and there is nothing to be done about it.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
+    let (events, inbox) = channel();
+    // Before there are any threads, so that all of them leave the signals alone.
+    let sender = events.clone();
+    signals::take(move || {
+        // Nobody to tell means that the end is near anyway.
+        let _ = sender.send(Event::Signal);
+    })?;
+    let volume = open(job)?;
+    let outcome = mounted(job, &volume, events, &inbox, ready);
+    socket::remove(&job.volume);
+    let closed = volume
+        .close()
+        .map_err(|e| Failure::engine("close", &job.volume, &e));
+    match &closed {
+        Ok(()) => tracing::info!("the volume is closed"),
+        Err(failure) => tracing::error!("{failure}"),
+    }
+    let client = outcome?;
+    if let Some(mut client) = client {
+        let answer = closed.clone().map(|()| Value::Null);
+        // The command sees the end of the stream when this process is gone, and not earlier.
+        let _ = socket::answer(&mut client, &answer);
+        std::mem::forget(client);
+    }
+    closed
+}
+
+fn open(job: &Job) -> Result<Volume> {
+    let path = &job.volume;
+    if !place::is_volume(path) && !job.options.read_only {
+        create::create(path, &create::options())?;
+    }
+    let mut options = Options {
+        durability: job.options.durability,
+        read_only: job.options.read_only,
+        ..Options::default()
+    };
+    if let Some(bytes) = job.options.cache {
+        options.cache_bytes = bytes;
+    }
+    let volume = place::open(path, options)?;
+    // Only who has the volume's lock writes its log.
+    match Log::to_volume(path, crate::env()) {
+        Ok(log) => log.install(),
+        Err(_) if job.options.read_only => {}
+        Err(e) => return Err(Failure::host("write the log of", path, &e)),
+    }
+    let report = volume.recovery_report();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        clean = report.clean,
+        ops = report.ops,
+        bytes = report.bytes,
+        torn = report.torn,
+        orphans = report.orphans,
+        "opened"
+    );
+    for damage in &report.damage {
+        tracing::error!("damage: {damage}");
+    }
+    Ok(volume)
+}
+
+/// Serves until the mount is gone; answers with the command that asked for it, if one did.
+fn mounted(
+    job: &Job,
+    volume: &Volume,
+    events: Sender<Event>,
+    inbox: &Receiver<Event>,
+    ready: &mut dyn FnMut(),
+) -> Result<Option<UnixStream>> {
+    let listener = match socket::listen(&job.volume) {
+        Ok(listener) => Some(listener),
+        Err(_) if job.options.read_only => None,
+        Err(e) => return Err(Failure::host("listen in", &job.volume, &e)),
+    };
+    let sender = events.clone();
+    let server = Server::start(volume.clone(), job, move || {
+        let _ = sender.send(Event::Ended);
+    })?;
+    tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
+    if let Some(listener) = listener {
+        let desk = Arc::new(Desk {
+            volume: volume.clone(),
+            job: job.clone(),
+            clients: AtomicUsize::new(0),
+        });
+        spawn("commands", move || accept(&listener, &desk, &events))?;
+    }
+    ready();
+    let client = wait(job, inbox);
+    server.finish();
+    tracing::info!("unmounted");
+    Ok(client)
+}
+
+/// Waits until the mount is gone.
+fn wait(job: &Job, inbox: &Receiver<Event>) -> Option<UnixStream> {
+    let mut client = None;
+    loop {
+        match inbox.recv() {
+            Ok(Event::Signal) => {
+                tracing::info!("a signal asks to end");
+                let gone = unmount::plainly(&job.dir);
+                if gone != Ok(Outcome::Done) {
+                    // Whoever uses it keeps errors: a signal is an order.
+                    tracing::warn!("the mount is in use; it is taken away");
+                    if let Err(failure) = unmount::lazily(&job.dir) {
+                        tracing::error!("{failure}");
+                    }
+                    return client;
+                }
+            }
+            Ok(Event::Umount(mut stream)) => {
+                let failure = match unmount::plainly(&job.dir) {
+                    Ok(Outcome::Done) => {
+                        client = Some(stream);
+                        continue;
+                    }
+                    Ok(Outcome::Busy) => umount::busy(&job.dir),
+                    Err(failure) => failure,
+                };
+                // Who has gone away does not need the answer.
+                let _ = socket::answer(&mut stream, &Err(failure));
+            }
+            Ok(Event::Ended) | Err(_) => return client,
+        }
+    }
+}
+
+/// Takes requests until the process ends.
+fn accept(listener: &UnixListener, desk: &Arc<Desk>, events: &Sender<Event>) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else {
+            // Out of descriptors, perhaps: not a reason to spin.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            continue;
+        };
+        if desk.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+            desk.clients.fetch_sub(1, Ordering::Relaxed);
+            let failure = Failure::new("the daemon is busy with other commands; try again");
+            let _ = socket::answer(&mut stream, &Err(failure));
+            continue;
+        }
+        let (of_thread, events) = (Arc::clone(desk), events.clone());
+        let spawned = spawn("command", move || {
+            of_thread.serve(stream, &events);
+            of_thread.clients.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(failure) = spawned {
+            desk.clients.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!("{failure}");
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(|_| ())
+        .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))
+}
+
+/// Where commands are answered.
+struct Desk {
+    volume: Volume,
+    job: Job,
+    clients: AtomicUsize,
+}
+
+impl Desk {
+    fn serve(&self, mut stream: UnixStream, events: &Sender<Event>) {
+        let outcome = match socket::accept(&mut stream) {
+            Ok(Request::Umount) => {
+                let _ = events.send(Event::Umount(stream));
+                return;
+            }
+            Ok(request) => self.answer(request, &mut stream),
+            Err(failure) => Err(failure),
+        };
+        // A command that has gone away does not need the answer.
+        let _ = socket::answer(&mut stream, &outcome);
+    }
+
+    fn answer(&self, request: Request, stream: &mut UnixStream) -> Result<Value> {
+        let path: &Path = &self.job.volume;
+        match request {
+            Request::Info => info::document(&self.volume, path, Some(&self.job.dir)),
+            Request::Stats => Ok(stats::document(&self.volume)),
+            Request::Sync => {
+                let synced = self.volume.sync();
+                synced.map_err(|e| Failure::engine("sync", path, &e))?;
+                Ok(json!({}))
+            }
+            Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
+                let gone = |_| Failure::new("the command has gone away");
+                socket::progress(stream, step).map_err(gone)
+            }),
+            Request::Umount => Ok(json!({})),
+        }
+    }
+}

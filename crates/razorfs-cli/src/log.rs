@@ -1,0 +1,187 @@
+//! The log of the daemon: `VOLUME/razorfs.log`, of bounded size.
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use razorfs_disk::Env;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Name of the log in the volume.
+pub const NAME: &str = "razorfs.log";
+/// A log that is larger is set aside as `razorfs.log.1`, which replaces the one before.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Writes events to a file, or to standard error in the foreground.
+pub struct Log {
+    level: Level,
+    sink: Mutex<Sink>,
+    env: Box<dyn Env>,
+}
+
+enum Sink {
+    Stderr,
+    File { path: PathBuf, file: File, len: u64 },
+}
+
+impl Log {
+    /// To standard error.
+    pub fn to_stderr(env: Box<dyn Env>) -> Self {
+        Self::new(Sink::Stderr, env)
+    }
+
+    /// To the log file of a volume.
+    pub fn to_volume(volume: &Path, env: Box<dyn Env>) -> std::io::Result<Self> {
+        let path = volume.join(NAME);
+        let file = File::options().create(true).append(true).open(&path)?;
+        let len = file.metadata()?.len();
+        Ok(Self::new(Sink::File { path, file, len }, env))
+    }
+
+    fn new(sink: Sink, env: Box<dyn Env>) -> Self {
+        let level = match std::env::var("RAZORFS_LOG").as_deref() {
+            Ok("trace") => Level::TRACE,
+            Ok("debug") => Level::DEBUG,
+            Ok("warn") => Level::WARN,
+            Ok("error") => Level::ERROR,
+            _ => Level::INFO,
+        };
+        Self {
+            level,
+            sink: Mutex::new(sink),
+            env,
+        }
+    }
+
+    /// Makes it the log of the process; panics are written to it too.
+    pub fn install(self) {
+        // Only the first subscriber of a process counts, and this is it.
+        let _ = tracing::subscriber::set_global_default(self);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tracing::error!("{panic}");
+            before(panic);
+        }));
+    }
+
+    fn line(&self, line: &str) {
+        let Ok(mut sink) = self.sink.lock() else {
+            return;
+        };
+        sink.write(line);
+    }
+}
+
+impl Sink {
+    /// A log that cannot be written must not stop the daemon: errors are dropped.
+    fn write(&mut self, line: &str) {
+        match self {
+            Self::Stderr => eprint!("{line}"),
+            Self::File { path, file, len } => {
+                if *len > MAX_BYTES {
+                    let mut old = path.clone().into_os_string();
+                    old.push(".1");
+                    if std::fs::rename(&*path, old).is_ok()
+                        && let Ok(fresh) = File::options().create(true).append(true).open(path)
+                    {
+                        *file = fresh;
+                    }
+                    *len = 0;
+                }
+                let _ = file.write_all(line.as_bytes());
+                *len += line.len() as u64;
+            }
+        }
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let nanoseconds = self.env.now();
+        let seconds = i64::try_from(nanoseconds / 1_000_000_000).unwrap_or_default();
+        let mut text = Text(format!(
+            "{}.{:03}Z {:5} ",
+            crate::size::date(seconds),
+            nanoseconds / 1_000_000 % 1000,
+            event.metadata().level().as_str(),
+        ));
+        event.record(&mut text);
+        text.0.push('\n');
+        self.line(&text.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// The fields of an event, in one line.
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}").replace('\n', " ");
+        let _ = if field.name() == "message" {
+            write!(self.0, "{text}")
+        } else {
+            write!(self.0, " {}={text}", field.name())
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Still;
+
+    impl Env for Still {
+        fn now(&self) -> u64 {
+            1_500_000_000
+        }
+
+        fn monotonic(&self) -> u64 {
+            0
+        }
+
+        fn random(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn the_log_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::to_volume(dir.path(), Box::new(Still)).unwrap();
+        tracing::subscriber::with_default(log, || {
+            for n in 0..40_000 {
+                tracing::info!(n, "a line that is long enough to fill the log soon");
+            }
+        });
+        let size = |name| std::fs::metadata(dir.path().join(name)).unwrap().len();
+        assert!(size("razorfs.log") <= MAX_BYTES + 200);
+        assert!(size("razorfs.log.1") <= MAX_BYTES + 200);
+        let text = std::fs::read_to_string(dir.path().join("razorfs.log")).unwrap();
+        let last = text.lines().last().unwrap();
+        assert_eq!(
+            last,
+            "1970-01-01 00:00:01.500Z INFO  a line that is long enough to fill the log soon n=39999"
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! The other names that the program answers to.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::commands::mount;
+use crate::failure::{DAMAGE, Failure, Result};
+use crate::{report, run_line};
+
+/// Exit code of fsck(8) where damage was left as it is.
+const FSCK_UNCORRECTED: u8 = 4;
+/// Exit code of fsck(8) for an operational error.
+const FSCK_OPERATIONAL: u8 = 8;
+
+/// Runs a command line as the name of the program says.
+pub fn run(line: &[OsString]) -> u8 {
+    let name = line.first().map(Path::new).and_then(Path::file_name);
+    let rest = line.get(1..).unwrap_or_default();
+    match name.and_then(|n| n.to_str()).unwrap_or_default() {
+        "mount.razorfs" | "mount.fuse.razorfs" => report(mount_line(rest)),
+        "mkfs.razorfs" => run_line(&with_command("create", rest)),
+        "fsck.razorfs" => fsck(rest),
+        // As mount.fuse calls us for `mount -t fuse.razorfs VOLUME DIR`: no command is a path.
+        _ if rest.first().is_some_and(is_path) => report(mount_line(rest)),
+        _ => run_line(line),
+    }
+}
+
+fn is_path(word: &OsString) -> bool {
+    Path::new(word).components().count() > 1
+}
+
+fn with_command(command: &str, rest: &[OsString]) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["razorfs".into(), command.into()];
+    line.extend(rest.iter().cloned());
+    line
+}
+
+/// `VOLUME DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]`, as mount(8) calls its helpers.
+fn mount_line(rest: &[OsString]) -> Result<u8> {
+    let mut paths = Vec::new();
+    let mut options = Vec::new();
+    let mut words = rest.iter();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("-o") => {
+                let list = words.next().and_then(|list| list.to_str());
+                let list = list.ok_or_else(|| Failure::new("mount: -o needs options"))?;
+                options.push(list.to_owned());
+            }
+            Some("-N" | "-t") => {
+                words.next();
+            }
+            // A dry run.
+            Some("-f") => return Ok(0),
+            Some(flag) if flag.starts_with('-') => {}
+            _ => paths.push(PathBuf::from(word)),
+        }
+    }
+    let [volume, dir] = paths.as_slice() else {
+        let message = "mount: name a volume and a directory: mount.razorfs VOLUME DIR -o OPTIONS";
+        return Err(Failure::new(message));
+    };
+    mount::run(&mount::Args::new(volume.clone(), dir.clone(), options))
+}
+
+/// `[-aAfnpryV] VOLUME`, as fsck(8) calls its helpers. What is damaged stays as it is.
+fn fsck(rest: &[OsString]) -> u8 {
+    let is_flag = |word: &&OsString| word.to_string_lossy().starts_with('-');
+    let mut line = with_command("verify", &["--quiet".into()]);
+    line.extend(rest.iter().filter(|w| !is_flag(w)).cloned());
+    match run_line(&line) {
+        0 => 0,
+        DAMAGE => FSCK_UNCORRECTED,
+        _ => FSCK_OPERATIONAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn helpers_of_mount_and_fsck_are_understood() {
+        assert_eq!(mount_line(&words("/nowhere/v /nowhere/d -f")), Ok(0));
+        let failure = mount_line(&words("/nowhere/v -o ro")).unwrap_err();
+        assert!(failure.message.contains("name a volume and a directory"));
+        let failure = mount_line(&words("/nowhere/v /nowhere/d -n -o frob")).unwrap_err();
+        assert!(failure.message.contains("frob"));
+        assert_eq!(
+            run(&words("/sbin/fsck.razorfs -a /nowhere/v")),
+            FSCK_OPERATIONAL
+        );
+    }
+
+    #[test]
+    fn a_path_is_no_command() {
+        assert!(is_path(&"/v".into()) && is_path(&"a/b".into()));
+        assert!(!is_path(&"mount".into()));
+    }
+}

@@ -1,0 +1,131 @@
+//! The options of `mount -o`.
+
+use razorfs::Durability;
+
+use crate::failure::{Failure, Result};
+use crate::size;
+
+/// What the options say.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct MountOptions {
+    /// When writes are on the disk.
+    pub durability: Durability,
+    /// No write-back cache in the kernel: a crash leaves an exact prefix of the system calls.
+    pub strict_order: bool,
+    /// Bytes of the engine's cache.
+    pub cache: Option<u64>,
+    /// Other users may use the mount.
+    pub allow_other: bool,
+    /// Nothing is changed.
+    pub read_only: bool,
+    /// When reading sets the time of access.
+    pub atime: Atime,
+    /// Flags for the kernel, such as `nosuid`.
+    pub flags: Vec<String>,
+}
+
+/// When reading sets the time of access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Atime {
+    /// If it is older than the last change, or than a day.
+    #[default]
+    Relative,
+    /// Never.
+    Never,
+}
+
+/// What is shown where an option is unknown.
+const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
+    allow_other, ro, rw, noatime, relatime, nosuid, suid, nodev, dev, noexec, exec";
+
+/// What fstab and mount(8) pass along, and what is not for us.
+const IGNORED: [&str; 9] = [
+    "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "owner",
+];
+
+impl MountOptions {
+    /// Reads the values of all `-o`, each a list separated by commas.
+    pub fn parse(lists: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        for option in lists.iter().flat_map(|list| list.split(',')) {
+            options.apply(option.trim())?;
+        }
+        Ok(options)
+    }
+
+    fn apply(&mut self, option: &str) -> Result<()> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        match (name, value) {
+            ("durability", Some("sync")) => self.durability = Durability::Sync,
+            ("durability", Some("async")) => self.durability = Durability::Async,
+            ("durability", Some("journal-only")) => self.durability = Durability::JournalOnly,
+            ("sync", None) => self.durability = Durability::Sync,
+            ("async", None) => self.durability = Durability::Async,
+            ("order", Some("strict")) => self.strict_order = true,
+            ("order", Some("default")) => self.strict_order = false,
+            ("cache", Some(value)) => {
+                let bytes = size::parse(value)
+                    .map_err(|e| Failure::new(format!("mount option cache: {e}")))?;
+                self.cache = Some(bytes);
+            }
+            ("allow_other", None) => self.allow_other = true,
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("noatime", None) => self.atime = Atime::Never,
+            ("relatime", None) => self.atime = Atime::Relative,
+            ("nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec", None) => {
+                self.flags.push(name.to_owned());
+            }
+            _ if option.is_empty() || name.starts_with("x-") => {}
+            _ if IGNORED.contains(&name) => {}
+            _ => {
+                let message = format!("unknown mount option {option:?}; there are {LIST}");
+                return Err(Failure::new(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_the_last_one_counts() {
+        let lists = [
+            "durability=sync,order=strict,cache=64M,noatime".to_owned(),
+            "defaults,nofail,x-systemd.automount,rw,ro,nosuid,durability=journal-only".to_owned(),
+        ];
+        let options = MountOptions::parse(&lists).unwrap();
+        assert_eq!(options.durability, Durability::JournalOnly);
+        assert!(options.strict_order && options.read_only && !options.allow_other);
+        assert_eq!(options.cache, Some(64 << 20));
+        assert_eq!(options.atime, Atime::Never);
+        assert_eq!(options.flags, ["nosuid"]);
+    }
+
+    #[test]
+    fn unknown_options_are_refused_with_the_list() {
+        for bad in [
+            "frob",
+            "durability=maybe",
+            "cache=",
+            "cache",
+            "order=2",
+            "ro=1",
+        ] {
+            let failure = MountOptions::parse(&[bad.to_owned()]).unwrap_err();
+            assert!(failure.message.contains("option"), "{failure}");
+        }
+        let failure = MountOptions::parse(&["frob".to_owned()]).unwrap_err();
+        assert!(
+            failure
+                .message
+                .contains("durability=sync|async|journal-only")
+        );
+    }
+}

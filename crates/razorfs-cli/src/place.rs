@@ -1,0 +1,264 @@
+//! What a user names: a volume that is not mounted, one that is, or a mount point.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use razorfs::{Options, Volume};
+use serde_json::Value;
+
+use crate::failure::{Failure, Result};
+use crate::mountinfo;
+use crate::socket::{self, Request};
+use crate::tree::{HostTree, Tree, VolumeTree, inner};
+
+/// The file that every volume has.
+const SUPER: &str = "SUPER";
+
+/// Where the commands of a user go.
+pub enum Place {
+    /// A volume that nobody has mounted.
+    Closed(PathBuf),
+    /// A volume whose daemon answers.
+    Live(Live),
+}
+
+/// A volume whose daemon answers.
+pub struct Live {
+    /// The volume.
+    pub volume: PathBuf,
+    /// Where it is mounted, as far as this process can see it.
+    pub dir: Option<PathBuf>,
+    stream: UnixStream,
+}
+
+impl Live {
+    /// Asks the daemon.
+    pub fn ask(&mut self, request: Request) -> Result<Value> {
+        self.ask_with(request, &mut |_| {})
+    }
+
+    /// Asks the daemon, and looks at the progress of its work.
+    pub fn ask_with(
+        &mut self,
+        request: Request,
+        progress: &mut dyn FnMut(&Value),
+    ) -> Result<Value> {
+        socket::ask(&mut self.stream, &self.volume, request, progress)
+    }
+
+    /// Waits until the daemon's process has ended.
+    pub fn wait_for_end(&mut self) {
+        socket::wait_for_end(&mut self.stream);
+    }
+}
+
+impl Place {
+    /// Finds out what `path` is.
+    pub fn find(path: &Path) -> Result<Self> {
+        let full = absolute(path)?;
+        if let Some(mount) = mountinfo::at(&full) {
+            return match connect(&mount.volume) {
+                Some(live) => Ok(Self::Live(live)),
+                None => Err(dead(&full, &mount.volume)),
+            };
+        }
+        if is_volume(&full) {
+            return Ok(match connect(&full) {
+                Some(live) => Self::Live(live),
+                None => Self::Closed(full),
+            });
+        }
+        let cause = if full.exists() {
+            "it is neither a volume nor the mount point of one"
+        } else {
+            "no such file or directory"
+        };
+        let remedy = "check the path, or make a volume with `razorfs create`";
+        Err(Failure::with("use", path, cause, remedy))
+    }
+}
+
+/// What is said of a mount whose daemon is gone.
+fn dead(dir: &Path, volume: &Path) -> Failure {
+    let (dir, volume) = (crate::failure::shown(dir), crate::failure::shown(volume));
+    Failure::new(format!(
+        "cannot use {dir}: the daemon of this mount is gone; run `razorfs umount {dir}` and then \
+         `razorfs mount {volume} {dir}`"
+    ))
+}
+
+fn connect(volume: &Path) -> Option<Live> {
+    let stream = socket::connect(volume)?;
+    Some(Live {
+        dir: mountinfo::of(volume).pop().map(|m| m.dir),
+        volume: volume.to_path_buf(),
+        stream,
+    })
+}
+
+/// Whether a directory looks like a volume.
+pub fn is_volume(path: &Path) -> bool {
+    path.join(SUPER).exists()
+}
+
+/// The path from the root of the host, without symbolic links as far as that can be told without
+/// asking what is at its end: that may be a mount whose daemon is gone.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    let full = std::path::absolute(path).map_err(|e| Failure::host("find", path, &e))?;
+    if mountinfo::at(&full).is_some() {
+        return Ok(full);
+    }
+    if let Ok(real) = full.canonicalize() {
+        return Ok(real);
+    }
+    let real = |parent: &Path| parent.canonicalize().ok();
+    Ok(match (full.parent().and_then(real), full.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => full,
+    })
+}
+
+/// A place and a path in it: `PLACE:/path`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spot {
+    /// The place.
+    pub place: PathBuf,
+    /// The path in it, relative to its root.
+    pub path: PathBuf,
+}
+
+/// Splits `PLACE:/path`. `None` if it has no `:/`. Where there are several, the first before
+/// which there is something counts.
+pub fn split(text: &Path) -> Result<Option<Spot>> {
+    let bytes = text.as_os_str().as_bytes();
+    let at = |n: usize| {
+        let (place, path) = bytes.split_at_checked(n)?;
+        let (place, path) = (place.to_vec(), path.get(1..)?.to_vec());
+        let to_path = |bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        Some((to_path(place), to_path(path)))
+    };
+    let mut found = bytes
+        .windows(2)
+        .enumerate()
+        .filter(|(n, pair)| *n > 0 && *pair == b":/")
+        .filter_map(|(n, _)| at(n));
+    let Some(first) = found.next() else {
+        return Ok(None);
+    };
+    let exists = |place: &Path| mountinfo::at(place).is_some() || place.exists();
+    let (place, path) = if exists(&first.0) {
+        first
+    } else {
+        found.find(|(place, _)| exists(place)).unwrap_or(first)
+    };
+    Ok(Some(Spot {
+        place,
+        path: inner(&path)?,
+    }))
+}
+
+/// `PLACE:/path`, or a place alone, which means its root.
+pub fn spot(text: &Path) -> Result<Spot> {
+    Ok(split(text)?.unwrap_or_else(|| Spot {
+        place: text.to_path_buf(),
+        path: PathBuf::new(),
+    }))
+}
+
+/// The tree of a place, however it is reached.
+pub enum Opened {
+    /// Through its mount point.
+    Mounted(HostTree),
+    /// As a library, boxed because it is large.
+    Inside(Box<VolumeTree>),
+}
+
+impl Opened {
+    /// Opens the tree of a place.
+    pub fn open(place: &Path, write: bool) -> Result<Self> {
+        match Place::find(place)? {
+            Place::Live(live) => match live.dir {
+                Some(dir) => Ok(Self::Mounted(HostTree::new(dir))),
+                None => Err(Failure::with(
+                    "use",
+                    &live.volume,
+                    "it is mounted where this process cannot see it",
+                    "use it from the container or namespace that has mounted it",
+                )),
+            },
+            Place::Closed(volume) => {
+                let options = Options {
+                    read_only: !write,
+                    ..Options::default()
+                };
+                let opened = open(&volume, options)?;
+                Ok(Self::Inside(Box::new(VolumeTree::new(opened, place))))
+            }
+        }
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> &dyn Tree {
+        match self {
+            Self::Mounted(tree) => tree,
+            Self::Inside(tree) => tree.as_ref(),
+        }
+    }
+
+    /// Closes it. What was written is on the disk if it was opened as a library.
+    pub fn close(self) -> Result<()> {
+        match self {
+            Self::Mounted(_) => Ok(()),
+            Self::Inside(tree) => {
+                let place = tree.shown(Path::new(""));
+                let volume = tree.into_volume();
+                volume
+                    .close()
+                    .map_err(|e| Failure::engine("close", place, &e))
+            }
+        }
+    }
+}
+
+/// Opens a volume as a library.
+pub fn open(volume: &Path, options: Options) -> Result<Volume> {
+    Volume::open(volume, options).map_err(|e| Failure::engine("open", volume, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spots_are_split_where_a_place_is() {
+        let spot = |place: &str, path: &str| Spot {
+            place: place.into(),
+            path: path.into(),
+        };
+        let of = |text: &str| split(Path::new(text)).unwrap();
+        assert_eq!(of("v.rzfs:/a/b"), Some(spot("v.rzfs", "a/b")));
+        assert_eq!(of("v.rzfs:/"), Some(spot("v.rzfs", "")));
+        assert_eq!(of("v.rzfs:/a:/b"), Some(spot("v.rzfs", "a:/b")));
+        assert_eq!(of("/plain/path"), None);
+        assert_eq!(of(":/x"), None);
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("a:");
+        std::fs::create_dir_all(odd.join("v")).unwrap();
+        let text = format!("{}/v:/x", odd.display());
+        assert_eq!(
+            split(Path::new(&text)).unwrap().unwrap().path,
+            Path::new("x")
+        );
+        assert!(split(Path::new("v:/../x")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_volume_is_refused_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = Place::find(dir.path()).err().unwrap();
+        assert!(failure.message.contains("neither a volume nor"));
+        let failure = Place::find(&dir.path().join("x")).err().unwrap();
+        assert!(failure.message.contains("razorfs create"));
+    }
+}

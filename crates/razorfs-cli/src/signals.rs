@@ -1,0 +1,72 @@
+//! Signals, taken by a thread of their own.
+#![expect(unsafe_code, reason = "the standard library has no signals")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::failure::{COULD_NOT_RUN, Failure, Result};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether Ctrl-C came. Long work looks at it between two operations.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP call `action` from a thread, and nothing else. To be
+/// called while the process has one thread: threads that exist keep the old behaviour.
+pub fn take(action: impl Fn() + Send + 'static) -> Result<()> {
+    let set = block()?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            loop {
+                let mut signal = 0;
+                // SAFETY: both pointers are to live values of the right types.
+                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+                    action();
+                }
+            }
+        })
+        .map(|_| ())
+        .map_err(|e| Failure::new(format!("cannot start a thread: {e}")).code(COULD_NOT_RUN))
+}
+
+/// From now on Ctrl-C only makes [`interrupted`] true; a second one ends the process.
+pub fn note_interrupts() -> Result<()> {
+    take(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+}
+
+/// An error if Ctrl-C came.
+pub fn check() -> Result<()> {
+    if interrupted() {
+        return Err(Failure::new("interrupted"));
+    }
+    Ok(())
+}
+
+fn block() -> Result<libc::sigset_t> {
+    // SAFETY: a signal set is plain data, and sigemptyset initialises it before it is used; the
+    // pointers are to live values.
+    let (set, outcome) = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        let none = std::ptr::null_mut();
+        (
+            set,
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, none),
+        )
+    };
+    if outcome == 0 {
+        Ok(set)
+    } else {
+        let e = std::io::Error::from_raw_os_error(outcome);
+        Err(Failure::new(format!("cannot take signals: {e}")).code(COULD_NOT_RUN))
+    }
+}

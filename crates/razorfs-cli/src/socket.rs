@@ -1,0 +1,286 @@
+//! How a command talks to the daemon that has a volume mounted: `VOLUME/razorfs.sock`.
+//!
+//! A message is a length (u32, little endian) and a JSON document of that length. The command
+//! sends one request, `{"v":1,"request":NAME,...}`; the daemon answers with any number of
+//! `{"v":1,"progress":{...}}` and one `{"v":1,"done":...}` or `{"v":1,"failed":TEXT,"code":N}`.
+//! Both sides bound what they read. Only the owner of the daemon and root are served.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Result};
+
+/// Version of the protocol.
+pub const VERSION: u64 = 1;
+/// Name of the socket in the volume.
+pub const NAME: &str = "razorfs.sock";
+/// A request is never longer.
+const MAX_REQUEST: usize = 4 << 10;
+/// An answer is never longer.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long the daemon waits for the bytes of a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a command asks the daemon to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// What `razorfs info` shows.
+    Info,
+    /// Everything done so far becomes durable.
+    Sync,
+    /// What `razorfs stats` shows.
+    Stats,
+    /// Checks the volume at a level.
+    Verify(u8),
+    /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
+    Umount,
+}
+
+impl Request {
+    fn to_json(self) -> Value {
+        let name = match self {
+            Self::Info => "info",
+            Self::Sync => "sync",
+            Self::Stats => "stats",
+            Self::Umount => "umount",
+            Self::Verify(level) => {
+                return json!({"v": VERSION, "request": "verify", "level": level});
+            }
+        };
+        json!({"v": VERSION, "request": name})
+    }
+
+    fn from_json(value: &Value) -> std::result::Result<Self, String> {
+        let version = value.get("v").and_then(Value::as_u64);
+        if version != Some(VERSION) {
+            let theirs = version.map_or("none".into(), |v| v.to_string());
+            return Err(format!(
+                "the daemon speaks version {VERSION} of the protocol, the command {theirs}; \
+                 unmount the volume and mount it with this razorfs"
+            ));
+        }
+        let name = value.get("request").and_then(Value::as_str);
+        Ok(match name.unwrap_or_default() {
+            "info" => Self::Info,
+            "sync" => Self::Sync,
+            "stats" => Self::Stats,
+            "umount" => Self::Umount,
+            "verify" => {
+                let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
+                let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
+                Self::Verify(level)
+            }
+            _ => return Err("the daemon does not know this request; is it older?".into()),
+        })
+    }
+}
+
+/// Path to the socket that fits `sun_path` however long the volume's path is, together with the
+/// open directory that it goes through.
+fn short_path(volume: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
+    let dir = std::fs::File::open(volume)?;
+    let path = format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd());
+    Ok((dir, path.into()))
+}
+
+/// Connects to the daemon of a volume; `None` if there is none.
+pub fn connect(volume: &Path) -> Option<UnixStream> {
+    let (_dir, path) = short_path(volume).ok()?;
+    UnixStream::connect(path).ok()
+}
+
+/// Starts to listen in a volume. The caller holds the volume's lock, so that a socket that is
+/// there is the leftover of a daemon that died.
+pub fn listen(volume: &Path) -> std::io::Result<UnixListener> {
+    let (_dir, path) = short_path(volume)?;
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(&path);
+    rustix::process::umask(before);
+    listener
+}
+
+/// Removes the socket of a volume.
+pub fn remove(volume: &Path) {
+    // Nothing is lost if it stays: the next daemon removes it.
+    let _ = std::fs::remove_file(volume.join(NAME));
+}
+
+/// Asks, and waits for the answer; `progress` sees what comes before it.
+pub fn ask(
+    stream: &mut UnixStream,
+    volume: &Path,
+    request: Request,
+    progress: &mut dyn FnMut(&Value),
+) -> Result<Value> {
+    let broken = |e: std::io::Error| {
+        Failure::with(
+            "talk to the daemon of",
+            volume,
+            crate::failure::plain(&e),
+            "look at razorfs.log in the volume",
+        )
+    };
+    send(stream, &request.to_json()).map_err(broken)?;
+    loop {
+        let Some(answer) = receive(stream, MAX_ANSWER).map_err(broken)? else {
+            let end = std::io::Error::other("it ended without an answer");
+            return Err(broken(end));
+        };
+        if let Some(value) = answer.get("progress") {
+            progress(value);
+        } else if let Some(text) = answer.get("failed").and_then(Value::as_str) {
+            let code = answer.get("code").and_then(Value::as_u64).unwrap_or(1);
+            return Err(Failure::new(text).code(u8::try_from(code).unwrap_or(1)));
+        } else if let Some(value) = answer.get("done") {
+            return Ok(value.clone());
+        } else {
+            let end = std::io::Error::other("its answer is of another version");
+            return Err(broken(end));
+        }
+    }
+}
+
+/// Waits until the other side has closed the connection.
+pub fn wait_for_end(stream: &mut UnixStream) {
+    let mut rest = [0; 512];
+    while let Ok(1..) = stream.read(&mut rest) {}
+}
+
+/// Reads one request on the daemon's side, after looking at who sends it.
+pub fn accept(stream: &mut UnixStream) -> Result<Request> {
+    let own = rustix::process::geteuid();
+    let peer = rustix::net::sockopt::socket_peercred(&*stream)
+        .map_err(|e| Failure::new(format!("cannot tell who asks: {e}")))?;
+    if !peer.uid.is_root() && peer.uid != own {
+        let message = "the daemon belongs to another user; ask them, or use root";
+        return Err(Failure::new(message));
+    }
+    let timeout = |e: std::io::Error| Failure::new(format!("no request came: {e}"));
+    stream.set_read_timeout(Some(PATIENCE)).map_err(timeout)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(timeout)?;
+    let value = receive(stream, MAX_REQUEST).map_err(timeout)?;
+    let value = value.ok_or_else(|| Failure::new("the connection closed"))?;
+    Request::from_json(&value).map_err(Failure::new)
+}
+
+/// Sends a step of progress from the daemon.
+pub fn progress(stream: &mut UnixStream, value: &Value) -> std::io::Result<()> {
+    send(stream, &json!({"v": VERSION, "progress": value}))
+}
+
+/// Sends the last answer from the daemon.
+pub fn answer(stream: &mut UnixStream, outcome: &Result<Value>) -> std::io::Result<()> {
+    let message = match outcome {
+        Ok(value) => json!({"v": VERSION, "done": value}),
+        Err(failure) => {
+            json!({"v": VERSION, "failed": failure.message, "code": failure.code})
+        }
+    };
+    send(stream, &message)
+}
+
+fn send(stream: &mut impl Write, value: &Value) -> std::io::Result<()> {
+    let body = value.to_string().into_bytes();
+    let len = u32::try_from(body.len()).map_err(std::io::Error::other)?;
+    let mut message = len.to_le_bytes().to_vec();
+    message.extend(body);
+    stream.write_all(&message)
+}
+
+/// The next message; `None` at the end of the stream.
+fn receive(stream: &mut impl Read, max: usize) -> std::io::Result<Option<Value>> {
+    let mut header = [0; 4];
+    match stream.read_exact(&mut header) {
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let len = u32::from_le_bytes(header);
+    if usize::try_from(len).is_ok_and(|len| len > max) {
+        return Err(std::io::Error::other("the message is too long"));
+    }
+    // Grows with what really arrives: a length alone reserves nothing.
+    let mut body = Vec::new();
+    stream.take(u64::from(len)).read_to_end(&mut body)?;
+    if body.len() != usize::try_from(len).unwrap_or(usize::MAX) {
+        return Err(std::io::Error::other("the message is cut off"));
+    }
+    let value = serde_json::from_slice(&body).map_err(std::io::Error::other)?;
+    Ok(Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_wire() {
+        for request in [
+            Request::Info,
+            Request::Sync,
+            Request::Stats,
+            Request::Verify(3),
+            Request::Umount,
+        ] {
+            let mut wire = Vec::new();
+            send(&mut wire, &request.to_json()).unwrap();
+            let value = receive(&mut wire.as_slice(), MAX_REQUEST).unwrap().unwrap();
+            assert_eq!(Request::from_json(&value), Ok(request));
+        }
+    }
+
+    #[test]
+    fn hostile_messages_are_errors() {
+        let too_long = u32::MAX.to_le_bytes();
+        assert!(receive(&mut too_long.as_slice(), MAX_REQUEST).is_err());
+        let cut = [10, 0, 0, 0, b'{'];
+        assert!(receive(&mut cut.as_slice(), MAX_REQUEST).is_err());
+        let deep = "[".repeat(4000);
+        let mut wire = 4000u32.to_le_bytes().to_vec();
+        wire.extend(deep.bytes());
+        assert!(receive(&mut wire.as_slice(), MAX_REQUEST).is_err());
+        assert!(receive(&mut [].as_slice(), 1).unwrap().is_none());
+        for odd in [
+            json!(null),
+            json!([]),
+            json!({"v": 2, "request": "info"}),
+            json!({"v": 1, "request": "format my disk"}),
+            json!({"v": 1, "request": "verify", "level": 999}),
+            json!({"v": "1", "request": 7}),
+        ] {
+            assert!(Request::from_json(&odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_volume_with_a_long_path_has_a_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v".repeat(200));
+        std::fs::create_dir(&volume).unwrap();
+        let listener = listen(&volume).unwrap();
+        let mut client = connect(&volume).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let server = std::thread::spawn(move || {
+            assert_eq!(accept(&mut served).unwrap(), Request::Sync);
+            progress(&mut served, &json!(1)).unwrap();
+            answer(&mut served, &Err(Failure::new("no").code(4))).unwrap();
+        });
+        let mut steps = 0;
+        let outcome = ask(&mut client, &volume, Request::Sync, &mut |_| steps += 1);
+        assert_eq!(outcome, Err(Failure::new("no").code(4)));
+        assert_eq!(steps, 1);
+        server.join().unwrap();
+        // A second daemon takes the name over.
+        drop(listener);
+        assert!(connect(&volume).is_none());
+        listen(&volume).unwrap();
+    }
+}

@@ -1,0 +1,352 @@
+//! The commands, one by one, as users and scripts meet them.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{
+    Mount, RAZORFS, fails, info, is_alive, is_mounted, ok, razorfs, reap, run, signal, wait_until,
+};
+
+#[test]
+fn mount_makes_what_is_missing_and_umount_leaves_nothing_running() {
+    let mount = Mount::with(&[]);
+    fs::write(mount.dir.join("a"), b"kept").unwrap();
+    let pid = mount.pid();
+    mount.umount();
+    assert!(!is_alive(pid), "the daemon has ended when umount returns");
+    assert!(!is_mounted(&mount.dir));
+    assert!(!mount.volume.join("razorfs.sock").exists());
+    mount.verify();
+    mount.mount(&[]);
+    assert_eq!(fs::read(mount.dir.join("a")).unwrap(), b"kept");
+    assert_eq!(mount.info()["recovery"]["clean"], Value::Bool(true));
+    let log = fs::read_to_string(mount.volume.join("razorfs.log")).unwrap();
+    assert!(log.contains("the volume is closed"), "{log}");
+    mount.umount();
+}
+
+#[test]
+fn a_second_mount_is_refused_and_told_who_has_the_volume() {
+    let mount = Mount::with(&[]);
+    let pid = mount.pid();
+    let other = mount.room.path().join("other");
+    let args = [
+        "mount".as_ref(),
+        mount.volume.as_os_str(),
+        other.as_os_str(),
+    ];
+    let line = fails(1, args);
+    assert!(line.contains(&format!("pid {pid}")), "{line}");
+    assert!(line.contains("razorfs umount"), "{line}");
+    let other = Mount::new();
+    let args = [
+        "mount".as_ref(),
+        other.volume.as_os_str(),
+        mount.dir.as_os_str(),
+    ];
+    let line = fails(1, args);
+    assert!(line.contains("is mounted there"), "{line}");
+}
+
+#[test]
+fn a_busy_mount_stays_and_names_who_uses_it() {
+    let mount = Mount::with(&[]);
+    fs::write(mount.dir.join("held"), b"x").unwrap();
+    let mut sleeper = Command::new("sleep")
+        .arg("600")
+        .stdin(fs::File::open(mount.dir.join("held")).unwrap())
+        .spawn()
+        .unwrap();
+    let line = fails(1, ["umount".as_ref(), mount.dir.as_os_str()]);
+    assert!(
+        line.contains(&format!("sleep (pid {})", sleeper.id())),
+        "{line}"
+    );
+    assert!(is_mounted(&mount.dir));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    mount.umount();
+}
+
+#[test]
+fn signals_and_foreign_unmounts_end_the_daemon_properly() {
+    let mount = Mount::with(&[]);
+    for (n, end) in ["TERM", "INT", "umount"].iter().enumerate() {
+        fs::write(mount.dir.join(format!("f{n}")), b"not synced").unwrap();
+        let pid = mount.pid();
+        if *end == "umount" {
+            run(Command::new("fusermount3").arg("-u").arg(&mount.dir));
+        } else {
+            signal(pid, end);
+        }
+        wait_until("the daemon has ended", || !is_alive(pid));
+        assert!(!is_mounted(&mount.dir));
+        mount.mount(&[]);
+        assert_eq!(
+            mount.info()["recovery"]["clean"],
+            Value::Bool(true),
+            "{end}"
+        );
+        assert_eq!(
+            fs::read(mount.dir.join(format!("f{n}"))).unwrap(),
+            b"not synced"
+        );
+    }
+    mount.umount();
+}
+
+#[test]
+fn ctrl_c_in_the_foreground_unmounts() {
+    let mount = Mount::new();
+    let child = Command::new(RAZORFS)
+        .args(["mount", "--foreground"])
+        .args([&mount.volume, &mount.dir])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it is mounted", || is_mounted(&mount.dir));
+    wait_until("it answers", || !mount.info().is_null());
+    fs::write(mount.dir.join("a"), b"x").unwrap();
+    signal(child.id(), "INT");
+    reap(child);
+    assert!(!is_mounted(&mount.dir));
+    mount.verify();
+    assert_eq!(ok(["cat", &mount.at("a")]), "x");
+}
+
+#[test]
+fn a_mount_whose_daemon_was_killed_is_mounted_over() {
+    let mount = Mount::with(&[]);
+    fs::write(mount.dir.join("a"), b"x").unwrap();
+    mount.sync();
+    mount.kill(mount.pid());
+    let line = fails(1, ["ls".as_ref(), mount.dir.as_os_str()]);
+    assert!(line.contains("daemon of this mount is gone"), "{line}");
+    // By the volume it is a volume that nobody has mounted.
+    assert_eq!(ok(["cat", &mount.at("a")]), "x");
+    mount.mount(&[]);
+    assert_eq!(fs::read(mount.dir.join("a")).unwrap(), b"x");
+    mount.umount();
+}
+
+#[test]
+fn a_mount_point_that_cannot_be_used_is_refused_in_one_line() {
+    let mount = Mount::new();
+    let file = mount.room.path().join("file");
+    fs::write(&file, b"").unwrap();
+    let volume = mount.volume.as_os_str();
+    let line = fails(1, ["mount".as_ref(), volume, file.as_os_str()]);
+    assert!(line.contains("not a directory"), "{line}");
+    let inside = mount.volume.join("mnt");
+    let line = fails(1, ["mount".as_ref(), volume, inside.as_os_str()]);
+    assert!(line.contains("inside of each other"), "{line}");
+    let dir = mount.dir.as_os_str();
+    let line = fails(
+        1,
+        [
+            "mount".as_ref(),
+            "-o".as_ref(),
+            "frob".as_ref(),
+            volume,
+            dir,
+        ],
+    );
+    assert!(
+        line.contains("frob") && line.contains("durability="),
+        "{line}"
+    );
+    fs::create_dir(&mount.volume).unwrap();
+    fs::write(mount.volume.join("precious"), b"").unwrap();
+    let line = fails(1, ["mount".as_ref(), volume, dir]);
+    assert!(line.contains("not empty"), "{line}");
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    let mount = Mount::with(&["-o", "durability=sync"]);
+    fs::write(mount.dir.join("a"), b"x").unwrap();
+    mount.umount();
+    mount.mount(&["--read-only"]);
+    assert_eq!(fs::read(mount.dir.join("a")).unwrap(), b"x");
+    let error = fs::write(mount.dir.join("b"), b"x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    mount.umount();
+}
+
+#[test]
+fn files_are_handled_alike_with_and_without_a_mount() {
+    let mount = Mount::new();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    files(&mount);
+    ok(["rm", "-r", &mount.at("dir")]);
+    mount.mount(&[]);
+    files(&mount);
+    mount.umount();
+    mount.verify();
+    assert_eq!(ok(["cat", &mount.at("dir/sub/copy")]), "some bytes\n");
+}
+
+fn files(mount: &Mount) {
+    let host = mount.room.path().join("host");
+    let host = host.to_str().unwrap();
+    fs::write(host, b"some bytes\n").unwrap();
+    let at = |path| mount.at(path);
+    ok(["mkdir", "-p", &at("dir/sub")]);
+    fails(1, ["mkdir", &at("dir")]);
+    ok(["cp", "-q", host, &at("dir")]);
+    ok(["cp", "-q", &at("dir/host"), &at("dir/sub/copy")]);
+    assert_eq!(ok(["cat", &at("dir/sub/copy")]), "some bytes\n");
+    assert_eq!(ok(["ls", &at("dir")]), "host\nsub\n");
+    fails(1, ["cp", "-q", &at("dir"), "/nowhere"]);
+    ok(["cp", "-q", "-r", &at("dir/sub"), &at("twin")]);
+    let stat: Value = serde_json::from_str(&ok(["stat", "--json", &at("twin/copy")])).unwrap();
+    assert_eq!(stat["size"], 11);
+    assert_eq!(stat["kind"], "file");
+    let list: Value = serde_json::from_str(&ok(["ls", "--json", &at("")])).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    fails(1, ["rm", &at("twin")]);
+    ok(["rm", "-r", &at("twin")]);
+    fails(1, ["rm", &at("twin")]);
+    ok(["rm", "-f", &at("twin")]);
+    let line = fails(1, ["cat", &at("twin")]);
+    assert!(line.contains("no such file"), "{line}");
+    fails(1, ["rm", "-r", &at("")]);
+    fails(1, ["cat", &at("../../etc/passwd")]);
+}
+
+#[test]
+fn info_and_stats_are_one_document_and_work_on_every_place() {
+    let mount = Mount::with(&[]);
+    fs::write(mount.dir.join("a"), vec![7; 100_000]).unwrap();
+    for place in [&mount.volume, &mount.dir] {
+        let document = info(place);
+        assert_eq!(document["schema"], 1);
+        assert_eq!(document["mounted"], mount.dir.to_str().unwrap());
+        assert_eq!(document["bytes"], 100_000);
+        assert_eq!(document["health"], "ok");
+        let stats = ok(["stats".as_ref(), place.as_os_str(), "--json".as_ref()]);
+        let stats: Value = serde_json::from_str(&stats).unwrap();
+        assert!(stats["ops"].as_u64().unwrap() > 0);
+        let text = ok(["stats".as_ref(), place.as_os_str(), "--prometheus".as_ref()]);
+        assert!(text.contains("# TYPE razorfs_ops_total counter"));
+        let said = ok(["verify".as_ref(), place.as_os_str(), "--json".as_ref()]);
+        let report: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(report["clean"], Value::Bool(true));
+    }
+    mount.umount();
+    let document = info(&mount.volume);
+    assert_eq!(document["mounted"], Value::Null);
+    assert_eq!(document["bytes"], 100_000);
+}
+
+#[test]
+fn damaged_data_is_found_and_has_exit_code_4() {
+    let mount = Mount::with(&[]);
+    let bytes: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(mount.dir.join("a"), bytes).unwrap();
+    mount.umount();
+    mount.verify();
+    let packs = fs::read_dir(mount.volume.join("pack")).unwrap();
+    for pack in packs.map(|pack| pack.unwrap().path()) {
+        let mut bytes = fs::read(&pack).unwrap();
+        // In the middle of the first frame, which is larger than that.
+        bytes[20_000] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+    }
+    let volume = mount.volume.as_os_str();
+    let output = razorfs(["verify".as_ref(), volume, "--level=3".as_ref()]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(!output.stdout.is_empty());
+    let fsck = |args: &[&str]| {
+        let mut command = Command::new(RAZORFS);
+        command.arg0("fsck.razorfs").args(args).arg(&mount.volume);
+        command.output().unwrap().status.code()
+    };
+    // Metadata is not damaged, and fsck does not read data.
+    assert_eq!(fsck(&["-a"]), Some(0));
+    fs::write(mount.volume.join("SUPER"), [0; 16384]).unwrap();
+    let code = fsck(&["-n"]);
+    assert!(code == Some(4) || code == Some(8), "{code:?}");
+}
+
+#[test]
+fn helpers_of_mount_and_mkfs_work_by_name() {
+    let mount = Mount::new();
+    let by_name = |name: &str| {
+        let mut command = Command::new(RAZORFS);
+        command.arg0(name);
+        command
+    };
+    run(by_name("mkfs.razorfs").arg(&mount.volume));
+    let mut command = by_name("/sbin/mount.razorfs");
+    run(command
+        .args([&mount.volume, &mount.dir])
+        .args(["-n", "-o", "rw,noatime"]));
+    assert!(is_mounted(&mount.dir));
+    mount.umount();
+    // As mount.fuse calls the program.
+    run(by_name("razorfs")
+        .args([&mount.volume, &mount.dir])
+        .args(["-o", "rw"]));
+    assert!(is_mounted(&mount.dir));
+    mount.umount();
+}
+
+#[test]
+fn many_commands_at_once_get_their_answers() {
+    let mount = Mount::with(&[]);
+    std::thread::scope(|scope| {
+        for n in 0..12 {
+            let mount = &mount;
+            scope.spawn(move || {
+                fs::write(mount.dir.join(format!("f{n}")), b"x").unwrap();
+                mount.sync();
+                assert_eq!(mount.info()["health"], "ok");
+            });
+        }
+    });
+    mount.umount();
+}
+
+#[test]
+fn hostile_bytes_on_the_socket_change_nothing() {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    let mount = Mount::with(&[]);
+    let connect = || UnixStream::connect(mount.volume.join("razorfs.sock")).unwrap();
+    for bytes in [
+        &b"\xff\xff\xff\xff"[..],
+        b"\x02\x00\x00\x00{}",
+        b"\x04\x00\x00\x00[[[[",
+        b"\x00\x00\x00\x00",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let mut stream = connect();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // The daemon hangs up on what it has not read, which may end the answer with an error.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("failed"), "{answer}");
+    }
+    assert_eq!(mount.info()["health"], "ok");
+    mount.umount();
+}
+
+#[test]
+fn errors_are_one_line_with_a_remedy() {
+    let line = fails(1, ["info", "/nowhere/at/all"]);
+    assert!(line.contains("razorfs create"), "{line}");
+    fails(1, ["frob"]);
+    fails(1, ["mount", "only-one"]);
+    fails(1, ["verify", "x", "--level", "9"]);
+    fails(1, ["umount", "/"]);
+    let help = ok(["help", "mount"]);
+    assert!(help.contains("Examples:"));
+    assert!(ok(["completions", "bash"]).contains("razorfs"));
+}

@@ -1,0 +1,13 @@
+//! Tests of the command on real mounts: they need /dev/fuse, fusermount3, git, sqlite3 and diff.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has done its work"
+)]
+
+mod commands;
+mod crash;
+mod import_export;
+mod support;
+mod tree;
+mod work;

@@ -1,0 +1,177 @@
+//! `cargo xtask test`: everything that must hold before a change goes in.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::{run, tidy};
+
+/// What the command line asks for.
+struct Plan {
+    cuts: String,
+    seed: Option<String>,
+    quick: bool,
+}
+
+/// Runs all steps in order and stops at the first that fails.
+pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
+    let plan = plan(args)?;
+    let mut steps = Steps::default();
+    steps.run("formatting", || {
+        run::check(run::cargo(root, &["fmt", "--all", "--", "--check"]))?;
+        Ok(Vec::new())
+    })?;
+    steps.run("tidy", || tidy::main(root).map(|()| Vec::new()))?;
+    steps.run("lints", || {
+        let args = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        run::check(run::cargo(root, &args))?;
+        Ok(Vec::new())
+    })?;
+    steps.run("unit and property tests", || {
+        let all = ["test", "--workspace", "--exclude", "razorfs-cli"];
+        let mut closing = run::check_tests(run::cargo(root, &all))?;
+        let cli = ["test", "-p", "razorfs-cli", "--bins"];
+        closing.extend(run::check_tests(run::cargo(root, &cli))?);
+        Ok(closing)
+    })?;
+    if plan.quick {
+        steps.skip("simulated power cuts", "--quick");
+        steps.skip("tests on a real mount", "--quick");
+    } else {
+        steps.run("simulated power cuts", || simulate(root, &plan))?;
+        match mounts_missing() {
+            None => steps.run("tests on a real mount", || mount_tests(root, &plan))?,
+            Some(why) if std::env::var_os("CI").is_some() => {
+                return Err(format!("tests on a real mount cannot run: {why}"));
+            }
+            Some(why) => steps.skip("tests on a real mount", &why),
+        }
+    }
+    steps.close();
+    Ok(())
+}
+
+fn plan(args: &[String]) -> Result<Plan, String> {
+    let mut plan = Plan {
+        cuts: "10000".into(),
+        seed: None,
+        quick: false,
+    };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || {
+            let value = args.next().ok_or(format!("{arg} needs a number"))?;
+            value
+                .parse::<u64>()
+                .map_err(|_| format!("{arg} {value}: not a number"))?;
+            Ok::<String, String>(value.clone())
+        };
+        match arg.as_str() {
+            "--cuts" => plan.cuts = value()?,
+            "--seed" => plan.seed = Some(value()?),
+            "--quick" => plan.quick = true,
+            _ => return Err(format!("test: unknown argument {arg}")),
+        }
+    }
+    Ok(plan)
+}
+
+fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
+    // The profile of the tests, so that nothing is built twice.
+    let args = [
+        "run",
+        "--quiet",
+        "--profile",
+        "test",
+        "-p",
+        "razorfs-sim",
+        "--",
+    ];
+    let mut command = run::cargo(root, &args);
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    command.args(["--cuts", &plan.cuts, "--jobs", &jobs.to_string()]);
+    command.args(["--seed", plan.seed.as_deref().unwrap_or("1")]);
+    run::check(command)?;
+    Ok(Vec::new())
+}
+
+fn mount_tests(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
+    let args = ["test", "-p", "razorfs-cli", "--test", "main", "--"];
+    let mut command = run::cargo(root, &args);
+    command.args(["--nocapture", "--test-threads", "2"]);
+    if let Some(seed) = &plan.seed {
+        command.env("RAZORFS_SEED", seed);
+    }
+    run::check_tests(command)
+}
+
+/// Why nothing can be mounted here, if so.
+fn mounts_missing() -> Option<String> {
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    if let Err(e) = device {
+        return Some(format!("/dev/fuse: {e}"));
+    }
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    for program in ["fusermount3", "git", "sqlite3", "diff"] {
+        if !std::env::split_paths(&paths).any(|dir| dir.join(program).exists()) {
+            return Some(format!("{program} is not installed"));
+        }
+    }
+    None
+}
+
+/// The steps so far, and what they said.
+#[derive(Default)]
+struct Steps {
+    report: Vec<String>,
+}
+
+impl Steps {
+    fn run(
+        &mut self,
+        name: &str,
+        step: impl FnOnce() -> Result<Vec<String>, String>,
+    ) -> Result<(), String> {
+        println!("\n=== {name}");
+        let before = now();
+        let closing = step().map_err(|e| format!("{name}: {e}"))?;
+        let took = now().saturating_sub(before);
+        self.report
+            .push(format!("ok       {name} ({:.0} s)", took.as_secs_f64()));
+        self.report
+            .extend(closing.into_iter().map(|line| format!("           {line}")));
+        Ok(())
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        println!("\n=== {name}: SKIPPED, {why}");
+        self.report.push(format!("SKIPPED  {name}: {why}"));
+    }
+
+    fn close(&self) {
+        println!("\n=== summary");
+        for line in &self.report {
+            println!("{line}");
+        }
+    }
+}
+
+/// Time since 1970. Only for telling how long a step took.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no seed replays how long a build took"
+)]
+fn now() -> Duration {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+}
