@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The FUSE server of RazorFS: kernel requests in, error numbers out.
+//!
+//! Three rooms, each of which knows only the next. [`transport`] moves messages between the kernel
+//! and us and knows nothing of what they say. [`protocol`] turns bytes into typed requests and
+//! answers into bytes; it does no I/O. [`operations`] carries requests out on a [`FileSystem`] and
+//! knows no transport. [`mount`] makes and ends mounts, [`Session`] puts everything together.
+//!
+//! Nothing here has to survive: node numbers are inode numbers, file handles carry no state, and
+//! directory positions are stored in the volume. What holds an unlinked file alive is the kernel's
+//! lookup count, kept by [`FileSystem::pin`].
+
+mod clock;
+mod filesystem;
+pub mod mount;
+mod notify;
+pub mod null;
+pub mod operations;
+pub mod protocol;
+mod session;
+mod statistics;
+pub mod transport;
+mod volume;
+
+pub use filesystem::FileSystem;
+pub use mount::{MountError, MountOptions};
+pub use notify::Notifier;
+pub use null::NullFs;
+pub use session::{Session, SessionOptions, Unmounter};
+pub use statistics::Statistics;

@@ -127,7 +127,13 @@ impl<M: Machine> Runner<M> {
                     } else {
                         "cut: something between survived"
                     });
-                    return Ok(model.clone());
+                    // Several states may look alike, and in the oldest of them the fewest inode
+                    // numbers had been given.
+                    let alike = candidates.iter().filter(|(_, m)| m.hash() == found.hash());
+                    let highest = alike.map(|(_, m)| m.highest()).min();
+                    let mut model = model.clone();
+                    model.set_highest(highest.unwrap_or(Ino(0)));
+                    return Ok(model);
                 }
             }
         }

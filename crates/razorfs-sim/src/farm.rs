@@ -9,7 +9,8 @@ use crate::driver::Failure;
 use crate::engine::{EngineMachine, Setup, Verify};
 use crate::marks::Marks;
 use crate::op::Op;
-use crate::run::{Mode, Report, Size, replay, run_seed};
+use crate::rng::mix;
+use crate::run::{Mode, Report, Size, replay, replay_to_cut, run_seed};
 use crate::shrink::shrink;
 
 /// What to run.
@@ -124,10 +125,49 @@ pub fn finding(plan: &Plan, seed: u64, report: &Report, failure: &Failure) -> Fi
     }
 }
 
+/// Cuts the power once at every changing call of one run, each time in a new run. `tick` sees the
+/// sum after each.
+pub fn exhaustive(plan: &Plan, seed: u64, tick: impl Fn(&Summary)) -> Summary {
+    let calm = run_seed(plan.machine(seed), seed, Mode::Differential, plan.size);
+    let mut sum = Summary {
+        end_seed: seed + 1,
+        ..Summary::default()
+    };
+    let mut ops = vec![Op::Sync];
+    ops.extend(calm.ops);
+    ops.push(Op::Cut {
+        calls: 0,
+        seed,
+        again: Vec::new(),
+    });
+    for calls in 1..=calm.calls {
+        if let Some(first) = ops.first_mut() {
+            *first = Op::Cut {
+                calls,
+                seed: mix(seed, calls),
+                again: Vec::new(),
+            };
+        }
+        let report = replay_to_cut(plan.machine(seed), &ops);
+        sum.runs += 1;
+        sum.cuts += report.cuts;
+        sum.ops += report.ops.len() as u64;
+        sum.calls += report.calls;
+        sum.marks.merge(&report.marks);
+        if let Some(failure) = &report.failure {
+            sum.findings.push(finding(plan, seed, &report, failure));
+        }
+        tick(&sum);
+        if sum.findings.len() >= plan.most_failures {
+            break;
+        }
+    }
+    sum
+}
+
 /// Runs seeds until there are enough. `tick` sees the sum after each run and says whether to go
 /// on.
 pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
-    crate::panics::keep_quiet();
     let next = AtomicU64::new(plan.first_seed);
     let stop = AtomicBool::new(false);
     let end = plan.first_seed.saturating_add(plan.runs);
@@ -156,9 +196,9 @@ pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
                     sum.end_seed = sum.end_seed.max(seed + 1);
                     sum.marks.merge(&report.marks);
                     sum.findings.extend(found);
-                    let enough = sum.cuts >= plan.cuts
-                        || sum.findings.len() >= plan.most_failures
-                        || !tick(&sum);
+                    let go_on = tick(&sum);
+                    let enough =
+                        !go_on || sum.cuts >= plan.cuts || sum.findings.len() >= plan.most_failures;
                     if enough {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -166,6 +206,7 @@ pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
             });
         }
     });
-    let summary = sum.lock().clone();
-    summary
+    Arc::try_unwrap(sum)
+        .map(Mutex::into_inner)
+        .unwrap_or_default()
 }

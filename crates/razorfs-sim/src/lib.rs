@@ -9,6 +9,7 @@ pub mod driver;
 pub mod dump;
 pub mod engine;
 pub mod farm;
+pub mod flips;
 pub mod looks;
 pub mod marks;
 pub mod model;

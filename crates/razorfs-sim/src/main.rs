@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
 use razorfs_sim::farm::{self, Plan, Summary};
+use razorfs_sim::flips::{self, Effort};
 use razorfs_sim::run::{Mode, Size};
 
 const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
@@ -154,7 +155,6 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
 
 /// One seed, step by step.
 fn one(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
-    razorfs_sim::panics::keep_quiet();
     let report = plan.run(seed);
     for (i, op) in report.ops.iter().enumerate() {
         println!("{:>5}  {op}", i + 1);
@@ -177,6 +177,64 @@ fn one(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
     }
 }
 
+/// One seed, cut at every call.
+fn every_call(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
+    let shown = AtomicU64::new(0);
+    let summary = farm::exhaustive(plan, seed, |sum| {
+        let seen = shown.swap(sum.findings.len() as u64, Ordering::Relaxed);
+        for finding in sum.findings.iter().skip(seen as usize) {
+            println!("{finding}\n");
+        }
+    });
+    if args.marks {
+        println!("{}", summary.marks);
+    }
+    println!("{}", line(&summary, seed));
+    ExitCode::from(u8::from(!summary.findings.is_empty()))
+}
+
+/// Rot.
+fn flip(plan: &Plan, args: &Args) -> ExitCode {
+    let effort = if args.quick {
+        Effort::Quick
+    } else {
+        Effort::EveryBit
+    };
+    let mut failed = false;
+    let first = plan.first_seed;
+    let end = first.saturating_add(args.runs.unwrap_or(1).saturating_mul(2));
+    for seed in (first..end).step_by(2) {
+        let victims = match flips::victims(seed) {
+            Ok(victims) => victims,
+            Err(failure) => {
+                println!("seed {seed}: operation {}: {}", failure.at, failure.what);
+                return ExitCode::FAILURE;
+            }
+        };
+        for (victim, how) in victims.iter().zip(["closed", "cut off"]) {
+            let damages = flips::damages(&victim.image, effort, seed);
+            let (all, bytes) = (damages.len() as u64, victim.image.total_len());
+            println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
+            let outcome = flips::run(victim, &damages, plan.verify, plan.jobs, |at| {
+                if at > 0 && at.is_multiple_of(100_000) {
+                    println!("  {at} of {all}");
+                }
+            });
+            for failure in outcome.failures.iter().take(20) {
+                println!("  FAILURE {failure}");
+            }
+            print!("{}", outcome.marks);
+            println!(
+                "flips: {}, failures: {}",
+                outcome.tried,
+                outcome.failures.len()
+            );
+            failed |= !outcome.failures.is_empty();
+        }
+    }
+    ExitCode::from(u8::from(failed))
+}
+
 fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -186,7 +244,11 @@ fn main() -> ExitCode {
         }
     };
     let plan = plan(&args);
+    if args.flips {
+        return flip(&plan, &args);
+    }
     match args.seed {
+        Some(seed) if args.exhaustive => every_call(&plan, seed, &args),
         Some(seed) if args.runs.is_none() && args.minutes.is_none() && args.cuts == u64::MAX => {
             one(&plan, seed, &args)
         }

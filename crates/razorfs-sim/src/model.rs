@@ -177,7 +177,7 @@ impl Model {
     }
 
     /// All nodes.
-    pub fn nodes(&self) -> impl ExactSizeIterator<Item = (Ino, &Node)> {
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Ino, &Node)> {
         self.nodes.iter().map(|(ino, node)| (*ino, node.as_ref()))
     }
 
@@ -199,10 +199,8 @@ impl Model {
         self.highest
     }
 
-    /// The next inode number may be one that was given before: what a broken file system does.
-    #[cfg(test)]
-    pub(crate) fn forget_highest(&mut self) {
-        self.highest = self.nodes.keys().next_back().copied().unwrap_or(Ino(0));
+    pub(crate) fn set_highest(&mut self, highest: Ino) {
+        self.highest = highest;
     }
 
     /// The inode that a reference leads to now.

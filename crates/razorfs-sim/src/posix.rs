@@ -41,7 +41,9 @@ const NOT_ALLOCATABLE: Errnos = &[
 #[must_use]
 pub fn target(len: u16) -> Vec<u8> {
     let mut rng = crate::rng::Rng::new(u64::from(len));
-    (0..len).map(|_| b"/abc."[rng.below(5)]).collect()
+    (0..len)
+        .map(|_| rng.pick(b"/abc.").copied().unwrap_or(b'x'))
+        .collect()
 }
 
 impl Model {

@@ -1,10 +1,9 @@
 //! Whole runs: what one seed does, and replaying a list of operations.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::driver::{Failure, Runner};
 use crate::marks::Marks;
 use crate::op::{Fault, Op};
+use crate::panics::watch;
 use crate::rng::{Rng, mix};
 use crate::subject::Machine;
 use crate::workload::Workload;
@@ -44,15 +43,6 @@ pub struct Report {
     pub marks: Marks,
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    let place = crate::panics::last_place();
-    format!("panic: {}{place}", text.unwrap_or("of no known kind"))
-}
-
 /// Runs what `next` gives until it gives nothing, or something fails.
 fn drive<M: Machine>(machine: M, mut next: impl FnMut(&Runner<M>, usize) -> Option<Op>) -> Report {
     let mut report = Report {
@@ -62,39 +52,27 @@ fn drive<M: Machine>(machine: M, mut next: impl FnMut(&Runner<M>, usize) -> Opti
         calls: 0,
         marks: Marks::default(),
     };
-    let started = catch_unwind(AssertUnwindSafe(|| Runner::start(machine)));
+    let started = watch(|| Runner::start(machine));
     let mut runner = match started {
         Ok(Ok(runner)) => runner,
         Ok(Err(failure)) => {
             report.failure = Some(failure);
             return report;
         }
-        Err(panic) => {
-            report.failure = Some(Failure {
-                at: 0,
-                what: message(panic.as_ref()),
-            });
+        Err(what) => {
+            report.failure = Some(Failure { at: 0, what });
             return report;
         }
     };
     while let Some(op) = next(&runner, report.ops.len()) {
         report.ops.push(op.clone());
         let at = report.ops.len();
-        let result = catch_unwind(AssertUnwindSafe(|| runner.run(&op)));
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                report.failure = Some(failure);
-                break;
-            }
-            Err(panic) => {
-                report.failure = Some(Failure {
-                    at,
-                    what: message(panic.as_ref()),
-                });
-                break;
-            }
-        }
+        report.failure = match watch(|| runner.run(&op)) {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => Some(failure),
+            Err(what) => Some(Failure { at, what }),
+        };
+        break;
     }
     report.cuts = runner.cuts;
     report.calls = runner.machine().calls();
@@ -107,7 +85,13 @@ fn drive<M: Machine>(machine: M, mut next: impl FnMut(&Runner<M>, usize) -> Opti
     {
         std::mem::forget(runner);
     } else {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(runner.into_machine())));
+        let closed = watch(|| drop(runner.into_machine()));
+        if let (Err(what), None) = (closed, &report.failure) {
+            report.failure = Some(Failure {
+                at: report.ops.len(),
+                what,
+            });
+        }
     }
     report
 }
@@ -115,6 +99,17 @@ fn drive<M: Machine>(machine: M, mut next: impl FnMut(&Runner<M>, usize) -> Opti
 /// Runs a list of operations.
 pub fn replay<M: Machine>(machine: M, ops: &[Op]) -> Report {
     drive(machine, |_, at| ops.get(at).cloned())
+}
+
+/// Runs a list of operations until the power has gone once.
+pub fn replay_to_cut<M: Machine>(machine: M, ops: &[Op]) -> Report {
+    drive(machine, |runner, at| {
+        if runner.cuts > 0 {
+            None
+        } else {
+            ops.get(at).cloned()
+        }
+    })
 }
 
 /// Runs what a seed says.

@@ -111,8 +111,7 @@ fn earlier_cuts(ops: &[Op]) -> Vec<Vec<Op>> {
 fn simplify(best: &mut Shrunk, attempt: &mut impl FnMut(&mut Shrunk, Vec<Op>) -> bool) {
     let mut at = 0;
     while at < best.ops.len() {
-        loop {
-            let Some(op) = best.ops.get(at) else { break };
+        while let Some(op) = best.ops.get(at) {
             let found = simpler(op).into_iter().any(|simple| {
                 let mut ops = best.ops.clone();
                 if let Some(place) = ops.get_mut(at) {

@@ -179,7 +179,8 @@ impl Machine for ToyMachine {
         }
         disk.durable.close_all();
         if bug == Bug::ReusedInode {
-            disk.durable.forget_highest();
+            let highest = disk.durable.nodes().next_back().map(|n| n.0);
+            disk.durable.set_highest(highest.unwrap_or(Ino::ROOT));
         }
         disk.pending.clear();
         disk.dead = false;
@@ -430,7 +431,16 @@ impl FileSystem for ToyFs {
                 .map(|n| n + late)
                 .filter(|n| *n < size)
                 .ok_or(Error::BeyondEnd),
-            SeekFor::Hole => Ok(size),
+            SeekFor::Hole => {
+                let mut at = offset;
+                while let Some(next) = self.node(ino, |n| n.content.next_nonzero(at))? {
+                    if next - at > 4096 {
+                        break;
+                    }
+                    at = next + 1;
+                }
+                Ok(at.min(size))
+            }
         }
     }
     fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {

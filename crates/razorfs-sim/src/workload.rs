@@ -101,7 +101,7 @@ impl Workload {
             };
             weights.push(weight * factor);
         }
-        let mut steps = [8, 2, 2, 4, 1];
+        let mut steps = [8, 3, 5, 4, 1];
         for step in &mut steps {
             *step *= [0, 1, 1, 3].get(rng.below(4)).copied().unwrap_or(1);
         }
@@ -119,6 +119,22 @@ impl Workload {
             huge_offsets: rng.chance(25),
             rng,
         }
+    }
+
+    /// One whose volume stays small, and that leaves closing to the caller.
+    #[must_use]
+    pub fn small(seed: u64) -> Self {
+        let mut workload = Self::new(seed);
+        workload.big_percent = 1;
+        workload.huge_offsets = false;
+        for ((kind, _), weight) in KINDS.iter().zip(&mut workload.weights) {
+            match kind {
+                Kind::Reopen => *weight = 0,
+                Kind::Checkpoint | Kind::Step => *weight = (*weight).max(20),
+                _ => {}
+            }
+        }
+        workload
     }
 
     /// The next operation for a file system in this state.

@@ -75,12 +75,17 @@ impl Volume {
     /// A new volume on a simulated disk that is stepped by the test.
     #[cfg(test)]
     pub(crate) fn for_tests(options: Options) -> Self {
-        use razorfs_disk::sim::{SimDisk, SimEnv};
-        let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
-        let options = Options {
+        Self::on_sim(Options {
             threads: false,
             ..options
-        };
+        })
+    }
+
+    /// A new volume on a simulated disk.
+    #[cfg(test)]
+    pub(crate) fn on_sim(options: Options) -> Self {
+        use razorfs_disk::sim::{SimDisk, SimEnv};
+        let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
         let create = CreateOptions::from(&options);
         let created = Self::create_on(disk.clone(), env.clone(), &create);
         match created.and_then(|()| Self::open_on(disk, env, options)) {

@@ -163,9 +163,11 @@ impl<'a> Plain<'a> {
             }
         }
         let group = low.saturating_sub(1);
-        let mut position = Position::default();
-        position.offset = self.restart(group)?.0;
-        position.index = (group * RESTART) as u32;
+        let mut position = Position {
+            offset: self.restart(group)?.0,
+            index: (group * RESTART) as u32,
+            ..Position::default()
+        };
         loop {
             let here = position;
             if self.next(&mut position)?.is_none() || position.key() >= key.as_bytes() {

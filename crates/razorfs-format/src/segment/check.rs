@@ -11,6 +11,9 @@ use crate::segment::{
     Position, ValueBuf, filter_hash,
 };
 
+/// Is called with key, epoch and value of every record; a tombstone has no value.
+pub type EachRecord<'a> = dyn FnMut(&Key, Epoch, Option<&[u8]>) + 'a;
+
 /// What was counted on the way.
 #[derive(Default)]
 struct Tally {
@@ -50,7 +53,7 @@ pub fn check_segment(
     bytes: &[u8],
     volume: VolumeId,
     meta: &SegmentMeta,
-    each: &mut dyn FnMut(&Key, Epoch, Option<&[u8]>),
+    each: &mut EachRecord<'_>,
 ) -> Result<()> {
     let id = Identity {
         volume,
@@ -137,11 +140,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn partition(
-        &mut self,
-        entry: &IndexEntry,
-        each: &mut dyn FnMut(&Key, Epoch, Option<&[u8]>),
-    ) -> Result<()> {
+    fn partition(&mut self, entry: &IndexEntry, each: &mut EachRecord<'_>) -> Result<()> {
         let place = self.id.place(u64::from(entry.handle.offset));
         let raw = self.unseal(BlockKind::Index, entry.handle)?;
         let index = Index::parse(self.id.tag, false, &raw, place)?;
@@ -189,7 +188,7 @@ impl Checker<'_> {
         &mut self,
         entry: &IndexEntry,
         filter: Option<Filter<'_>>,
-        each: &mut dyn FnMut(&Key, Epoch, Option<&[u8]>),
+        each: &mut EachRecord<'_>,
     ) -> Result<()> {
         self.follows(entry.handle)?;
         let place = self.id.place(u64::from(entry.handle.offset));

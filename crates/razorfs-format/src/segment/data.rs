@@ -302,20 +302,29 @@ impl<'a> Block<'a> {
         position: &mut Position,
         room: &'v mut ValueBuf,
     ) -> Result<Option<Entry<'v>>> {
+        self.next_before(None, position, room)
+    }
+
+    /// As [`Block::next`], but `None` too if the record's key is `to` or greater; its value is not
+    /// looked at then.
+    pub fn next_before<'v>(
+        &'v self,
+        to: Option<&Key>,
+        position: &mut Position,
+        room: &'v mut ValueBuf,
+    ) -> Result<Option<Entry<'v>>> {
+        let ends = |key: &Key| to.is_some_and(|to| key >= to);
         match &self.kind {
             Kind::Plain(b) => {
                 let Some(raw) = b.next(position)? else {
                     return Ok(None);
                 };
                 let key = self.key(position.key())?;
-                Ok(Some(Entry {
-                    key,
-                    epoch: raw.epoch,
-                    value: raw.value,
-                }))
+                let (epoch, value) = (raw.epoch, raw.value);
+                Ok(Some(Entry { key, epoch, value }).filter(|entry| !ends(&entry.key)))
             }
             Kind::Dirents(b) => {
-                let Some(entry) = b.entry(position.index)? else {
+                let Some(entry) = b.entry(position.index)?.filter(|e| !ends(&e.key)) else {
                     return Ok(None);
                 };
                 position.index += 1;

@@ -232,14 +232,31 @@ impl Checkpointer {
     }
 
     /// Makes room in the journal: two generations, since the one before the newest must stay
-    /// mountable.
+    /// mountable, and new files where some were given up.
     pub fn make_room(&self) -> Result<()> {
+        let made = self.try_make_room();
+        self.core.room_made.fetch_add(1, Ordering::Relaxed);
+        self.core.wake_all();
+        made
+    }
+
+    fn try_make_room(&self) -> Result<()> {
         self.checkpoint()?;
         let mut installer = self.installer.lock();
         if installer.cut != installer.previous_cut {
             self.install(&mut installer, None, State::Dirty)?;
         }
-        Ok(())
+        let least = installer.superblock.geometry.journal;
+        let least = u64::from(least.initial_file) * u64::from(least.initial_files - 1);
+        // Sectors and headers take some of it.
+        let least = least / 10 * 9;
+        loop {
+            let enough = self.core.journal_capacity() >= least && self.core.limits.is_roomy();
+            if enough || !self.core.journal().ring.grow()? {
+                return Ok(());
+            }
+            self.core.note_room();
+        }
     }
 
     /// Writes the next generation.
@@ -445,10 +462,10 @@ impl Checkpointer {
     fn remove_one(&self, what: &Unneeded) -> Result<()> {
         match what {
             Unneeded::File(file) => {
+                self.core.disk.remove(&name_of(*file))?;
                 if let FileName::Pack(pack) = file {
                     self.core.reader.forget(*pack);
                 }
-                self.core.disk.remove(&name_of(*file))?;
             }
             Unneeded::Bytes(pack, range) => {
                 let file = self

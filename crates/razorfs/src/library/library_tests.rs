@@ -7,7 +7,7 @@ use crate::library::OpenOptions;
 use crate::{Dir, Durability, Error, FileKind, Options, Step, Volume};
 
 fn root() -> Dir {
-    Volume::open_or_create("", Options::default())
+    Ok::<_, Error>(Volume::for_tests(Options::default()))
         .unwrap()
         .root()
 }
@@ -229,7 +229,7 @@ fn transactions_on_many_threads_are_each_whole() {
 
 #[test]
 fn with_threads_the_reaper_works_by_itself_and_ends_with_the_volume() {
-    let volume = Volume::open_or_create("", Options::default()).unwrap();
+    let volume = Volume::on_sim(Options::default());
     let fs = volume.root();
     let file = fs.create("f").unwrap();
     file.write_at(&vec![1; 3 << 20], 0).unwrap();

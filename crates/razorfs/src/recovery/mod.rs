@@ -19,7 +19,7 @@ use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::{Ino, Lsn, PackId, Place, VolumeId};
+use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 
@@ -59,8 +59,13 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     };
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
+    let mut superblock = superblock;
+    let clean_end = superblock.clean_end();
+    if read_only.is_none() {
+        fence(disk.as_ref(), env.as_ref(), &mut superblock)?;
+    }
     let mut replay = Replay::new(&superblock, &manifest, options, &disk);
-    let (ring, report) = replay.run(&superblock, read_only.is_some())?;
+    let (ring, report) = replay.run(&superblock, clean_end, read_only.is_some())?;
     let read_only = read_only.or_else(|| {
         report.read_only.then(|| {
             let first = report
@@ -73,6 +78,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
             ))
         })
     });
+    let clean = clean_end.is_some();
     let mut opening = Opening {
         disk,
         env,
@@ -80,10 +86,10 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         manifest,
         replay,
         read_only,
+        clean,
     };
     opening.adopt_listing()?;
     if opening.read_only.is_none() {
-        opening.fence()?;
         opening.remove_leftovers()?;
     }
     let summary = opening.summary(&report);
@@ -128,6 +134,16 @@ fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>
             .into(),
         )),
     }
+}
+
+/// Writes the next generation: the same manifest and the same start of the journal under a new
+/// nonce, so that a second host that has the volume open notices at its next checkpoint. From here
+/// on both valid generations need the same files, so recovery may take any other for its own.
+fn fence(disk: &dyn Disk, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
+    superblock.generation = superblock.generation.next();
+    superblock.nonce = env.random();
+    superblock.state = State::Dirty;
+    SuperFile::write(disk, superblock)
 }
 
 fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {
@@ -192,11 +208,11 @@ impl Replay {
     fn run(
         &mut self,
         superblock: &Superblock,
+        end: Option<BatchSeq>,
         read_only: bool,
     ) -> Result<(Option<Ring>, RecoveryReport)> {
         let (disk, vid) = (Arc::clone(&self.disk), self.vid);
         let (geometry, start) = (superblock.geometry.journal, superblock.journal);
-        let end = superblock.clean_end();
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
             let report = Ring::open_read_only(disk, vid, start, end, &mut apply)?;
@@ -233,22 +249,14 @@ struct Opening {
     manifest: Manifest,
     replay: Replay,
     read_only: Option<Arc<str>>,
+    /// It had been closed in order.
+    clean: bool,
 }
 
 impl Opening {
-    /// The next generation: the same manifest under a new nonce, so that a second host that has
-    /// the volume open notices at its next checkpoint.
-    fn fence(&mut self) -> Result<()> {
-        self.superblock.generation = self.superblock.generation.next();
-        self.superblock.nonce = self.env.random();
-        self.superblock.state = State::Dirty;
-        SuperFile::write(self.disk.as_ref(), &self.superblock)?;
-        Ok(())
-    }
-
     fn summary(&self, report: &RecoveryReport) -> RecoverySummary {
         RecoverySummary {
-            clean: report.batches == 0,
+            clean: self.clean,
             batches: report.batches,
             ops: report.ops,
             bytes: report.bytes,
@@ -359,9 +367,10 @@ impl Opening {
 
     fn next_ino(&self) -> Ino {
         let next = self.replay.counters.next_ino;
-        match self.superblock.clean_end() {
-            Some(_) => next,
-            None => Ino(next.0 + INO_GAP),
+        if self.clean {
+            next
+        } else {
+            Ino(next.0 + INO_GAP)
         }
     }
 }

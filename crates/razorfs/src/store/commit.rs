@@ -19,8 +19,8 @@ use crate::{Error, Result};
 const METADATA_DELAY: u64 = 20_000_000;
 /// Nanoseconds after which a batch with bulk data is: its packs must be flushed before it.
 const DATA_DELAY: u64 = 100_000_000;
-/// Checkpoints that one transaction may wait for where the caller does the work.
-const ROOM_TRIES: u32 = 4;
+/// How often room is made for one transaction before it is refused.
+const ROOM_TRIES: u64 = 4;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
 
@@ -123,23 +123,23 @@ impl Core {
 
     /// Waits until the open batch, the journal and the dirty data have room for a transaction.
     fn wait_for_room(&self, size: usize, data: usize) -> Result<()> {
-        if size > self.limits.most() {
-            return Err(Error::Invalid(
-                "the transaction is larger than the journal takes at once",
-            ));
-        }
-        let mut tries = 0;
+        let first = self.room_made.load(Ordering::Relaxed);
         loop {
             let mut open = self.open.lock();
             let dirty = self.dirty.load(Ordering::Relaxed);
             let full = (open.journal_bytes > 0
                 && open.journal_bytes + size > self.limits.soft_batch())
                 || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
-            let fits = self.limits.fits(open.journal_bytes + size);
+            let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
             if fits && !full {
                 return Ok(());
             }
             self.check_writable()?;
+            if !fits && self.room_made.load(Ordering::Relaxed) - first >= ROOM_TRIES {
+                return Err(Error::Invalid(
+                    "it is larger than the journal takes at once",
+                ));
+            }
             if self.tuning.threads {
                 if !fits {
                     self.want_checkpoint();
@@ -151,13 +151,8 @@ impl Core {
             drop(open);
             if full {
                 self.commit_now(false)?;
-            } else if tries < ROOM_TRIES {
-                tries += 1;
-                self.checkpoint_for_room()?;
             } else {
-                return Err(Error::Invalid(
-                    "the journal is too small for the transaction",
-                ));
+                self.checkpoint_for_room()?;
             }
         }
     }
@@ -177,13 +172,6 @@ impl Core {
         open.waiters.push(done);
         drop(open);
         self.signals.commit.notify_one();
-    }
-
-    /// Whether anything was done that is not durable.
-    pub fn is_settled(&self) -> bool {
-        let open = self.open.lock();
-        open.is_empty()
-            && self.durable.load(Ordering::Acquire) >= self.sealed.load(Ordering::Acquire)
     }
 
     /// Returns when everything that was done before is durable.

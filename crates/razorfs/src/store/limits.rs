@@ -12,7 +12,7 @@ const SOFT_BATCH: u64 = 1 << 20;
 
 /// What the ring takes, readable without its lock.
 #[derive(Default)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     room: AtomicU64,
     capacity: AtomicU64,
     max_batch: AtomicUsize,
@@ -32,26 +32,36 @@ impl Limits {
 
     /// Bytes of data up to which a batch that somebody waits for is journaled inline.
     pub fn inline_sync(&self) -> usize {
-        INLINE_SYNC.min(self.capacity() / 8) as usize
+        INLINE_SYNC.min(self.capacity() / 16) as usize
     }
 
     /// Journal bytes at which the open batch is sealed.
     pub fn soft_batch(&self) -> usize {
-        SOFT_BATCH.min(self.capacity() / 8) as usize
+        SOFT_BATCH.min(self.capacity() / 16) as usize
     }
 
-    /// The largest transaction.
+    /// The largest transaction: half of the ring is free after two checkpoints, however full the
+    /// file in use is.
     pub fn most(&self) -> usize {
         let half = (self.capacity() / 2) as usize;
         half.min(self.max_batch.load(Ordering::Relaxed))
-            .saturating_sub(self.inline_sync())
+            .saturating_sub(self.spare())
     }
 
-    /// Whether a batch of `bytes` fits, with what a sync adds to it, and the one that a checkpoint
-    /// seals after it.
+    /// What must be left beside a batch: for the data that a sync puts inline, and for the batch
+    /// that a checkpoint seals after it.
+    fn spare(&self) -> usize {
+        self.inline_sync() + 2 * self.soft_batch()
+    }
+
+    /// Whether a batch of `bytes` fits.
     pub fn fits(&self, bytes: usize) -> bool {
-        let need = bytes + self.inline_sync() + 2 * self.soft_batch();
-        need as u64 <= self.room.load(Ordering::Relaxed)
+        (bytes + self.spare()) as u64 <= self.room.load(Ordering::Relaxed)
+    }
+
+    /// Whether the largest transaction fits.
+    pub fn is_roomy(&self) -> bool {
+        self.fits(self.most())
     }
 
     /// Whether less than a third of the ring is free: time for a checkpoint.

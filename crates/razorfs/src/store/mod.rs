@@ -35,7 +35,7 @@ use crate::{Error, Result, VolumeSpace};
 use batch::OpenBatch;
 pub(crate) use batch::Waiter;
 pub(crate) use handle::Store;
-use limits::Limits;
+pub(crate) use limits::Limits;
 pub(crate) use tx::{Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
 
@@ -177,7 +177,9 @@ pub(crate) struct Core {
     /// When the first batch that is not durable was appended, on the monotonic clock; 0: none.
     unsynced_since: AtomicU64,
     /// How much the journal takes, as of its last change.
-    limits: Limits,
+    pub limits: Limits,
+    /// How often somebody tried to make room in the journal.
+    pub room_made: AtomicU64,
     /// Journal bytes appended since the last cut.
     pub since_cut: AtomicU64,
     /// The newest generation of the superblock.
@@ -244,6 +246,7 @@ impl Core {
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),
             limits,
+            room_made: AtomicU64::new(0),
             since_cut: AtomicU64::new(start.replayed),
             generation: AtomicU64::new(start.generation.0),
             dirty: AtomicUsize::new(0),

@@ -105,32 +105,6 @@ impl Core {
         }
         Ok(())
     }
-
-    /// Whether any record of the block exists, data or not: what a reaper must delete.
-    pub fn extent_blocks(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<u64>> {
-        let mut start = Key::extent(Branch::HEAD, ino, from);
-        let end = Key::extent(Branch::HEAD, ino, u64::MAX);
-        let mut blocks = Vec::new();
-        while blocks.len() < limit {
-            let (found, next) = self.with_version(|version| {
-                let (keys, next) = version.extent_keys(&start, &end)?;
-                let mut found = Vec::new();
-                for key in keys {
-                    if !version.pieces(&key)?.is_empty() {
-                        found.push(key.second());
-                    }
-                }
-                Ok((found, next))
-            })?;
-            blocks.extend(found);
-            match next {
-                Some(next) => start = next,
-                None => break,
-            }
-        }
-        blocks.truncate(limit);
-        Ok(blocks)
-    }
 }
 
 impl Version {
@@ -390,7 +364,12 @@ impl Core {
         let mut keys = BTreeSet::new();
         for tag in razorfs_format::key::Tag::ALL {
             for memtable in version.memtables() {
-                keys.extend(memtable.sorted(tag, |_| ()).into_iter().map(|(key, ())| key));
+                keys.extend(
+                    memtable
+                        .sorted(tag, |_| ())
+                        .into_iter()
+                        .map(|(key, ())| key),
+                );
             }
             let bound = |byte| {
                 let mut bytes = vec![byte; tag.key_len()];

@@ -119,10 +119,7 @@ impl Source {
     fn next(&mut self) -> Result<Option<Record>> {
         while !self.done {
             if let Some(cursor) = &mut self.cursor {
-                if let Some(record) = cursor.next()? {
-                    if self.bounds.to.is_some_and(|to| record.key >= to) {
-                        break;
-                    }
+                if let Some(record) = cursor.next_before(self.bounds.to.as_ref())? {
                     return Ok(Some(record));
                 }
                 self.cursor = None;

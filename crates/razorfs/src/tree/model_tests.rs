@@ -51,7 +51,7 @@ impl World {
         };
         let compact = CompactionOptions {
             l0_runs: 1 + rng.below(4) as usize,
-            base_bytes: 30 << 10,
+            base_bytes: [6 << 10, 15 << 10, 30 << 10][rng.below(3) as usize],
             growth: 3,
             tombstone_percent: 30,
             tombstones_min: 5,
@@ -248,6 +248,7 @@ impl World {
 
 #[test]
 fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
+    let mut deepest = [0u64; 256];
     for seed in 0..60 {
         let mut world = World::new(seed);
         for _ in 0..40 {
@@ -261,10 +262,12 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
                     let segments = world.levels.segments().copied().collect();
                     world.levels = open(&world.disk, segments);
                 }
-                3..=5 => drop(world.compact()),
+                3..=5 => drop((0..4).all(|_| world.compact())),
                 _ => world.flush(),
             }
             world.check();
+            let depth = world.levels.segments().map(|m| m.level).max().unwrap_or(0);
+            deepest[usize::from(depth)] += 1;
         }
         world.snapshots.clear();
         let mut rounds = 0;
@@ -275,6 +278,10 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
         world.check();
         world.check_files();
     }
+    assert!(
+        deepest[1..4].iter().all(|n| *n > 50),
+        "the test goes deep: {deepest:?}"
+    );
 }
 
 #[test]
@@ -534,4 +541,22 @@ fn one_key_may_have_more_versions_than_a_block_holds() {
         }
     }
     assert_eq!(levels.range(&keys[0], &keys[2]).count(), 2);
+}
+
+#[test]
+fn what_was_published_survives_every_power_cut() {
+    for seed in 0..30 {
+        let mut world = World::new(seed);
+        for _ in 0..8 {
+            world.flush();
+            world.compact();
+        }
+        let segments: Vec<SegmentMeta> = world.levels.segments().copied().collect();
+        world.disk = world.disk.power_cut(&mut SimRng::new(seed));
+        world.levels = open(&world.disk, segments.clone());
+        for meta in &segments {
+            check_segment(&world.read_file(meta), VID, meta, &mut |_, _, _| ()).unwrap();
+        }
+        world.check();
+    }
 }

@@ -321,7 +321,10 @@ fn extend(data: &mut RamBytes, range: &Range<u32>, bytes: &[u8]) -> usize {
         let mut joined = Vec::with_capacity(bytes.len() + was - covered);
         joined.extend_from_slice(bytes);
         joined.extend_from_slice(data.bytes.get(covered..).unwrap_or_default());
-        *data = RamBytes { off: range.start, bytes: joined };
+        *data = RamBytes {
+            off: range.start,
+            bytes: joined,
+        };
     } else {
         let at = (range.start - have.start) as usize;
         let (head, tail) = bytes.split_at((was - at).min(bytes.len()));

@@ -174,7 +174,7 @@ impl SegmentFile {
         // Older versions of the key may stand in the next block.
         let mut cursor = Cursor::new(Arc::clone(self), true);
         cursor.seek(key)?;
-        while let Some(record) = cursor.next()?.filter(|r| r.key == *key) {
+        while let Some(record) = cursor.next_before(None)?.filter(|r| r.key == *key) {
             if record.epoch <= at {
                 return Ok(Some(record));
             }
@@ -193,6 +193,8 @@ pub(super) struct Cursor {
     /// Offset of the index partition, its bytes, and the next block in it.
     index: Option<(u32, Cached, usize)>,
     block: Option<(u32, Cached)>,
+    /// Last key of the block.
+    last: Option<Key>,
     position: Position,
     room: ValueBuf,
     ahead: (u64, Vec<u8>),
@@ -207,6 +209,7 @@ impl Cursor {
             partition: 0,
             index: None,
             block: None,
+            last: None,
             position: Position::default(),
             room: ValueBuf::default(),
             ahead: (0, Vec::new()),
@@ -227,29 +230,33 @@ impl Cursor {
                 let place = self.file.id.place(u64::from(*offset));
                 *next = Index::parse(self.file.id.tag, false, raw, place)?.seek(key);
             }
-            if self.next_block()? {
-                if let Some((offset, raw)) = &self.block {
-                    let place = self.file.id.place(u64::from(*offset));
-                    self.position = Block::parse(self.tag(), raw, place)?.seek(key)?;
-                }
+            if self.next_block()?
+                && let Some((offset, raw)) = &self.block
+            {
+                let place = self.file.id.place(u64::from(*offset));
+                self.position = Block::parse(self.tag(), raw, place)?.seek(key)?;
             }
         }
         Ok(())
     }
 
-    /// The next record.
-    pub(super) fn next(&mut self) -> Result<Option<Record>> {
+    /// The next record whose key is smaller than `to`; all of them have been seen after `None`.
+    pub(super) fn next_before(&mut self, to: Option<&Key>) -> Result<Option<Record>> {
         loop {
             if let Some((offset, raw)) = &self.block {
                 let place = self.file.id.place(u64::from(*offset));
                 let block = Block::parse(self.file.id.tag, raw, place)?;
-                if let Some(entry) = block.next(&mut self.position, &mut self.room)? {
+                if let Some(entry) = block.next_before(to, &mut self.position, &mut self.room)? {
                     let value = entry.value.map(Bytes::from);
                     return Ok(Some(Record {
                         key: entry.key,
                         epoch: entry.epoch,
                         value,
                     }));
+                }
+                // The block is at its end, or the range is: then its last key is behind it.
+                if to.is_some_and(|to| self.last >= Some(*to)) {
+                    return Ok(None);
                 }
                 self.block = None;
             }
@@ -279,6 +286,7 @@ impl Cursor {
             return Ok(false);
         };
         *next += 1;
+        self.last = Some(entry.last);
         self.block = Some((
             entry.handle.offset,
             self.fetch(BlockKind::Data, entry.handle)?,

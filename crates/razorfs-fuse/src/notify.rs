@@ -1,0 +1,53 @@
+//! Telling the kernel what has changed without it.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use razorfs::Ino;
+
+use crate::protocol::{Encode, put_notification};
+use crate::transport::ReplySink;
+
+const INVALIDATE_INODE: i32 = 2;
+const INVALIDATE_ENTRY: i32 = 3;
+
+/// Makes the kernel forget what it has cached, after a change that did not come through the mount.
+///
+/// Never call it from within a method of [`crate::FileSystem`]: the kernel may hold locks that
+/// wait for that very answer.
+#[derive(Clone)]
+pub struct Notifier(pub(crate) Arc<dyn ReplySink>);
+
+impl Notifier {
+    /// Attributes and cached pages of the inode are out of date.
+    pub fn inode_changed(&self, ino: Ino) -> io::Result<()> {
+        let mut body = Vec::with_capacity(24);
+        body.u64(ino.0);
+        // All bytes from 0 on.
+        body.u64(0);
+        body.u64(0);
+        self.send(INVALIDATE_INODE, &body)
+    }
+
+    /// What `name` in `parent` leads to has changed.
+    pub fn name_changed(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
+        let mut body = Vec::with_capacity(17 + name.len());
+        body.u64(parent.0);
+        // Names have at most 255 bytes.
+        body.u32(name.len() as u32);
+        body.u32(0);
+        body.extend_from_slice(name);
+        body.push(0);
+        self.send(INVALIDATE_ENTRY, &body)
+    }
+
+    fn send(&self, code: i32, body: &[u8]) -> io::Result<()> {
+        let header = put_notification(code, body.len());
+        let sent = self.0.send(&[IoSlice::new(&header), IoSlice::new(body)]);
+        match sent {
+            // The kernel had nothing cached.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            sent => sent,
+        }
+    }
+}

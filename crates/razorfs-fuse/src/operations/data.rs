@@ -1,0 +1,114 @@
+//! Requests about file data.
+
+use razorfs::{AllocateMode, Ino, SeekFor};
+
+use super::{Errno, Operations, Result};
+use crate::protocol::{self, Operation, flag};
+use crate::transport::{Reply, Scratch};
+
+/// Bytes copied by one COPY_FILE_RANGE; callers go on from where it ended.
+const COPY_MAX: u64 = 64 << 20;
+
+impl Operations {
+    pub(super) fn read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        size: u32,
+        reply: Reply,
+        scratch: &mut Scratch,
+    ) {
+        let size = size.min(self.limits.max_write) as usize;
+        if scratch.data.len() < size {
+            scratch.data.resize(size, 0);
+        }
+        let buf = scratch.data.get_mut(..size).unwrap_or_default();
+        match self.fs.read(ino, offset, buf) {
+            Ok(n) => {
+                self.statistics.count_read(n);
+                reply.bytes(buf.get(..n).unwrap_or_default());
+            }
+            Err(e) => self.fail(e.into(), reply),
+        }
+    }
+
+    pub(super) fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        write_flags: u32,
+        out: &mut Vec<u8>,
+    ) -> Result {
+        if write_flags & flag::WRITE_KILL_SUIDGID != 0 {
+            self.clear_privileges(ino)?;
+        }
+        let n = self.fs.write(ino, offset, data)?;
+        self.statistics.count_written(n);
+        // No more than came, so it fits.
+        protocol::put_write(out, n as u32);
+        Ok(())
+    }
+
+    /// Answers with `body` when everything done before is durable. Any descriptor will do, and the
+    /// thread goes on meanwhile.
+    pub(super) fn sync(&self, reply: Reply, body: &[u8]) {
+        let body: Box<[u8]> = body.into();
+        self.fs.sync_then(Box::new(move |result| match result {
+            Ok(()) => {
+                reply.bytes(&body);
+            }
+            Err(e) => {
+                tracing::error!("fsync failed: {e}");
+                reply.error(e.errno());
+            }
+        }));
+    }
+
+    pub(super) fn allocate(&self, ino: Ino, offset: u64, length: u64, mode: u32) -> Result {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let mode = match mode as i32 {
+            0 => AllocateMode::Extend,
+            KEEP => AllocateMode::KeepSize,
+            PUNCH => AllocateMode::PunchHole,
+            ZERO => AllocateMode::ZeroExtend,
+            ZERO_KEEP => AllocateMode::ZeroKeepSize,
+            _ => return Err(Errno(libc::EOPNOTSUPP)),
+        };
+        Ok(self.fs.allocate(ino, mode, offset, length)?)
+    }
+
+    pub(super) fn seek(&self, ino: Ino, offset: u64, whence: u32, out: &mut Vec<u8>) -> Result {
+        let what = match whence as i32 {
+            libc::SEEK_DATA => SeekFor::Data,
+            libc::SEEK_HOLE => SeekFor::Hole,
+            _ => return Err(Errno(libc::EINVAL)),
+        };
+        protocol::put_u64(out, self.fs.seek(ino, offset, what)?);
+        Ok(())
+    }
+
+    pub(super) fn copy(&self, from: Ino, operation: &Operation<'_>, out: &mut Vec<u8>) -> Result {
+        let Operation::CopyFileRange {
+            off_in,
+            to,
+            off_out,
+            len,
+            wide,
+        } = *operation
+        else {
+            return Err(Errno(libc::ENOSYS));
+        };
+        let len = len.min(COPY_MAX);
+        let n = self.fs.copy_range(from, off_in, Ino(to), off_out, len)?;
+        if wide {
+            protocol::put_u64(out, n);
+        } else {
+            protocol::put_write(out, n as u32);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! Carries typed requests out on a [`FileSystem`] and knows no transport.
+//!
+//! | file | requests |
+//! |---|---|
+//! | `names` | lookup, create, link, unlink, rename, forget |
+//! | `attributes` | getattr, setattr, statx, statfs, extended attributes, ioctl |
+//! | `data` | read, write, fsync, fallocate, lseek, copy |
+//! | `directories` | readdir, readdirplus |
+
+mod attributes;
+mod data;
+mod directories;
+mod names;
+mod privileges;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use razorfs::{Error, Ino};
+
+use crate::filesystem::FileSystem;
+use crate::protocol::{
+    self, Dialect, InitIn, Limits, Negotiated, Operation, Request, Validity, flags, opcode,
+};
+use crate::statistics::Statistics;
+use crate::transport::{Handler, Reply, ReplyTo, Scratch};
+use privileges::Privileges;
+
+pub use attributes::SYNC_IOCTL;
+
+/// An error number of Linux.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Errno(i32);
+
+type Result<T = ()> = std::result::Result<T, Errno>;
+
+impl From<Error> for Errno {
+    fn from(e: Error) -> Self {
+        let errno = e.errno();
+        if errno == libc::EIO {
+            tracing::error!("{e}");
+        }
+        Self(errno)
+    }
+}
+
+/// OPEN: pages cached from an earlier open stay good, as nobody else changes them.
+const OPEN_KEEP_CACHE: u32 = 1 << 1;
+
+/// Carries requests out.
+pub struct Operations {
+    fs: Arc<dyn FileSystem>,
+    limits: Limits,
+    validity: Validity,
+    negotiated: OnceLock<Negotiated>,
+    privileges: Privileges,
+    statistics: Arc<Statistics>,
+    ready: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Operations {
+    /// Serves `fs`.
+    #[must_use]
+    pub fn new(fs: Arc<dyn FileSystem>, limits: Limits, validity: Validity) -> Self {
+        Self {
+            fs,
+            limits,
+            validity,
+            negotiated: OnceLock::new(),
+            privileges: Privileges::default(),
+            statistics: Arc::default(),
+            ready: Mutex::new(None),
+        }
+    }
+
+    /// Has `ready` called once the kernel and we have agreed.
+    pub fn when_ready(&self, ready: Box<dyn FnOnce() + Send>) {
+        *self.ready.lock() = Some(ready);
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn statistics(&self) -> Arc<Statistics> {
+        self.statistics.clone()
+    }
+
+    /// The mount has ended.
+    pub fn ended(&self) {
+        self.fs.session_ended();
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.negotiated
+            .get()
+            .map_or_else(Dialect::default, |n| n.dialect)
+    }
+
+    fn has(&self, flag: u64) -> bool {
+        self.negotiated.get().is_some_and(|n| n.flags & flag != 0)
+    }
+
+    fn init(&self, offer: &InitIn, reply: Reply) {
+        match protocol::negotiate(offer, &self.limits) {
+            Err(e) => {
+                tracing::error!("{e}");
+                reply.error(libc::EPROTO);
+            }
+            Ok((answer, None)) => {
+                reply.bytes(&answer);
+            }
+            Ok((answer, Some(negotiated))) => {
+                tracing::info!(
+                    minor = negotiated.minor,
+                    flags = format_args!("{:#x}", negotiated.flags),
+                    "mounted"
+                );
+                // Before the answer: requests follow it at once.
+                let _ = self.negotiated.set(negotiated);
+                reply.bytes(&answer);
+                if let Some(ready) = self.ready.lock().take() {
+                    ready();
+                }
+            }
+        }
+    }
+
+    /// Sends what `out` holds, or the error.
+    fn finish(&self, result: Result, reply: Reply, out: &[u8]) {
+        match result {
+            Ok(()) => {
+                reply.bytes(out);
+            }
+            Err(e) => self.fail(e, reply),
+        }
+    }
+
+    fn fail(&self, Errno(errno): Errno, reply: Reply) {
+        if !matches!(errno, libc::ENOENT | libc::ENOSYS | libc::ENODATA) {
+            self.statistics.count_failure();
+        }
+        reply.error(errno);
+    }
+
+    fn dispatch(&self, request: &Request<'_>, reply: Reply, scratch: &mut Scratch) {
+        let ino = Ino(request.header.node);
+        scratch.out.clear();
+        match &request.operation {
+            Operation::Init(offer) => self.init(offer, reply),
+            Operation::Forget { nlookup } => {
+                reply.none();
+                self.fs.unpin(ino, *nlookup);
+            }
+            Operation::BatchForget(forgotten) => {
+                reply.none();
+                for (ino, nlookup) in *forgotten {
+                    self.fs.unpin(Ino(ino), nlookup);
+                }
+            }
+            // The kernel knows how to go on waiting.
+            Operation::Interrupt { .. } => reply.none(),
+            Operation::Destroy | Operation::Release | Operation::ReleaseDir => reply.done(),
+            Operation::Fsync | Operation::SyncFs => self.sync(reply, &[]),
+            Operation::Open { .. } if !self.has(flags::NO_OPEN_SUPPORT) => {
+                protocol::put_open(&mut scratch.out, OPEN_KEEP_CACHE);
+                reply.bytes(&scratch.out);
+            }
+            Operation::OpenDir if !self.has(flags::NO_OPENDIR_SUPPORT) => {
+                protocol::put_open(&mut scratch.out, 0);
+                reply.bytes(&scratch.out);
+            }
+            // The kernel asks for these no more. Handles carry no state and permissions are the
+            // kernel's affair, so nothing is lost.
+            Operation::Open { .. }
+            | Operation::OpenDir
+            | Operation::Flush
+            | Operation::Access
+            | Operation::Unknown => reply.error(libc::ENOSYS),
+            Operation::Lookup { .. }
+            | Operation::Symlink { .. }
+            | Operation::MkNod { .. }
+            | Operation::MkDir { .. }
+            | Operation::Create { .. }
+            | Operation::TmpFile { .. }
+            | Operation::Link { .. } => self.entry(request, reply, &mut scratch.out),
+            Operation::Unlink { .. } | Operation::RmDir { .. } | Operation::Rename { .. } => {
+                let result = self.change_names(ino, &request.operation);
+                self.finish(result, reply, &[]);
+            }
+            Operation::Read { offset, size } => self.read(ino, *offset, *size, reply, scratch),
+            Operation::ReadDir { offset, size, plus } => {
+                self.read_dir(ino, *offset, *size, *plus, reply, &mut scratch.out);
+            }
+            Operation::Ioctl { cmd, input, .. } => {
+                self.ioctl(ino, *cmd, input, reply, &mut scratch.out);
+            }
+            _ => {
+                let result = self.attributes_or_data(request, &mut scratch.out);
+                self.finish(result, reply, &scratch.out);
+            }
+        }
+    }
+
+    fn attributes_or_data(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Result {
+        let ino = Ino(request.header.node);
+        match &request.operation {
+            Operation::GetAttr => self.get_attributes(ino, out),
+            Operation::SetAttr(set) => self.set_attributes(ino, set, out),
+            Operation::Statx { .. } => self.statx(ino, out),
+            Operation::StatFs => self.statfs(out),
+            Operation::ReadLink => {
+                out.extend_from_slice(&self.fs.read_link(ino)?);
+                Ok(())
+            }
+            Operation::SetXattr { .. }
+            | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. }
+            | Operation::RemoveXattr { .. } => self.xattr(request, out),
+            Operation::Write {
+                offset,
+                data,
+                write_flags,
+            } => self.write(ino, *offset, data, *write_flags, out),
+            Operation::Fallocate {
+                offset,
+                length,
+                mode,
+            } => self.allocate(ino, *offset, *length, *mode),
+            Operation::Lseek { offset, whence } => self.seek(ino, *offset, *whence, out),
+            Operation::CopyFileRange { .. } => self.copy(ino, &request.operation, out),
+            _ => Err(Errno(libc::ENOSYS)),
+        }
+    }
+}
+
+impl Handler for Operations {
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) {
+        match protocol::parse(message, self.dialect()) {
+            Ok(request) => {
+                self.statistics.count_request(request.header.opcode);
+                self.dispatch(&request, reply.request(request.header.unique), scratch);
+            }
+            Err(e) => {
+                tracing::error!("{e}");
+                self.statistics.count_failure();
+                let unanswered = [opcode::FORGET, opcode::BATCH_FORGET, opcode::INTERRUPT];
+                if e.unique != 0 && !unanswered.contains(&e.opcode) {
+                    reply.request(e.unique).error(libc::EIO);
+                }
+            }
+        }
+    }
+}

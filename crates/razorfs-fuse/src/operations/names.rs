@@ -1,0 +1,144 @@
+//! Requests about names.
+
+use razorfs::{Error, FileKind, Ino, NewNode, RenameMode, SetAttributes, Stat};
+
+use super::{Errno, OPEN_KEEP_CACHE, Operations, Result};
+use crate::protocol::{self, Operation, Request};
+use crate::transport::Reply;
+
+impl Operations {
+    /// Requests that are answered with an inode, which the kernel then knows once more.
+    pub(super) fn entry(&self, request: &Request<'_>, reply: Reply, out: &mut Vec<u8>) {
+        let stat = match self.find_or_make(request) {
+            Ok(stat) => stat,
+            Err(Errno(libc::ENOENT)) if is_lookup(request) => {
+                protocol::put_negative_entry(out, self.validity);
+                reply.bytes(out);
+                return;
+            }
+            Err(e) => return self.fail(e, reply),
+        };
+        protocol::put_entry(out, &stat, self.validity);
+        let opened = matches!(
+            request.operation,
+            Operation::Create { .. } | Operation::TmpFile { .. }
+        );
+        if opened {
+            protocol::put_open(out, OPEN_KEEP_CACHE);
+        }
+        // Before the answer: the kernel may forget it right after.
+        self.fs.pin(stat.ino, 1);
+        if !reply.bytes(out) {
+            self.fs.unpin(stat.ino, 1);
+        }
+    }
+
+    fn find_or_make(&self, request: &Request<'_>) -> Result<Stat> {
+        let parent = Ino(request.header.node);
+        let make = |name: &[u8], kind, mode, rdev, target: &[u8]| {
+            let node = new_node(request, kind, mode, rdev, target);
+            Ok(self.fs.create_node(parent, name, &node)?)
+        };
+        match request.operation {
+            // A file handle of NFS or open_by_handle_at(2) leads here.
+            Operation::Lookup { name: b"." } => Ok(self.fs.stat(parent)?),
+            Operation::Lookup { name: b".." } => Ok(self.fs.stat(self.fs.parent_of(parent)?)?),
+            Operation::Lookup { name } => Ok(self.fs.lookup(parent, name)?),
+            Operation::Symlink { name, target } => make(name, FileKind::Symlink, 0o777, 0, target),
+            Operation::MkDir { name, mode, .. } => make(name, FileKind::Directory, mode, 0, b""),
+            Operation::MkNod {
+                name, mode, rdev, ..
+            } => {
+                let kind = match mode & libc::S_IFMT {
+                    0 => Some(FileKind::Regular),
+                    _ => FileKind::from_mode(mode),
+                };
+                let kind = kind.filter(|&kind| kind != FileKind::Directory);
+                make(name, kind.ok_or(Errno(libc::EINVAL))?, mode, rdev, b"")
+            }
+            Operation::Create {
+                name, flags, mode, ..
+            } => {
+                let node = new_node(request, FileKind::Regular, mode, 0, b"");
+                match self.fs.create_node(parent, name, &node) {
+                    Err(Error::Exists) if flags & libc::O_EXCL as u32 == 0 => {
+                        self.open_existing(parent, name, flags)
+                    }
+                    made => Ok(made?),
+                }
+            }
+            Operation::TmpFile { mode, .. } => {
+                let node = new_node(request, FileKind::Regular, mode, 0, b"");
+                Ok(self.fs.create_unnamed(parent, &node)?)
+            }
+            Operation::Link { ino, name } => Ok(self.fs.link(Ino(ino), parent, name)?),
+            _ => Err(Errno(libc::ENOSYS)),
+        }
+    }
+
+    /// The kernel thought that there was no such name, but somebody using the volume as a library
+    /// has made it since.
+    fn open_existing(&self, parent: Ino, name: &[u8], flags: u32) -> Result<Stat> {
+        let stat = self.fs.lookup(parent, name)?;
+        if stat.kind() != FileKind::Regular {
+            // The kernel looks the name up again.
+            return Err(Errno(libc::ESTALE));
+        }
+        if flags & libc::O_TRUNC as u32 == 0 {
+            return Ok(stat);
+        }
+        let empty = SetAttributes {
+            size: Some(0),
+            ..SetAttributes::default()
+        };
+        Ok(self.fs.set_attributes(stat.ino, &empty)?)
+    }
+
+    pub(super) fn change_names(&self, parent: Ino, operation: &Operation<'_>) -> Result {
+        match *operation {
+            Operation::Unlink { name } => self.fs.unlink(parent, name)?,
+            Operation::RmDir { name } => self.fs.rmdir(parent, name)?,
+            Operation::Rename {
+                name,
+                new_parent,
+                new_name,
+                flags,
+            } => {
+                let mode = match flags {
+                    0 => RenameMode::Replace,
+                    libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+                    libc::RENAME_EXCHANGE => RenameMode::Exchange,
+                    // Never ignore a flag: that would lose somebody's file.
+                    _ => return Err(Errno(libc::EINVAL)),
+                };
+                let to = Ino(new_parent);
+                self.fs.rename(parent, name, to, new_name, mode)?;
+            }
+            _ => return Err(Errno(libc::ENOSYS)),
+        }
+        Ok(())
+    }
+}
+
+fn is_lookup(request: &Request<'_>) -> bool {
+    // A handle whose inode is gone must not become a cached negative name.
+    matches!(request.operation, Operation::Lookup { name } if name != b"." && name != b"..")
+}
+
+/// The kernel has applied the umask, as we do not ask for DONT_MASK.
+fn new_node<'a>(
+    request: &Request<'_>,
+    kind: FileKind,
+    mode: u32,
+    rdev: u32,
+    target: &'a [u8],
+) -> NewNode<'a> {
+    NewNode {
+        kind,
+        mode: mode & 0o7777,
+        uid: request.header.uid,
+        gid: request.header.gid,
+        rdev,
+        target,
+    }
+}

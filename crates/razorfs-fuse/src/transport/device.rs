@@ -1,0 +1,321 @@
+//! /dev/fuse, read by a few threads.
+//!
+//! At most one thread, the reader, waits for requests: it spins for a while and then sleeps. Having
+//! got a request it gives the role up, carries the request out and takes the role again; so one
+//! program's requests stay on one warm thread, and nobody else is woken for nothing. The others are
+//! parked. They step in when
+//!
+//! - requests come without a pause, so that there is work for more than one thread, or
+//! - a whole tick has passed with a request being carried out and nobody reading. One parked
+//!   thread, the deputy, looks for that; it stops looking while the device is idle.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::spin::Spin;
+use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
+use crate::clock::monotonic;
+
+/// Requests in a row without a pause after which another thread is called.
+const ROW: u32 = 8;
+/// How often the deputy looks whether somebody reads.
+const TICK: Duration = Duration::from_millis(2);
+/// Ticks without a request after which the deputy rests.
+const QUIET_TICKS: u32 = 10;
+/// A turn of the spin that takes longer, in nanoseconds: the core was needed by somebody else.
+const DISTURBED: u64 = 30_000;
+
+/// How the device is served.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceOptions {
+    /// Number of threads.
+    pub threads: usize,
+    /// Bytes of the largest message: the largest write and its headers.
+    pub message: usize,
+    /// Longest spin in nanoseconds; `None` for the usual, 0 for none.
+    pub spin: Option<u64>,
+}
+
+struct Channel {
+    fd: OwnedFd,
+}
+
+impl ReplySink for Channel {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, parts))?;
+        Ok(())
+    }
+}
+
+/// The transport over /dev/fuse.
+pub struct Device {
+    channel: Arc<Channel>,
+    options: DeviceOptions,
+    spin: Spin,
+    /// Whether somebody is the reader.
+    reading: AtomicBool,
+    /// Requests taken.
+    taken: AtomicU64,
+    /// Whether the deputy waits without looking.
+    resting: AtomicBool,
+    parked: Mutex<Parked>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Parked {
+    threads: usize,
+    /// Threads called that have not come yet.
+    called: usize,
+    deputy: bool,
+    ended: bool,
+}
+
+enum Took {
+    Message(usize),
+    Nothing,
+    End,
+}
+
+impl Device {
+    /// Serves the descriptor that the mount was made with.
+    pub fn new(fd: OwnedFd, options: DeviceOptions) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        // On a single core spinning keeps the client from running.
+        let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+        let spin = if alone { Some(0) } else { options.spin };
+        Ok(Self {
+            channel: Arc::new(Channel { fd }),
+            options,
+            spin: Spin::new(spin),
+            reading: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+            parked: Mutex::default(),
+            wake: Condvar::new(),
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.fd.as_fd()
+    }
+
+    fn take(&self, buf: &mut [u8]) -> io::Result<Took> {
+        match rustix::io::read(&self.channel.fd, buf) {
+            Ok(0) => Ok(Took::End),
+            Ok(n) => {
+                self.taken.fetch_add(1, Ordering::Relaxed);
+                Ok(Took::Message(n))
+            }
+            // ENOENT: the request was taken back while it was copied.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => Ok(Took::Nothing),
+            Err(Errno::NODEV | Errno::CONNABORTED) => Ok(Took::End),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The reader's part: returns with a message or at the end.
+    fn wait(&self, buf: &mut [u8]) -> io::Result<Took> {
+        let budget = self.spin.budget_at(monotonic());
+        if budget > 0
+            && let Some(took) = self.look(buf, budget)?
+        {
+            return Ok(took);
+        }
+        loop {
+            let slept_from = monotonic();
+            let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            match self.take(buf)? {
+                Took::Nothing => {}
+                took => {
+                    self.spin.slept(monotonic() - slept_from);
+                    return Ok(took);
+                }
+            }
+        }
+    }
+
+    /// Spins for up to `budget` nanoseconds.
+    fn look(&self, buf: &mut [u8], budget: u64) -> io::Result<Option<Took>> {
+        let start = monotonic();
+        let mut last = start;
+        loop {
+            match self.take(buf)? {
+                Took::Nothing => {}
+                took => {
+                    self.spin.paid();
+                    return Ok(Some(took));
+                }
+            }
+            std::thread::yield_now();
+            let now = monotonic();
+            if now - last > DISTURBED {
+                self.spin.disturbed(now);
+                return Ok(None);
+            }
+            if now - start > budget {
+                self.spin.in_vain();
+                return Ok(None);
+            }
+            last = now;
+        }
+    }
+
+    fn work(&self, handler: &dyn Handler) -> io::Result<()> {
+        let mut buf = vec![0; self.options.message];
+        let mut scratch = Scratch::default();
+        let mut row = 0;
+        loop {
+            let n = match self.take(&mut buf)? {
+                Took::Message(n) => {
+                    row += 1;
+                    if row == ROW {
+                        row = 0;
+                        self.call();
+                    }
+                    n
+                }
+                Took::End => return Ok(()),
+                Took::Nothing => {
+                    row = 0;
+                    if self.reading.swap(true, Ordering::SeqCst) {
+                        if self.park() {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    let took = self.wait(&mut buf);
+                    self.reading.store(false, Ordering::SeqCst);
+                    match took? {
+                        Took::Message(n) => {
+                            self.rouse();
+                            n
+                        }
+                        Took::Nothing => continue,
+                        Took::End => return Ok(()),
+                    }
+                }
+            };
+            let message = buf.get(..n).unwrap_or_default();
+            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+        }
+    }
+
+    /// There is work for one more.
+    fn call(&self) {
+        let mut parked = self.parked.lock();
+        if parked.threads > parked.called {
+            parked.called += 1;
+            self.wake.notify_one();
+        }
+    }
+
+    /// The device is not idle any more.
+    fn rouse(&self) {
+        if self.resting.load(Ordering::SeqCst) {
+            let _parked = self.parked.lock();
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits to be needed; true at the end.
+    fn park(&self) -> bool {
+        let mut parked = self.parked.lock();
+        parked.threads += 1;
+        let mut deputy = false;
+        let mut seen = self.taken.load(Ordering::Relaxed);
+        let mut quiet = 0;
+        while !parked.ended && parked.called == 0 {
+            if !deputy && !parked.deputy {
+                parked.deputy = true;
+                deputy = true;
+            }
+            if !deputy {
+                self.wake.wait(&mut parked);
+                continue;
+            }
+            if quiet >= QUIET_TICKS {
+                self.resting.store(true, Ordering::SeqCst);
+                // Either the reader sees that we rest, or we see that it has left.
+                if self.reading.load(Ordering::SeqCst) {
+                    self.wake.wait(&mut parked);
+                }
+                self.resting.store(false, Ordering::SeqCst);
+                quiet = 0;
+                continue;
+            }
+            if !self.wake.wait_for(&mut parked, TICK).timed_out() {
+                continue;
+            }
+            let now = self.taken.load(Ordering::Relaxed);
+            if now != seen {
+                seen = now;
+                quiet = 0;
+            } else if self.reading.load(Ordering::SeqCst) {
+                quiet += 1;
+            } else {
+                break;
+            }
+        }
+        parked.threads -= 1;
+        parked.called = parked.called.saturating_sub(1);
+        if deputy {
+            parked.deputy = false;
+            if parked.threads > 0 {
+                self.wake.notify_one();
+            }
+        }
+        parked.ended
+    }
+
+    fn end(&self) {
+        self.parked.lock().ended = true;
+        self.wake.notify_all();
+    }
+}
+
+impl Transport for Device {
+    fn serve(&self, handler: &dyn Handler) -> io::Result<()> {
+        let run = || {
+            let result = self.work(handler);
+            // The end is the same for all; an error ends all as well.
+            self.end();
+            result
+        };
+        std::thread::scope(|scope| {
+            let mut others = Vec::new();
+            for n in 1..self.options.threads {
+                let name = format!("fuse-{n}");
+                others.push(
+                    std::thread::Builder::new()
+                        .name(name)
+                        .spawn_scoped(scope, run)?,
+                );
+            }
+            let mut result = run();
+            for other in others {
+                let other = other.join();
+                let other = other.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+                result = result.and(other);
+            }
+            result
+        })
+    }
+
+    fn sink(&self) -> Arc<dyn ReplySink> {
+        self.channel.clone()
+    }
+}

@@ -1,0 +1,139 @@
+//! Moving messages between the kernel and a [`Handler`], without knowing what they say.
+
+mod device;
+#[cfg(test)]
+mod device_tests;
+mod spin;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+pub use device::{Device, DeviceOptions};
+
+use crate::protocol::reply_header;
+
+/// Where answers go. Every answer is one write.
+pub trait ReplySink: Send + Sync {
+    /// Sends one message made of these parts. ENOENT says that nobody waits for it any more.
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+}
+
+/// Room that a worker keeps between requests.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// For answers.
+    pub out: Vec<u8>,
+    /// For file data.
+    pub data: Vec<u8>,
+}
+
+/// What carries requests out. Called from several threads at a time.
+pub trait Handler: Sync {
+    /// Carries one message out and answers now, or keeps `reply` and answers later.
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch);
+}
+
+/// A way for messages to come and go.
+pub trait Transport: Send + Sync {
+    /// Hands messages to `handler` until the mount ends.
+    fn serve(&self, handler: &dyn Handler) -> io::Result<()>;
+    /// Where notifications go.
+    fn sink(&self) -> Arc<dyn ReplySink>;
+}
+
+/// The way back, before it is known to which request.
+#[derive(Clone)]
+pub struct ReplyTo(pub(crate) Arc<dyn ReplySink>);
+
+impl ReplyTo {
+    /// The answer to request `unique`.
+    #[must_use]
+    pub fn request(self, unique: u64) -> Reply {
+        Reply {
+            sink: Some(self.0),
+            unique,
+        }
+    }
+}
+
+/// An answer that is owed. It can be sent from any thread; dropped unsent, it answers EIO, so that
+/// no caller waits for ever.
+pub struct Reply {
+    sink: Option<Arc<dyn ReplySink>>,
+    unique: u64,
+}
+
+impl Reply {
+    /// Sends an answer made of these parts; says whether somebody took it.
+    pub fn parts(mut self, first: &[u8], second: &[u8]) -> bool {
+        let header = reply_header(self.unique, 0, first.len() + second.len());
+        let parts = [
+            IoSlice::new(&header),
+            IoSlice::new(first),
+            IoSlice::new(second),
+        ];
+        let used = if second.is_empty() { 2 } else { 3 };
+        self.send(parts.get(..used).unwrap_or(&parts))
+    }
+
+    /// Sends an answer.
+    pub fn bytes(self, body: &[u8]) -> bool {
+        self.parts(body, &[])
+    }
+
+    /// Sends an answer without content.
+    pub fn done(self) {
+        self.parts(&[], &[]);
+    }
+
+    /// Sends an error number.
+    pub fn error(mut self, errno: i32) {
+        self.send_error(errno);
+    }
+
+    /// This request has no answer.
+    pub fn none(mut self) {
+        self.sink = None;
+    }
+
+    fn send_error(&mut self, errno: i32) {
+        let header = reply_header(self.unique, errno, 0);
+        self.send(&[IoSlice::new(&header)]);
+    }
+
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> bool {
+        let Some(sink) = self.sink.take() else {
+            return false;
+        };
+        match sink.send(parts) {
+            Ok(()) => true,
+            Err(e) => {
+                // ENOENT: the caller was killed. ENODEV: the mount is gone.
+                let gone = matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
+                if !gone {
+                    tracing::warn!(unique = self.unique, "the kernel refused an answer: {e}");
+                    if parts.len() > 1 {
+                        // What it refused must not leave the caller waiting.
+                        let header = reply_header(self.unique, libc::EIO, 0);
+                        let _ = sink.send(&[IoSlice::new(&header)]);
+                    }
+                }
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.sink.is_some() {
+            self.send_error(libc::EIO);
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reply({})", self.unique)
+    }
+}
