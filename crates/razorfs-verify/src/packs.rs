@@ -498,7 +498,10 @@ impl Walk<'_> {
                 footer.end
             )));
         }
-        // The footer's lengths add up to the file's, so that bounds the memory.
+        // The list of frames is shorter than the frames; the bytes may say anything.
+        if u64::from(footer.trailer_len) > len {
+            return Err(Some(format!("a list of {} bytes", footer.trailer_len)));
+        }
         let mut bytes = vec![0; footer.trailer_len as usize];
         let got = s.read(self.file, name, &mut bytes, footer.end);
         bytes.truncate(got);
