@@ -1,6 +1,6 @@
 //! Level 1: which files there are, and which there should be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
@@ -13,11 +13,10 @@ use crate::{FindingKind as K, Result};
 /// Compares the directories with what the generations and the journal name.
 pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> {
     let mut missing = named(roots, replay);
-    let known: BTreeSet<FileName> = missing.iter().map(|(file, _)| *file).collect();
     for dir in [Dir::Meta, Dir::Pack] {
         for name in s.list(dir)? {
             match FileName::parse(dir.path(), &name.leaf) {
-                Some(file) if known.contains(&file) => missing.retain(|(f, _)| *f != file),
+                Some(file) if missing.remove(&file).is_some() => {}
                 Some(file) => {
                     s.find(K::UnlistedFile, file, "no generation names it");
                 }
@@ -35,9 +34,9 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> 
 }
 
 /// The files that must be there, and what it is called if one is not.
-fn named(roots: &Roots, replay: &Replay) -> Vec<(FileName, K)> {
+fn named(roots: &Roots, replay: &Replay) -> BTreeMap<FileName, K> {
     let manifest = &roots.manifest;
-    let mut files = vec![(FileName::Manifest(manifest.id), K::NoManifest)];
+    let mut files = BTreeMap::from([(FileName::Manifest(manifest.id), K::NoManifest)]);
     let segments = manifest.segments.iter();
     files.extend(segments.map(|m| (FileName::Segment(m.id), K::SegmentMissing)));
     let packs: BTreeSet<_> = manifest.packs.iter().map(|p| p.id).collect();
@@ -45,7 +44,7 @@ fn named(roots: &Roots, replay: &Replay) -> Vec<(FileName, K)> {
     let packs: BTreeSet<_> = packs.collect();
     files.extend(packs.iter().map(|id| (FileName::Pack(*id), K::PackMissing)));
     if let Some(previous) = &roots.previous {
-        files.push((FileName::Manifest(previous.id), K::PreviousManifest));
+        files.insert(FileName::Manifest(previous.id), K::PreviousManifest);
     }
     let segments = roots.previous_segments().into_iter();
     files.extend(segments.map(|m| (FileName::Segment(m.id), K::PreviousSegment)));

@@ -263,7 +263,7 @@ kinds! {
         "A pack holds younger data than the volume says: it could be removed too early."
         "Do not write to the volume; run `razorfs repair`.";
     PackTornHole = 614 Note
-        "Space of data that no file refers to was given back only in part, as after a power failure."
+        "Space of data that no file refers to was given back in part only, by a power failure."
         "None: the rest goes with the pack.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."

@@ -1,12 +1,13 @@
 //! Level 0: superblock and manifests, from which everything else hangs.
 
+use std::collections::BTreeSet;
+
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta, SegmentMeta};
 use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
 use razorfs_format::superblock::{ManifestRef, Superblock};
-use razorfs_format::{PackId, SegmentId};
 
-use crate::session::{Opened, Session};
+use crate::session::{Opened, Session, WHOLE_MAX};
 use crate::{FindingKind as K, Result, superblock};
 
 /// The newest generation, and the one before it as far as it can be read.
@@ -20,16 +21,16 @@ pub struct Roots {
 impl Roots {
     /// Segments that only the generation before needs.
     pub fn previous_segments(&self) -> Vec<SegmentMeta> {
-        let current = |id: SegmentId| self.manifest.segments.iter().any(|m| m.id == id);
+        let current: BTreeSet<_> = self.manifest.segments.iter().map(|m| m.id).collect();
         let all = self.previous.iter().flat_map(|m| &m.segments);
-        all.filter(|m| !current(m.id)).copied().collect()
+        all.filter(|m| !current.contains(&m.id)).copied().collect()
     }
 
     /// Packs that only the generation before needs.
     pub fn previous_packs(&self) -> Vec<PackMeta> {
-        let current = |id: PackId| self.manifest.packs.iter().any(|m| m.id == id);
+        let current: BTreeSet<_> = self.manifest.packs.iter().map(|m| m.id).collect();
         let all = self.previous.iter().flat_map(|m| &m.packs);
-        all.filter(|m| !current(m.id)).copied().collect()
+        all.filter(|m| !current.contains(&m.id)).copied().collect()
     }
 }
 
@@ -68,7 +69,7 @@ fn read(s: &mut Session<'_>, named: &ManifestRef, kind: K) -> Option<Manifest> {
             return None;
         }
     };
-    if len != u64::from(named.len) {
+    if len != u64::from(named.len) || len > WHOLE_MAX {
         s.find(
             kind,
             name,

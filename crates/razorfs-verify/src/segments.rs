@@ -8,7 +8,7 @@ use razorfs_format::{FormatError, Place};
 
 use crate::FindingKind as K;
 use crate::roots::Roots;
-use crate::session::{Opened, Session};
+use crate::session::{Opened, Session, WHOLE_MAX};
 use crate::stream::SegmentStream;
 
 /// Checks every byte of every segment of the newest generation and of the one before it.
@@ -32,7 +32,7 @@ fn segment(s: &mut Session<'_>, meta: &SegmentMeta, current: bool) {
         Opened::Missing | Opened::Unreadable => return,
     };
     s.checked.segments += 1;
-    let checked = if len == meta.bytes {
+    let checked = if len == meta.bytes && len <= WHOLE_MAX {
         let bytes = s.read_all(&*file, name, len);
         let mut records = 0;
         let result = check_segment(&bytes, s.vid, meta, &mut |_, _, _| records += 1);

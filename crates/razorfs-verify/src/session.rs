@@ -10,6 +10,8 @@ use crate::{Checked, Finding, FindingKind, Progress, Report, Result};
 
 /// Most findings that a report lists.
 const FINDINGS_MAX: usize = 10_000;
+/// Largest file that is read at once, in bytes: manifests and segments are far smaller.
+pub const WHOLE_MAX: u64 = 1 << 30;
 /// What cannot be read is replaced piece by piece; no valid bytes look like this.
 const PIECE: usize = 4096;
 const FILLER: u8 = 0xA5;

@@ -8,7 +8,7 @@
 mod common;
 
 use common::*;
-use razorfs::{Ino, NewNode, Step};
+use razorfs::{AllocateMode, Ino, NewNode, SetAttributes, Step};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 #[test]
@@ -95,9 +95,9 @@ fn power_cuts_leave_sound_volumes() {
 
 /// Works until the power fails.
 fn cut_short(disk: &SimDisk, env: &SimEnv, rng: &mut Rng) {
-    use std::sync::Arc;
-    let opened = razorfs::Volume::open_on(Arc::new(disk.clone()), Arc::new(env.clone()), options());
-    let Ok(volume) = opened else { return };
+    let Ok(volume) = try_open(disk, env) else {
+        return;
+    };
     for i in 0..60u64 {
         let name = format!("cut{i}");
         let Ok(node) = volume.create_node(Ino::ROOT, name.as_bytes(), &NewNode::file(0o644)) else {
@@ -122,4 +122,63 @@ fn cut_short(disk: &SimDisk, env: &SimEnv, rng: &mut Rng) {
             return;
         }
     }
+}
+
+#[test]
+fn long_truncations_of_nameless_files_leave_nothing_wrong() {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(1));
+    create(&disk, &env);
+    let volume = open(&disk, &env);
+    let cut = SetAttributes {
+        size: Some(5),
+        ..SetAttributes::default()
+    };
+    let far = 400 << 20;
+    let sound = || {
+        volume.sync().unwrap();
+        assert_clean(&check_disk(&disk, 3));
+    };
+    // Unlinked, then truncated.
+    let file = volume
+        .create_node(Ino::ROOT, b"a", &NewNode::file(0o644))
+        .unwrap()
+        .ino;
+    volume.write(file, far, b"x").unwrap();
+    volume.pin(file, 1);
+    volume.unlink(Ino::ROOT, b"a").unwrap();
+    volume.set_attributes(file, &cut).unwrap();
+    sound();
+    volume
+        .allocate(file, AllocateMode::Extend, 0, 3 << 20)
+        .unwrap();
+    sound();
+    // Nameless from the beginning, truncated, then linked.
+    let file = volume
+        .create_unnamed(Ino::ROOT, &NewNode::file(0o644))
+        .unwrap()
+        .ino;
+    volume.pin(file, 1);
+    volume.write(file, far, b"x").unwrap();
+    volume.set_attributes(file, &cut).unwrap();
+    sound();
+    volume.link(file, Ino::ROOT, b"b").unwrap();
+    sound();
+    // Truncated, then unlinked.
+    let file = volume
+        .create_node(Ino::ROOT, b"c", &NewNode::file(0o644))
+        .unwrap()
+        .ino;
+    volume.write(file, far, b"x").unwrap();
+    volume.set_attributes(file, &cut).unwrap();
+    volume.pin(file, 1);
+    volume.unlink(Ino::ROOT, b"c").unwrap();
+    sound();
+    volume.close().unwrap();
+    let volume = open(&disk, &env);
+    while volume.step(Step::Reap).unwrap() {}
+    volume.close().unwrap();
+    let report = check_disk(&disk, 3);
+    assert_clean(&report);
+    // The root and what was linked.
+    assert_eq!(report.checked.inodes, 2);
 }

@@ -609,3 +609,52 @@ fn without_superblock_or_manifest_the_answer_is_fatal_and_no_error() {
     }
     assert!(check(&Image::default(), 3).worst().is_some());
 }
+
+#[test]
+fn numbers_at_their_limits_get_an_answer() {
+    let max = u64::MAX;
+    for state in [State::Clean, State::Dirty] {
+        let image = edited(7, |i| {
+            edit_superblock(i, |s| {
+                (s.journal.batch, s.end) = (BatchSeq(max), BatchSeq(max));
+                (s.cut, s.state, s.journal.jid.0) = (Lsn(max), state, u32::MAX);
+            });
+        });
+        assert!(!check(&image, 3).is_sound());
+    }
+    let image = edited(7, |i| {
+        let newest = superblock(i);
+        edit_manifest(i, &newest, |m| {
+            m.counters.next_ino = Ino(max);
+            (m.counters.inodes, m.counters.bytes, m.counters.epoch) = (max, max, Epoch(max));
+            for p in &mut m.packs {
+                (p.len, p.total, p.live) = (max, max, max);
+            }
+            for s in &mut m.segments {
+                (s.bytes, s.entries, s.run) = (max, max, max);
+            }
+        });
+    });
+    assert!(!check(&image, 3).is_sound());
+    let image = spoilt(|t| {
+        let extent = Extent {
+            fragments: vec![reference(max, 1 << 40)],
+        };
+        t.put(Key::extent(HEAD, Ino(max), max), &extent.to_bytes());
+        t.name_at(Ino(max), max, b"far", Ino(max), FileKind::Regular);
+        t.inode(
+            Ino(max),
+            FileKind::Directory,
+            u32::MAX,
+            Ino(max),
+            max,
+            |i| i.entries = max,
+        );
+        t.put(
+            Key::orphan(HEAD, Ino(max)),
+            &Orphan::Trim { from: max }.to_bytes(),
+        );
+        (t.inodes, t.bytes) = (i64::MAX, i64::MIN);
+    });
+    assert!(!check(&image, 3).is_sound());
+}

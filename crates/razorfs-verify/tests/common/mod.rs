@@ -52,8 +52,12 @@ pub fn create(disk: &SimDisk, env: &SimEnv) {
     Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
 }
 
+pub fn try_open(disk: &SimDisk, env: &SimEnv) -> razorfs::Result<Volume> {
+    Volume::open_on(Arc::new(disk.clone()), Arc::new(env.clone()), options())
+}
+
 pub fn open(disk: &SimDisk, env: &SimEnv) -> Volume {
-    Volume::open_on(Arc::new(disk.clone()), Arc::new(env.clone()), options()).unwrap()
+    try_open(disk, env).unwrap()
 }
 
 /// Every kind of record: names, files of all kinds, inline and packed data, links, attributes,
