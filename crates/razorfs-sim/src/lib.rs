@@ -29,4 +29,14 @@ mod toy;
 pub mod workload;
 
 /// The checker that is run after each cut and each clean close.
-pub const VERIFY: Option<engine::Verify> = None;
+pub const VERIFY: Option<engine::Verify> = Some(verify);
+
+/// Levels 0 to 3, by the format alone; notes and warnings are no damage.
+fn verify(disk: &std::sync::Arc<dyn razorfs_disk::Disk>) -> Result<(), String> {
+    let report = razorfs_verify::verify(disk.as_ref(), razorfs_verify::LEVEL_MAX, &mut |_| ())
+        .map_err(|e| e.to_string())?;
+    if report.is_sound() {
+        return Ok(());
+    }
+    Err(report.findings.iter().map(|f| format!("{f}\n")).collect())
+}
