@@ -17,8 +17,6 @@ fn name() -> Name {
 pub struct SuperRead {
     /// The newest generation.
     pub newest: Superblock,
-    /// The generation before it, if it is there.
-    pub previous: Option<Superblock>,
     /// The slots, in order.
     pub slots: Vec<std::result::Result<Superblock, FormatError>>,
     /// The slot that was written again from its twin.
@@ -72,7 +70,6 @@ impl SuperFile {
         let previous = slots.iter().flatten().find(before).cloned();
         Ok(SuperRead {
             newest,
-            previous,
             slots,
             healed: None,
         })
