@@ -66,8 +66,6 @@ impl SuperFile {
             return Err(Error::NotAVolume(why.into()));
         };
         let newest = newest.clone();
-        let before = |s: &&Superblock| s.generation.0.checked_add(1) == Some(newest.generation.0);
-        let previous = slots.iter().flatten().find(before).cloned();
         Ok(SuperRead {
             newest,
             slots,
