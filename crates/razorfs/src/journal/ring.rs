@@ -136,8 +136,9 @@ impl Ring {
     ///
     /// Files with nothing but batches before `start` are kept until [`Ring::release`], except that
     /// the oldest is used where no other file is free. So the caller first writes a superblock
-    /// with this very start: then no older one needs them, and it may release them at once. If acknowledged batches are
-    /// damaged or lost, the report says `read_only` and the ring takes no batch.
+    /// with this very start: then no older one needs them, and it may release them at once. If
+    /// acknowledged batches are damaged or lost, the report says `read_only` and the ring takes no
+    /// batch.
     pub fn recover(
         disk: Arc<dyn Disk>,
         vid: VolumeId,
