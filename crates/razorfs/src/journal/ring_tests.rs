@@ -885,3 +885,49 @@ fn what_a_killed_process_left_in_the_cache_is_made_durable_before_it_counts() {
     let disk = disk.power_cut_with(|_| 0);
     assert_eq!(read_only(&disk, start, None).0.last, BatchSeq(2));
 }
+
+#[test]
+fn files_that_were_mangled_at_will_give_a_prefix_or_nothing() {
+    let (image, start, log) = four();
+    let names: Vec<_> = image.files().map(|(name, _)| name.clone()).collect();
+    for seed in 0..600 {
+        let mut rng = SimRng::new(seed);
+        let mut image = image.clone();
+        for _ in 0..rng.range(1, 6) {
+            let name = rng.pick(&names).unwrap().clone();
+            let from = rng.pick(&names).unwrap();
+            let sector = rng.below(64) * SECTOR as u64;
+            match rng.below(5) {
+                0 => drop(image.flip_bit(&name, rng.below(32 << 10), 3)),
+                1 => drop(image.set_len(&name, rng.below(40 << 10))),
+                2 => drop(image.remove(&name)),
+                3 => image.write(&name, sector, &payload(&mut rng, 700)),
+                // Sectors of another place or file.
+                _ => {
+                    let bytes = image.bytes(from).unwrap_or_default();
+                    let at = rng.below(64) as usize * SECTOR;
+                    let n = 1 << rng.below(4);
+                    let bytes = bytes.iter().skip(at).take(n * SECTOR).copied();
+                    image.write(&name, sector, &bytes.collect::<Vec<_>>());
+                }
+            }
+        }
+        let disk = SimDisk::from_image(&image);
+        let (report, read) = read_only(&disk, start, None);
+        assert!(read == log[..read.len()], "seed {seed}");
+        assert!(report.read_only || read.len() >= 3 || report.last.0 == read.len() as u64);
+        // And nothing short of all that was durable goes without a word.
+        let (report, read) = read_only(&disk, start, Some(4));
+        assert!(
+            read.len() == 4 || report.read_only,
+            "seed {seed}: {report:?}"
+        );
+        if let Ok((mut ring, again, _)) = recover(&disk, start, None) {
+            let next = again.last.0 + 1;
+            let appended = ring
+                .append(&batch(next, vec![1]))
+                .and_then(|()| ring.sync());
+            assert_eq!(appended.is_ok(), !again.read_only);
+        }
+    }
+}
