@@ -106,3 +106,7 @@ impl SuperFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "superfile_tests.rs"]
+mod tests;
