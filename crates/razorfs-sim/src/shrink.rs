@@ -135,7 +135,7 @@ fn less(n: u64) -> impl Iterator<Item = u64> {
 }
 
 /// The same cut, earlier, or not followed by others.
-fn earlier_cuts(calls: u64, seed: u64, again: &[u64]) -> Vec<Op> {
+fn milder_cuts(calls: u64, seed: u64, again: &[u64]) -> Vec<Op> {
     let undisturbed = (!again.is_empty()).then(|| Op::Cut {
         calls,
         seed,
@@ -211,7 +211,7 @@ fn simpler(op: &Op) -> Vec<Op> {
             });
             shorter.chain(nearer).collect()
         }
-        Op::Cut { calls, seed, again } => earlier_cuts(*calls, *seed, again),
+        Op::Cut { calls, seed, again } => milder_cuts(*calls, *seed, again),
         _ => Vec::new(),
     }
 }
