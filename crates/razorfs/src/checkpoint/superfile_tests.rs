@@ -54,6 +54,7 @@ fn a_cut_leaves_the_new_generation_or_the_old_one_and_what_was_there_before_it()
         assert!(g == 4 || g == 5);
         assert_eq!(read.newest, superblock(g));
         if g == 5 {
+            assert!(read.slots.iter().flatten().any(|s| *s == superblock(4)));
         }
         // Healed for good, and the next generation can be written.
         let disk = disk.power_cut_with(|_| 0);
