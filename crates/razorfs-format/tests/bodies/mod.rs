@@ -51,6 +51,14 @@ pub const ALL: &[(&str, Body)] = &[
     ("decompress", pack::decompressed),
 ];
 
+/// Runs the body of this name.
+pub fn run(name: &str, data: &[u8]) {
+    match ALL.iter().find(|(n, _)| *n == name) {
+        Some((_, body)) => body(data),
+        None => panic!("no body is called {name}"),
+    }
+}
+
 pub const VID: VolumeId = VolumeId(0x0706_0504_0302_0100);
 pub const SEGMENT: SegmentId = SegmentId(5);
 pub const PACK: PackId = PackId(6);
