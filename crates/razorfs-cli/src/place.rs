@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use razorfs::{Options, Volume};
+use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
@@ -223,7 +224,48 @@ impl Opened {
 
 /// Opens a volume as a library.
 pub fn open(volume: &Path, options: Options) -> Result<Volume> {
-    Volume::open(volume, options).map_err(|e| Failure::engine("open", volume, &e))
+    let open = || Volume::open(volume, options.clone());
+    patiently(
+        open,
+        |e| matches!(e, razorfs::Error::Disk(e) if is_dying(e)),
+    )
+    .map_err(|e| Failure::engine("open", volume, &e))
+}
+
+/// Takes the lock of a volume for reading its files.
+pub fn lock(volume: &Path, disk: &dyn Disk) -> Result<Box<dyn Guard>> {
+    patiently(|| disk.lock(LockMode::Shared), is_dying).map_err(|e| match &e.holder {
+        Some(holder) => {
+            let cause = format!("it is in use by {holder}");
+            Failure::with(
+                "lock",
+                volume,
+                cause,
+                "wait for it to end, or unmount it there",
+            )
+        }
+        None => Failure::engine("lock", volume, &e.into()),
+    })
+}
+
+/// Whether the lock is held by nobody that can be named: a daemon that was killed keeps it until
+/// the kernel has ended its last call to the disk.
+fn is_dying(e: &DiskError) -> bool {
+    e.op == DiskOp::Lock && e.holder.is_none() && e.source.kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Tries for ten seconds to get past a process that is ending.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> std::result::Result<T, E>,
+    again: impl Fn(&E) -> bool,
+) -> std::result::Result<T, E> {
+    for _ in 0..200 {
+        match attempt() {
+            Err(e) if again(&e) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 #[cfg(test)]
