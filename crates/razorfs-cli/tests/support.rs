@@ -115,11 +115,15 @@ pub fn signal(pid: u32, name: &str) {
     run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]));
 }
 
+/// Whether anything of a process runs: the first thread may have ended before the others.
 pub fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // A zombie is not: whoever inherited it has not looked yet.
-    let state = stat.rsplit(") ").next().unwrap_or_default();
-    !state.is_empty() && !state.starts_with('Z')
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // A zombie does not: whoever inherited it has not looked yet.
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        !state.is_empty() && !state.starts_with(['Z', 'X'])
+    })
 }
 
 /// A volume and its mount point in a room of their own.
