@@ -248,10 +248,32 @@ pub fn lock(volume: &Path, disk: &dyn Disk) -> Result<Box<dyn Guard>> {
     })
 }
 
-/// Whether the lock is held by nobody that can be named: a daemon that was killed keeps it until
-/// the kernel has ended its last call to the disk.
+/// Whether the lock is held by nobody that can be named, or by a process that is ending: a daemon
+/// that was killed keeps it until the kernel has ended its last call to the disk.
 fn is_dying(e: &DiskError) -> bool {
-    e.op == DiskOp::Lock && e.holder.is_none() && e.source.kind() == std::io::ErrorKind::WouldBlock
+    e.op == DiskOp::Lock
+        && e.source.kind() == std::io::ErrorKind::WouldBlock
+        && e.holder.as_deref().is_none_or(is_ending)
+}
+
+/// Whether the process that `process N (...` names has been killed and is not yet gone.
+fn is_ending(holder: &str) -> bool {
+    let pid = holder.split(' ').nth(1).unwrap_or_default();
+    if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) {
+        return false;
+    }
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let killed = |name| {
+        let pending = u64::from_str_radix(&field(name), 16).unwrap_or(0);
+        pending & (1 << (libc::SIGKILL - 1)) != 0
+    };
+    field("State:").starts_with(['Z', 'X']) || killed("SigPnd:") || killed("ShdPnd:")
 }
 
 /// Tries for ten seconds to get past a process that is ending.
@@ -293,6 +315,22 @@ mod tests {
             Path::new("x")
         );
         assert!(split(Path::new("v:/../x")).is_err());
+    }
+
+    #[test]
+    fn a_killed_process_is_ending_and_a_living_one_is_not() {
+        let named = |pid: u32| format!("process {pid} (sleep) on host h");
+        assert!(!is_ending(&named(std::process::id())));
+        assert!(!is_ending("nobody"));
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        child.kill().unwrap();
+        // Until it is waited for, it is ending.
+        assert!(is_ending(&named(child.id())));
+        child.wait().unwrap();
+        assert!(!is_ending(&named(child.id())));
     }
 
     #[test]
