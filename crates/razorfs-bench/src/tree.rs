@@ -200,7 +200,12 @@ impl Tree for LibraryTree {
 
     fn list(&self, path: &Path) -> Result<Vec<(OsString, Kind)>> {
         let mut names = Vec::new();
-        for entry in self.0.root().read_dir(path).at("list", path)? {
+        for entry in self
+            .0
+            .root()
+            .read_dir(Path::new("/").join(path))
+            .at("list", path)?
+        {
             let entry = entry.at("list", path)?;
             let kind = match entry.kind() {
                 FileKind::Directory => Kind::Dir,
