@@ -7,7 +7,8 @@ use crate::error::{FormatError, Place};
 use crate::ids::{PackId, VolumeId};
 use crate::layout::FileName;
 
-/// Fills a buffer from an offset of a file; answers how many bytes were read, short only at the end.
+/// Fills a buffer from an offset of a file; answers how many bytes were read, short only at the
+/// end.
 pub type ReadAt<'r, E> = dyn FnMut(&mut [u8], u64) -> Result<usize, E> + 'r;
 
 /// The stored bytes of a frame that passed its checks, with their checksums, or why it did not.

@@ -47,8 +47,8 @@ struct Checker<'a> {
     tally: Tally,
 }
 
-/// Checks segment file `bytes` of `volume`, which the manifest describes as `meta`, and calls `each`
-/// with every record. Stops at the first thing that is wrong.
+/// Checks segment file `bytes` of `volume`, which the manifest describes as `meta`, and calls
+/// `each` with every record. Stops at the first thing that is wrong.
 pub fn check_segment(
     bytes: &[u8],
     volume: VolumeId,

@@ -309,7 +309,8 @@ impl Checkpointer {
         core.note_room();
         self.remove_garbage(installer);
         core.wake_all();
-        tracing::debug!(generation = %installer.superblock.generation, "a generation was installed");
+        let generation = installer.superblock.generation;
+        tracing::debug!(%generation, "a generation was installed");
         Ok(())
     }
 

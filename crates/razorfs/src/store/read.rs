@@ -14,6 +14,11 @@ use crate::tree::Bytes;
 use crate::tree::piece::Piece;
 use crate::{Error, Result};
 
+/// Live records of a scan, and where it goes on.
+type Chunk = (Vec<(Key, Bytes)>, Option<Key>);
+/// A memtable's part of a chunk.
+type Layer = std::vec::IntoIter<(Key, Option<Bytes>)>;
+
 /// Records taken from each layer at a time by a scan.
 const CHUNK: usize = 256;
 
@@ -118,7 +123,7 @@ impl Version {
     }
 
     /// Live records from `from`, and where to go on if there may be more before `to`.
-    fn chunk(&self, from: &Key, to: &Key) -> Result<(Vec<(Key, Bytes)>, Option<Key>)> {
+    fn chunk(&self, from: &Key, to: &Key) -> Result<Chunk> {
         let (mut layers, horizon) = self.memtable_chunks(from, to);
         let end = horizon.map_or(*to, |last| last.successor());
         let mut below = self.levels.range(from, &end).peekable();
@@ -168,12 +173,7 @@ impl Version {
 
     /// A chunk of each memtable's records, newest memtable first, cut where the shortest full
     /// chunk ends; that key is answered too.
-    #[expect(clippy::type_complexity, reason = "used by the merge beside it only")]
-    fn memtable_chunks(
-        &self,
-        from: &Key,
-        to: &Key,
-    ) -> (Vec<std::vec::IntoIter<(Key, Option<Bytes>)>>, Option<Key>) {
+    fn memtable_chunks(&self, from: &Key, to: &Key) -> (Vec<Layer>, Option<Key>) {
         let mut chunks: Vec<_> = self
             .memtables()
             .map(|memtable| memtable.range(from, to, CHUNK))
