@@ -8,6 +8,7 @@ mod report;
 mod room;
 mod runner;
 mod source;
+mod spinners;
 mod system;
 mod target;
 mod tree;
@@ -83,12 +84,16 @@ enum Part {
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf },
+    /// Keeps the cores awake until the end of the input
+    #[command(hide = true)]
+    Spin,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
+        Some(Part::Spin) => spinners::spin().map(|()| true),
         Some(Part::Cell {
             group,
             kind,
@@ -189,6 +194,13 @@ fn plan(args: &Args, paths: Paths) -> Plan {
 /// Makes the image and the tree, looks at the machine, and leaves out what cannot be done here.
 fn prepare(plan: &mut Plan) -> Result<Scene> {
     let mut notes = Vec::new();
+    let load = first_line("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    if load.parse::<f64>().is_ok_and(|load| load > 0.8) {
+        notes.push(format!(
+            "The machine was busy with other things: load average {load}."
+        ));
+    }
     if plan.kinds.contains(&Kind::Ext4) {
         match runner::prepare_ext4(&plan.paths, plan.sizes.image) {
             Ok(()) => notes.push("ext4 is on a loop device over a file of the host.".into()),

@@ -31,7 +31,7 @@ fn spread(values: &[f64]) -> Option<(f64, f64, f64)> {
     let half = sorted.len() / 2;
     let upper = *sorted.get(half)?;
     let lower = *sorted.get(half.saturating_sub(1))?;
-    let median = if sorted.len() % 2 == 0 {
+    let median = if sorted.len().is_multiple_of(2) {
         f64::midpoint(lower, upper)
     } else {
         upper
@@ -101,7 +101,7 @@ pub fn markdown(plan: &Plan, scene: &Scene, outcome: &Outcome) -> String {
          priority; idle: they are not.",
         plan.repetitions
     );
-    for note in &scene.notes {
+    for note in scene.notes.iter().chain(&outcome.notes) {
         let _ = writeln!(text, "{note}");
     }
     let _ = writeln!(text);
@@ -204,7 +204,7 @@ pub fn document(plan: &Plan, scene: &Scene, outcome: &Outcome) -> Value {
         "machine": scene.machine,
         "kernel": scene.kernel,
         "date": scene.date,
-        "notes": scene.notes,
+        "notes": scene.notes.iter().chain(&outcome.notes).collect::<Vec<_>>(),
         "quick": plan.quick,
         "repetitions": plan.repetitions,
         "tree": {"files": scene.tree.files, "dirs": scene.tree.dirs, "bytes": scene.tree.bytes},

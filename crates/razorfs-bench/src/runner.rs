@@ -12,7 +12,8 @@ use crate::clock::Stopwatch;
 use crate::failure::{At, Result};
 use crate::measures::{Group, MEASURES, Sizes};
 use crate::room::Room;
-use crate::system::{self, Spinners};
+use crate::spinners::Spinners;
+use crate::system;
 use crate::target::{Kind, Paths};
 use crate::workloads;
 
@@ -63,6 +64,8 @@ pub type Samples = BTreeMap<(&'static str, &'static str), Vec<f64>>;
 pub struct Outcome {
     /// By state.
     pub samples: Vec<(State, Samples)>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
     /// Workloads that failed.
     pub failures: Vec<String>,
 }
@@ -71,36 +74,32 @@ pub struct Outcome {
 pub fn run(plan: &Plan, room: &Room) -> Outcome {
     let mut outcome = Outcome::default();
     for &state in &plan.states {
-        let spinners = (state == State::Awake).then(Spinners::start);
+        let spinners = match state {
+            State::Awake => match Spinners::start() {
+                Ok(spinners) => Some(spinners),
+                Err(e) => {
+                    outcome.failures.push(e);
+                    continue;
+                }
+            },
+            State::Idle => None,
+        };
+        if spinners.as_ref().is_some_and(|s| !s.quite_idle) {
+            let note = "The spinners take some time from the others: no group of idle priority \
+                        could be made.";
+            outcome.notes.push(note.into());
+        }
         let mut samples = Samples::new();
         for repetition in 0..plan.repetitions {
+            let told = format!("[{} {}/{}]", state.name(), repetition + 1, plan.repetitions);
             for &group in &plan.groups {
                 for kind in in_turn(&plan.kinds, repetition) {
                     if !workloads::fits(group, kind) || system::interrupted() {
                         continue;
                     }
-                    let told = format!(
-                        "[{} {}/{}] {} on {}",
-                        state.name(),
-                        repetition + 1,
-                        plan.repetitions,
-                        group.name(),
-                        kind.name()
-                    );
-                    let watch = Stopwatch::start();
-                    match cell(plan, group, kind) {
-                        Ok(values) => {
-                            eprintln!("{told}: {:.1} s", watch.seconds());
-                            for (id, value) in values {
-                                samples.entry((id, kind.name())).or_default().push(value);
-                            }
-                        }
-                        Err(_) if system::interrupted() => {}
-                        Err(e) => {
-                            eprintln!("{told}: {e}");
-                            outcome.failures.push(format!("{told}: {e}"));
-                        }
-                    }
+                    let told = format!("{told} {} on {}", group.name(), kind.name());
+                    let failure = measure(plan, group, kind, &told, &mut samples);
+                    outcome.failures.extend(failure);
                     room.sweep();
                 }
             }
@@ -111,13 +110,38 @@ pub fn run(plan: &Plan, room: &Room) -> Outcome {
     outcome
 }
 
+/// Runs one workload on one target, and says so; answers what went wrong.
+fn measure(
+    plan: &Plan,
+    group: Group,
+    kind: Kind,
+    told: &str,
+    samples: &mut Samples,
+) -> Option<String> {
+    let watch = Stopwatch::start();
+    match cell(plan, group, kind) {
+        Ok(values) => {
+            eprintln!("{told}: {:.1} s", watch.seconds());
+            for (id, value) in values {
+                samples.entry((id, kind.name())).or_default().push(value);
+            }
+            None
+        }
+        Err(_) if system::interrupted() => None,
+        Err(e) => {
+            eprintln!("{told}: {e}");
+            Some(format!("{told}: {e}"))
+        }
+    }
+}
+
 /// The targets, beginning with another one each time.
 fn in_turn(kinds: &[Kind], repetition: u32) -> impl Iterator<Item = Kind> {
     let first = repetition as usize % kinds.len().max(1);
     kinds.iter().cycle().skip(first).take(kinds.len()).copied()
 }
 
-/// Runs one workload on one target.
+/// Runs one workload on one target, as a process.
 fn cell(plan: &Plan, group: Group, kind: Kind) -> Result<Vec<(&'static str, f64)>> {
     let program = std::env::current_exe().when("find this program")?;
     let mut command = Command::new(program);

@@ -5,9 +5,7 @@
 )]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::thread::JoinHandle;
 
 use crate::failure::{At, Result};
 
@@ -67,44 +65,8 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(&file).at("sync", path)
 }
 
-/// One thread of idle priority on each core, which keeps the cores from sleeping.
-pub struct Spinners {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Spinners {
-    /// Starts them.
-    pub fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (0..cores).map(|core| {
-            let stop = stop.clone();
-            std::thread::spawn(move || {
-                if !be_idle(core) {
-                    return;
-                }
-                while !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        });
-        let threads = threads.collect();
-        Self { stop, threads }
-    }
-}
-
-impl Drop for Spinners {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Gives this thread idle priority and a core of its own; says whether it got the priority.
-fn be_idle(core: usize) -> bool {
+pub fn be_idle(core: usize) -> bool {
     // SAFETY: both structures are plain data, live for the calls, and of the sizes given; a core
     // number beyond the set is not added to it.
     unsafe {
