@@ -149,7 +149,7 @@ impl PackState {
     /// so for each frame that the journal names.
     pub fn cover(&mut self, r: &PackRef) {
         self.len = self.len.max(frame_end(r));
-        self.total = self.total.max(self.len - HEADER_LEN);
+        self.total = self.total.max(self.len.saturating_sub(HEADER_LEN));
         self.last_birth = self.last_birth.max(r.birth);
     }
 }

@@ -102,7 +102,10 @@ pub fn scan_frames<'r, E>(
             Depth::Data => WINDOW,
         },
     };
-    let mut pos = range.start.max(HEADER_LEN).next_multiple_of(FRAME_ALIGN);
+    let start = range.start.max(HEADER_LEN);
+    let mut pos = start
+        .checked_next_multiple_of(FRAME_ALIGN)
+        .unwrap_or(range.end);
     while pos < range.end {
         let bytes = window.at(pos, FRAME_HEADER_LEN as usize)?;
         if bytes.is_empty() {
