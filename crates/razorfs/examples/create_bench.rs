@@ -13,13 +13,22 @@ fn name(n: usize) -> Vec<u8> {
     format!("file-{n:08}.txt").into_bytes()
 }
 
-/// Runs one phase over `n` things and prints what one of them cost.
+/// Microseconds for which this thread has had a processor; 0 where the host does not tell.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split(' ').next().and_then(|n| n.parse::<u64>().ok());
+    nanos.unwrap_or_default() as f64 / 1e3
+}
+
+/// Runs one phase over `n` things and prints what one of them cost: time, and processor time of
+/// the thread that asks.
 fn timed(what: &str, n: usize, run: impl FnOnce() -> Result<()>) -> Result<()> {
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), processor_time());
     run()?;
     let seconds = start.elapsed().as_secs_f64();
+    let busy = (processor_time() - busy) / n as f64;
     let (each, rate) = (seconds * 1e6 / n as f64, n as f64 / seconds);
-    println!("{what:<10} {n:>8}  {seconds:>8.3} s  {each:>8.3} us each  {rate:>10.0} /s");
+    println!("{what:<10} {n:>8} {each:>9.3} us each {busy:>9.3} us busy {rate:>10.0} /s");
     Ok(())
 }
 
