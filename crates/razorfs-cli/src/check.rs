@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use razorfs::Volume;
+use razorfs_disk::Disk;
 use razorfs_disk::os::OsDisk;
-use razorfs_disk::{Disk, LockMode};
 use razorfs_verify::{Progress, Report};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
+use crate::place;
 
 /// Sees `{"done": n, "total": n, "phase": "…"}`; an error stops the check.
 pub type Step<'a> = &'a mut dyn FnMut(&Value) -> Result<()>;
@@ -25,8 +26,7 @@ pub fn run(path: &Path, level: u8, live: Option<&Volume>, step: Step<'_>) -> Res
         }
         None => {
             let disk = OsDisk::new(path);
-            let lock = disk.lock(LockMode::Shared);
-            let guard = lock.map_err(|e| Failure::engine("verify", path, &e.into()))?;
+            let guard = place::lock(path, &disk)?;
             let report = check(&disk, path, level, step);
             drop(guard);
             report?

@@ -129,7 +129,7 @@ impl Operation<'_> {
     /// Puts an entry into a free slot.
     pub(super) fn add_entry(&mut self, dir: Ino, cookie: u64, dirent: &Dirent) -> Result<()> {
         let key = Key::dirent(Branch::HEAD, dir, cookie);
-        self.put(key, dirent.to_bytes());
+        self.put_new(key, dirent.to_bytes());
         let now = self.now;
         let inode = self.change(dir)?;
         inode.entries += 1;

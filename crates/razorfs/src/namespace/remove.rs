@@ -115,9 +115,15 @@ impl Operation<'_> {
             _ => 0,
         };
         let bytes = counted_bytes(inode);
-        let more_records = inode.flags & (inode_flags::HAS_XATTR | inode_flags::TRIMMING) != 0;
+        let trimming = inode.flags & inode_flags::TRIMMING != 0;
+        let more_records = trimming || inode.flags & inode_flags::HAS_XATTR != 0;
         if blocks > SMALL || more_records || self.pins.is_pinned(ino) {
-            self.put(Key::orphan(Branch::HEAD, ino), Orphan::Reap.to_bytes());
+            let key = Key::orphan(Branch::HEAD, ino);
+            if trimming {
+                self.put(key, Orphan::Reap.to_bytes());
+            } else {
+                self.put_new(key, Orphan::Reap.to_bytes());
+            }
             self.afterwards.push(Afterwards::LostName(ino));
             return Ok(());
         }

@@ -146,7 +146,7 @@ impl Operation<'_> {
         }
         if !inode.is_dir() && inode.nlink > 1 {
             self.del(Key::link(Branch::HEAD, ino, old.0, old.1));
-            self.put(Key::link(Branch::HEAD, ino, new.0, new.1), *b"");
+            self.put_new(Key::link(Branch::HEAD, ino, new.0, new.1), *b"");
         }
         Ok(())
     }

@@ -144,6 +144,7 @@ impl Core {
                 if !fits {
                     self.want_checkpoint();
                 }
+                open.is_full = full && !open.is_empty();
                 self.signals.commit.notify_one();
                 self.signals.room.wait(&mut open);
                 continue;
@@ -414,6 +415,7 @@ impl Core {
         let now = self.env.monotonic();
         let open = self.open.lock();
         if !open.waiters.is_empty()
+            || open.is_full
             || open.journal_bytes >= self.limits.soft_batch()
             || open.dirty_bytes >= self.tuning.batch_data
         {

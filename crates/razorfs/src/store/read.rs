@@ -26,11 +26,11 @@ impl Core {
     /// Runs a read against the newest version. A version that another one replaced meanwhile may
     /// have lost its files under the reader; the newer one has what it needs.
     fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
-        let mut version = self.version.load_full();
+        let mut version = self.version.load();
         loop {
             match read(&version) {
                 Err(Error::Disk(e)) if e.is_not_found() => {
-                    let newer = self.version.load_full();
+                    let newer = self.version.load();
                     if std::sync::Arc::ptr_eq(&newer, &version) {
                         return Err(Error::Disk(e));
                     }

@@ -99,6 +99,17 @@ impl<'a> Tx<'a> {
         });
     }
 
+    /// Writes a record that does not exist, before all else that the transaction does.
+    pub fn put_first(&mut self, key: Key, value: Bytes) {
+        debug_assert_ne!(key.tag(), Tag::Extent);
+        let step = Step::Put {
+            key,
+            value,
+            new: true,
+        };
+        self.steps.insert(0, step);
+    }
+
     /// Deletes a record. Extents of a file go before its inode.
     pub fn del(&mut self, key: Key) {
         self.steps.push(Step::Del(key));
