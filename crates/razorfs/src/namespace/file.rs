@@ -262,15 +262,12 @@ impl Namespace {
         Ok(written)
     }
 
-    /// Writes at the end, all or nothing; answers where that was.
+    /// Writes at the end, as far as the largest offset, all or nothing; answers where that was.
     pub(crate) fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
         let locks = self.locks.write(ino);
         let offset = self.find_by_inode(ino)?.size;
-        if (data.len() as u64) > FILE_MAX.saturating_sub(offset) {
-            return Err(Error::FileTooLarge);
-        }
         let (written, ticket) = self.write_locked(ino, offset, data)?;
-        if written < data.len() {
+        if (written as u64) < (data.len() as u64).min(FILE_MAX.saturating_sub(offset)) {
             // The caller cannot be told of a part, so there is none.
             let mut op = self.begin(OpType::Truncate)?;
             op.set_size(ino, offset)?;

@@ -15,6 +15,8 @@ use razorfs_format::op::{Counter, OpType};
 use razorfs_format::record::{Fragment, FragmentKind, Inode, Time, inode_flags};
 use razorfs_format::{Branch, Ino};
 
+use super::Namespace;
+use super::dentries::Dentries;
 use super::pins::PinTable;
 use crate::store::{Bytes, Store, Tx};
 use crate::{Error, Result};
@@ -48,6 +50,9 @@ pub(super) enum Afterwards {
 pub(crate) struct Operation<'a> {
     pub(super) store: &'a Store,
     pub(super) pins: &'a PinTable,
+    pub(super) dentries: &'a Dentries,
+    /// Entries that it reads are remembered: the caller holds the directory's lock.
+    pub(super) remembers: bool,
     pub(super) now: Time,
     tx: Tx<'a>,
     /// Boxed: most operations have one or two, and a node of the tree has room for eleven.
@@ -59,10 +64,12 @@ pub(crate) struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    pub(super) fn new(store: &'a Store, pins: &'a PinTable, ty: OpType, now: Time) -> Self {
+    pub(super) fn new(namespace: &'a Namespace, ty: OpType, now: Time) -> Self {
         Self {
-            store,
-            pins,
+            store: &namespace.store,
+            pins: &namespace.pins,
+            dentries: &namespace.dentries,
+            remembers: false,
             now,
             tx: Tx::new(ty),
             inodes: BTreeMap::new(),

@@ -149,11 +149,8 @@ impl Namespace {
     fn remove(&self, parent: Ino, name: &[u8], ty: OpType) -> Result<()> {
         loop {
             // What the name leads to must be locked too, and is known only by looking.
-            let child = match self.reader().entry(parent, name) {
-                Ok((_, dirent)) => dirent.ino,
-                // Let the operation say what is wrong, with the directory locked.
-                Err(_) => parent,
-            };
+            // If looking fails the operation says what is wrong, with the directory locked.
+            let child = self.look(parent, name).map_or(parent, |dirent| dirent.ino);
             let locks = self.locks.write_many([parent, child]);
             let mut op = self.begin(ty)?;
             let removed = match ty {

@@ -143,6 +143,18 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// The keys of one table whose records are written or deleted.
+    pub fn written(&self, tag: Tag) -> impl Iterator<Item = Key> {
+        let key = |step: &'_ Step<'a>| match step {
+            Step::Put { key, .. } | Step::Del(key) => Some(*key),
+            _ => None,
+        };
+        self.steps
+            .iter()
+            .filter_map(key)
+            .filter(move |key| key.tag() == tag)
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
