@@ -72,6 +72,7 @@ pub struct PackWriter {
     open: Option<Open>,
     touched: BTreeMap<PackId, PackState>,
     effort: Effort,
+    packed: Vec<u8>,
 }
 
 type Attempt = std::result::Result<Vec<PackRef>, Failure>;
@@ -107,6 +108,7 @@ impl PackWriter {
             open: None,
             touched: BTreeMap::new(),
             effort: Effort::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -142,9 +144,20 @@ impl PackWriter {
         self.touched.values().copied().collect()
     }
 
-    /// The same, and forgets them until they are touched again.
-    pub fn take_states(&mut self) -> Vec<PackState> {
-        std::mem::take(&mut self.touched).into_values().collect()
+    /// Forgets states that are written down elsewhere now, but for packs that were touched since.
+    pub fn forget_states(&mut self, states: &[PackState]) {
+        for state in states {
+            if self.touched.get(&state.id) == Some(state) {
+                self.touched.remove(&state.id);
+            }
+        }
+    }
+
+    /// The pack that is gone on with, if there is one.
+    #[must_use]
+    pub fn current(&self) -> Option<PackId> {
+        let open = self.open.as_ref().map(|open| open.state.id);
+        open.or_else(|| self.reopen.map(|state| state.id))
     }
 
     /// Seals the pack that is being written, if there is one; the next frame opens a new one.
@@ -164,15 +177,15 @@ impl PackWriter {
             return Err(Error::Invalid("a frame that is empty or leaves its block"));
         }
         let ino = identity.ino;
-        let mut packed = Vec::new();
         let mut codec = Codec::None;
         if frame.compression != Compression::None && self.effort.worth_a_try(ino) {
-            codec = compress(frame.compression, raw, &mut packed);
+            codec = compress(frame.compression, raw, &mut self.packed);
             self.effort.note(ino, codec != Codec::None);
         }
         let stored = match codec {
             Codec::None => Cow::Borrowed(raw),
-            Codec::Lz4 | Codec::Zstd => Cow::Owned(packed),
+            // A copy of just these bytes: the buffer is larger than the frame ever was.
+            Codec::Lz4 | Codec::Zstd => Cow::Owned(self.packed.as_slice().into()),
         };
         let crcs = identity.checksums(self.vid, codec, &stored);
         Ok(Ready {
