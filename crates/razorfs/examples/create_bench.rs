@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example create_bench [files] [directory]`
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark takes the time")]
+
 use std::time::Instant;
 
 use razorfs::{Ino, NewNode, Options, Result, Volume};
