@@ -71,6 +71,17 @@ fn held_by(pid: u32, dir: &Path) -> Option<Holder> {
     None
 }
 
+/// Whether any thread of a process runs. The first one may have ended before the others, and a
+/// process that nobody has waited for yet has none that does.
+pub fn is_running(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        !state.is_empty() && !state.starts_with(['Z', 'X'])
+    })
+}
+
 /// The name of a process.
 pub fn name_of(pid: u32) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -92,8 +103,10 @@ mod tests {
             .spawn()
             .unwrap();
         let holder = of(&path);
+        assert!(is_running(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(!is_running(child.id()));
         let holder = holder.unwrap();
         assert_eq!(holder.pid, child.id());
         assert_eq!(holder.how, "its working directory");

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
+use crate::holders;
 
 /// Version of the protocol.
 pub const VERSION: u64 = 1;
@@ -157,11 +158,9 @@ pub fn wait_for_end(stream: &mut UnixStream) {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(&*stream) else {
         return;
     };
-    let stat = format!("/proc/{}/stat", peer.pid.as_raw_nonzero());
+    let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
     for _ in 0..1000 {
-        let stat = std::fs::read_to_string(&stat).unwrap_or_default();
-        let state = stat.rsplit(") ").next().unwrap_or_default();
-        if state.is_empty() || state.starts_with(['Z', 'X']) {
+        if !holders::is_running(pid) {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));
