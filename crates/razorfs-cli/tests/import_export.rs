@@ -146,7 +146,9 @@ fn ctrl_c_removes_a_volume_that_the_import_has_made() {
         let mut header = tar::Header::new_gnu();
         header.set_path("endless").unwrap();
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(1 << 40);
         header.set_cksum();
         let mut sent = input.write_all(header.as_bytes());
