@@ -281,13 +281,14 @@ fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
         _ => return Ok(None),
     };
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    // Some writers leave these fields empty.
     let time = Time {
-        secs: i64::try_from(header.mtime()?).unwrap_or(i64::MAX),
+        secs: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(i64::MAX),
         nanos: 0,
     };
     let mut meta = Meta::new(kind, header.mode()? & 0o7777);
-    meta.uid = number(header.uid()?);
-    meta.gid = number(header.gid()?);
+    meta.uid = number(header.uid().unwrap_or(0));
+    meta.gid = number(header.gid().unwrap_or(0));
     // Other entries may have anything in these fields.
     if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
         let major = header.device_major()?.unwrap_or(0);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Mount, RAZORFS, fails, ok, reap, room, run, same_trees, signal};
+use crate::support::{Mount, RAZORFS, fails, ok, reap, room, run, same_trees, signal, wait_until};
 use crate::tree::Source;
 
 #[test]
@@ -133,36 +133,42 @@ fn a_failed_import_leaves_no_new_volume_and_no_half_file() {
 #[test]
 fn ctrl_c_removes_a_volume_that_the_import_has_made() {
     let mount = Mount::new();
-    let endless = Command::new(RAZORFS)
+    let mut child = Command::new(RAZORFS)
         .args(["import", "--quiet", "-"])
         .arg(&mount.volume)
         .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut child = endless.unwrap();
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
         use std::io::Write;
-        let mut header = vec![0; 512];
-        header[..4].copy_from_slice(b"file");
-        header[100..107].copy_from_slice(b"0000644");
-        header[124..135].copy_from_slice(b"77777777777");
-        header[148..156].fill(b' ');
-        let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let mut sent = input.write_all(&header);
+        let mut header = tar::Header::new_gnu();
+        header.set_path("endless").unwrap();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let mut sent = input.write_all(header.as_bytes());
         while sent.is_ok() {
             sent = input.write_all(&[7; 65536]);
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     });
-    crate::support::wait_until("the volume is there", || {
+    wait_until("the volume is there", || {
         mount.volume.join("SUPER").exists()
     });
     std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it is still importing");
     signal(child.id(), "INT");
+    let mut said = child.stderr.take().unwrap();
     reap(child);
     feeder.join().unwrap();
+    let mut line = String::new();
+    std::io::Read::read_to_string(&mut said, &mut line).unwrap();
+    assert_eq!(line, "razorfs: interrupted\n");
     assert!(!mount.volume.exists());
 }
 
