@@ -334,7 +334,11 @@ impl<M: Machine> Runner<M> {
         {
             self.marks.hit("change failed and yet happened");
             self.model = done;
-            self.remember();
+            // Visible, and perhaps not durable: its error is no acknowledgement.
+            self.history.push(State {
+                op: self.now,
+                model: self.model.clone(),
+            });
             return Ok(());
         }
         drop(after);

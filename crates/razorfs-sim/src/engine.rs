@@ -162,17 +162,18 @@ impl Machine for EngineMachine {
     fn fault(&mut self, fault: Fault) {
         let counts = self.disk.counts();
         let mut rng = Rng::new(mix(self.setup.seed, counts.mutations));
+        // A write that fails ends with a sector: none is ever torn inside, and what the journal
+        // writes begins with one.
+        let part = |rng: &mut Rng| rng.range(0..9000) / 512 * 512;
         match fault {
             Fault::SyncFails(n) if rng.chance(50) => self.disk.fail_sync_at(counts.syncs + n),
             Fault::SyncFails(n) => self.disk.fail_sync_partly_at(counts.syncs + n, rng.next()),
             Fault::Full(n) => self.disk.enospc_at(counts.mutations + n),
             Fault::ShortWrite(n) if rng.chance(50) => {
-                self.disk
-                    .short_write_at(counts.writes + n, rng.range(0..9000));
+                self.disk.short_write_at(counts.writes + n, part(&mut rng));
             }
             Fault::ShortWrite(n) => {
-                self.disk
-                    .fail_write_at(counts.writes + n, rng.range(0..9000));
+                self.disk.fail_write_at(counts.writes + n, part(&mut rng));
             }
             Fault::Capacity(more) => {
                 let pages = |len: u64| len.next_multiple_of(4096);

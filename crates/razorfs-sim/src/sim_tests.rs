@@ -142,7 +142,6 @@ fn the_engine_survives_a_cut_at_every_call_of_a_run() {
 }
 
 #[test]
-#[ignore = "after a failed sync the ring runs out of room: `razorfs-sim --faults --seed 40`"]
 fn the_engine_survives_faults_of_the_disk() {
     passes(Mode::Faults, 60);
 }

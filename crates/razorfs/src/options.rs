@@ -47,7 +47,8 @@ pub struct Geometry {
     pub checkpoint_interval: u64,
     /// Bytes of file data in RAM, not yet in a pack, that make writers wait.
     pub dirty_bytes: u64,
-    /// Bytes of the ballast that is given back when the host is full; 0 for none.
+    /// Bytes of the ballast of a grown volume, at least; it is given back when the host is full,
+    /// and a small volume has less. 0 for none.
     pub reserve_bytes: u64,
 }
 
@@ -66,7 +67,7 @@ impl Default for Geometry {
             checkpoint_journal: 32 * MIB,
             checkpoint_interval: 60_000_000_000,
             dirty_bytes: 96 * MIB,
-            reserve_bytes: MIB,
+            reserve_bytes: 16 * MIB,
         }
     }
 }

@@ -26,19 +26,19 @@ pub(super) struct Flushed {
     pub extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
 }
 
-/// Writes the segments of a frozen memtable.
+/// Writes the segments of a frozen memtable. After an error `flushed` has those that were written.
 pub(super) fn flush(
     core: &Core,
     installer: &mut Installer,
     version: &Version,
     frozen: &Frozen,
-) -> Result<Flushed> {
-    let mut flushed = Flushed::default();
+    flushed: &mut Flushed,
+) -> Result<()> {
     let run = installer.next_run;
     let epoch = frozen.memtable.epoch;
     for tag in Tag::ALL {
         let records: Vec<Record> = if tag == Tag::Extent {
-            extents(core, installer, version, frozen, &mut flushed)?
+            extents(core, installer, version, frozen, flushed)?
         } else {
             let records = frozen.memtable.sorted(tag, |slot| match slot {
                 Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
@@ -65,7 +65,7 @@ pub(super) fn flush(
             &installer.segment_options,
         )?);
     }
-    Ok(flushed)
+    Ok(())
 }
 
 /// A block on its way to its record.

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use razorfs_disk::{Dir, Name, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
+use razorfs_format::pack::PackState;
 use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
@@ -33,6 +34,7 @@ use crate::data::{Account, PackWriter};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result};
+use flush::Flushed;
 use superfile::SuperFile;
 
 /// What may go once no generation that could be mounted needs it.
@@ -97,12 +99,20 @@ impl Installer {
             next_run,
         }
     }
+
+    /// Bytes that segments and packs take.
+    fn stored(&self) -> u64 {
+        let segments: u64 = self.manifest.segments.iter().map(|s| s.bytes).sum();
+        segments.saturating_add(self.account.totals().0)
+    }
 }
 
 /// Writes generations of a volume.
 pub(crate) struct Checkpointer {
     pub core: Arc<Core>,
     pub installer: Mutex<Installer>,
+    /// Bytes of the largest file of the journal.
+    largest_file: u64,
     /// When the last checkpoint was, on the monotonic clock.
     last: AtomicU64,
 }
@@ -110,6 +120,8 @@ pub(crate) struct Checkpointer {
 /// What the next generation changes.
 struct Edit {
     added: Vec<SegmentMeta>,
+    /// Those of `added` that are new files, and not moved ones.
+    written: Vec<SegmentId>,
     removed: Vec<SegmentId>,
     /// The frozen memtable that `added` holds.
     flushed: Option<Arc<Frozen>>,
@@ -117,13 +129,26 @@ struct Edit {
     extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
 }
 
+/// The next generation.
+struct Next {
+    superblock: Superblock,
+    /// Unless they stay the same.
+    tables: Option<(Manifest, Account)>,
+    /// What the writers of packs told.
+    packs: Vec<PackState>,
+    /// The packs that hold nothing live.
+    dead: Vec<PackId>,
+}
+
 impl Checkpointer {
     /// Goes on from a generation.
     pub fn new(core: Arc<Core>, installer: Installer) -> Self {
         let last = AtomicU64::new(core.env.monotonic());
+        let largest_file = u64::from(installer.superblock.geometry.journal.max_file);
         Self {
             core,
             installer: Mutex::new(installer),
+            largest_file,
             last,
         }
     }
@@ -146,8 +171,11 @@ impl Checkpointer {
     fn run(&self, state: State) -> Result<bool> {
         let mut installer = self.installer.lock();
         let mut done = false;
-        // What an earlier, failed checkpoint froze goes first.
-        done |= self.flush_frozen(&mut installer, State::Dirty)?;
+        // What an earlier, failed checkpoint froze goes first, once its last batch is durable.
+        if !self.core.version.load().frozen.is_empty() {
+            self.core.commit_now(true)?;
+            done |= self.flush_frozen(&mut installer, State::Dirty)?;
+        }
         self.core.freeze()?;
         done |= self.flush_frozen(&mut installer, state)?;
         self.last
@@ -167,7 +195,13 @@ impl Checkpointer {
             } else {
                 State::Dirty
             };
-            self.flush_one(installer, &version, oldest, state)?;
+            let mut flushed = self.flush_one(installer, &version, &oldest, state);
+            if matches!(flushed, Err(Error::NoSpace))
+                && self.core.ballast.release(self.core.disk.as_ref())
+            {
+                flushed = self.flush_one(installer, &version, &oldest, state);
+            }
+            flushed?;
             done = true;
         }
     }
@@ -176,21 +210,42 @@ impl Checkpointer {
         &self,
         installer: &mut Installer,
         version: &Version,
-        frozen: Arc<Frozen>,
+        frozen: &Arc<Frozen>,
         state: State,
     ) -> Result<()> {
-        let flushed = flush::flush(&self.core, installer, version, &frozen)?;
-        publish(self.core.disk.as_ref(), &flushed.segments)?;
+        if let Some(cause) = self.core.failure() {
+            // Not all that was frozen may have got its place.
+            return Err(Error::Failed(cause));
+        }
+        let mut flushed = Flushed::default();
+        let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
+            .and_then(|()| publish(self.core.disk.as_ref(), &flushed.segments));
+        if let Err(e) = written {
+            self.discard(flushed.segments.iter().map(|s| s.id));
+            return Err(e);
+        }
         installer.next_run += 1;
         let edit = Edit {
+            written: flushed.segments.iter().map(|s| s.id).collect(),
             added: flushed.segments,
             removed: Vec::new(),
-            flushed: Some(frozen),
+            flushed: Some(Arc::clone(frozen)),
             extents: flushed.extents,
         };
         self.install(installer, Some(edit), state)?;
         self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Removes segments that no generation names, under either name, so that checkpoints which
+    /// fail on a full host do not fill it further.
+    fn discard(&self, segments: impl Iterator<Item = SegmentId>) {
+        for id in segments {
+            for file in [FileName::SegmentTmp(id), FileName::Segment(id)] {
+                // What cannot be removed now is removed at the next mount.
+                let _ = self.core.disk.remove(&name_of(file));
+            }
+        }
     }
 
     /// One compaction, if one is due.
@@ -217,11 +272,16 @@ impl Checkpointer {
             &snapshots,
             &segment,
         )?;
-        publish(self.core.disk.as_ref(), &output.added)?;
+        let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
+        if let Err(e) = publish(self.core.disk.as_ref(), &output.added) {
+            self.discard(written.into_iter());
+            return Err(e);
+        }
         let mut added = output.added;
         added.extend(output.moved);
         let edit = Edit {
             added,
+            written,
             removed: output.removed,
             flushed: None,
             extents: Vec::new(),
@@ -235,6 +295,7 @@ impl Checkpointer {
     /// mountable, and new files where some were given up.
     pub fn make_room(&self) -> Result<()> {
         let made = self.try_make_room();
+        *self.core.room_error.lock() = made.as_ref().err().cloned();
         self.core.room_made.fetch_add(1, Ordering::Relaxed);
         self.core.wake_all();
         made
@@ -262,55 +323,115 @@ impl Checkpointer {
     /// Writes the next generation.
     fn install(&self, installer: &mut Installer, edit: Option<Edit>, state: State) -> Result<()> {
         let core = &self.core;
-        let mut superblock = installer.superblock.clone();
-        superblock.generation = superblock.generation.next();
-        superblock.state = state;
-        let mut account = None;
-        let mut removed_packs = Vec::new();
-        let mut manifest = None;
-        if let Some(edit) = &edit {
-            let mut next_account = installer.account.clone();
-            for (before, after) in &edit.extents {
-                next_account.apply(before, after);
+        let mut next = match self.prepare(installer, edit.as_ref(), state) {
+            Ok(next) => next,
+            Err(e) => {
+                self.discard(edit.iter().flat_map(|e| e.written.iter().copied()));
+                return Err(e);
             }
-            let mut next = self.next_manifest(installer, edit, superblock.generation);
-            removed_packs = self.settle_packs(installer, &mut next, &mut next_account);
-            superblock.manifest = self.write_manifest(&next)?;
-            account = Some(next_account);
-            manifest = Some(next);
+        };
+        if let Err(e) = SuperFile::write(core.disk.as_ref(), &next.superblock) {
+            self.not_installed(installer, edit.as_ref(), &next, &e);
+            return Err(e);
         }
-        if let Some(frozen) = edit.as_ref().and_then(|e| e.flushed.as_ref()) {
-            let journal = core.journal();
-            superblock.journal = journal.ring.start_for(frozen.cut);
-            superblock.cut = frozen.counters.lsn;
-        }
-        superblock.end = BatchSeq(core.durable.load(Ordering::Acquire));
-        self.check_fence(installer)?;
-        SuperFile::write(core.disk.as_ref(), &superblock)?;
         core.generation
-            .store(superblock.generation.0, Ordering::Relaxed);
+            .store(next.superblock.generation.0, Ordering::Relaxed);
         self.publish_version(edit.as_ref());
-        self.collect(
-            installer,
-            &superblock,
-            edit.as_ref(),
-            manifest.as_ref(),
-            removed_packs,
-        );
-        if let Some(account) = account {
+        self.collect(installer, edit.as_ref(), &mut next);
+        if let Some((manifest, account)) = next.tables {
+            installer.manifest = manifest;
             installer.account = account;
         }
-        if let Some(manifest) = manifest {
-            installer.manifest = manifest;
-        }
-        installer.previous_cut = std::mem::replace(&mut installer.cut, superblock.journal.batch);
-        installer.superblock = superblock;
-        core.journal().ring.release(installer.previous_cut);
+        let cut = next.superblock.journal.batch;
+        installer.previous_cut = std::mem::replace(&mut installer.cut, cut);
+        installer.superblock = next.superblock;
+        core.stored.store(installer.stored(), Ordering::Relaxed);
+        installer.cold.forget_states(&next.packs);
+        let mut journal = core.journal();
+        journal.hot.forget_states(&next.packs);
+        journal.ring.release(installer.previous_cut);
+        drop(journal);
         core.note_room();
         self.remove_garbage(installer);
         core.wake_all();
         tracing::debug!(generation = %installer.superblock.generation, "a generation was installed");
         Ok(())
+    }
+
+    /// Everything of the next generation but its superblock; if this fails nothing names it.
+    fn prepare(
+        &self,
+        installer: &mut Installer,
+        edit: Option<&Edit>,
+        state: State,
+    ) -> Result<Next> {
+        let core = &self.core;
+        let mut superblock = installer.superblock.clone();
+        superblock.generation = superblock.generation.next();
+        superblock.state = state;
+        let (mut packs, mut dead, mut tables) = (Vec::new(), Vec::new(), None);
+        if let Some(edit) = edit {
+            let mut account = installer.account.clone();
+            for (before, after) in &edit.extents {
+                account.apply(before, after);
+            }
+            let mut manifest = self.next_manifest(installer, edit, superblock.generation);
+            // An identity is used once, whatever comes of it: the superblock of a try that seems
+            // to have failed may be on the disk, and name the manifest of that try.
+            installer.manifest.counters.next_manifest = manifest.counters.next_manifest;
+            packs = self.pack_states(installer, &account);
+            dead = Self::settle_packs(&packs, &mut manifest, &mut account);
+            superblock.manifest = self.write_manifest(&manifest).inspect_err(|_| {
+                let id = manifest.id;
+                for file in [FileName::ManifestTmp(id), FileName::Manifest(id)] {
+                    let _ = core.disk.remove(&name_of(file));
+                }
+            })?;
+            tables = Some((manifest, account));
+        }
+        if let Some(frozen) = edit.and_then(|e| e.flushed.as_ref()) {
+            let journal = core.journal();
+            superblock.journal = journal.ring.start_for(frozen.cut);
+            superblock.cut = frozen.counters.lsn;
+        }
+        superblock.end = BatchSeq(core.durable.load(Ordering::Acquire));
+        let next = Next {
+            superblock,
+            tables,
+            packs,
+            dead,
+        };
+        if let Err(e) = self.check_fence(installer) {
+            if let Some((manifest, _)) = &next.tables {
+                let _ = core.disk.remove(&name_of(FileName::Manifest(manifest.id)));
+            }
+            return Err(e);
+        }
+        Ok(next)
+    }
+
+    /// The superblock could not be written, or only seems so: what it names stays until another
+    /// one has taken its slots.
+    fn not_installed(
+        &self,
+        installer: &mut Installer,
+        edit: Option<&Edit>,
+        next: &Next,
+        e: &Error,
+    ) {
+        let segments = edit.iter().flat_map(|e| e.written.iter());
+        let segments = segments.map(|id| FileName::Segment(*id));
+        let manifest = next.tables.iter().map(|(m, _)| FileName::Manifest(m.id));
+        let unneeded_since = installer.superblock.generation;
+        let garbage = segments.chain(manifest).map(|file| Garbage {
+            unneeded_since,
+            what: Unneeded::File(file),
+        });
+        installer.garbage.extend(garbage);
+        if !matches!(e, Error::NoSpace) {
+            // A flush that failed is not tried again, and there is no other place.
+            self.core.fail(e);
+        }
     }
 
     /// Another host that opened the volume on a shared disk has left its nonce: this one must not
@@ -351,16 +472,32 @@ impl Checkpointer {
         next
     }
 
+    /// The packs as their writers know them. Those that hold dead data are closed if the host is
+    /// low: only what nobody appends to is removed and punched.
+    fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
+        let mut journal = self.core.journal();
+        if self.core.host_is_low(0).unwrap_or(false) {
+            for writer in [&mut journal.hot, &mut installer.cold] {
+                let is_dead = |id| account.get(id).is_some_and(|p| p.live < p.total / 2);
+                if writer.current().is_some_and(is_dead)
+                    && let Err(e) = writer.seal()
+                {
+                    tracing::warn!(error = %e, "a pack could not be closed");
+                }
+            }
+        }
+        let mut states = journal.hot.states();
+        states.extend(installer.cold.states());
+        states
+    }
+
     /// Brings the packs of the manifest up to date; answers those that hold nothing live.
     fn settle_packs(
-        &self,
-        installer: &mut Installer,
+        states: &[PackState],
         next: &mut Manifest,
         account: &mut Account,
     ) -> Vec<PackId> {
-        let mut states = self.core.journal().hot.states();
-        states.extend(installer.cold.states());
-        for state in &states {
+        for state in states {
             account.note(state);
         }
         account.flushed(next.counters.epoch);
@@ -412,20 +549,14 @@ impl Checkpointer {
     }
 
     /// Notes what the new generation does not need any more.
-    fn collect(
-        &self,
-        installer: &mut Installer,
-        superblock: &Superblock,
-        edit: Option<&Edit>,
-        manifest: Option<&Manifest>,
-        packs: Vec<PackId>,
-    ) {
-        let since = superblock.generation;
-        let mut files: Vec<FileName> = packs.into_iter().map(FileName::Pack).collect();
+    fn collect(&self, installer: &mut Installer, edit: Option<&Edit>, next: &mut Next) {
+        let since = next.superblock.generation;
+        let packs = std::mem::take(&mut next.dead).into_iter();
+        let mut files: Vec<FileName> = packs.map(FileName::Pack).collect();
         if let Some(edit) = edit {
             files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
         }
-        if manifest.is_some() {
+        if next.tables.is_some() {
             files.push(FileName::Manifest(installer.manifest.id));
         }
         let garbage = files.into_iter().map(Unneeded::File);

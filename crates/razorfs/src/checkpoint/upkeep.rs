@@ -42,16 +42,30 @@ impl Checkpointer {
         if core.failure().is_some() {
             return Ok(false);
         }
+        if self.grow_ballast()? {
+            return Ok(true);
+        }
         let mut journal = core.journal();
         // A header that is ready spares the commit that changes files a flush.
         let mut busy = journal.ring.prepare()?;
         let enough = core.since_cut.load(Ordering::Relaxed) > journal.ring.capacity() / 4;
-        if enough || core.journal_is_pressed() {
+        if (enough || core.journal_is_pressed()) && !core.host_is_low(self.largest_file)? {
             busy |= journal.ring.grow()?;
         }
         drop(journal);
         core.note_room();
         Ok(busy)
+    }
+
+    /// One step of growing the ballast with what the volume stores, where the host has plenty.
+    fn grow_ballast(&self) -> Result<bool> {
+        let core = &self.core;
+        let more = core.ballast.wanted(core.stored.load(Ordering::Relaxed));
+        if more == 0 || core.host_is_low(2 * more)? {
+            return Ok(false);
+        }
+        core.ballast.grow(core.disk.as_ref(), more)?;
+        Ok(true)
     }
 
     /// Counts since the volume was opened.

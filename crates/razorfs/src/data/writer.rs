@@ -142,9 +142,20 @@ impl PackWriter {
         self.touched.values().copied().collect()
     }
 
-    /// The same, and forgets them until they are touched again.
-    pub fn take_states(&mut self) -> Vec<PackState> {
-        std::mem::take(&mut self.touched).into_values().collect()
+    /// Forgets states that are written down elsewhere now, but for packs that were touched since.
+    pub fn forget_states(&mut self, states: &[PackState]) {
+        for state in states {
+            if self.touched.get(&state.id) == Some(state) {
+                self.touched.remove(&state.id);
+            }
+        }
+    }
+
+    /// The pack that is gone on with, if there is one.
+    #[must_use]
+    pub fn current(&self) -> Option<PackId> {
+        let open = self.open.as_ref().map(|open| open.state.id);
+        open.or_else(|| self.reopen.map(|state| state.id))
     }
 
     /// Seals the pack that is being written, if there is one; the next frame opens a new one.

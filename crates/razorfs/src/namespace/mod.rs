@@ -138,10 +138,8 @@ impl Namespace {
     }
 
     fn wait(&self, ticket: Option<Ticket>) -> Result<()> {
-        match ticket {
-            Some(ticket) => self.store.wait(ticket),
-            None => Ok(()),
-        }
+        // What changed nothing waits too: what it saw may not be durable yet.
+        self.store.wait(ticket.unwrap_or(Ticket::NOTHING))
     }
 
     /// The record of an inode.

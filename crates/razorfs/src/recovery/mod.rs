@@ -27,7 +27,7 @@ use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::journal::{Batch, RecoveryReport, Ring};
-use crate::store::{Core, CountersAt, Ids, Journal, Start, Version};
+use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
 use crate::{Error, Options, RecoverySummary, Result};
@@ -52,14 +52,12 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         LockMode::Exclusive
     };
     let guard = lock(disk.as_ref(), mode)?;
-    let superblock = if options.read_only {
-        SuperFile::read(disk.as_ref())?.newest
-    } else {
-        SuperFile::read_and_heal(disk.as_ref())?.newest
-    };
+    let mut superblock = SuperFile::read(disk.as_ref())?.newest;
     let read_only = access(&superblock, options)?;
+    if read_only.is_none() {
+        superblock = SuperFile::read_and_heal(disk.as_ref())?.newest;
+    }
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
-    let mut superblock = superblock;
     let clean_end = superblock.clean_end();
     if read_only.is_none() {
         fence(disk.as_ref(), env.as_ref(), &mut superblock)?;
@@ -232,6 +230,8 @@ impl Replay {
                 {
                     let end = self.frames.entry(frame.pack).or_default();
                     *end = (*end).max(pack::frame_end(frame));
+                    // A checkpoint that did not come to its end had begun another epoch.
+                    self.memtable.epoch = self.memtable.epoch.max(frame.birth);
                 }
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
@@ -339,12 +339,11 @@ impl Opening {
             hash_key: self.superblock.hash_key,
             tuning: config::tuning(&geometry, options),
             version,
+            ballast: Ballast::open(self.disk.as_ref(), options.geometry.reserve_bytes),
+            stored: self.manifest.segments.iter().map(|s| s.bytes).sum::<u64>()
+                + account.totals().0,
             reader: PackReader::new(self.disk, vid),
-            journal: ring.map(|ring| Journal {
-                ring,
-                hot,
-                appended: report.last,
-            }),
+            journal: ring.map(|ring| Journal::new(ring, hot, report.last)),
             last: report.last,
             replayed: report.bytes,
             next_lsn: counters.lsn,

@@ -92,6 +92,7 @@ impl OpenBatch {
             touched: sealed.touched,
             dirty: sealed.dirty,
             dirty_bytes: sealed.dirty_bytes,
+            journal_bytes: sealed.journal_bytes,
             waiters: sealed.waiters,
             memtable,
         }
@@ -108,6 +109,8 @@ pub(super) struct Sealed {
     pub touched: HashMap<Ino, Bytes>,
     pub dirty: Vec<Arc<RamPiece>>,
     pub dirty_bytes: usize,
+    /// Bytes of the journal that were counted for it.
+    pub journal_bytes: usize,
     pub waiters: Vec<Waiter>,
     /// Where its operations are visible.
     pub memtable: Arc<Memtable>,
@@ -116,6 +119,11 @@ pub(super) struct Sealed {
 impl Sealed {
     pub fn is_empty(&self) -> bool {
         self.n_ops == 0
+    }
+
+    /// Lengths of its runs of data.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.dirty.iter().map(|p| p.data.read().bytes.len())
     }
 
     /// The operation that journals the touched inodes.

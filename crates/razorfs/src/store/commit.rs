@@ -3,24 +3,30 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLockReadGuard;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::{Fragment, FragmentKind};
 use razorfs_format::{BatchSeq, Branch, Generation, Ino};
 
-use super::batch::Sealed;
-use super::tx::{Step, Ticket};
+use super::batch::{OpenBatch, Sealed};
+use super::tx::{OVERHEAD, Step, Ticket};
 use super::{Core, CountersAt, Frozen, Journal, Tx, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
+use crate::tree::memtable::Memtable;
 use crate::{Error, Result};
 
 /// Nanoseconds after which a batch without bulk data is written to the journal.
 const METADATA_DELAY: u64 = 20_000_000;
 /// Nanoseconds after which a batch with bulk data is: its packs must be flushed before it.
 const DATA_DELAY: u64 = 100_000_000;
+/// Nanoseconds after which a batch that the host had no room for is tried again.
+const FULL_DELAY: u64 = 100_000_000;
 /// How often room is made for one transaction before it is refused.
 const ROOM_TRIES: u64 = 4;
+/// The same for one that fits in the empty journal, where others compete for the room.
+const MOST_TRIES: u64 = 1000;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
 
@@ -32,24 +38,98 @@ impl Core {
         }
         self.check_writable()?;
         let size = tx.journal_size(self.tuning.inline_max);
-        self.wait_for_room(size, tx.data_size())?;
+        if tx.adds_records() {
+            self.reserve(size as u64, 0)?;
+        }
         let mut mutations = Vec::with_capacity(size.min(4096));
         for step in &tx.steps {
             step.encode(&mut mutations);
         }
-        let _gate = self.gate.read();
-        let (batch, first) = self.append(&tx, &mutations, size);
+        let (_gate, batch, wake) = self.admit(&tx, &mutations, size)?;
         self.apply(tx, batch);
         self.counts.ops.fetch_add(1, Ordering::Relaxed);
-        if first {
+        if wake {
             self.signals.commit.notify_one();
         }
         Ok(Ticket(()))
     }
 
+    /// Appends a transaction to the open batch once that, the journal and the dirty data have room
+    /// for it. Looking and appending are one step, or several writers would take the same room;
+    /// and the gate is held from then on, so that the batch stays open until the transaction is
+    /// applied. Answers whether the journal should be woken, too.
+    fn admit(
+        &self,
+        tx: &Tx<'_>,
+        mutations: &[u8],
+        size: usize,
+    ) -> Result<(RwLockReadGuard<'_, ()>, BatchSeq, bool)> {
+        let data = tx.data_size();
+        let first = self.room_made.load(Ordering::Relaxed);
+        loop {
+            let gate = self.gate.read();
+            let mut open = self.open.lock();
+            // Again, under the gate: closing the volume waits for whoever is inside.
+            self.check_writable()?;
+            let dirty = self.dirty.load(Ordering::Relaxed);
+            let full = (open.journal_bytes > 0
+                && open.journal_bytes + size > self.limits.soft_batch())
+                || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
+            let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
+            if fits && !full {
+                let (batch, wake) = self.append(&mut open, tx, mutations, size);
+                return Ok((gate, batch, wake));
+            }
+            drop(gate);
+            if full && self.tuning.threads && self.is_stuck() {
+                return Err(Error::NoSpace);
+            }
+            if !fits {
+                self.check_room_made(first, size)?;
+            }
+            if self.tuning.threads {
+                if !fits {
+                    self.want_checkpoint();
+                }
+                self.signals.commit.notify_one();
+                self.signals.room.wait(&mut open);
+                continue;
+            }
+            drop(open);
+            if full {
+                self.commit_now(false)?;
+            } else {
+                self.checkpoint_for_room()?;
+            }
+        }
+    }
+
+    /// Fails if making room since the count was `first` was of no use.
+    fn check_room_made(&self, first: u64, size: usize) -> Result<()> {
+        let tries = self.room_made.load(Ordering::Relaxed) - first;
+        if tries > 0
+            && let Some(why) = self.room_error.lock().clone()
+        {
+            return Err(why);
+        }
+        // Other writers may have been faster, again and again.
+        let patient = self.tuning.threads && size <= self.limits.most();
+        if tries >= if patient { MOST_TRIES } else { ROOM_TRIES } {
+            return Err(Error::Invalid(
+                "it is larger than the journal takes at once",
+            ));
+        }
+        Ok(())
+    }
+
     /// Appends to the open batch; answers its number and whether the journal should be woken.
-    fn append(&self, tx: &Tx<'_>, mutations: &[u8], size: usize) -> (BatchSeq, bool) {
-        let mut open = self.open.lock();
+    fn append(
+        &self,
+        open: &mut OpenBatch,
+        tx: &Tx<'_>,
+        mutations: &[u8],
+        size: usize,
+    ) -> (BatchSeq, bool) {
         let empty = open.is_empty();
         if empty {
             open.since = self.env.monotonic();
@@ -121,57 +201,26 @@ impl Core {
         };
     }
 
-    /// Waits until the open batch, the journal and the dirty data have room for a transaction.
-    fn wait_for_room(&self, size: usize, data: usize) -> Result<()> {
-        let first = self.room_made.load(Ordering::Relaxed);
-        loop {
-            let mut open = self.open.lock();
-            let dirty = self.dirty.load(Ordering::Relaxed);
-            let full = (open.journal_bytes > 0
-                && open.journal_bytes + size > self.limits.soft_batch())
-                || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
-            let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
-            if fits && !full {
-                return Ok(());
-            }
-            self.check_writable()?;
-            if !fits && self.room_made.load(Ordering::Relaxed) - first >= ROOM_TRIES {
-                return Err(Error::Invalid(
-                    "it is larger than the journal takes at once",
-                ));
-            }
-            if self.tuning.threads {
-                if !fits {
-                    self.want_checkpoint();
-                }
-                self.signals.commit.notify_one();
-                self.signals.room.wait(&mut open);
-                continue;
-            }
-            drop(open);
-            if full {
-                self.commit_now(false)?;
-            } else {
-                self.checkpoint_for_room()?;
-            }
-        }
-    }
-
     /// Calls `done` once everything that was done before is durable. If nothing is pending, at
     /// once; else from the thread that commits.
     pub fn sync_then(&self, done: Waiter) {
-        if let Some(cause) = self.failure() {
-            return done(Err(Error::Failed(cause)));
-        }
         let mut open = self.open.lock();
         let settled = self.durable.load(Ordering::Acquire) >= self.sealed.load(Ordering::Acquire);
-        if open.is_empty() && settled {
+        // Looked at under the lock: whoever answers the last waiters takes it after these change.
+        let answer = if let Some(cause) = self.failure() {
+            Err(Error::Failed(cause))
+        } else if open.is_empty() && settled {
+            Ok(())
+        } else if self.has_ended() {
+            Err(closed())
+        } else {
+            open.waiters.push(done);
             drop(open);
-            return done(Ok(()));
-        }
-        open.waiters.push(done);
+            self.signals.commit.notify_one();
+            return;
+        };
         drop(open);
-        self.signals.commit.notify_one();
+        done(answer);
     }
 
     /// Returns when everything that was done before is durable.
@@ -200,12 +249,36 @@ impl Core {
     /// somebody waits, or the last flush is long ago. Answers whether there was anything to do.
     pub fn commit_now(&self, sync: bool) -> Result<bool> {
         let mut journal = self.journal();
-        let sealed = self.seal();
-        let idle = sealed.is_empty() && sealed.waiters.is_empty();
-        if idle && !(self.is_unsynced() && (sync || self.sync_is_due())) {
-            return Ok(false);
+        let mut waiters = Vec::new();
+        let result = self.commit_locked(&mut journal, sync, &mut waiters);
+        // What those who waited do next may need the journal.
+        drop(journal);
+        answer(waiters, &result);
+        result
+    }
+
+    fn commit_locked(
+        &self,
+        journal: &mut Journal,
+        sync: bool,
+        waiters: &mut Vec<Waiter>,
+    ) -> Result<bool> {
+        if let Some(held) = journal.held.take()
+            && let Err(e) = self.write_sealed(journal, held, false)
+        {
+            // Batches follow each other: nothing younger can be written either.
+            waiters.append(&mut self.open.lock().waiters);
+            return Err(e);
         }
-        self.write_sealed(&mut journal, sealed, sync)?;
+        let mut sealed = self.seal();
+        waiters.append(&mut sealed.waiters);
+        let sync = sync || !waiters.is_empty();
+        if sealed.is_empty() && !(self.is_unsynced() && (sync || self.sync_is_due())) {
+            return self
+                .failure()
+                .map_or(Ok(!waiters.is_empty()), |cause| Err(Error::Failed(cause)));
+        }
+        self.write_sealed(journal, sealed, sync)?;
         Ok(true)
     }
 
@@ -221,10 +294,15 @@ impl Core {
     fn seal(&self) -> Sealed {
         let _gate = self.gate.write();
         let memtable = Arc::clone(&self.version.load().active);
-        let mut open = self.open.lock();
+        self.seal_over(&mut self.open.lock(), memtable)
+    }
+
+    /// Seals the open batch. The caller has the gate for itself.
+    fn seal_over(&self, open: &mut OpenBatch, memtable: Arc<Memtable>) -> Sealed {
         let sealed = open.seal(memtable);
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
+            self.limits.hold(sealed.journal_bytes);
         }
         self.signals.room.notify_all();
         sealed
@@ -234,14 +312,21 @@ impl Core {
     /// nothing if the memtable is empty.
     pub fn freeze(&self) -> Result<bool> {
         let mut journal = self.journal();
-        let (sealed, frozen) = {
+        let mut waiters = Vec::new();
+        let result = self.freeze_locked(&mut journal, &mut waiters);
+        drop(journal);
+        answer(waiters, &result);
+        result
+    }
+
+    fn freeze_locked(&self, journal: &mut Journal, waiters: &mut Vec<Waiter>) -> Result<bool> {
+        // The bulk first: if the host has no room for it nothing is frozen yet.
+        self.commit_locked(journal, false, waiters)?;
+        let (mut sealed, frozen) = {
             let _gate = self.gate.write();
             let version = self.version.load_full();
             let mut open = self.open.lock();
-            let sealed = open.seal(Arc::clone(&version.active));
-            if !sealed.is_empty() {
-                self.sealed.store(sealed.seq.0, Ordering::Release);
-            }
+            let sealed = self.seal_over(&mut open, Arc::clone(&version.active));
             // Batches that annihilated each other are to be cut off too.
             let frozen = !version.active.is_empty()
                 || !sealed.is_empty()
@@ -249,10 +334,10 @@ impl Core {
             if frozen {
                 self.push_frozen(&version, open.seq, open.first_lsn);
             }
-            self.signals.room.notify_all();
             (sealed, frozen)
         };
-        self.write_sealed(&mut journal, sealed, true)?;
+        waiters.append(&mut sealed.waiters);
+        self.write_sealed(journal, sealed, true)?;
         if frozen {
             self.since_cut.store(0, Ordering::Relaxed);
         }
@@ -281,32 +366,71 @@ impl Core {
         }));
     }
 
-    /// Places the data of a sealed batch, appends it to the journal and flushes that if asked to,
-    /// waited for or due. An error latches.
-    fn write_sealed(&self, journal: &mut Journal, mut sealed: Sealed, sync: bool) -> Result<()> {
-        let waiters = std::mem::take(&mut sealed.waiters);
-        let result = match self.failure() {
+    /// Places the data of a sealed batch, appends it to the journal and flushes that if asked to
+    /// or due. An error latches; but if the host has no room for the data, the batch is held, and
+    /// written before the next.
+    fn write_sealed(&self, journal: &mut Journal, sealed: Sealed, sync: bool) -> Result<()> {
+        let payload = match self.failure() {
             Some(cause) => Err(Error::Failed(cause)),
-            None => self.write_batch(journal, &sealed, sync || !waiters.is_empty()),
+            None if sealed.is_empty() => Ok(Vec::new()),
+            None => self.place(journal, &sealed, sync),
+        };
+        let payload = match payload {
+            // The ballast is there for this.
+            Err(Error::NoSpace) if self.ballast.release(self.disk.as_ref()) => {
+                self.place(journal, &sealed, sync)
+            }
+            payload => payload,
+        };
+        let result = match payload {
+            Err(Error::NoSpace) => {
+                self.hold(journal, sealed);
+                return Err(Error::NoSpace);
+            }
+            Err(e) => Err(e),
+            Ok(payload) => self.write_batch(journal, &sealed, payload, sync),
         };
         if let Err(e) = &result {
             self.fail(e);
+            self.unsynced_since.store(0, Ordering::Relaxed);
         }
-        {
-            // Under the lock, so that a writer cannot miss the wake-up between look and wait.
-            let _open = self.open.lock();
-            self.dirty.fetch_sub(sealed.dirty_bytes, Ordering::Relaxed);
-            self.signals.room.notify_all();
-        }
-        for waiter in waiters {
-            waiter(result.clone());
-        }
+        // Under the lock, so that a writer cannot miss the wake-up between look and wait.
+        let _open = self.open.lock();
+        self.stuck_until.store(0, Ordering::Relaxed);
+        self.dirty.fetch_sub(sealed.dirty_bytes, Ordering::Relaxed);
+        self.signals.room.notify_all();
         result
     }
 
-    fn write_batch(&self, journal: &mut Journal, sealed: &Sealed, sync: bool) -> Result<()> {
+    /// Keeps a batch that the host has no room for. Writers learn that the host is full once the
+    /// next batch is full too; syncs at once.
+    fn hold(&self, journal: &mut Journal, sealed: Sealed) {
+        tracing::warn!(
+            batch = sealed.seq.0,
+            "the host is full: a batch waits for room"
+        );
+        journal.held = Some(sealed);
+        // Whoever writes next looks at the host anew.
+        self.host_free.store(0, Ordering::Relaxed);
+        let _open = self.open.lock();
+        let again = self.env.monotonic().saturating_add(FULL_DELAY);
+        self.stuck_until.store(again, Ordering::Relaxed);
+        self.signals.room.notify_all();
+    }
+
+    /// Whether a batch waits for room on the host.
+    fn is_stuck(&self) -> bool {
+        self.stuck_until.load(Ordering::Relaxed) != 0
+    }
+
+    fn write_batch(
+        &self,
+        journal: &mut Journal,
+        sealed: &Sealed,
+        payload: Vec<u8>,
+        sync: bool,
+    ) -> Result<()> {
         if !sealed.is_empty() {
-            let payload = self.place(journal, sealed, sync)?;
             let bytes = payload.len() as u64;
             journal.ring.append(&Batch {
                 seq: sealed.seq,
@@ -319,7 +443,7 @@ impl Core {
             })?;
             journal.appended = sealed.seq;
             self.since_cut.fetch_add(bytes, Ordering::Relaxed);
-            self.limits.note(&journal.ring);
+            self.limits.written(&journal.ring);
             if !self.is_unsynced() {
                 self.unsynced_since
                     .store(self.env.monotonic().max(1), Ordering::Relaxed);
@@ -338,16 +462,30 @@ impl Core {
         Ok(())
     }
 
+    /// Data runs of a sealed batch up to this length go inline. Operations that cut what others
+    /// wrote leave more and shorter runs than were counted when they came: then all go to packs,
+    /// or the batch might not fit in the journal.
+    fn inline_limit(&self, sealed: &Sealed, waited: bool, total: usize) -> usize {
+        let most = self.limits.inline_sync();
+        if waited && total <= most {
+            return most;
+        }
+        let inline = self.tuning.inline_max;
+        let size = |len: usize| OVERHEAD + if len <= inline { len } else { 0 };
+        let data: usize = sealed.lengths().map(size).sum();
+        let touched: usize = sealed.touched.values().map(|v| v.len() + 48).sum();
+        if sealed.ops.len() + touched + data <= sealed.journal_bytes {
+            inline
+        } else {
+            0
+        }
+    }
+
     /// Gives the data of a sealed batch its place, durably where that is a pack, and answers the
     /// payload of the batch: operations, data, touched inodes.
     fn place(&self, journal: &mut Journal, sealed: &Sealed, waited: bool) -> Result<Vec<u8>> {
-        let total: usize = sealed.dirty.iter().map(|p| p.data.read().bytes.len()).sum();
-        let most = self.limits.inline_sync();
-        let inline = if waited && total <= most {
-            most
-        } else {
-            self.tuning.inline_max
-        };
+        let total: usize = sealed.lengths().sum();
+        let inline = self.inline_limit(sealed, waited, total);
         let is_inline = |len: usize| len <= inline;
         let mut payload = sealed.ops.clone();
         let guards: Vec<_> = sealed.dirty.iter().map(|p| (p, p.data.read())).collect();
@@ -410,11 +548,19 @@ impl Core {
     }
 
     /// How long the journal's thread may sleep, in nanoseconds; `None`: until it is woken.
-    pub fn commit_due(&self) -> Option<u64> {
+    pub(super) fn commit_due(&self, open: &OpenBatch) -> Option<u64> {
+        if !open.waiters.is_empty() {
+            return Some(0);
+        }
+        if self.failure().is_some() {
+            return None;
+        }
         let now = self.env.monotonic();
-        let open = self.open.lock();
-        if !open.waiters.is_empty()
-            || open.journal_bytes >= self.limits.soft_batch()
+        let again = self.stuck_until.load(Ordering::Relaxed);
+        if again != 0 {
+            return Some(again.saturating_sub(now));
+        }
+        if open.journal_bytes >= self.limits.soft_batch()
             || open.dirty_bytes >= self.tuning.batch_data
         {
             return Some(0);
@@ -432,18 +578,11 @@ impl Core {
 
     /// Sleeps until a batch should be written, or `stop` says so; the journal's thread only.
     pub fn wait_for_work(&self, stop: &dyn Fn() -> bool) {
-        loop {
-            let due = self.commit_due();
-            let mut open = self.open.lock();
-            if stop() || due == Some(0) {
-                return;
-            }
-            match due {
-                None if open.is_empty() && open.waiters.is_empty() => {
-                    self.signals.commit.wait(&mut open);
-                }
-                // Work came between the look and the lock.
-                None => {}
+        let mut open = self.open.lock();
+        while !stop() {
+            match self.commit_due(&open) {
+                Some(0) => return,
+                None => self.signals.commit.wait(&mut open),
                 Some(nanos) => {
                     let nap = std::time::Duration::from_nanos(nanos);
                     if self.signals.commit.wait_for(&mut open, nap).timed_out() {
@@ -460,4 +599,16 @@ impl Core {
         self.signals.commit.notify_all();
         self.signals.room.notify_all();
     }
+}
+
+/// Tells those who waited for a batch what became of it.
+fn answer(waiters: Vec<Waiter>, result: &Result<bool>) {
+    for waiter in waiters {
+        waiter(result.clone().map(|_| ()));
+    }
+}
+
+/// The error of whoever comes after the volume was closed.
+pub(super) fn closed() -> Error {
+    Error::ReadOnly("it was closed".into())
 }

@@ -136,19 +136,22 @@ impl Store {
 
     /// Ends the threads, makes everything durable and marks the volume clean.
     pub fn close(&self) -> Result<()> {
-        if let Some(mut workers) = self.workers.lock().take() {
-            workers.stop();
-        }
         let guard = self.guard.lock().take();
         if guard.is_none() {
             return Ok(());
+        }
+        // What other clones of the volume do from here on would be lost, or worse, written after
+        // the lock is gone.
+        self.close_door();
+        if let Some(mut workers) = self.workers.lock().take() {
+            workers.stop();
         }
         let result = match (self.read_only.is_some(), self.failure()) {
             (true, _) => Ok(()),
             (false, Some(cause)) => Err(Error::Failed(cause)),
             (false, None) => self.checkpointer.close(),
         };
-        self.fail_waiters();
+        self.end();
         // The lock goes last: whoever gets it finds the volume as it will stay.
         drop(guard);
         result
@@ -174,6 +177,7 @@ impl Drop for Store {
     /// Without [`Store::close`] the volume is left as a crash would leave it, but for what a last
     /// commit can save.
     fn drop(&mut self) {
+        self.close_door();
         if let Some(mut workers) = self.workers.lock().take() {
             workers.stop();
         }
@@ -184,6 +188,6 @@ impl Drop for Store {
                 tracing::warn!(error = %e, "the last commit failed");
             }
         }
-        self.fail_waiters();
+        self.end();
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use razorfs_format::journal::UNIT;
+
 use crate::journal::Ring;
 
 /// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
@@ -16,6 +18,8 @@ pub(crate) struct Limits {
     room: AtomicU64,
     capacity: AtomicU64,
     max_batch: AtomicUsize,
+    /// Bytes that a sealed batch takes which is not written yet; there is at most one.
+    held: AtomicU64,
 }
 
 impl Limits {
@@ -24,6 +28,19 @@ impl Limits {
         self.room.store(ring.room(), Ordering::Relaxed);
         self.capacity.store(ring.capacity(), Ordering::Relaxed);
         self.max_batch.store(ring.max_batch(), Ordering::Relaxed);
+    }
+
+    /// A batch was sealed that will take so many bytes.
+    pub fn hold(&self, bytes: usize) {
+        // Data that a sync puts inline, and the rest of a unit that the batch ends in.
+        let bytes = bytes + self.inline_sync() + UNIT;
+        self.held.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// It was written.
+    pub fn written(&self, ring: &Ring) {
+        self.note(ring);
+        self.held.store(0, Ordering::Relaxed);
     }
 
     fn capacity(&self) -> u64 {
@@ -58,7 +75,8 @@ impl Limits {
 
     /// Whether a batch of `bytes` fits.
     pub fn fits(&self, bytes: usize) -> bool {
-        (bytes + self.spare()) as u64 <= self.room.load(Ordering::Relaxed)
+        let held = self.held.load(Ordering::Relaxed);
+        (bytes + self.spare()) as u64 + held <= self.room.load(Ordering::Relaxed)
     }
 
     /// Whether the largest transaction fits.

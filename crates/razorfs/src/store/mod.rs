@@ -6,17 +6,24 @@
 //! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
 //! the gate and held over I/O; no request takes it.
 
+mod ballast;
 mod batch;
 mod commit;
+#[cfg(test)]
+mod full_tests;
 mod handle;
 mod limits;
 mod read;
+#[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
+mod stress_tests;
 mod tx;
 mod upkeep;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -32,8 +39,9 @@ use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};
 
-use batch::OpenBatch;
+pub(crate) use ballast::Ballast;
 pub(crate) use batch::Waiter;
+use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
 pub(crate) use limits::Limits;
 pub(crate) use tx::{Ticket, Tx};
@@ -106,6 +114,20 @@ pub(crate) struct Journal {
     pub hot: PackWriter,
     /// The last batch that was appended.
     pub appended: BatchSeq,
+    /// The batch after it, if the host had no room for its data.
+    held: Option<Sealed>,
+}
+
+impl Journal {
+    /// A journal whose last batch is `last`.
+    pub fn new(ring: Ring, hot: PackWriter, last: BatchSeq) -> Self {
+        Self {
+            ring,
+            hot,
+            appended: last,
+            held: None,
+        }
+    }
 }
 
 /// Numbers that only grow.
@@ -180,6 +202,8 @@ pub(crate) struct Core {
     pub limits: Limits,
     /// How often somebody tried to make room in the journal.
     pub room_made: AtomicU64,
+    /// Why the last try failed, if it did.
+    pub room_error: Mutex<Option<Error>>,
     /// Journal bytes appended since the last cut.
     pub since_cut: AtomicU64,
     /// The newest generation of the superblock.
@@ -190,6 +214,17 @@ pub(crate) struct Core {
     pub inodes: AtomicI64,
     pub bytes: AtomicI64,
     failed: OnceLock<Arc<str>>,
+    /// The volume is being closed: nothing new is taken.
+    closed: AtomicBool,
+    /// Nobody commits any more.
+    ended: AtomicBool,
+    /// When the batch that the host had no room for is tried again, on the monotonic clock; 0:
+    /// there is none.
+    stuck_until: AtomicU64,
+    /// Space to fall back on when the host is full.
+    pub ballast: Ballast,
+    /// Bytes that segments and packs take.
+    pub stored: AtomicU64,
     /// Why nothing may be written, if the volume is open for reading only.
     pub read_only: Option<Arc<str>>,
     pub signals: Signals,
@@ -221,6 +256,9 @@ pub(crate) struct Start {
     pub inodes: i64,
     pub bytes: i64,
     pub read_only: Option<Arc<str>>,
+    pub ballast: Ballast,
+    /// Bytes that segments and packs take.
+    pub stored: u64,
 }
 
 impl Core {
@@ -247,6 +285,7 @@ impl Core {
             unsynced_since: AtomicU64::new(0),
             limits,
             room_made: AtomicU64::new(0),
+            room_error: Mutex::new(None),
             since_cut: AtomicU64::new(start.replayed),
             generation: AtomicU64::new(start.generation.0),
             dirty: AtomicUsize::new(0),
@@ -254,6 +293,11 @@ impl Core {
             inodes: AtomicI64::new(start.inodes),
             bytes: AtomicI64::new(start.bytes),
             failed: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            stuck_until: AtomicU64::new(0),
+            ballast: start.ballast,
+            stored: AtomicU64::new(start.stored),
             read_only: start.read_only,
             signals: Signals::default(),
             counts: Counts::default(),
@@ -300,6 +344,7 @@ impl Core {
         }
         match &self.read_only {
             Some(why) => Err(Error::ReadOnly(Arc::clone(why))),
+            None if self.closed.load(Ordering::Acquire) => Err(commit::closed()),
             None => Ok(()),
         }
     }
@@ -309,6 +354,8 @@ impl Core {
         if self.failed.set(cause.to_string().into()).is_ok() {
             tracing::error!(%cause, "the volume takes no more writes");
         }
+        // Under the lock, so that nobody misses it between look and wait.
+        let _open = self.open.lock();
         self.signals.room.notify_all();
     }
 
@@ -328,20 +375,35 @@ impl Core {
             return Err(Error::LimitReached);
         }
         let now = self.env.monotonic();
-        let need = bytes as i64 + self.tuning.host_margin as i64;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let need = bytes.saturating_add_unsigned(self.tuning.host_margin);
         let stale = now.saturating_sub(self.host_looked.load(Ordering::Relaxed)) > LOOK_AGAIN;
         if stale || self.host_free.load(Ordering::Relaxed) < need {
             let free = self.disk.space()?.free;
-            let pending = self.dirty.load(Ordering::Relaxed) as u64;
+            // What is in RAM, and what the journal holds inline, goes to packs and segments.
+            let pending = self.bytes_in_ram();
             let free = free.saturating_sub(pending).min(i64::MAX as u64) as i64;
             self.host_free.store(free, Ordering::Relaxed);
             self.host_looked.store(now.max(1), Ordering::Relaxed);
         }
-        if self.host_free.fetch_sub(bytes as i64, Ordering::Relaxed) < need {
-            self.host_free.fetch_add(bytes as i64, Ordering::Relaxed);
+        let take = |free: i64| (free >= need).then(|| free - bytes);
+        let taken = self
+            .host_free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if taken.is_err() {
+            // What waits for the checkpoint may take less than was counted for it, and what was
+            // deleted comes free with it.
+            self.want_checkpoint();
             return Err(Error::NoSpace);
         }
         Ok(())
+    }
+
+    /// Whether the host is so full that what can be given back should be, and nothing be taken
+    /// that can wait.
+    pub fn host_is_low(&self, wanted: u64) -> Result<bool> {
+        let least = self.tuning.host_margin.saturating_add(wanted);
+        Ok(self.disk.space()?.free < least.saturating_mul(2))
     }
 
     /// Space of the volume: the host's, within the limit.

@@ -66,8 +66,13 @@ pub(crate) struct Tx<'a> {
 #[must_use]
 pub(crate) struct Ticket(pub(super) ());
 
+impl Ticket {
+    /// Of a transaction that changed nothing.
+    pub const NOTHING: Self = Self(());
+}
+
 /// Bytes that a touched inode or a placed piece takes in the journal, at most, besides its data.
-const OVERHEAD: usize = 160;
+pub(super) const OVERHEAD: usize = 160;
 
 impl<'a> Tx<'a> {
     /// An empty transaction for an operation.
@@ -150,6 +155,22 @@ impl<'a> Tx<'a> {
             Step::Write { .. } => OVERHEAD,
         };
         self.steps.iter().map(size).sum()
+    }
+
+    /// Whether it makes something that stays: what a full host refuses, unlike what removes or
+    /// moves. Data is reserved where it is written.
+    pub(super) fn adds_records(&self) -> bool {
+        let adds = matches!(
+            self.ty,
+            OpType::Create
+                | OpType::Mkdir
+                | OpType::Symlink
+                | OpType::Mknod
+                | OpType::Link
+                | OpType::Xattr
+                | OpType::Transaction
+        );
+        adds && self.steps.iter().any(|s| matches!(s, Step::Put { .. }))
     }
 
     /// Bytes of file data that it writes.

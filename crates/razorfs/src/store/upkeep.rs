@@ -1,6 +1,7 @@
 //! What the store asks of those who keep it going, and what they ask of it.
 
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 
 use super::{Core, Waiter};
 use crate::{Error, Result};
@@ -47,14 +48,41 @@ impl Core {
         self.limits.note(&self.journal().ring);
     }
 
+    /// Takes nothing new from now on; what was taken is whole and in the open batch.
+    pub fn close_door(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Whoever was let in before is through with it.
+        drop(self.gate.write());
+        self.wake_all();
+    }
+
+    /// Whether the volume was closed, or is being closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Nobody commits from now on: whoever waits, or comes to wait, learns it.
+    pub fn end(&self) {
+        {
+            let _open = self.open.lock();
+            self.ended.store(true, Ordering::Release);
+        }
+        self.fail_waiters();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// Whoever waits for the open batch learns that nothing will make it durable.
     pub fn fail_waiters(&self) {
         let waiters: Vec<Waiter> = std::mem::take(&mut self.open.lock().waiters);
-        let cause = self
-            .failure()
-            .unwrap_or_else(|| "the volume was closed".into());
+        let cause = self.failure();
         for waiter in waiters {
-            waiter(Err(Error::Failed(std::sync::Arc::clone(&cause))));
+            waiter(Err(match &cause {
+                Some(cause) => Error::Failed(std::sync::Arc::clone(cause)),
+                None => super::commit::closed(),
+            }));
         }
     }
 

@@ -52,9 +52,13 @@ impl Workers {
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let last_words = LastWords(Arc::clone(&self.store));
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(body)
+            .spawn(move || {
+                let _told = last_words;
+                body();
+            })
             .map_err(|e| Error::Failed(format!("no thread could be started ({e})").into()))?;
         self.threads.push(thread);
         Ok(())
@@ -74,10 +78,8 @@ impl Workers {
             if thread.thread().id() == this {
                 continue;
             }
-            if thread.join().is_err() {
-                let cause = Error::Failed("a thread of the volume panicked".into());
-                self.store.fail(&cause);
-            }
+            // If it panicked it has said so.
+            let _ended = thread.join();
         }
     }
 }
@@ -85,6 +87,19 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Tells those who wait for a thread when it panics: nobody else would.
+struct LastWords(Arc<Core>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let cause = Error::Failed("a thread of the volume panicked".into());
+            self.0.fail(&cause);
+            self.0.fail_waiters();
+        }
     }
 }
 
@@ -131,12 +146,23 @@ fn upkeep_step(store: &Core, maintenance: &dyn Maintenance) -> Result<bool> {
     if store.failure().is_some() {
         return Ok(false);
     }
-    let mut busy = false;
-    if wanted.checkpoint || maintenance.checkpoint_is_due() {
-        busy |= maintenance.checkpoint()?;
-    }
-    busy |= maintenance.reap()?;
-    busy |= maintenance.grow()?;
-    busy |= maintenance.compact()?;
-    Ok(busy)
+    let mut done = Ok(false);
+    let mut step = |due: bool, work: &dyn Fn() -> Result<bool>| {
+        // The last clone of a volume may have been dropped by the reaper, here: then it is not
+        // ours to write to any more.
+        if due && !store.is_closed() {
+            // What fails keeps nothing else from being done: reaping and compaction are what a
+            // full host needs.
+            done = match (std::mem::replace(&mut done, Ok(false)), work()) {
+                (Err(first), _) | (Ok(_), Err(first)) => Err(first),
+                (Ok(a), Ok(b)) => Ok(a | b),
+            };
+        }
+    };
+    let checkpoint = wanted.checkpoint || maintenance.checkpoint_is_due();
+    step(checkpoint, &|| maintenance.checkpoint());
+    step(true, &|| maintenance.reap());
+    step(true, &|| maintenance.grow());
+    step(true, &|| maintenance.compact());
+    done
 }

@@ -1,0 +1,293 @@
+//! A full host: what is refused when it is written leaves the volume whole.
+
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+
+use crate::{
+    AllocateMode, CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, SetAttributes,
+    Step, Volume,
+};
+
+fn options() -> Options {
+    let geometry = Geometry {
+        reserve_bytes: 64 << 10,
+        ..Geometry::tiny()
+    };
+    Options {
+        geometry,
+        compression: Some(crate::Compression::None),
+        threads: false,
+        ..Options::default()
+    }
+}
+
+fn open(disk: &SimDisk) -> Volume {
+    let (disk, env) = (Arc::new(disk.clone()), Arc::new(SimEnv::new(1)));
+    Volume::open_on(disk, env, options()).unwrap()
+}
+
+fn new_volume(disk: &SimDisk) -> Volume {
+    let create = CreateOptions::from(&options());
+    let env = Arc::new(SimEnv::new(1));
+    Volume::create_on(Arc::new(disk.clone()), env, &create).unwrap();
+    open(disk)
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    let pages = |len: u64| len.next_multiple_of(4096);
+    disk.files().iter().map(|(_, len)| pages(*len)).sum()
+}
+
+fn bytes(n: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 60_000];
+    SimRng::new(n).fill(&mut bytes);
+    bytes
+}
+
+fn write(volume: &Volume, n: u64) -> Result<()> {
+    let name = n.to_string();
+    let node = NewNode::file(0o644);
+    let ino = volume.create_node(Ino::ROOT, name.as_bytes(), &node)?.ino;
+    volume.write(ino, 0, &bytes(n)).map(|_| ())
+}
+
+fn check(volume: &Volume, files: impl Iterator<Item = u64>) {
+    for n in files {
+        let name = n.to_string();
+        let ino = volume.lookup(Ino::ROOT, name.as_bytes()).unwrap().ino;
+        let mut found = vec![0; 60_000];
+        assert_eq!(volume.read(ino, 0, &mut found).unwrap(), found.len());
+        assert_eq!(found, bytes(n), "file {n}");
+    }
+}
+
+fn upkeep(volume: &Volume) {
+    for _ in 0..20 {
+        let mut busy = false;
+        for step in [Step::Commit, Step::Reap, Step::Grow, Step::Compact] {
+            busy |= volume.step(step).unwrap();
+        }
+        if !busy {
+            return;
+        }
+    }
+}
+
+/// Writes files until the host is full; answers how many are there.
+fn fill(volume: &Volume, from: u64) -> u64 {
+    for n in from.. {
+        match write(volume, n) {
+            Ok(()) => volume.sync().unwrap(),
+            Err(Error::NoSpace) => return n,
+            Err(e) => panic!("file {n}: {e}"),
+        }
+        if n % 16 == 0 {
+            upkeep(volume);
+        }
+    }
+    unreachable!("the host has an end");
+}
+
+#[test]
+fn a_full_host_refuses_writes_and_deleting_frees_space() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    disk.set_capacity(Some(8 << 20));
+    let mut first = 0;
+    for _ in 0..3 {
+        let end = fill(&volume, first);
+        assert!(end > first + 20, "{first} to {end}");
+        assert_eq!(volume.info().read_only, None);
+        volume.sync().unwrap();
+        check(&volume, first..end);
+        // The name of the one that was refused may be there, its bytes are not.
+        for n in first..=end {
+            let gone = volume.unlink(Ino::ROOT, n.to_string().as_bytes());
+            let files = disk.files();
+            assert!(
+                matches!(gone, Ok(()) | Err(Error::NotFound)),
+                "{gone:?}, {} used: {files:?}",
+                used(&disk)
+            );
+        }
+        while volume.step(Step::Reap).unwrap() {}
+        for _ in 0..3 {
+            volume.checkpoint().unwrap();
+            volume
+                .create_node(Ino::ROOT, b"x", &NewNode::file(0))
+                .unwrap();
+            volume.unlink(Ino::ROOT, b"x").unwrap();
+            while volume.step(Step::Reap).unwrap() {}
+        }
+        first = end + 1;
+    }
+    let end = fill(&volume, first);
+    volume.close().unwrap();
+    let volume = open(&disk);
+    check(&volume, first..end);
+}
+
+#[test]
+fn a_batch_that_the_host_has_no_room_for_is_held_until_it_has() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    write(&volume, 0).unwrap();
+    volume.sync().unwrap();
+    volume.checkpoint().unwrap();
+    for n in 1..6 {
+        write(&volume, n).unwrap();
+    }
+    // Somebody else fills the host between the write and the sync.
+    disk.set_capacity(Some(used(&disk)));
+    for _ in 0..3 {
+        assert!(matches!(volume.sync(), Err(Error::NoSpace)));
+        assert!(matches!(volume.checkpoint(), Err(Error::NoSpace)));
+    }
+    check(&volume, 0..6);
+    assert!(matches!(write(&volume, 6), Err(Error::NoSpace)));
+    let _ = volume.unlink(Ino::ROOT, b"6");
+    // What was acknowledged is there if the power goes now, and nothing else is.
+    check(&open(&disk.after_cut_with(|_| 0)), 0..1);
+    disk.set_capacity(None);
+    volume.sync().unwrap();
+    check(&open(&disk.after_cut_with(|_| 0)), 0..6);
+    volume.checkpoint().unwrap();
+    volume.close().unwrap();
+    check(&open(&disk), 0..6);
+}
+
+#[test]
+fn the_ballast_grows_with_the_volume_and_is_given_back_when_the_host_is_full() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    let reserve = |disk: &SimDisk| {
+        let files = disk.files();
+        let found = files.iter().find(|(name, _)| &*name.leaf == "RESERVE");
+        found.map_or(0, |(_, len)| *len)
+    };
+    upkeep(&volume);
+    assert_eq!(reserve(&disk), 0, "a new volume has none");
+    for n in 0..10 {
+        write(&volume, n).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    upkeep(&volume);
+    assert_eq!(reserve(&disk), 64 << 10);
+    write(&volume, 10).unwrap();
+    disk.set_capacity(Some(used(&disk) + (4 << 10)));
+    volume.sync().unwrap();
+    assert_eq!(reserve(&disk), 0);
+    check(&volume, 0..11);
+    disk.set_capacity(None);
+    volume.checkpoint().unwrap();
+    upkeep(&volume);
+    assert_eq!(reserve(&disk), 64 << 10, "it comes back");
+}
+
+#[test]
+fn a_checkpoint_that_fails_on_a_full_host_leaves_no_files_behind() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    write(&volume, 0).unwrap();
+    volume.sync().unwrap();
+    let before = disk.files().len();
+    for call in 0..40 {
+        disk.enospc_at(disk.op_count() + call);
+        let done = volume.checkpoint();
+        assert!(matches!(done, Ok(()) | Err(Error::NoSpace)), "{done:?}");
+        disk.clear_faults();
+        let name = format!("more{call}");
+        volume
+            .create_node(Ino::ROOT, name.as_bytes(), &NewNode::file(0))
+            .unwrap();
+        volume.sync().unwrap();
+    }
+    volume.checkpoint().unwrap();
+    volume.close().unwrap();
+    let segments = disk.files().len();
+    let volume = open(&disk);
+    check(&volume, 0..1);
+    drop(volume);
+    // Opening removes what no generation names: there was at most what waits for a generation.
+    assert!(segments <= before + 60);
+}
+
+#[test]
+fn a_superblock_that_seemed_to_fail_names_what_stays_what_it_was() {
+    // Every call of a checkpoint fails once as on a full host; then the checkpoint is tried again
+    // and cut off at every call of the second try.
+    let image = {
+        let disk = SimDisk::new();
+        let volume = new_volume(&disk);
+        write(&volume, 0).unwrap();
+        volume.close().unwrap();
+        disk.image()
+    };
+    for short in 0..40 {
+        for cut in (0..40).step_by(3) {
+            let disk = SimDisk::from_image(&image);
+            let volume = open(&disk);
+            write(&volume, 1).unwrap();
+            volume.sync().unwrap();
+            // The bytes get there, and the call fails all the same.
+            disk.short_write_at(disk.counts().writes + short, 1 << 20);
+            if volume.checkpoint().is_ok() {
+                break;
+            }
+            disk.clear_faults();
+            write(&volume, 2).unwrap();
+            volume.sync().unwrap();
+            disk.cut_after(disk.op_count() + cut);
+            let done = volume.checkpoint().is_ok();
+            let after = disk.power_cut(&mut SimRng::new(cut));
+            drop(volume);
+            let volume = open(&after);
+            assert_eq!(volume.info().read_only, None, "write {short}, cut {cut}");
+            check(&volume, 0..3);
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn reserving_more_than_there_is_room_for_is_refused_not_counted() {
+    let volume = Volume::for_tests(Options::default());
+    let node = NewNode::file(0o644);
+    let ino = volume.create_node(Ino::ROOT, b"f", &node).unwrap().ino;
+    let huge = i64::MAX as u64 - 4096;
+    let refused = volume.allocate(ino, AllocateMode::KeepSize, 0, huge);
+    assert!(matches!(refused, Err(Error::NoSpace)), "{refused:?}");
+    volume.write(ino, 0, b"and there is room for this").unwrap();
+}
+
+#[test]
+fn many_holes_in_one_batch_do_not_make_it_too_large_for_the_journal() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    let node = NewNode::file(0o644);
+    let ino = volume.create_node(Ino::ROOT, b"f", &node).unwrap().ino;
+    let mut model = vec![7; 250_000];
+    volume.write(ino, 0, &model).unwrap();
+    for at in (1000..249_000).step_by(2000) {
+        let hole = at as u64..at as u64 + 50;
+        volume
+            .allocate(ino, AllocateMode::PunchHole, hole.start, 50)
+            .unwrap();
+        model[at..at + 50].fill(0);
+    }
+    volume.sync().unwrap();
+    let cut = disk.after_cut_with(|_| 0);
+    for volume in [volume, open(&cut)] {
+        let mut found = vec![1; model.len()];
+        volume.read(ino, 0, &mut found).unwrap();
+        assert!(found == model);
+        let set = SetAttributes {
+            size: Some(0),
+            ..SetAttributes::default()
+        };
+        volume.set_attributes(ino, &set).unwrap();
+    }
+}
