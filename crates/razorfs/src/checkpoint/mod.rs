@@ -30,7 +30,7 @@ use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
 
-use crate::data::{Account, PackWriter};
+use crate::data::{Account, PackWriter, Position};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result};
@@ -122,6 +122,8 @@ struct Edit {
     added: Vec<SegmentMeta>,
     /// Those of `added` that are new files, and not moved ones.
     written: Vec<SegmentId>,
+    /// Where the writer of cold packs was before.
+    cold: Option<Position>,
     removed: Vec<SegmentId>,
     /// The frozen memtable that `added` holds.
     flushed: Option<Arc<Frozen>>,
@@ -217,10 +219,12 @@ impl Checkpointer {
             // Not all that was frozen may have got its place.
             return Err(Error::Failed(cause));
         }
+        let cold = installer.cold.position();
         let mut flushed = Flushed::default();
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
             .and_then(|()| publish(self.core.disk.as_ref(), &flushed.segments));
         if let Err(e) = written {
+            installer.cold.rewind(&cold);
             self.discard(flushed.segments.iter().map(|s| s.id));
             return Err(e);
         }
@@ -228,6 +232,7 @@ impl Checkpointer {
         let edit = Edit {
             written: flushed.segments.iter().map(|s| s.id).collect(),
             added: flushed.segments,
+            cold: Some(cold),
             removed: Vec::new(),
             flushed: Some(Arc::clone(frozen)),
             extents: flushed.extents,
@@ -282,6 +287,7 @@ impl Checkpointer {
         let edit = Edit {
             added,
             written,
+            cold: None,
             removed: output.removed,
             flushed: None,
             extents: Vec::new(),
@@ -326,6 +332,9 @@ impl Checkpointer {
         let mut next = match self.prepare(installer, edit.as_ref(), state) {
             Ok(next) => next,
             Err(e) => {
+                if let Some(cold) = edit.as_ref().and_then(|e| e.cold.as_ref()) {
+                    installer.cold.rewind(cold);
+                }
                 self.discard(edit.iter().flat_map(|e| e.written.iter().copied()));
                 return Err(e);
             }

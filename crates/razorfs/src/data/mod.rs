@@ -22,7 +22,7 @@ pub use fragments::{
 pub use razorfs_format::compress::Compression;
 pub use razorfs_format::pack::{FrameIdentity, PackState};
 pub use reader::{PackReader, StoredFrame, read_fragments};
-pub use writer::{FrameWrite, PackWriter};
+pub use writer::{FrameWrite, PackWriter, Position};
 
 use razorfs_disk::{Dir, Name};
 use razorfs_format::PackId;

@@ -74,6 +74,13 @@ pub struct PackWriter {
     effort: Effort,
 }
 
+/// Where a writer was.
+#[derive(Clone, Debug)]
+pub struct Position {
+    current: Option<PackState>,
+    touched: BTreeMap<PackId, PackState>,
+}
+
 type Attempt = std::result::Result<Vec<PackRef>, Failure>;
 
 /// Why an append failed, and what that means for the pack.
@@ -156,6 +163,38 @@ impl PackWriter {
     pub fn current(&self) -> Option<PackId> {
         let open = self.open.as_ref().map(|open| open.state.id);
         open.or_else(|| self.reopen.map(|state| state.id))
+    }
+
+    /// Where the writer is, to come back to.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let open = self.open.as_ref().map(|open| open.state);
+        Position {
+            current: open.or(self.reopen),
+            touched: self.touched.clone(),
+        }
+    }
+
+    /// Gives up what was written since, which nothing refers to, and its space with it. What the
+    /// host does not give back now is cut off when the pack is gone on with, or removed at the
+    /// next mount.
+    pub fn rewind(&mut self, to: &Position) {
+        self.open = None;
+        self.reopen = to.current;
+        for id in self
+            .touched
+            .keys()
+            .filter(|id| !to.touched.contains_key(id))
+        {
+            if to.current.is_none_or(|current| current.id != *id) {
+                let _ = self.disk.remove(&pack_file(*id));
+            }
+        }
+        if let Some(current) = &to.current {
+            let file = self.disk.open(&pack_file(current.id), OpenHow::ReadWrite);
+            let _ = file.and_then(|file| file.set_len(current.len));
+        }
+        self.touched.clone_from(&to.touched);
     }
 
     /// Seals the pack that is being written, if there is one; the next frame opens a new one.
