@@ -1,16 +1,23 @@
-//! `cargo xtask golden`: writes the golden bytes and images anew.
+//! `cargo xtask golden`: compares the golden bytes and images, and adds those that are missing.
 
 use std::path::Path;
 
 use crate::run;
 
-/// Runs the tests that compare golden bytes with `RAZORFS_GOLDEN=write`, which makes them write
-/// what they would otherwise compare. What changed shows in `git diff testdata`; a change there
-/// is a change of the format and needs a version of its own.
+/// Runs the tests that compare golden bytes and images; with `--write` these first write what is
+/// missing. An image that is there is never written again: it stands for the volumes of users, and
+/// a change of the format needs a version, and images, of its own.
 pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
+    let write = args.iter().any(|arg| arg == "--write");
+    let rest: Vec<&String> = args.iter().filter(|arg| *arg != "--write").collect();
     let mut command = run::cargo(root, &["test", "--workspace", "golden"]);
-    command.args(args).env("RAZORFS_GOLDEN", "write");
+    command.args(rest);
+    if write {
+        command.env("RAZORFS_GOLDEN", "write");
+    }
     run::check_tests(command)?;
-    println!("golden files written; look at `git diff testdata` before you commit them");
+    if write {
+        println!("look at `git status testdata` before you commit");
+    }
     Ok(())
 }

@@ -19,7 +19,7 @@ cargo xtask COMMAND
              --seed S   seed of the simulation and of the mount tests
              --quick    leaves out the simulation and the mount tests
   tidy     the house rules that no other tool checks
-  golden   regenerates the golden bytes and images under testdata/
+  golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
 ";
 

@@ -1,120 +1,89 @@
-//! Looking for damage, for `razorfs verify`: the one place that knows who looks.
+//! Looking for damage, for `razorfs verify`: the checker reads the files of the volume by the
+//! format alone, never through the engine that wrote them.
 
 use std::path::Path;
 
-use razorfs::{FileKind, Options, Volume};
+use razorfs::Volume;
+use razorfs_disk::Disk;
+use razorfs_disk::os::OsDisk;
+use razorfs_verify::{Progress, Report};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
 use crate::place;
-use crate::tree::{CHUNK, Tree, VolumeTree};
 
-/// Sees `{"done": n, "total": n}`; an error stops the check.
+/// Sees `{"done": n, "total": n, "phase": "…"}`; an error stops the check.
 pub type Step<'a> = &'a mut dyn FnMut(&Value) -> Result<()>;
 
 /// Checks a volume at a level from 0 to 3 and answers with the document of `verify --json`.
-/// `live` is the volume where the process that checks is the one that has it open.
+/// `live` is the volume where the process that checks is the one that has it open: it is held
+/// still meanwhile, with everything that was done before on the disk.
 pub fn run(path: &Path, level: u8, live: Option<&Volume>, step: Step<'_>) -> Result<Value> {
-    let volume = match live {
-        Some(volume) => volume.clone(),
+    let report = match live {
+        Some(volume) => {
+            let held = volume.hold_still(|disk| check(disk, path, level, step));
+            held.map_err(|e| Failure::engine("verify", path, &e))??
+        }
         None => {
-            let options = Options {
-                read_only: true,
-                ..Options::default()
-            };
-            place::open(path, options)?
+            let disk = OsDisk::new(path);
+            let guard = place::lock(path, &disk)?;
+            let report = check(&disk, path, level, step);
+            drop(guard);
+            report?
         }
     };
-    let mut check = Check {
-        findings: Vec::new(),
-        names: 0,
-        bytes: 0,
-    };
-    for line in &volume.recovery_report().damage {
-        check.find(1, &crate::failure::shown(path), line);
+    Ok(document(&report))
+}
+
+fn check(disk: &dyn Disk, path: &Path, level: u8, step: Step<'_>) -> Result<Report> {
+    let mut stopped = None;
+    let report = razorfs_verify::verify(disk, level, &mut |at: Progress| {
+        if stopped.is_none() {
+            let seen = json!({"phase": at.phase, "done": at.done, "total": at.total});
+            stopped = step(&seen).err();
+        }
+    });
+    if let Some(failure) = stopped {
+        return Err(failure);
     }
-    let tree = VolumeTree::new(volume, path);
-    let walked = if level > 0 {
-        check.walk(&tree, level, step)
-    } else {
-        Ok(())
-    };
-    let volume = tree.into_volume();
-    if live.is_none() {
-        let closed = volume.close();
-        closed.map_err(|e| Failure::engine("close", path, &e))?;
-    }
-    walked?;
-    Ok(json!({
+    report.map_err(|e| Failure::engine("verify", path, &e.into()))
+}
+
+fn document(report: &Report) -> Value {
+    let findings: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "number": finding.number,
+                "severity": finding.severity.to_string(),
+                "object": finding.object,
+                "meaning": finding.meaning,
+                "remedy": finding.remedy,
+                "detail": finding.detail,
+            })
+        })
+        .collect();
+    let checked = &report.checked;
+    json!({
         "schema": 1,
-        "level": level,
-        "clean": check.findings.is_empty(),
-        "findings": check.findings,
-        "checked": {"names": check.names, "bytes": check.bytes},
-    }))
-}
-
-struct Check {
-    findings: Vec<Value>,
-    names: u64,
-    bytes: u64,
-}
-
-impl Check {
-    fn find(&mut self, number: u16, object: &str, meaning: &str) {
-        self.findings.push(json!({
-            "number": number,
-            "severity": "error",
-            "object": object,
-            "meaning": meaning,
-            "remedy": "copy what can be read with `razorfs export`, and restore the rest",
-        }));
-    }
-
-    /// Reads all names and inodes through the engine, and at level 3 all data: every byte of
-    /// either is checked against its checksum on the way.
-    fn walk(&mut self, tree: &VolumeTree, level: u8, step: Step<'_>) -> Result<()> {
-        let mut stack = vec![std::path::PathBuf::new()];
-        let mut buf = vec![0; CHUNK];
-        while let Some(path) = stack.pop() {
-            self.names += 1;
-            step(&json!({"done": self.names}))?;
-            let shown = crate::failure::shown(&tree.shown(&path));
-            let meta = match tree.find(&path) {
-                Ok(Some(meta)) => meta,
-                // Removed since its directory was read.
-                Ok(None) => continue,
-                Err(failure) => {
-                    self.find(2, &shown, &failure.message);
-                    continue;
-                }
-            };
-            if meta.is_dir() {
-                match tree.list(&path) {
-                    Ok(names) => stack.extend(names.into_iter().map(|name| path.join(name))),
-                    Err(failure) => self.find(3, &shown, &failure.message),
-                }
-            } else if meta.kind == FileKind::Regular && level >= 3 {
-                let mut data = match tree.read(&path) {
-                    Ok(data) => data,
-                    Err(failure) => {
-                        self.find(4, &shown, &failure.message);
-                        continue;
-                    }
-                };
-                loop {
-                    match std::io::Read::read(&mut data, &mut buf) {
-                        Ok(0) => break,
-                        Ok(n) => self.bytes += n as u64,
-                        Err(e) => {
-                            self.find(4, &shown, &e.to_string());
-                            break;
-                        }
-                    }
-                    step(&json!({}))?;
-                }
-            }
-        }
-        Ok(())
-    }
+        "level": report.level,
+        "clean": report.is_sound(),
+        "findings": findings,
+        "checked": {
+            "superblock_slots": checked.superblock_slots,
+            "manifests": checked.manifests,
+            "journal_sectors": checked.journal_sectors,
+            "batches": checked.batches,
+            "segments": checked.segments,
+            "blocks": checked.blocks,
+            "records": checked.records,
+            "inodes": checked.inodes,
+            "dirents": checked.dirents,
+            "extents": checked.extents,
+            "packs": checked.packs,
+            "frames": checked.frames,
+            "bytes": checked.bytes,
+        },
+    })
 }

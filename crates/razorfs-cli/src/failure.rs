@@ -121,7 +121,9 @@ fn remedy_of(error: &std::io::Error) -> Option<&'static str> {
         libc::EISDIR => "it is a directory; name a file",
         libc::EEXIST => "use another name, or remove what is there",
         libc::ENOTEMPTY => "use `rm -r` to remove what is inside too",
-        libc::ENOTCONN => "its daemon is gone; `razorfs umount` it and mount it again",
+        libc::ENOTCONN | libc::ECONNABORTED => {
+            "its daemon is gone; `razorfs umount` it and mount it again"
+        }
         libc::EIO => "run `razorfs verify` on the volume, and look at razorfs.log in it",
         _ => return None,
     })

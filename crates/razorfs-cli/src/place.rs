@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use razorfs::{Options, Volume};
+use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
@@ -223,7 +224,70 @@ impl Opened {
 
 /// Opens a volume as a library.
 pub fn open(volume: &Path, options: Options) -> Result<Volume> {
-    Volume::open(volume, options).map_err(|e| Failure::engine("open", volume, &e))
+    let open = || Volume::open(volume, options.clone());
+    patiently(
+        open,
+        |e| matches!(e, razorfs::Error::Disk(e) if is_dying(e)),
+    )
+    .map_err(|e| Failure::engine("open", volume, &e))
+}
+
+/// Takes the lock of a volume for reading its files.
+pub fn lock(volume: &Path, disk: &dyn Disk) -> Result<Box<dyn Guard>> {
+    patiently(|| disk.lock(LockMode::Shared), is_dying).map_err(|e| match &e.holder {
+        Some(holder) => {
+            let cause = format!("it is in use by {holder}");
+            Failure::with(
+                "lock",
+                volume,
+                cause,
+                "wait for it to end, or unmount it there",
+            )
+        }
+        None => Failure::engine("lock", volume, &e.into()),
+    })
+}
+
+/// Whether the lock is held by nobody that can be named, or by a process that is ending: a daemon
+/// that was killed keeps it until the kernel has ended its last call to the disk.
+fn is_dying(e: &DiskError) -> bool {
+    e.op == DiskOp::Lock
+        && e.source.kind() == std::io::ErrorKind::WouldBlock
+        && e.holder.as_deref().is_none_or(is_ending)
+}
+
+/// Whether the process that `process N (...` names has been killed and is not yet gone.
+fn is_ending(holder: &str) -> bool {
+    let pid = holder.split(' ').nth(1).unwrap_or_default();
+    if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) {
+        return false;
+    }
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let killed = |name| {
+        let pending = u64::from_str_radix(&field(name), 16).unwrap_or(0);
+        pending & (1 << (libc::SIGKILL - 1)) != 0
+    };
+    field("State:").starts_with(['Z', 'X']) || killed("SigPnd:") || killed("ShdPnd:")
+}
+
+/// Tries for ten seconds to get past a process that is ending.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> std::result::Result<T, E>,
+    again: impl Fn(&E) -> bool,
+) -> std::result::Result<T, E> {
+    for _ in 0..200 {
+        match attempt() {
+            Err(e) if again(&e) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 #[cfg(test)]
@@ -251,6 +315,22 @@ mod tests {
             Path::new("x")
         );
         assert!(split(Path::new("v:/../x")).is_err());
+    }
+
+    #[test]
+    fn a_killed_process_is_ending_and_a_living_one_is_not() {
+        let named = |pid: u32| format!("process {pid} (sleep) on host h");
+        assert!(!is_ending(&named(std::process::id())));
+        assert!(!is_ending("nobody"));
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        child.kill().unwrap();
+        // Until it is waited for, it is ending.
+        assert!(is_ending(&named(child.id())));
+        child.wait().unwrap();
+        assert!(!is_ending(&named(child.id())));
     }
 
     #[test]

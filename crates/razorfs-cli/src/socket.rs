@@ -149,10 +149,23 @@ pub fn ask(
     }
 }
 
-/// Waits until the other side has closed the connection.
+/// Waits until the process on the other side is gone.
 pub fn wait_for_end(stream: &mut UnixStream) {
     let mut rest = [0; 512];
     while let Ok(1..) = stream.read(&mut rest) {}
+    // Its descriptors are closed a moment before it is gone.
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(&*stream) else {
+        return;
+    };
+    let stat = format!("/proc/{}/stat", peer.pid.as_raw_nonzero());
+    for _ in 0..1000 {
+        let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        if state.is_empty() || state.starts_with(['Z', 'X']) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Reads one request on the daemon's side, after looking at who sends it.

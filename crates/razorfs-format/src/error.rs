@@ -46,7 +46,7 @@ impl Place {
 
 /// Bytes that are not what the format says. Boxed: it travels in every decoder's result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{}: {} at byte {}: expected {}, got {}", .0.place.file, .0.what, .0.place.offset, .0.expected, .0.got)]
+#[error("{0}")]
 pub struct FormatError(pub Box<Mismatch>);
 
 /// The fields of a [`FormatError`].
@@ -60,6 +60,22 @@ pub struct Mismatch {
     pub expected: String,
     /// What was found.
     pub got: String,
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            place,
+            what,
+            expected,
+            got,
+        } = self;
+        write!(
+            f,
+            "{}: {what} at byte {}: expected {expected}, got {got}",
+            place.file, place.offset
+        )
+    }
 }
 
 /// Result of a decoder.

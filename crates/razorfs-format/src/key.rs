@@ -181,6 +181,11 @@ impl Key {
         next
     }
 
+    /// The buffer as numbers that order as its bytes do; the last two share a byte.
+    fn words(&self) -> [u64; 4] {
+        [0, 8, 16, CAP - 8].map(|at| self.u64_at(at))
+    }
+
     fn u64_at(&self, at: usize) -> u64 {
         match self.buf.get(at..).and_then(<[u8]>::first_chunk::<8>) {
             Some(b) => u64::from_be_bytes(*b),
@@ -234,7 +239,7 @@ impl Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
+        self.buf == other.buf && self.len == other.len
     }
 }
 impl Eq for Key {}
@@ -246,7 +251,8 @@ impl PartialOrd for Key {
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         // Unused bytes are zero, so the whole buffer orders as the bytes do, then the length.
-        self.buf.cmp(&other.buf).then(self.len.cmp(&other.len))
+        let order = self.words().cmp(&other.words());
+        order.then(self.len.cmp(&other.len))
     }
 }
 impl std::hash::Hash for Key {

@@ -2,10 +2,17 @@
 //!
 //! | part | where | bytes |
 //! |---|---|---|
-//! | header | 0 | 4096: `magic u32 RZPK, version u16, frame alignment u16, vid u64, pack u64`, zeros, at 4092 the CRC, seeded (vid, pack) |
+//! | header | 0 | 4096, see below |
 //! | frames | 4096 | one after the other, each on a multiple of 8 |
-//! | trailer | end of the frames | for each frame, in order: `gap v, stored length v, branch v, ino sv, block v`; padded with zeros to a multiple of 8. `gap` is the distance from the end of the frame before, in units of 8 bytes; `ino` the difference from the frame before |
+//! | trailer | end of the frames | one entry for each frame, zeros up to a multiple of 8 |
 //! | footer | last 64 bytes of the file | see [`Footer`] |
+//!
+//! The header: `magic u32 RZPK | version u16 | frame alignment u16 | vid u64 | pack u64`, zeros, at
+//! 4092 the CRC, seeded (vid, pack).
+//!
+//! An entry of the trailer: `gap v | stored length v | branch v | ino sv | block v`, `v` a varint,
+//! `sv` a signed one; `gap` is the distance from the end of the frame before in units of 8 bytes,
+//! `ino` the difference from the frame before.
 //!
 //! Trailer and footer are there only if the pack was sealed in peace; a pack that was given up
 //! after a failed write has none, and its frames are found by walking their headers.
@@ -142,7 +149,7 @@ impl PackState {
     /// so for each frame that the journal names.
     pub fn cover(&mut self, r: &PackRef) {
         self.len = self.len.max(frame_end(r));
-        self.total = self.total.max(self.len - HEADER_LEN);
+        self.total = self.total.max(self.len.saturating_sub(HEADER_LEN));
         self.last_birth = self.last_birth.max(r.birth);
     }
 }

@@ -59,24 +59,7 @@ impl Model {
 
     fn dispatch(&mut self, op: &Op, fresh: Ino, most: u64) -> Outcome {
         match op {
-            Op::Create {
-                at,
-                kind,
-                mode,
-                uid,
-                gid,
-                target: len,
-            } => {
-                let mut node = Node::new(*kind, *mode);
-                (node.uid, node.gid) = (*uid, *gid);
-                if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
-                    node.rdev = u32::from(*len) + 1;
-                }
-                if *kind == FileKind::Symlink {
-                    node.target = target(*len).into();
-                }
-                self.create(at, node, fresh)
-            }
+            Op::Create { .. } => self.create_any(op, fresh),
             Op::Unnamed { dir, slot, mode } => {
                 let dir = self.known(dir)?;
                 let node = self.inherit(dir, Node::new(FileKind::Regular, *mode))?;
@@ -138,6 +121,29 @@ impl Model {
             }
             _ => Ok(Answer::Done),
         }
+    }
+
+    fn create_any(&mut self, op: &Op, fresh: Ino) -> Outcome {
+        let Op::Create {
+            at,
+            kind,
+            mode,
+            uid,
+            gid,
+            target: len,
+        } = op
+        else {
+            return Ok(Answer::Done);
+        };
+        let mut node = Node::new(*kind, *mode);
+        (node.uid, node.gid) = (*uid, *gid);
+        if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
+            node.rdev = u32::from(*len) + 1;
+        }
+        if *kind == FileKind::Symlink {
+            node.target = target(*len).into();
+        }
+        self.create(at, node, fresh)
     }
 
     fn known(&self, who: &Ref) -> Result<Ino, Errnos> {

@@ -127,13 +127,30 @@ fn simplify(best: &mut Shrunk, attempt: &mut impl FnMut(&mut Shrunk, Vec<Op>) ->
     }
 }
 
+/// Smaller numbers than this, the smallest first.
+fn less(n: u64) -> impl Iterator<Item = u64> {
+    [0, n / 2, n & !4095, n.saturating_sub(1)]
+        .into_iter()
+        .filter(move |m| *m < n)
+}
+
+/// The same cut, earlier, or not followed by others.
+fn milder_cuts(calls: u64, seed: u64, again: &[u64]) -> Vec<Op> {
+    let undisturbed = (!again.is_empty()).then(|| Op::Cut {
+        calls,
+        seed,
+        again: Vec::new(),
+    });
+    let earlier = less(calls).map(|calls| Op::Cut {
+        calls,
+        seed,
+        again: again.to_vec(),
+    });
+    undisturbed.into_iter().chain(earlier).collect()
+}
+
 /// The same operation with smaller numbers.
 fn simpler(op: &Op) -> Vec<Op> {
-    let less = |n: u64| {
-        [0, n / 2, n & !4095, n.saturating_sub(1)]
-            .into_iter()
-            .filter(move |m| *m < n)
-    };
     let less_data = |d: Data| {
         let lens = [1, d.len / 2, d.len & !4095].into_iter();
         lens.filter(move |n| *n < d.len)
@@ -194,24 +211,7 @@ fn simpler(op: &Op) -> Vec<Op> {
             });
             shorter.chain(nearer).collect()
         }
-        Op::Cut { calls, seed, again } => {
-            let mut out = Vec::new();
-            if !again.is_empty() {
-                out.push(Op::Cut {
-                    calls: *calls,
-                    seed: *seed,
-                    again: Vec::new(),
-                });
-            }
-            for calls in less(*calls) {
-                out.push(Op::Cut {
-                    calls,
-                    seed: *seed,
-                    again: again.clone(),
-                });
-            }
-            out
-        }
+        Op::Cut { calls, seed, again } => milder_cuts(*calls, *seed, again),
         _ => Vec::new(),
     }
 }

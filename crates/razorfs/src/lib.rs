@@ -1,9 +1,9 @@
 //! RazorFS: a crash-safe, end-to-end checksummed file system as a library.
 //!
 //! The road of an operation, room by room: [`namespace`] turns it into a transaction, the
-//! transaction is appended to the open batch of the [`journal`] and becomes visible in the memtable of
-//! the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a superblock.
-//! File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
+//! transaction is appended to the open batch of the [`journal`] and becomes visible in the memtable
+//! of the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a
+//! superblock. File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
 mod checkpoint;
 pub mod data;

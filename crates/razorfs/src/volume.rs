@@ -325,6 +325,13 @@ impl Volume {
         }
     }
 
+    /// Brings everything that was done to the disk and holds the volume still while `look` reads
+    /// its files: nothing is written, removed or recycled meanwhile. What programs change waits in
+    /// RAM, and for long, where that is full.
+    pub fn hold_still<R>(&self, look: impl FnOnce(&dyn Disk) -> R) -> Result<R> {
+        self.inner.store.hold_still(look)
+    }
+
     /// What the volume is.
     #[must_use]
     pub fn info(&self) -> Info {

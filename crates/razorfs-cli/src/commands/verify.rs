@@ -17,12 +17,14 @@ use crate::socket::Request;
 #[command(
     after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all \
 metadata; 2 also that names, inodes and extents fit each other; 3 also every byte of data.
+A mounted volume is held still meanwhile: what it has done is brought to the disk first, and what
+programs change waits for the end.
 
-Exit code 0: clean; 4: damage was found, each on a line: number, severity, path or object, what \
-it means, what to do.
+Exit code 0: clean, at most notes and warnings; 4: damage was found. Each finding is a line: \
+number, severity, path or object, what it means, what to do.
 
 --json prints one object: schema (1), level, clean, findings (array of number, severity, object, \
-meaning, remedy), checked (object of counters).
+meaning, remedy, detail), checked (object of counters).
 
 Examples:
   razorfs verify demo.rzfs
@@ -56,8 +58,7 @@ pub fn run(args: &Args) -> Result<u8> {
         })?,
     };
     progress.clear();
-    let findings = document.pointer("/findings").and_then(Value::as_array);
-    let clean = findings.is_none_or(Vec::is_empty);
+    let clean = document.get("clean").and_then(Value::as_bool) == Some(true);
     if args.json {
         print_json(&document)?;
     } else {
@@ -87,14 +88,16 @@ fn text(document: &Value, quiet: bool) -> String {
         };
         let number = finding.get("number").and_then(Value::as_u64).unwrap_or(0);
         text.push_str(&format!(
-            "{number:04} {}: {}: {}; {}\n",
+            "{number:04} {}: {}: {} ({}); {}\n",
             word("severity"),
             word("object"),
             word("meaning"),
+            word("detail"),
             word("remedy")
         ));
     }
-    if text.is_empty() && !quiet {
+    let clean = document.get("clean").and_then(Value::as_bool) == Some(true);
+    if clean && !quiet {
         let checked = document.get("checked").and_then(Value::as_object);
         let checked: Vec<String> = checked
             .into_iter()
@@ -102,7 +105,7 @@ fn text(document: &Value, quiet: bool) -> String {
             .filter(|(_, n)| n.as_u64() != Some(0))
             .map(|(what, n)| format!("{n} {}", what.replace('_', " ")))
             .collect();
-        text = format!("clean: {}\n", checked.join(", "));
+        text.push_str(&format!("clean: {}\n", checked.join(", ")));
     }
     text
 }
@@ -115,13 +118,14 @@ mod tests {
     #[test]
     fn each_finding_is_a_line() {
         let finding = json!({"number": 12, "severity": "error", "object": "meta/S-1.rs",
-            "meaning": "3 names are lost", "remedy": "run `razorfs repair`"});
-        let document = json!({"findings": [finding], "checked": {"blocks": 3}});
+            "meaning": "3 names are lost", "detail": "expected 1, got 2",
+            "remedy": "copy what is left"});
+        let document = json!({"clean": false, "findings": [finding], "checked": {"blocks": 3}});
         assert_eq!(
             text(&document, false),
-            "0012 error: meta/S-1.rs: 3 names are lost; run `razorfs repair`\n"
+            "0012 error: meta/S-1.rs: 3 names are lost (expected 1, got 2); copy what is left\n"
         );
-        let clean = json!({"findings": [], "checked": {"blocks": 3, "packs": 0}});
+        let clean = json!({"clean": true, "findings": [], "checked": {"blocks": 3, "packs": 0}});
         assert_eq!(text(&clean, false), "clean: 3 blocks\n");
     }
 }

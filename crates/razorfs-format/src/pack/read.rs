@@ -31,8 +31,16 @@ impl<'a> FramePlan<'a> {
                 format_args!("{} stored, {} raw", r.stored_len, r.raw_len),
             ));
         }
-        if r.codec == Codec::None && r.stored_len != r.raw_len {
-            return Err(place.error("reference to a raw frame", r.raw_len, r.stored_len));
+        let fits = match r.codec {
+            Codec::None => r.stored_len == r.raw_len,
+            Codec::Lz4 | Codec::Zstd => (1..=r.raw_len).contains(&r.stored_len),
+        };
+        if !fits {
+            return Err(place.error(
+                "reference to a frame",
+                format_args!("a stored length for {} bytes with {:?}", r.raw_len, r.codec),
+                r.stored_len,
+            ));
         }
         let crcs = PackRef::crc_count(r.codec, r.raw_len);
         if r.crcs.len() != crcs {

@@ -7,7 +7,8 @@ use crate::error::{FormatError, Place};
 use crate::ids::{PackId, VolumeId};
 use crate::layout::FileName;
 
-/// Fills a buffer from an offset of a file; answers how many bytes were read, short only at the end.
+/// Fills a buffer from an offset of a file; answers how many bytes were read, short only at the
+/// end.
 pub type ReadAt<'r, E> = dyn FnMut(&mut [u8], u64) -> Result<usize, E> + 'r;
 
 /// The stored bytes of a frame that passed its checks, with their checksums, or why it did not.
@@ -101,7 +102,10 @@ pub fn scan_frames<'r, E>(
             Depth::Data => WINDOW,
         },
     };
-    let mut pos = range.start.max(HEADER_LEN).next_multiple_of(FRAME_ALIGN);
+    let start = range.start.max(HEADER_LEN);
+    let mut pos = start
+        .checked_next_multiple_of(FRAME_ALIGN)
+        .unwrap_or(range.end);
     while pos < range.end {
         let bytes = window.at(pos, FRAME_HEADER_LEN as usize)?;
         if bytes.is_empty() {

@@ -10,8 +10,8 @@
 //! | 20 | … | n records |
 //! | … | 4 × ⌈n / 16⌉ | offsets of every sixteenth record, from the first |
 //!
-//! A record: `shared u8 | rest of the key | [epoch − base v] | v | value`. `shared` is the number of
-//! bytes that its key shares with the one before, 0 at a restart; keys of a table are all of the
+//! A record: `shared u8 | rest of the key | [epoch − base v] | v | value`. `shared` is the number
+//! of bytes that its key shares with the one before, 0 at a restart; keys of a table are all of the
 //! same length. `v` before the value is 0 for a tombstone, else the value's length + 1. Records
 //! stand in the order of their keys, versions of one key newest first.
 

@@ -47,8 +47,8 @@ struct Checker<'a> {
     tally: Tally,
 }
 
-/// Checks segment file `bytes` of `volume`, which the manifest describes as `meta`, and calls `each`
-/// with every record. Stops at the first thing that is wrong.
+/// Checks segment file `bytes` of `volume`, which the manifest describes as `meta`, and calls
+/// `each` with every record. Stops at the first thing that is wrong.
 pub fn check_segment(
     bytes: &[u8],
     volume: VolumeId,
@@ -155,12 +155,13 @@ impl Checker<'_> {
             )?),
             None => None,
         };
+        // Wider than what they are compared with: no number of records wraps around.
         let mut sums = (0, 0, Epoch(0));
         for i in 0..index.len() {
             if let Some(block) = index.get(i)? {
                 self.block(&block, filter, each)?;
-                sums.0 += block.entries;
-                sums.1 += block.tombstones;
+                sums.0 += u64::from(block.entries);
+                sums.1 += u64::from(block.tombstones);
                 sums.2 = sums.2.max(block.epoch_max);
             }
         }
@@ -171,9 +172,14 @@ impl Checker<'_> {
         self.agrees(entry, sums)
     }
 
-    fn agrees(&self, entry: &IndexEntry, sums: (u32, u32, Epoch)) -> Result<()> {
+    fn agrees(&self, entry: &IndexEntry, sums: (u64, u64, Epoch)) -> Result<()> {
         let last = self.tally.last.map(|(key, _)| key);
-        if Some(entry.last) == last && (entry.entries, entry.tombstones, entry.epoch_max) == sums {
+        let says = (
+            u64::from(entry.entries),
+            u64::from(entry.tombstones),
+            entry.epoch_max,
+        );
+        if Some(entry.last) == last && says == sums {
             return Ok(());
         }
         let place = self.id.place(u64::from(entry.handle.offset));
@@ -206,12 +212,12 @@ impl Checker<'_> {
                 return Err(place.error("filter", "the key of a record", record.key_text()));
             }
             sums.0 += 1;
-            sums.1 += u32::from(record.value.is_none());
+            sums.1 += u64::from(record.value.is_none());
             sums.2 = sums.2.max(record.epoch);
             each(&record.key, record.epoch, record.value);
         }
-        self.tally.blocks += 1;
-        self.tally.tombstones += u64::from(sums.1);
+        self.tally.blocks = self.tally.blocks.saturating_add(1);
+        self.tally.tombstones += sums.1;
         self.agrees(entry, sums)
     }
 }

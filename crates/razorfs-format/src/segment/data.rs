@@ -1,5 +1,5 @@
-//! Data blocks of any table behind one door: [`BlockBuilder`] makes them, [`Block`] searches them in
-//! place. [`super::block`] and [`super::dirblock`] know the bytes.
+//! Data blocks of any table behind one door: [`BlockBuilder`] makes them, [`Block`] searches them
+//! in place. [`super::block`] and [`super::dirblock`] know the bytes.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! Blocks of directory entries. One entry is read by a binary search in the cookies and the decoding
-//! of one name, not of the block.
+//! Blocks of directory entries. One entry is read by a binary search in the cookies and the
+//! decoding of one name, not of the block.
 //!
 //! | size | field |
 //! |---|---|

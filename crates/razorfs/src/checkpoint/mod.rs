@@ -14,10 +14,10 @@
 //! 8. what no generation from the previous one on needs is recycled, removed, punched.
 
 mod flush;
+mod garbage;
 pub mod superfile;
 mod upkeep;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,19 +35,8 @@ use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result};
 use flush::Flushed;
+use garbage::{Garbage, Unneeded};
 use superfile::SuperFile;
-
-/// What may go once no generation that could be mounted needs it.
-struct Garbage {
-    /// The first generation that does not need it.
-    unneeded_since: Generation,
-    what: Unneeded,
-}
-
-enum Unneeded {
-    File(FileName),
-    Bytes(PackId, Range<u64>),
-}
 
 /// The state of the installer.
 pub(crate) struct Installer {
@@ -242,17 +231,6 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Removes segments that no generation names, under either name, so that checkpoints which
-    /// fail on a full host do not fill it further.
-    fn discard(&self, segments: impl Iterator<Item = SegmentId>) {
-        for id in segments {
-            for file in [FileName::SegmentTmp(id), FileName::Segment(id)] {
-                // What cannot be removed now is removed at the next mount.
-                let _ = self.core.disk.remove(&name_of(file));
-            }
-        }
-    }
-
     /// One compaction, if one is due.
     pub fn compact(&self) -> Result<bool> {
         let mut installer = self.installer.lock();
@@ -363,7 +341,8 @@ impl Checkpointer {
         core.note_room();
         self.remove_garbage(installer);
         core.wake_all();
-        tracing::debug!(generation = %installer.superblock.generation, "a generation was installed");
+        let generation = installer.superblock.generation;
+        tracing::debug!(%generation, "a generation was installed");
         Ok(())
     }
 
@@ -555,67 +534,6 @@ impl Checkpointer {
             frozen,
             levels: version.levels.with(&edit.added, &edit.removed),
         }));
-    }
-
-    /// Notes what the new generation does not need any more.
-    fn collect(&self, installer: &mut Installer, edit: Option<&Edit>, next: &mut Next) {
-        let since = next.superblock.generation;
-        let packs = std::mem::take(&mut next.dead).into_iter();
-        let mut files: Vec<FileName> = packs.map(FileName::Pack).collect();
-        if let Some(edit) = edit {
-            files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
-        }
-        if next.tables.is_some() {
-            files.push(FileName::Manifest(installer.manifest.id));
-        }
-        let garbage = files.into_iter().map(Unneeded::File);
-        installer.garbage.extend(garbage.map(|what| Garbage {
-            unneeded_since: since,
-            what,
-        }));
-    }
-
-    /// Removes what neither the newest generation nor the one before it needs.
-    fn remove_garbage(&self, installer: &mut Installer) {
-        let newest = installer.superblock.generation;
-        let flushed = installer.manifest.counters.epoch;
-        for (pack, range) in installer.account.take_punchable(flushed) {
-            let what = Unneeded::Bytes(pack, range);
-            installer.garbage.push(Garbage {
-                unneeded_since: newest,
-                what,
-            });
-        }
-        let garbage = std::mem::take(&mut installer.garbage);
-        for item in garbage {
-            if item.unneeded_since >= newest {
-                installer.garbage.push(item);
-                continue;
-            }
-            if let Err(e) = self.remove_one(&item.what) {
-                // It is found again at the next mount; a host that cannot punch keeps the bytes.
-                tracing::debug!(error = %e, "something unneeded could not be removed");
-            }
-        }
-    }
-
-    fn remove_one(&self, what: &Unneeded) -> Result<()> {
-        match what {
-            Unneeded::File(file) => {
-                self.core.disk.remove(&name_of(*file))?;
-                if let FileName::Pack(pack) = file {
-                    self.core.reader.forget(*pack);
-                }
-            }
-            Unneeded::Bytes(pack, range) => {
-                let file = self
-                    .core
-                    .disk
-                    .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
-                file.punch(range.clone())?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -17,8 +17,6 @@ fn name() -> Name {
 pub struct SuperRead {
     /// The newest generation.
     pub newest: Superblock,
-    /// The generation before it, if it is there.
-    pub previous: Option<Superblock>,
     /// The slots, in order.
     pub slots: Vec<std::result::Result<Superblock, FormatError>>,
     /// The slot that was written again from its twin.
@@ -68,11 +66,8 @@ impl SuperFile {
             return Err(Error::NotAVolume(why.into()));
         };
         let newest = newest.clone();
-        let before = |s: &&Superblock| s.generation.0.checked_add(1) == Some(newest.generation.0);
-        let previous = slots.iter().flatten().find(before).cloned();
         Ok(SuperRead {
             newest,
-            previous,
             slots,
             healed: None,
         })
@@ -111,3 +106,7 @@ impl SuperFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "superfile_tests.rs"]
+mod tests;

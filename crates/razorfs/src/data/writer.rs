@@ -72,6 +72,7 @@ pub struct PackWriter {
     open: Option<Open>,
     touched: BTreeMap<PackId, PackState>,
     effort: Effort,
+    packed: Vec<u8>,
 }
 
 /// Where a writer was.
@@ -114,6 +115,7 @@ impl PackWriter {
             open: None,
             touched: BTreeMap::new(),
             effort: Effort::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -214,15 +216,15 @@ impl PackWriter {
             return Err(Error::Invalid("a frame that is empty or leaves its block"));
         }
         let ino = identity.ino;
-        let mut packed = Vec::new();
         let mut codec = Codec::None;
         if frame.compression != Compression::None && self.effort.worth_a_try(ino) {
-            codec = compress(frame.compression, raw, &mut packed);
+            codec = compress(frame.compression, raw, &mut self.packed);
             self.effort.note(ino, codec != Codec::None);
         }
         let stored = match codec {
             Codec::None => Cow::Borrowed(raw),
-            Codec::Lz4 | Codec::Zstd => Cow::Owned(packed),
+            // A copy of just these bytes: the buffer is larger than the frame ever was.
+            Codec::Lz4 | Codec::Zstd => Cow::Owned(self.packed.as_slice().into()),
         };
         let crcs = identity.checksums(self.vid, codec, &stored);
         Ok(Ready {

@@ -23,10 +23,11 @@
 //! | all of b, payload intact | accepted |
 //! | one or more never reached by b | never complete, so never acknowledged: the log ends here |
 //! | all reached, one or more damaged | damage: not cut off, the volume is read-only |
-//! | never reached, but a later batch or a clean end says that b was durable | an acknowledged batch was lost: read-only |
+//! | never reached, but a later batch or a clean end says b was durable | a lost write: read-only |
 
 mod growth;
 mod host;
+mod lives;
 mod reader;
 mod recovery;
 mod ring;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, Disk, DiskError, File, OpenHow};
+use razorfs_disk::{Dir, Disk, DiskError, File};
 use razorfs_format::journal::{
     BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, UNIT, encode_batch, extent_bytes,
     move_batch, payload_room,
@@ -55,13 +55,13 @@ impl RingFile {
 }
 
 /// The file that is being written.
-struct Active {
-    slot: u32,
-    jid: Jid,
-    file: Arc<dyn File>,
+pub(super) struct Active {
+    pub slot: u32,
+    pub jid: Jid,
+    pub file: Arc<dyn File>,
     /// Where the next batch goes.
-    at: u64,
-    len: u64,
+    pub at: u64,
+    pub len: u64,
 }
 
 /// A batch that was written, but is not known durable.
@@ -84,8 +84,9 @@ pub struct Ring {
     pub(super) doomed: Vec<u32>,
     pub(super) growth: Option<Growth>,
     pub(super) free_slot: u32,
-    active: Option<Active>,
-    newest: Jid,
+    pub(super) active: Option<Active>,
+    /// The highest life number that was given out.
+    pub(super) newest: Jid,
     next: BatchSeq,
     durable: BatchSeq,
     unsynced: VecDeque<Unsynced>,
@@ -136,7 +137,8 @@ impl Ring {
     ///
     /// Files with nothing but batches before `start` are kept until [`Ring::release`], except that
     /// the oldest is used where no other file is free. So the caller first writes a superblock
-    /// with this very start: then no older one needs them, and it may release them at once. If acknowledged batches are
+    /// with this very start: then no older one needs them, and it may release them at once.
+    /// If acknowledged batches are
     /// damaged or lost, the report says `read_only` and the ring takes no batch.
     pub fn recover(
         disk: Arc<dyn Disk>,
@@ -193,17 +195,6 @@ impl Ring {
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
     ) -> Result<RecoveryReport> {
         Ok(Replay::run(&*disk, vid, start, clean_end, apply)?.report)
-    }
-
-    /// Frees the oldest file that holds nothing but batches before the start of the replay.
-    fn free_oldest(&mut self, start: Jid) {
-        let unused = |f: &&mut RingFile| {
-            f.jid <= start && f.batches.is_some_and(|(first, _)| first == BatchSeq(0))
-        };
-        if let Some(file) = self.files.iter_mut().filter(unused).min_by_key(|f| f.jid) {
-            file.batches = None;
-        }
-        self.settle_roles();
     }
 
     fn empty(
@@ -438,7 +429,7 @@ impl Ring {
     }
 
     /// Files without batches are free, or to be removed.
-    fn settle_roles(&mut self) {
+    pub(super) fn settle_roles(&mut self) {
         for file in self.files.iter_mut().filter(|f| f.batches.is_none()) {
             match file.role {
                 Role::Full => file.role = Role::Free,
@@ -505,7 +496,7 @@ impl Ring {
         self.files.iter().map(|f| f.len).sum()
     }
 
-    fn smallest(&self) -> u64 {
+    pub(super) fn smallest(&self) -> u64 {
         let smallest = self.files.iter().map(|f| f.len).min();
         smallest.unwrap_or(u64::from(self.geometry.initial_file))
     }
@@ -535,7 +526,7 @@ impl Ring {
         self.stopped.clone().map_or(Ok(()), Err)
     }
 
-    fn stop(&mut self, why: Error) -> Error {
+    pub(super) fn stop(&mut self, why: Error) -> Error {
         self.stopped.get_or_insert(why).clone()
     }
 
@@ -547,117 +538,6 @@ impl Ring {
             copy: 0,
             len,
         }
-    }
-
-    /// Opens a new life in a free file; the batches to come go there.
-    fn open_life(&mut self) -> Result<()> {
-        let mut last = None;
-        while let Some(slot) = self.best_free() {
-            match self.open_life_in(slot) {
-                Ok(()) => return Ok(()),
-                Err(e) => last = Some(e),
-            }
-        }
-        match last {
-            Some(e) => Err(e),
-            None => self.create_spare(),
-        }
-    }
-
-    /// The prepared file, or the largest free one; of these the one that was used longest ago.
-    pub(super) fn best_free(&self) -> Option<u32> {
-        let rank = |f: &&RingFile| (f.role == Role::Prepared, f.len, std::cmp::Reverse(f.jid));
-        self.available().max_by_key(rank).map(|f| f.slot)
-    }
-
-    fn open_life_in(&mut self, slot: u32) -> Result<()> {
-        let prepared = self
-            .files
-            .iter()
-            .find(|f| f.slot == slot && f.role == Role::Prepared);
-        let (jid, file) = match prepared.map(|f| f.jid) {
-            Some(jid) => match self.disk.open(&host::name(slot), OpenHow::ReadWrite) {
-                Ok(file) => (jid, file),
-                Err(e) => return Err(self.give_up(slot, e)),
-            },
-            None => self.write_life(slot)?,
-        };
-        self.activate(slot, jid, file);
-        Ok(())
-    }
-
-    /// Writes a new life's header to a free file. If that fails the file is not used again.
-    pub(super) fn write_life(&mut self, slot: u32) -> Result<(Jid, Arc<dyn File>)> {
-        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
-            return Err(Error::Failed(
-                "the journal has used up its life numbers".into(),
-            ));
-        };
-        self.newest = jid;
-        let len = self.file(slot).map_or(0, |f| f.len);
-        let header = self.header(slot, jid, len);
-        let written = self
-            .disk
-            .open(&host::name(slot), OpenHow::ReadWrite)
-            .and_then(|file| host::write_header(&*file, self.vid, &header).map(|()| file));
-        let file = written.map_err(|e| self.give_up(slot, e))?;
-        if let Some(f) = self.file(slot) {
-            f.jid = jid;
-        }
-        Ok((jid, file))
-    }
-
-    fn give_up(&mut self, slot: u32, cause: DiskError) -> Error {
-        tracing::warn!(%cause, slot, "a journal file is given up");
-        self.files.retain(|f| f.slot != slot);
-        self.doomed.push(slot);
-        cause.into()
-    }
-
-    /// Adds a file and opens a life in it, where none is free.
-    fn create_spare(&mut self) -> Result<()> {
-        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
-            return Err(Error::Failed(
-                "the journal has used up its life numbers".into(),
-            ));
-        };
-        self.newest = jid;
-        let slot = self.free_slot;
-        self.free_slot += 1;
-        let header = self.header(slot, jid, self.smallest());
-        let file = host::create(&*self.disk, self.vid, &header)
-            .and_then(|file| self.disk.sync_dir(Dir::Journal).map(|()| file))
-            .inspect_err(|_| self.doomed.push(slot))?;
-        self.files.push(RingFile {
-            slot,
-            jid,
-            len: header.len,
-            role: Role::Free,
-            batches: None,
-        });
-        self.activate(slot, jid, file);
-        Ok(())
-    }
-
-    fn activate(&mut self, slot: u32, jid: Jid, file: Arc<dyn File>) {
-        let mut len = 0;
-        for f in &mut self.files {
-            if f.role == Role::Active {
-                f.role = Role::Full;
-            }
-            if f.slot == slot {
-                f.role = Role::Active;
-                len = f.len;
-            }
-        }
-        self.settle_roles();
-        self.active = Some(Active {
-            slot,
-            jid,
-            file,
-            at: UNIT as u64,
-            len,
-        });
     }
 }
 

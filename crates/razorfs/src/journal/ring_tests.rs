@@ -806,3 +806,128 @@ fn one_write_a_batch_and_one_sync() {
         (1, before.dir_syncs)
     );
 }
+
+#[test]
+fn of_two_copies_of_a_life_s_beginning_the_newer_one_is_followed() {
+    let disk = blank();
+    let (mut ring, start) = create(&disk);
+    for seq in 1..=7 {
+        ring.append(&batch(seq, vec![1; 3000])).unwrap();
+    }
+    ring.sync().unwrap();
+    // Batch 8 opens a life. Its write fails at the very end, so it is written again elsewhere,
+    // and in the end both copies are on the disk.
+    disk.fail_write_at(disk.counts().writes + 1, 4096);
+    ring.append(&batch(8, vec![8; 3000])).unwrap();
+    assert_eq!(ring.rescues(), 1);
+    ring.append(&batch(9, vec![9; 3000])).unwrap();
+    ring.sync().unwrap();
+    let disk = disk.power_cut_with(|n| n - 1);
+    let (report, log) = read_only(&disk, start, None);
+    assert_eq!((report.last.0, log.len(), report.read_only), (9, 9, false));
+}
+
+#[test]
+fn a_start_taken_down_before_batches_moved_still_leads_to_them() {
+    for damaged in [false, true] {
+        let disk = blank();
+        let (mut ring, _) = create(&disk);
+        ring.append(&batch(1, vec![1; 100])).unwrap();
+        ring.sync().unwrap();
+        ring.append(&batch(2, vec![2; 100])).unwrap();
+        let start = ring.start_for(BatchSeq(3));
+        disk.fail_sync_at(disk.counts().syncs);
+        let before = disk.image();
+        ring.sync().unwrap();
+        assert_eq!(ring.rescues(), 1);
+        assert!(ring.start_for(BatchSeq(3)).jid > start.jid);
+        let (file, at) = placed(&before, &disk.image());
+        ring.append(&batch(3, vec![3; 100])).unwrap();
+        ring.sync().unwrap();
+        if damaged {
+            // The batch that the new life begins with is not needed any more.
+            disk.flip_bit(&file, at as u64 + 30, 1);
+        }
+        let (report, log) = read_only(&disk, start, None);
+        assert_eq!(log, [(3, vec![3; 100])]);
+        assert!(!report.read_only);
+    }
+}
+
+#[test]
+fn a_file_whose_name_may_be_lost_is_not_relied_on() {
+    let disk = blank();
+    let (mut ring, start) = create(&disk);
+    disk.fail_dir_sync_at(disk.counts().dir_syncs);
+    while ring.grow().is_ok() {}
+    assert_eq!(disk.files().len(), 4);
+    // The process dies here; the host goes on.
+    drop(ring);
+    let (mut ring, ..) = recover(&disk, start, None).unwrap();
+    for seq in 1..=16 {
+        ring.append(&batch(seq, vec![1; 3000])).unwrap();
+        ring.sync().unwrap();
+    }
+    let disk = disk.power_cut_with(|_| 0);
+    assert_eq!(read_only(&disk, start, None).0.last, BatchSeq(16));
+}
+
+#[test]
+fn what_a_killed_process_left_in_the_cache_is_made_durable_before_it_counts() {
+    let disk = blank();
+    let (mut ring, start) = create(&disk);
+    ring.append(&batch(1, vec![1; 100])).unwrap();
+    drop(ring);
+    let (mut ring, report, _) = recover(&disk, start, None).unwrap();
+    assert_eq!(report.last, BatchSeq(1));
+    ring.append(&batch(2, vec![2; 100])).unwrap();
+    ring.sync().unwrap();
+    let disk = disk.power_cut_with(|_| 0);
+    assert_eq!(read_only(&disk, start, None).0.last, BatchSeq(2));
+}
+
+#[test]
+fn files_that_were_mangled_at_will_give_a_prefix_or_nothing() {
+    let (image, start, log) = four();
+    let names: Vec<_> = image.files().map(|(name, _)| name.clone()).collect();
+    for seed in 0..600 {
+        let mut rng = SimRng::new(seed);
+        let mut image = image.clone();
+        for _ in 0..rng.range(1, 6) {
+            let name = rng.pick(&names).unwrap().clone();
+            let from = rng.pick(&names).unwrap();
+            let sector = rng.below(64) * SECTOR as u64;
+            match rng.below(5) {
+                0 => drop(image.flip_bit(&name, rng.below(32 << 10), 3)),
+                1 => drop(image.set_len(&name, rng.below(40 << 10))),
+                2 => drop(image.remove(&name)),
+                3 => image.write(&name, sector, &payload(&mut rng, 700)),
+                // Sectors of another place or file.
+                _ => {
+                    let bytes = image.bytes(from).unwrap_or_default();
+                    let at = rng.below(64) as usize * SECTOR;
+                    let n = 1 << rng.below(4);
+                    let bytes = bytes.iter().skip(at).take(n * SECTOR).copied();
+                    image.write(&name, sector, &bytes.collect::<Vec<_>>());
+                }
+            }
+        }
+        let disk = SimDisk::from_image(&image);
+        let (report, read) = read_only(&disk, start, None);
+        assert!(read == log[..read.len()], "seed {seed}");
+        assert!(report.read_only || read.len() >= 3 || report.last.0 == read.len() as u64);
+        // And nothing short of all that was durable goes without a word.
+        let (report, read) = read_only(&disk, start, Some(4));
+        assert!(
+            read.len() == 4 || report.read_only,
+            "seed {seed}: {report:?}"
+        );
+        if let Ok((mut ring, again, _)) = recover(&disk, start, None) {
+            let next = again.last.0 + 1;
+            let appended = ring
+                .append(&batch(next, vec![1]))
+                .and_then(|()| ring.sync());
+            assert_eq!(appended.is_ok(), !again.read_only);
+        }
+    }
+}

@@ -7,9 +7,7 @@ use crate::library::OpenOptions;
 use crate::{Dir, Durability, Error, FileKind, Options, Step, Volume};
 
 fn root() -> Dir {
-    Ok::<_, Error>(Volume::for_tests(Options::default()))
-        .unwrap()
-        .root()
+    Volume::for_tests(Options::default()).root()
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Operation<'_> {
         let mut inode = self.child_of(parent, node, 0)?;
         inode.nlink = 0;
         let ino = self.insert(inode);
-        self.put(Key::orphan(Branch::HEAD, ino), Orphan::Reap.to_bytes());
+        self.put_new(Key::orphan(Branch::HEAD, ino), Orphan::Reap.to_bytes());
         self.afterwards.push(Afterwards::BornNameless(ino));
         Ok(ino)
     }
@@ -152,9 +152,9 @@ impl Operation<'_> {
             self.afterwards.push(Afterwards::GotName(ino));
         } else {
             if nlink == 1 {
-                self.put(Key::link(Branch::HEAD, ino, first.0, first.1), *b"");
+                self.put_new(Key::link(Branch::HEAD, ino, first.0, first.1), *b"");
             }
-            self.put(Key::link(Branch::HEAD, ino, parent, cookie), *b"");
+            self.put_new(Key::link(Branch::HEAD, ino, parent, cookie), *b"");
         }
         let now = self.now;
         let inode = self.change(ino)?;

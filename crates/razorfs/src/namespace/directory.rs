@@ -4,11 +4,14 @@
 //! was free when it was added. So a lookup reads the few slots of one hash, and a listing goes on
 //! after any cookie, whatever happened in between.
 
+use std::sync::Arc;
+
 use razorfs_format::key::Key;
 use razorfs_format::record::{Dirent, FileKind, Inode, NAME_MAX, inode_flags, name_cookie};
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
+use super::dentries::Dentry;
 use super::operation::{Operation, PLACE};
 use crate::{Entry, Error, Result, Stat};
 
@@ -85,6 +88,27 @@ impl Operation<'_> {
     /// Where `name` is in `dir`, or where it would go.
     pub(super) fn find(&self, dir: Ino, name: &[u8]) -> Result<Slot> {
         let first = name_cookie(self.store.hash_key(), name);
+        if let Some(dentry) = self.remembered(dir, first, name) {
+            return Ok(Slot::Taken(dentry.cookie, dentry.dirent.clone()));
+        }
+        let slot = self.find_in_store(dir, first, name)?;
+        if self.remembers
+            && let Slot::Taken(cookie, dirent) = &slot
+        {
+            self.dentries.remember(dir, first, *cookie, dirent);
+        }
+        Ok(slot)
+    }
+
+    /// The entry as it was read last. A transaction may have changed it and does not ask.
+    fn remembered(&self, dir: Ino, first: u64, name: &[u8]) -> Option<Arc<Dentry>> {
+        if self.is_transaction() {
+            return None;
+        }
+        self.dentries.get(dir, first, name)
+    }
+
+    fn find_in_store(&self, dir: Ino, first: u64, name: &[u8]) -> Result<Slot> {
         let from = Key::dirent(Branch::HEAD, dir, first);
         let to = Key::dirent(Branch::HEAD, dir, first + SLOTS);
         let mut free = first;
@@ -122,14 +146,22 @@ impl Operation<'_> {
         match name {
             b"." => self.directory(dir).map(|_| dir),
             b".." => self.directory(dir).map(|inode| inode.parent),
-            _ => Ok(self.entry(dir, name)?.1.ino),
+            _ => {
+                check_name(name)?;
+                let first = name_cookie(self.store.hash_key(), name);
+                // Where there is an entry there is a directory.
+                match self.remembered(dir, first, name) {
+                    Some(dentry) => Ok(dentry.dirent.ino),
+                    None => Ok(self.entry(dir, name)?.1.ino),
+                }
+            }
         }
     }
 
     /// Puts an entry into a free slot.
     pub(super) fn add_entry(&mut self, dir: Ino, cookie: u64, dirent: &Dirent) -> Result<()> {
         let key = Key::dirent(Branch::HEAD, dir, cookie);
-        self.put(key, dirent.to_bytes());
+        self.put_new(key, dirent.to_bytes());
         let now = self.now;
         let inode = self.change(dir)?;
         inode.entries += 1;
@@ -179,20 +211,31 @@ impl Operation<'_> {
 impl Namespace {
     /// What `name` in `parent` leads to; knows `.` and `..`.
     pub(crate) fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
+        let ino = self.step(parent, name)?;
+        self.reader().stat(ino)
+    }
+
+    /// The inode that `name` in `dir` leads to, remembered for the next time.
+    fn step(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        let _lock = self.locks.read(dir);
         let mut op = self.reader();
-        let ino = {
-            let _lock = self.locks.read(parent);
-            op.walk(parent, name)?
-        };
-        op.stat(ino)
+        op.remembers = true;
+        op.walk(dir, name)
+    }
+
+    /// The entry `name` of `dir`, to know what to lock.
+    pub(super) fn look(&self, dir: Ino, name: &[u8]) -> Option<Dirent> {
+        let _lock = self.locks.read(dir);
+        let mut op = self.reader();
+        op.remembers = true;
+        op.entry(dir, name).ok().map(|(_, dirent)| dirent)
     }
 
     /// The inode that a path leads to. Symbolic links are not followed.
     pub(crate) fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
         let mut at = Ino::ROOT;
         for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            let _lock = self.locks.read(at);
-            at = self.reader().walk(at, name)?;
+            at = self.step(at, name)?;
         }
         if path.last() == Some(&b'/') {
             self.reader().directory(at)?;

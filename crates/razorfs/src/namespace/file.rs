@@ -14,6 +14,7 @@ use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
 use super::operation::{Afterwards, Operation};
+use crate::store::Ticket;
 use crate::{AllocateMode, Error, Result, SeekFor};
 
 /// Most blocks that one operation removes.
@@ -23,6 +24,12 @@ pub(super) const AT_ONCE: u64 = 1024;
 const AT_ONCE_IN_TRANSACTION: u64 = 65536;
 /// Most bytes that go into one journal transaction; a longer write is several.
 const WRITE_AT_ONCE: usize = 1 << 20;
+
+/// Most blocks that one operation erases, if the journal takes so many.
+const ERASE_MOST: usize = 65536;
+/// Bytes that an erased block takes in the journal, at most, with some to spare for the two at
+/// the ends of a range, and for the inode.
+const ERASE_BYTES: usize = 64;
 
 const BLOCK64: u64 = BLOCK as u64;
 
@@ -123,6 +130,24 @@ impl Operation<'_> {
         }
     }
 
+    /// Takes the bytes of `range` out of the blocks in `present`.
+    fn erase_blocks(&mut self, ino: Ino, range: &Range<u64>, present: &[u64]) -> Result<()> {
+        if !present.is_empty() {
+            self.change(ino)?.flags |= inode_flags::SPARSE;
+        }
+        for block in present {
+            let first = block * BLOCK64;
+            let from = range.start.max(first) - first;
+            let to = range.end.min(first.saturating_add(BLOCK64)) - first;
+            if (from, to) == (0, BLOCK64) {
+                self.del(Key::extent(Branch::HEAD, ino, *block));
+            } else {
+                self.hole(ino, *block, from as u32, (to - from) as u32);
+            }
+        }
+        Ok(())
+    }
+
     fn remove_blocks(&mut self, ino: Ino, blocks: Range<u64>, sparse: bool) -> Result<()> {
         // A transaction may have written blocks that the store does not know yet.
         if !sparse || self.is_transaction() {
@@ -143,15 +168,17 @@ impl Operation<'_> {
 
     /// Leaves the blocks from `from` on to the reaper.
     fn trim_later(&mut self, ino: Ino, from: u64) -> Result<()> {
-        let from = match self.pending_trim(ino)? {
-            Some(pending) => pending.min(from),
-            None => from,
-        };
+        let pending = self.pending_trim(ino)?;
+        let from = pending.map_or(from, |pending| pending.min(from));
         let inode = self.change(ino)?;
         inode.flags |= inode_flags::TRIMMING;
         if inode.nlink > 0 {
+            let key = Key::orphan(Branch::HEAD, ino);
             let orphan = Orphan::Trim { from }.to_bytes();
-            self.put(Key::orphan(Branch::HEAD, ino), orphan);
+            match pending {
+                Some(_) => self.put(key, orphan),
+                None => self.put_new(key, orphan),
+            }
         }
         self.afterwards.push(Afterwards::Trimming(ino));
         Ok(())
@@ -226,7 +253,7 @@ impl Namespace {
     }
 
     /// Writes at `offset`; answers how much was written, which is all unless the file would pass
-    /// the largest offset.
+    /// the largest offset, or something fails after a first part.
     pub(crate) fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         let locks = self.locks.write(ino);
         let (written, ticket) = self.write_locked(ino, offset, data)?;
@@ -235,22 +262,24 @@ impl Namespace {
         Ok(written)
     }
 
-    /// Writes at the end; answers where that was.
+    /// Writes at the end, as far as the largest offset, all or nothing; answers where that was.
     pub(crate) fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
         let locks = self.locks.write(ino);
         let offset = self.find_by_inode(ino)?.size;
-        let (_, ticket) = self.write_locked(ino, offset, data)?;
+        let (written, ticket) = self.write_locked(ino, offset, data)?;
+        if (written as u64) < (data.len() as u64).min(FILE_MAX.saturating_sub(offset)) {
+            // The caller cannot be told of a part, so there is none.
+            let mut op = self.begin(OpType::Truncate)?;
+            op.set_size(ino, offset)?;
+            self.finish(op, locks)?;
+            return Err(Error::NoSpace);
+        }
         drop(locks);
         self.wait(ticket)?;
         Ok(offset)
     }
 
-    fn write_locked(
-        &self,
-        ino: Ino,
-        offset: u64,
-        data: &[u8],
-    ) -> Result<(usize, Option<crate::store::Ticket>)> {
+    fn write_locked(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(usize, Option<Ticket>)> {
         let room = FILE_MAX.saturating_sub(offset);
         if room == 0 && !data.is_empty() {
             return Err(Error::FileTooLarge);
@@ -262,18 +291,28 @@ impl Namespace {
         self.store.reserve(len as u64, end.saturating_sub(size))?;
         let mut at = offset;
         let mut rest = data;
+        let mut last = None;
         // A zero-length write changes nothing, but says what is wrong with the file.
         loop {
             let (piece, tail) = rest.split_at(rest.len().min(WRITE_AT_ONCE));
-            let mut op = self.begin(OpType::Write)?;
-            op.write(ino, at, piece)?;
-            let ticket = self.commit(op)?;
+            match self.write_piece(ino, at, piece) {
+                Ok(ticket) => last = ticket,
+                // What is written stays written: the rest meets the error again, if it comes.
+                Err(_) if at > offset => return Ok(((at - offset) as usize, last)),
+                Err(e) => return Err(e),
+            }
             if tail.is_empty() {
-                return Ok((len, ticket));
+                return Ok((len, last));
             }
             at += piece.len() as u64;
             rest = tail;
         }
+    }
+
+    fn write_piece(&self, ino: Ino, at: u64, piece: &[u8]) -> Result<Option<Ticket>> {
+        let mut op = self.begin(OpType::Write)?;
+        op.write(ino, at, piece)?;
+        self.commit(op)
     }
 
     /// Copies bytes from one file to another, or within one.
@@ -300,14 +339,17 @@ impl Namespace {
         while done < len {
             let want = (len - done).min(buf.len() as u64) as usize;
             let part = buf.get_mut(..want).unwrap_or_default();
-            let got = self.read(from, from_off.saturating_add(done), part)?;
-            let part = buf.get(..got).unwrap_or_default();
-            if part.is_empty() {
-                break;
+            let (from_off, to_off) = (from_off.saturating_add(done), to_off.saturating_add(done));
+            let copied = self.read(from, from_off, part).and_then(|got| {
+                let part = buf.get(..got).unwrap_or_default();
+                Ok((got, self.write(to, to_off, part)?))
+            });
+            match copied {
+                Ok((_, written)) => done += written as u64,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
             }
-            let written = self.write(to, to_off.saturating_add(done), part)?;
-            done += written as u64;
-            if written < got {
+            if !matches!(copied, Ok((got, written)) if got == want && written == got) {
                 break;
             }
         }
@@ -340,12 +382,15 @@ impl Namespace {
         let new_size = if extends { size.max(end) } else { size };
         if erases {
             self.reader().check_append_only(ino, 0)?;
-            self.erase_range(ino, offset..end.min(size))?;
+            self.store.reserve(0, new_size - size)?;
         } else {
             self.store.reserve(len, new_size - size)?;
         }
         self.make_room(ino, new_size)?;
         let mut op = self.begin(OpType::Allocate)?;
+        if erases {
+            op = self.erase_most(op, ino, offset..end.min(size))?;
+        }
         if new_size > size {
             op.change(ino)?.flags |= inode_flags::SPARSE;
         }
@@ -353,34 +398,39 @@ impl Namespace {
         self.finish(op, locks)
     }
 
-    /// Makes a range of the file read as zeros, holding nothing. The caller holds the lock.
-    fn erase_range(&self, ino: Ino, range: Range<u64>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let mut present = Vec::new();
-        let blocks = range.start / BLOCK64..range.end.div_ceil(BLOCK64);
-        self.store
-            .extents(ino, blocks.start, blocks.end, &mut |block, _| {
-                present.push(block);
-                true
-            })?;
-        for some in present.chunks(AT_ONCE as usize) {
-            let mut op = self.begin(OpType::Allocate)?;
-            op.change(ino)?.flags |= inode_flags::SPARSE;
-            for block in some {
-                let first = block * BLOCK64;
-                let from = range.start.max(first) - first;
-                let to = range.end.min(first.saturating_add(BLOCK64)) - first;
-                if (from, to) == (0, BLOCK64) {
-                    op.del(Key::extent(Branch::HEAD, ino, *block));
-                } else {
-                    op.hole(ino, *block, from as u32, (to - from) as u32);
-                }
-            }
+    /// Makes a range of the file read as zeros, holding nothing. What the journal does not take at
+    /// once goes in steps from the front, each of which leaves a file that a shorter call would
+    /// have left; the last one is added to `op`. The caller holds the lock.
+    fn erase_most<'a>(
+        &'a self,
+        mut op: Operation<'a>,
+        ino: Ino,
+        mut range: Range<u64>,
+    ) -> Result<Operation<'a>> {
+        let at_once = (self.store.limits.most() / ERASE_BYTES).clamp(1, ERASE_MOST);
+        while !range.is_empty() {
+            let mut present = Vec::new();
+            let blocks = range.start / BLOCK64..range.end.div_ceil(BLOCK64);
+            self.store
+                .extents(ino, blocks.start, blocks.end, &mut |block, _| {
+                    present.push(block);
+                    present.len() <= at_once
+                })?;
+            // One more than goes is where the next step begins.
+            let next = present.get(at_once).map(|block| block * BLOCK64);
+            present.truncate(at_once);
+            let part = range.start..next.unwrap_or(range.end);
+            op.erase_blocks(ino, &part, &present)?;
+            let Some(next) = next else {
+                break;
+            };
+            let size = op.inode(ino)?.size;
+            op.data_changed(ino, size)?;
             self.commit(op)?;
+            op = self.begin(OpType::Allocate)?;
+            range.start = next;
         }
-        Ok(())
+        Ok(op)
     }
 
     /// The next data, or the next hole, at or after `offset`.

@@ -282,3 +282,45 @@ fn a_limit_stops_growth_and_nothing_else() {
     resize(&v, f, 10);
     v.append(f, b"x").unwrap();
 }
+
+#[test]
+fn an_allocation_is_one_operation_whatever_it_does() {
+    let (v, f) = with_file();
+    let count = 40;
+    for block in 0..count {
+        v.write(f, block * BLOCK, &[7; 100]).unwrap();
+    }
+    let size = v.stat(f).unwrap().size;
+    let before = v.stats().ops;
+    v.allocate(f, AllocateMode::ZeroExtend, 50, size + BLOCK)
+        .unwrap();
+    assert_eq!(v.stats().ops, before + 1);
+    assert_eq!(v.stat(f).unwrap().size, size + BLOCK + 50);
+    assert_eq!(read(&v, f, 0, 100), [[7; 50], [0; 50]].concat());
+    assert_eq!(blocks(&v), 1);
+    v.allocate(f, AllocateMode::PunchHole, 0, 2 * size).unwrap();
+    assert_eq!(v.stats().ops, before + 2);
+    assert_eq!(blocks(&v), 0);
+}
+
+#[test]
+fn what_the_journal_does_not_take_at_once_is_erased_in_steps() {
+    let geometry = crate::Geometry::tiny();
+    let v = Volume::for_tests(Options {
+        geometry,
+        ..Options::default()
+    });
+    let node = NewNode::file(0o644);
+    let f = v.create_node(Ino::ROOT, b"f", &node).unwrap().ino;
+    let most = v.inner.store.limits.most() as u64;
+    let count = most / 64 + 10;
+    for block in 0..count {
+        v.write(f, block * BLOCK + 1, b"x").unwrap();
+    }
+    let before = v.stats().ops;
+    v.allocate(f, AllocateMode::ZeroExtend, 0, count * BLOCK)
+        .unwrap();
+    assert!(v.stats().ops > before + 1, "{most}");
+    assert_eq!(v.stat(f).unwrap().size, count * BLOCK);
+    assert_eq!(blocks(&v), 0);
+}

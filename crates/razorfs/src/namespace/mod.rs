@@ -9,6 +9,7 @@
 
 mod attributes;
 mod create;
+mod dentries;
 mod directory;
 mod file;
 mod locks;
@@ -29,10 +30,12 @@ mod model_tests;
 #[cfg(test)]
 mod names_tests;
 
+use dentries::Dentries;
 use locks::LockTable;
 use operation::Afterwards;
 use parking_lot::Mutex;
 use pins::PinTable;
+use razorfs_format::key::Tag;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{Inode, Time};
 
@@ -77,6 +80,7 @@ pub(crate) struct Namespace {
     pub(crate) store: Store,
     locks: LockTable,
     pins: PinTable,
+    dentries: Dentries,
     /// Held while a directory moves to another one, so that no two moves make a circle.
     renames: Mutex<()>,
 }
@@ -88,6 +92,7 @@ impl Namespace {
             store,
             locks: LockTable::new(),
             pins: PinTable::new(),
+            dentries: Dentries::new(),
             renames: Mutex::new(()),
         };
         for ino in namespace.store.orphans()? {
@@ -98,23 +103,22 @@ impl Namespace {
 
     /// An operation that changes nothing.
     fn reader(&self) -> Operation<'_> {
-        Operation::new(&self.store, &self.pins, OpType::Note, Time::default())
+        Operation::new(self, OpType::Note, Time::default())
     }
 
     /// An operation that is going to change something.
     fn begin(&self, ty: OpType) -> Result<Operation<'_>> {
         self.store.check_writable()?;
-        Ok(Operation::new(
-            &self.store,
-            &self.pins,
-            ty,
-            self.store.now(),
-        ))
+        Ok(Operation::new(self, ty, self.store.now()))
     }
 
     /// Commits, and does not wait for durability. The caller holds the locks.
     fn commit(&self, op: Operation<'_>) -> Result<Option<Ticket>> {
         let (tx, afterwards) = op.into_tx();
+        // Before the change is visible, and nobody can remember them again before it is.
+        for key in tx.written(Tag::Dirent) {
+            self.dentries.forget(key.ino(), key.second());
+        }
         if tx.is_empty() {
             return Ok(None);
         }

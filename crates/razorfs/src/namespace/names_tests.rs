@@ -138,7 +138,7 @@ fn names_with_the_same_hash_live_side_by_side() {
     let first = name_cookie(store.hash_key(), b"x");
     let other = file(&v, ROOT, "other");
     // Plants the entry of another name where `x` would go.
-    let mut op = Operation::new(store, &v.inner.pins, OpType::Note, store.now());
+    let mut op = Operation::new(&v.inner, OpType::Note, store.now());
     let dirent = Dirent {
         ino: other,
         kind: FileKind::Regular,
@@ -150,7 +150,7 @@ fn names_with_the_same_hash_live_side_by_side() {
     let x = file(&v, ROOT, "x");
     assert_eq!(v.find_by_inode(x).unwrap().cookie, first + 1);
     assert_eq!(v.lookup(ROOT, b"x").unwrap().ino, x);
-    let mut op = Operation::new(store, &v.inner.pins, OpType::Note, store.now());
+    let mut op = Operation::new(&v.inner, OpType::Note, store.now());
     op.del(Key::dirent(Branch::HEAD, ROOT, first));
     v.inner.commit(op).unwrap();
     assert_eq!(v.lookup(ROOT, b"x").unwrap().ino, x);
@@ -522,4 +522,56 @@ fn many_threads_move_directories_and_files_without_harm() {
         assert_eq!((inode.nlink, inode.entries), (2 + subdirs, entries));
     }
     assert_eq!(found, 5);
+}
+
+#[test]
+fn temporary_names_leave_no_record_behind() {
+    let v = volume();
+    v.checkpoint().unwrap();
+    let d = dir(&v, ROOT, "d");
+    v.checkpoint().unwrap();
+    let all = |v: &Volume| {
+        let version = v.inner.store.version.load_full();
+        let of = |tag| version.active.sorted(tag, |_| ()).len();
+        Tag::ALL.map(|tag| if tag == Tag::Inode { 0 } else { of(tag) })
+    };
+    for round in 0..3 {
+        let f = file(&v, d, "temporary");
+        v.write(f, 0, &[1; 5000]).unwrap();
+        v.set_xattr(f, b"user.a", b"1", XattrMode::Set).unwrap();
+        v.remove_xattr(f, b"user.a").unwrap();
+        v.link(f, d, b"other").unwrap();
+        rename(&v, (d, "other"), (d, "third"), RenameMode::Replace).unwrap();
+        v.unlink(d, b"temporary").unwrap();
+        v.unlink(d, b"third").unwrap();
+        assert_eq!(all(&v), [0; 6], "round {round}");
+    }
+    assert!(matches!(v.lookup(d, b"temporary"), Err(Error::NotFound)));
+}
+
+#[test]
+fn a_name_that_was_looked_up_is_as_exact_as_one_that_was_not() {
+    let v = volume();
+    let (a, b) = (dir(&v, ROOT, "a"), dir(&v, Ino::ROOT, "b"));
+    let ino = |dir, name: &str| v.lookup(dir, name.as_bytes()).map(|stat| stat.ino);
+    let first = file(&v, a, "f");
+    assert_eq!(ino(a, "f").unwrap(), first);
+    rename(&v, (a, "f"), (b, "f"), RenameMode::Replace).unwrap();
+    assert!(ino(a, "f").is_err());
+    let second = file(&v, a, "f");
+    assert_eq!(
+        (ino(a, "f").unwrap(), ino(b, "f").unwrap()),
+        (second, first)
+    );
+    rename(&v, (a, "f"), (b, "f"), RenameMode::Exchange).unwrap();
+    assert_eq!(
+        (ino(a, "f").unwrap(), ino(b, "f").unwrap()),
+        (first, second)
+    );
+    v.unlink(a, b"f").unwrap();
+    assert!(v.find_by_path(b"/a/f").is_err());
+    assert_eq!(v.find_by_path(b"/b/f").unwrap(), second);
+    v.root().remove_dir_all("b").unwrap();
+    assert!(v.find_by_path(b"/b/f").is_err());
+    assert!(ino(b, "f").is_err());
 }

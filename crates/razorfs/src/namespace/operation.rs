@@ -15,6 +15,8 @@ use razorfs_format::op::{Counter, OpType};
 use razorfs_format::record::{Fragment, FragmentKind, Inode, Time, inode_flags};
 use razorfs_format::{Branch, Ino};
 
+use super::Namespace;
+use super::dentries::Dentries;
 use super::pins::PinTable;
 use crate::store::{Bytes, Store, Tx};
 use crate::{Error, Result};
@@ -48,9 +50,13 @@ pub(super) enum Afterwards {
 pub(crate) struct Operation<'a> {
     pub(super) store: &'a Store,
     pub(super) pins: &'a PinTable,
+    pub(super) dentries: &'a Dentries,
+    /// Entries that it reads are remembered: the caller holds the directory's lock.
+    pub(super) remembers: bool,
     pub(super) now: Time,
     tx: Tx<'a>,
-    inodes: BTreeMap<Ino, Loaded>,
+    /// Boxed: most operations have one or two, and a node of the tree has room for eleven.
+    inodes: BTreeMap<Ino, Box<Loaded>>,
     overlay: Option<BTreeMap<Key, Option<Bytes>>>,
     data_bytes: u64,
     growth: i64,
@@ -58,10 +64,12 @@ pub(crate) struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    pub(super) fn new(store: &'a Store, pins: &'a PinTable, ty: OpType, now: Time) -> Self {
+    pub(super) fn new(namespace: &'a Namespace, ty: OpType, now: Time) -> Self {
         Self {
-            store,
-            pins,
+            store: &namespace.store,
+            pins: &namespace.pins,
+            dentries: &namespace.dentries,
+            remembers: false,
             now,
             tx: Tx::new(ty),
             inodes: BTreeMap::new(),
@@ -118,7 +126,10 @@ impl<'a> Operation<'a> {
             match loaded.state {
                 State::Clean | State::Gone(true) => {}
                 State::Changed => self.tx.touch(*ino, &loaded.inode),
-                State::New => self.tx.put_new(key, loaded.inode.to_bytes().into()),
+                // Before its data: what is written to a file that is known to be new is known to
+                // be new too, and goes without a trace if the file does.
+                State::New => self.tx.put_first(key, loaded.inode.to_bytes().into()),
+                // After its extents, for the same reason.
                 State::Gone(false) => self.tx.del(key),
             }
         }
@@ -134,10 +145,8 @@ impl<'a> Operation<'a> {
             },
             Entry::Vacant(entry) => {
                 let inode = load_inode(self.store, ino)?;
-                Ok(entry.insert(Loaded {
-                    inode,
-                    state: State::Clean,
-                }))
+                let state = State::Clean;
+                Ok(entry.insert(Box::new(Loaded { inode, state })))
             }
         }
     }
@@ -161,7 +170,7 @@ impl<'a> Operation<'a> {
         let ino = self.store.alloc_ino();
         self.count(Counter::Inodes, 1);
         let state = State::New;
-        self.inodes.insert(ino, Loaded { inode, state });
+        self.inodes.insert(ino, Box::new(Loaded { inode, state }));
         ino
     }
 
@@ -216,18 +225,29 @@ impl<'a> Operation<'a> {
         outcome
     }
 
+    /// Writes a record that may be there.
     pub(super) fn put(&mut self, key: Key, value: impl Into<Bytes>) {
         let value = value.into();
-        if let Some(overlay) = &mut self.overlay {
-            overlay.insert(key, Some(value.clone()));
-        }
+        self.lay_over(key, Some(&value));
         self.tx.put(key, value);
     }
 
-    pub(super) fn del(&mut self, key: Key) {
+    /// Writes a record that is not there: removing it again in the same epoch leaves no tombstone.
+    pub(super) fn put_new(&mut self, key: Key, value: impl Into<Bytes>) {
+        debug_assert!(!matches!(self.get(&key), Ok(Some(_))), "{key:?} is there");
+        let value = value.into();
+        self.lay_over(key, Some(&value));
+        self.tx.put_new(key, value);
+    }
+
+    fn lay_over(&mut self, key: Key, value: Option<&Bytes>) {
         if let Some(overlay) = &mut self.overlay {
-            overlay.insert(key, None);
+            overlay.insert(key, value.cloned());
         }
+    }
+
+    pub(super) fn del(&mut self, key: Key) {
+        self.lay_over(key, None);
         self.tx.del(key);
     }
 

@@ -115,9 +115,15 @@ impl Operation<'_> {
             _ => 0,
         };
         let bytes = counted_bytes(inode);
-        let more_records = inode.flags & (inode_flags::HAS_XATTR | inode_flags::TRIMMING) != 0;
+        let trimming = inode.flags & inode_flags::TRIMMING != 0;
+        let more_records = trimming || inode.flags & inode_flags::HAS_XATTR != 0;
         if blocks > SMALL || more_records || self.pins.is_pinned(ino) {
-            self.put(Key::orphan(Branch::HEAD, ino), Orphan::Reap.to_bytes());
+            let key = Key::orphan(Branch::HEAD, ino);
+            if trimming {
+                self.put(key, Orphan::Reap.to_bytes());
+            } else {
+                self.put_new(key, Orphan::Reap.to_bytes());
+            }
             self.afterwards.push(Afterwards::LostName(ino));
             return Ok(());
         }
@@ -143,11 +149,8 @@ impl Namespace {
     fn remove(&self, parent: Ino, name: &[u8], ty: OpType) -> Result<()> {
         loop {
             // What the name leads to must be locked too, and is known only by looking.
-            let child = match self.reader().entry(parent, name) {
-                Ok((_, dirent)) => dirent.ino,
-                // Let the operation say what is wrong, with the directory locked.
-                Err(_) => parent,
-            };
+            // If looking fails the operation says what is wrong, with the directory locked.
+            let child = self.look(parent, name).map_or(parent, |dirent| dirent.ino);
             let locks = self.locks.write_many([parent, child]);
             let mut op = self.begin(ty)?;
             let removed = match ty {

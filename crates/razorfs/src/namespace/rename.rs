@@ -146,7 +146,7 @@ impl Operation<'_> {
         }
         if !inode.is_dir() && inode.nlink > 1 {
             self.del(Key::link(Branch::HEAD, ino, old.0, old.1));
-            self.put(Key::link(Branch::HEAD, ino, new.0, new.1), *b"");
+            self.put_new(Key::link(Branch::HEAD, ino, new.0, new.1), *b"");
         }
         Ok(())
     }
@@ -158,8 +158,8 @@ impl Namespace {
         loop {
             // What moves, and what stands in its way, must be locked too, and is known only by
             // looking. If looking fails the operation says why, with the directories locked.
-            let source = self.reader().entry(from.dir, from.name).ok().map(|e| e.1);
-            let target = self.reader().entry(to.dir, to.name).ok().map(|e| e.1);
+            let source = self.look(from.dir, from.name);
+            let target = self.look(to.dir, to.name);
             let is_dir =
                 |d: &Option<Dirent>| d.as_ref().is_some_and(|d| d.kind == FileKind::Directory);
             let moves_directory = from.dir != to.dir && (is_dir(&source) || is_dir(&target));

@@ -84,6 +84,7 @@ impl Operation<'_> {
         }
         self.check_names_change(ino)?;
         let (key, old) = self.find_xattr(ino, name)?;
+        let is_new = old.is_none();
         match (mode, old) {
             (XattrMode::Create, Some(_)) => return Err(Error::Exists),
             (XattrMode::Replace, None) => return Err(Error::NoAttribute),
@@ -93,7 +94,11 @@ impl Operation<'_> {
             name: name.into(),
             value: value.into(),
         };
-        self.put(key, xattr.to_bytes());
+        if is_new {
+            self.put_new(key, xattr.to_bytes());
+        } else {
+            self.put(key, xattr.to_bytes());
+        }
         self.xattrs_changed(ino, true)
     }
 

@@ -269,12 +269,8 @@ impl Opening {
     /// The packs as the manifest and the journal have them; at most two go on growing.
     fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
         let birth = self.replay.memtable.epoch;
-        let mut packs: BTreeMap<PackId, PackMeta> = self
-            .manifest
-            .packs
-            .iter()
-            .map(|p| (p.id, p.clone()))
-            .collect();
+        let mut packs: BTreeMap<PackId, PackMeta> =
+            self.manifest.packs.iter().map(|p| (p.id, *p)).collect();
         for (id, end) in &self.replay.frames {
             let meta = packs.entry(*id).or_insert_with(|| PackMeta {
                 id: *id,

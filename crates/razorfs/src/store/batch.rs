@@ -35,6 +35,8 @@ pub(super) struct OpenBatch {
     pub journal_bytes: usize,
     /// Who waits for it.
     pub waiters: Vec<Waiter>,
+    /// Somebody waits for its end, for the next one has room.
+    pub is_full: bool,
     /// When the first operation came, on the monotonic clock.
     pub since: u64,
 }
@@ -51,6 +53,7 @@ impl OpenBatch {
             dirty_bytes: 0,
             journal_bytes: 0,
             waiters: Vec::new(),
+            is_full: false,
             since: 0,
         }
     }

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLockReadGuard;
-use razorfs_format::key::{Key, Tag};
-use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
+use razorfs_format::op::{Mutation, OpType, encode_op};
 use razorfs_format::record::{Fragment, FragmentKind};
-use razorfs_format::{BatchSeq, Branch, Generation, Ino};
+use razorfs_format::{BatchSeq, Generation, Ino};
 
 use super::batch::{OpenBatch, Sealed};
-use super::tx::{OVERHEAD, Step, Ticket};
-use super::{Core, CountersAt, Frozen, Journal, Tx, Version, Waiter};
+use super::tx::OVERHEAD;
+use super::{Core, CountersAt, Frozen, Journal, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
 use crate::tree::memtable::Memtable;
@@ -23,184 +21,10 @@ const METADATA_DELAY: u64 = 20_000_000;
 const DATA_DELAY: u64 = 100_000_000;
 /// Nanoseconds after which a batch that the host had no room for is tried again.
 const FULL_DELAY: u64 = 100_000_000;
-/// How often room is made for one transaction before it is refused.
-const ROOM_TRIES: u64 = 4;
-/// The same for one that fits in the empty journal, where others compete for the room.
-const MOST_TRIES: u64 = 1000;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
 
 impl Core {
-    /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
-    pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
-        if tx.is_empty() {
-            return Ok(Ticket(()));
-        }
-        self.check_writable()?;
-        let size = tx.journal_size(self.tuning.inline_max);
-        if tx.adds_records() {
-            self.reserve(size as u64, 0)?;
-        }
-        let mut mutations = Vec::with_capacity(size.min(4096));
-        for step in &tx.steps {
-            step.encode(&mut mutations);
-        }
-        let (_gate, batch, wake) = self.admit(&tx, &mutations, size)?;
-        self.apply(tx, batch);
-        self.counts.ops.fetch_add(1, Ordering::Relaxed);
-        if wake {
-            self.signals.commit.notify_one();
-        }
-        Ok(Ticket(()))
-    }
-
-    /// Appends a transaction to the open batch once that, the journal and the dirty data have room
-    /// for it. Looking and appending are one step, or several writers would take the same room;
-    /// and the gate is held from then on, so that the batch stays open until the transaction is
-    /// applied. Answers whether the journal should be woken, too.
-    fn admit(
-        &self,
-        tx: &Tx<'_>,
-        mutations: &[u8],
-        size: usize,
-    ) -> Result<(RwLockReadGuard<'_, ()>, BatchSeq, bool)> {
-        let data = tx.data_size();
-        let first = self.room_made.load(Ordering::Relaxed);
-        loop {
-            let gate = self.gate.read();
-            let mut open = self.open.lock();
-            // Again, under the gate: closing the volume waits for whoever is inside.
-            self.check_writable()?;
-            let dirty = self.dirty.load(Ordering::Relaxed);
-            let full = (open.journal_bytes > 0
-                && open.journal_bytes + size > self.limits.soft_batch())
-                || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
-            let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
-            if fits && !full {
-                let (batch, wake) = self.append(&mut open, tx, mutations, size);
-                return Ok((gate, batch, wake));
-            }
-            drop(gate);
-            if full && self.tuning.threads && self.is_stuck() {
-                return Err(Error::NoSpace);
-            }
-            if !fits {
-                self.check_room_made(first, size)?;
-            }
-            if self.tuning.threads {
-                if !fits {
-                    self.want_checkpoint();
-                }
-                self.signals.commit.notify_one();
-                self.signals.room.wait(&mut open);
-                continue;
-            }
-            drop(open);
-            if full {
-                self.commit_now(false)?;
-            } else {
-                self.checkpoint_for_room()?;
-            }
-        }
-    }
-
-    /// Fails if making room since the count was `first` was of no use.
-    fn check_room_made(&self, first: u64, size: usize) -> Result<()> {
-        let tries = self.room_made.load(Ordering::Relaxed) - first;
-        if tries > 0
-            && let Some(why) = self.room_error.lock().clone()
-        {
-            return Err(why);
-        }
-        // Other writers may have been faster, again and again.
-        let patient = self.tuning.threads && size <= self.limits.most();
-        if tries >= if patient { MOST_TRIES } else { ROOM_TRIES } {
-            return Err(Error::Invalid(
-                "it is larger than the journal takes at once",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Appends to the open batch; answers its number and whether the journal should be woken.
-    fn append(
-        &self,
-        open: &mut OpenBatch,
-        tx: &Tx<'_>,
-        mutations: &[u8],
-        size: usize,
-    ) -> (BatchSeq, bool) {
-        let empty = open.is_empty();
-        if empty {
-            open.since = self.env.monotonic();
-        }
-        if !mutations.is_empty() {
-            open.append(tx.ty, mutations);
-        }
-        for step in &tx.steps {
-            match step {
-                Step::Touch(ino, value) => {
-                    open.touched.insert(*ino, Arc::clone(value));
-                }
-                // What is written among the operations must not be followed by an older touch.
-                Step::Put { key, .. } | Step::Del(key) if key.tag() == Tag::Inode => {
-                    open.touched.remove(&key.ino());
-                }
-                _ => {}
-            }
-        }
-        let was = open.journal_bytes;
-        open.journal_bytes += size;
-        let soft = self.limits.soft_batch();
-        (
-            open.seq,
-            empty || (was < soft && open.journal_bytes >= soft),
-        )
-    }
-
-    fn apply(&self, tx: Tx<'_>, batch: BatchSeq) {
-        let version = self.version.load();
-        let memtable = &version.active;
-        let mut pieces = Vec::new();
-        let mut grown = 0;
-        for step in tx.steps {
-            match step {
-                Step::Put { key, value, new } => memtable.put(key, value, new),
-                Step::Del(key) => memtable.del(key),
-                Step::Patch(key, fragment) => {
-                    pieces.extend(memtable.patch(key, fragment, batch));
-                }
-                Step::Count(counter, delta) => self.count(counter, delta),
-                Step::Touch(ino, value) => {
-                    memtable.put(Key::inode(Branch::HEAD, ino), value, false);
-                }
-                Step::Write { key, off, bytes } => {
-                    let (new, more) = memtable.write(key, batch, off, &bytes);
-                    pieces.extend(new);
-                    grown += more;
-                }
-            }
-        }
-        if !pieces.is_empty() || grown > 0 {
-            self.dirty.fetch_add(grown, Ordering::Relaxed);
-            let mut open = self.open.lock();
-            open.dirty.extend(pieces);
-            let was = open.dirty_bytes;
-            open.dirty_bytes += grown;
-            if was < self.tuning.batch_data && open.dirty_bytes >= self.tuning.batch_data {
-                self.signals.commit.notify_one();
-            }
-        }
-    }
-
-    fn count(&self, counter: Counter, delta: i64) {
-        match counter {
-            Counter::Inodes => self.inodes.fetch_add(delta, Ordering::Relaxed),
-            Counter::Bytes => self.bytes.fetch_add(delta, Ordering::Relaxed),
-            Counter::NextIno => 0,
-        };
-    }
-
     /// Calls `done` once everything that was done before is durable. If nothing is pending, at
     /// once; else from the thread that commits.
     pub fn sync_then(&self, done: Waiter) {
@@ -419,7 +243,7 @@ impl Core {
     }
 
     /// Whether a batch waits for room on the host.
-    fn is_stuck(&self) -> bool {
+    pub(super) fn is_stuck(&self) -> bool {
         self.stuck_until.load(Ordering::Relaxed) != 0
     }
 
@@ -560,7 +384,8 @@ impl Core {
         if again != 0 {
             return Some(again.saturating_sub(now));
         }
-        if open.journal_bytes >= self.limits.soft_batch()
+        if open.is_full
+            || open.journal_bytes >= self.limits.soft_batch()
             || open.dirty_bytes >= self.tuning.batch_data
         {
             return Some(0);

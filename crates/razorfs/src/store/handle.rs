@@ -134,6 +134,21 @@ impl Store {
         }
     }
 
+    /// Makes everything durable and keeps it as it is while `look` reads the files.
+    pub fn hold_still<R>(&self, look: impl FnOnce(&dyn Disk) -> R) -> Result<R> {
+        if self.read_only.is_some() {
+            return Ok(look(self.disk.as_ref()));
+        }
+        self.check_writable()?;
+        let installer = self.checkpointer.installer.lock();
+        self.sync()?;
+        let journal = self.journal();
+        let seen = look(self.disk.as_ref());
+        drop(journal);
+        drop(installer);
+        Ok(seen)
+    }
+
     /// Ends the threads, makes everything durable and marks the volume clean.
     pub fn close(&self) -> Result<()> {
         let guard = self.guard.lock().take();

@@ -6,6 +6,7 @@
 //! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
 //! the gate and held over I/O; no request takes it.
 
+mod admit;
 mod ballast;
 mod batch;
 mod commit;

@@ -14,6 +14,11 @@ use crate::tree::Bytes;
 use crate::tree::piece::Piece;
 use crate::{Error, Result};
 
+/// Live records of a scan, and where it goes on.
+type Chunk = (Vec<(Key, Bytes)>, Option<Key>);
+/// A memtable's part of a chunk.
+type Layer = std::vec::IntoIter<(Key, Option<Bytes>)>;
+
 /// Records taken from each layer at a time by a scan; few in tests, so that all scans have several.
 const CHUNK: usize = if cfg!(test) { 3 } else { 256 };
 
@@ -21,11 +26,11 @@ impl Core {
     /// Runs a read against the newest version. A version that another one replaced meanwhile may
     /// have lost its files, or parts of them, under the reader; the newer one has what it needs.
     fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
-        let mut version = self.version.load_full();
+        let mut version = self.version.load();
         loop {
             match read(&version) {
                 Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
-                    let newer = self.version.load_full();
+                    let newer = self.version.load();
                     if std::sync::Arc::ptr_eq(&newer, &version) {
                         return Err(e);
                     }
@@ -120,7 +125,7 @@ impl Version {
     }
 
     /// Live records from `from`, and where to go on if there may be more before `to`.
-    fn chunk(&self, from: &Key, to: &Key) -> Result<(Vec<(Key, Bytes)>, Option<Key>)> {
+    fn chunk(&self, from: &Key, to: &Key) -> Result<Chunk> {
         let (mut layers, horizon) = self.memtable_chunks(from, to);
         let end = horizon.map_or(*to, |last| last.successor());
         let mut below = self.levels.range(from, &end).peekable();
@@ -170,12 +175,7 @@ impl Version {
 
     /// A chunk of each memtable's records, newest memtable first, cut where the shortest full
     /// chunk ends; that key is answered too.
-    #[expect(clippy::type_complexity, reason = "used by the merge beside it only")]
-    fn memtable_chunks(
-        &self,
-        from: &Key,
-        to: &Key,
-    ) -> (Vec<std::vec::IntoIter<(Key, Option<Bytes>)>>, Option<Key>) {
+    fn memtable_chunks(&self, from: &Key, to: &Key) -> (Vec<Layer>, Option<Key>) {
         let mut chunks: Vec<_> = self
             .memtables()
             .map(|memtable| memtable.range(from, to, CHUNK))

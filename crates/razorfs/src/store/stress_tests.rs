@@ -122,6 +122,10 @@ fn new_volume(disk: &SimDisk) -> Volume {
     Volume::open_on(Arc::new(disk.clone()), env, options(true)).unwrap()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test runs for a while, not for a seed"
+)]
 /// Lets the writers work, with checkpoints, compactions and looks beside them.
 fn work(volume: &Volume, writers: &mut [Writer]) {
     let over = AtomicBool::new(false);

@@ -104,6 +104,17 @@ impl<'a> Tx<'a> {
         });
     }
 
+    /// Writes a record that does not exist, before all else that the transaction does.
+    pub fn put_first(&mut self, key: Key, value: Bytes) {
+        debug_assert_ne!(key.tag(), Tag::Extent);
+        let step = Step::Put {
+            key,
+            value,
+            new: true,
+        };
+        self.steps.insert(0, step);
+    }
+
     /// Deletes a record. Extents of a file go before its inode.
     pub fn del(&mut self, key: Key) {
         self.steps.push(Step::Del(key));
@@ -135,6 +146,18 @@ impl<'a> Tx<'a> {
             let key = Key::extent(self.branch, ino, block);
             self.steps.push(Step::Write { key, off, bytes });
         }
+    }
+
+    /// The keys of one table whose records are written or deleted.
+    pub fn written(&self, tag: Tag) -> impl Iterator<Item = Key> {
+        let key = |step: &'_ Step<'a>| match step {
+            Step::Put { key, .. } | Step::Del(key) => Some(*key),
+            _ => None,
+        };
+        self.steps
+            .iter()
+            .filter_map(key)
+            .filter(move |key| key.tag() == tag)
     }
 
     /// Whether nothing changes.

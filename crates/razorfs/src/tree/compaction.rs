@@ -331,8 +331,8 @@ impl Job {
     }
 
     /// Does it: writes and syncs new segments under temporary names. Keeps of each key the newest
-    /// version and the newest that is not newer than each of `snapshots`; drops tombstones that hide
-    /// nothing. Nothing is removed; after an error nothing has changed.
+    /// version and the newest that is not newer than each of `snapshots`; drops tombstones that
+    /// hide nothing. Nothing is removed; after an error nothing has changed.
     pub fn run(
         &self,
         disk: &dyn Disk,

@@ -1,5 +1,5 @@
-//! Which segments there are: for each table the runs that were flushed, newest first, and below them
-//! the levels, each sorted and without overlaps. A value: changing it makes another one.
+//! Which segments there are: for each table the runs that were flushed, newest first, and below
+//! them the levels, each sorted and without overlaps. A value: changing it makes another one.
 
 use std::sync::Arc;
 
@@ -120,8 +120,8 @@ impl Levels {
         }))
     }
 
-    /// The version without `removed` and with `added`. A segment that is in `added` under an id that
-    /// is here already has moved to another level; it may be in `removed` as well.
+    /// The version without `removed` and with `added`. A segment that is in `added` under an id
+    /// that is here already has moved to another level; it may be in `removed` as well.
     #[must_use]
     pub fn with(&self, added: &[SegmentMeta], removed: &[SegmentId]) -> Self {
         let inner = &self.0;

@@ -6,6 +6,7 @@
 //! files cost journal bytes only.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,21 +97,21 @@ impl Memtable {
     pub fn put(&self, key: Key, value: Bytes, new: bool) {
         let size = value.len();
         let mut shard = self.shard(key.ino()).write();
-        match shard.get_mut(&key) {
-            Some(Slot::Put { value: old, .. }) => {
-                self.shrank(old.len());
-                *old = value;
-            }
-            // A deletion of what lies below must stay known if this is deleted again.
-            Some(slot) => {
-                *slot = Slot::Put {
-                    value,
-                    fresh: false,
+        match shard.entry(key) {
+            Entry::Occupied(entry) => match entry.into_mut() {
+                Slot::Put { value: old, .. } => {
+                    self.shrank(old.len());
+                    *old = value;
                 }
-            }
-            None => {
+                // A deletion of what lies below must stay known if this is deleted again.
+                slot => {
+                    let fresh = false;
+                    *slot = Slot::Put { value, fresh };
+                }
+            },
+            Entry::Vacant(entry) => {
                 self.grew(ENTRY);
-                shard.insert(key, Slot::Put { value, fresh: new });
+                entry.insert(Slot::Put { value, fresh: new });
             }
         }
         self.grew(size);

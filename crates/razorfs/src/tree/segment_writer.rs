@@ -53,8 +53,8 @@ impl Default for SegmentOptions {
 
 /// Writes `records`, which come in the order of their keys, versions of one key newest first, to as
 /// many segments of table `tag` as they need. The files have their temporary names and are durable,
-/// the names not yet: [`publish`]. After an error the files that were begun are removed, if the disk
-/// lets us.
+/// the names not yet: [`publish`]. After an error the files that were begun are removed, if the
+/// disk lets us.
 ///
 /// # Panics
 ///

@@ -1,0 +1,135 @@
+//! Opening lives: which file comes next, its header, and what happens if it cannot be written.
+
+use std::sync::Arc;
+
+use razorfs_disk::{Dir, DiskError, File, OpenHow};
+use razorfs_format::journal::UNIT;
+use razorfs_format::{BatchSeq, Jid};
+
+use super::host;
+use super::ring::{Active, Ring, RingFile, Role};
+use crate::error::{Error, Result};
+
+impl Ring {
+    /// Frees the oldest file that holds nothing but batches before the start of the replay.
+    pub(super) fn free_oldest(&mut self, start: Jid) {
+        let unused = |f: &&mut RingFile| {
+            f.jid <= start && f.batches.is_some_and(|(first, _)| first == BatchSeq(0))
+        };
+        if let Some(file) = self.files.iter_mut().filter(unused).min_by_key(|f| f.jid) {
+            file.batches = None;
+        }
+        self.settle_roles();
+    }
+
+    /// Opens a new life in a free file; the batches to come go there.
+    pub(super) fn open_life(&mut self) -> Result<()> {
+        let mut last = None;
+        while let Some(slot) = self.best_free() {
+            match self.open_life_in(slot) {
+                Ok(()) => return Ok(()),
+                Err(e) => last = Some(e),
+            }
+        }
+        match last {
+            Some(e) => Err(e),
+            None => self.create_spare(),
+        }
+    }
+
+    /// The prepared file, or the largest free one; of these the one that was used longest ago.
+    pub(super) fn best_free(&self) -> Option<u32> {
+        let rank = |f: &&RingFile| (f.role == Role::Prepared, f.len, std::cmp::Reverse(f.jid));
+        self.available().max_by_key(rank).map(|f| f.slot)
+    }
+
+    fn open_life_in(&mut self, slot: u32) -> Result<()> {
+        let prepared = self
+            .files
+            .iter()
+            .find(|f| f.slot == slot && f.role == Role::Prepared);
+        let (jid, file) = match prepared.map(|f| f.jid) {
+            Some(jid) => match self.disk.open(&host::name(slot), OpenHow::ReadWrite) {
+                Ok(file) => (jid, file),
+                Err(e) => return Err(self.give_up(slot, e)),
+            },
+            None => self.write_life(slot)?,
+        };
+        self.activate(slot, jid, file);
+        Ok(())
+    }
+
+    /// Writes a new life's header to a free file. If that fails the file is not used again.
+    pub(super) fn write_life(&mut self, slot: u32) -> Result<(Jid, Arc<dyn File>)> {
+        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
+            return Err(Error::Failed(
+                "the journal has used up its life numbers".into(),
+            ));
+        };
+        self.newest = jid;
+        let len = self.file(slot).map_or(0, |f| f.len);
+        let header = self.header(slot, jid, len);
+        let written = self
+            .disk
+            .open(&host::name(slot), OpenHow::ReadWrite)
+            .and_then(|file| host::write_header(&*file, self.vid, &header).map(|()| file));
+        let file = written.map_err(|e| self.give_up(slot, e))?;
+        if let Some(f) = self.file(slot) {
+            f.jid = jid;
+        }
+        Ok((jid, file))
+    }
+
+    fn give_up(&mut self, slot: u32, cause: DiskError) -> Error {
+        tracing::warn!(%cause, slot, "a journal file is given up");
+        self.files.retain(|f| f.slot != slot);
+        self.doomed.push(slot);
+        cause.into()
+    }
+
+    /// Adds a file and opens a life in it, where none is free.
+    fn create_spare(&mut self) -> Result<()> {
+        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
+            return Err(Error::Failed(
+                "the journal has used up its life numbers".into(),
+            ));
+        };
+        self.newest = jid;
+        let slot = self.free_slot;
+        self.free_slot += 1;
+        let header = self.header(slot, jid, self.smallest());
+        let file = host::create(&*self.disk, self.vid, &header)
+            .and_then(|file| self.disk.sync_dir(Dir::Journal).map(|()| file))
+            .inspect_err(|_| self.doomed.push(slot))?;
+        self.files.push(RingFile {
+            slot,
+            jid,
+            len: header.len,
+            role: Role::Free,
+            batches: None,
+        });
+        self.activate(slot, jid, file);
+        Ok(())
+    }
+
+    pub(super) fn activate(&mut self, slot: u32, jid: Jid, file: Arc<dyn File>) {
+        let mut len = 0;
+        for f in &mut self.files {
+            if f.role == Role::Active {
+                f.role = Role::Full;
+            }
+            if f.slot == slot {
+                f.role = Role::Active;
+                len = f.len;
+            }
+        }
+        self.settle_roles();
+        self.active = Some(Active {
+            slot,
+            jid,
+            file,
+            at: UNIT as u64,
+            len,
+        });
+    }
+}

@@ -1,0 +1,7 @@
+//! A hostile kernel.
+#![no_main]
+
+#[path = "../../crates/razorfs-fuse/tests/bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::request(data));
