@@ -353,6 +353,9 @@ impl Namespace {
                 break;
             }
         }
+        if done == 0 {
+            self.wait(None)?;
+        }
         Ok(done)
     }
 
