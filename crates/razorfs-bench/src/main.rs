@@ -58,6 +58,9 @@ struct Args {
     /// Also writes everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also puts the tables between the marks of this document
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
     /// Where to measure
     #[arg(long, value_name = "DIR", default_value = "target")]
     dir: PathBuf,
@@ -239,7 +242,16 @@ fn prepare(plan: &mut Plan) -> Result<Scene> {
 }
 
 fn print(args: &Args, plan: &Plan, scene: &Scene, outcome: &Outcome) -> Result<()> {
-    println!("{}", report::markdown(plan, scene, outcome));
+    let text = report::markdown(plan, scene, outcome);
+    println!("{text}");
+    if let Some(path) = &args.readme {
+        let document = fs::read_to_string(path).at("read", path)?;
+        let document = report::put_between(&document, &text);
+        let document = document
+            .ok_or("no marks of a benchmark")
+            .at("change", path)?;
+        fs::write(path, document).at("write", path)?;
+    }
     if let Some(path) = &args.json {
         let document = report::document(plan, scene, outcome);
         fs::write(path, format!("{document:#}\n")).at("write", path)?;

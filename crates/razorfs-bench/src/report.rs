@@ -192,6 +192,16 @@ fn bounds_table(text: &mut String, outcome: &Outcome) {
     }
 }
 
+const BEGIN: &str = "<!-- bench: begin -->";
+const END: &str = "<!-- bench: end -->";
+
+/// Puts the document for people between the marks of another; `None` if it has none.
+pub fn put_between(document: &str, text: &str) -> Option<String> {
+    let (before, rest) = document.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{}\n{END}{after}", text.trim()))
+}
+
 /// The document for programs.
 pub fn document(plan: &Plan, scene: &Scene, outcome: &Outcome) -> Value {
     let states: serde_json::Map<String, Value> = outcome
@@ -233,4 +243,51 @@ fn of_state(state: State, samples: &Samples) -> Value {
         "results": results,
         "bounds": bounds.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_between_the_least_and_the_most() {
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[3.0]), Some((3.0, 3.0, 3.0)));
+        assert_eq!(spread(&[9.0, 1.0, 2.0]), Some((2.0, 1.0, 9.0)));
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 8.0]), Some((3.0, 1.0, 8.0)));
+    }
+
+    #[test]
+    fn bounds_hold_up_to_their_limit() {
+        let bound = |id| BOUNDS.iter().find(|b| b.id == id).unwrap();
+        let mut samples = Samples::new();
+        samples.insert(("w7.unpack", "razorfs"), vec![8.0]);
+        assert_eq!(judge(bound("w7.unpack"), &samples), None);
+        samples.insert(("w7.unpack", "host"), vec![1.0]);
+        assert!(
+            !judge(bound("w7.unpack"), &samples).unwrap().0,
+            "the host stands in"
+        );
+        samples.insert(("w7.unpack", "ext4"), vec![2.0]);
+        assert!(judge(bound("w7.unpack"), &samples).unwrap().0);
+        samples.insert(("w8.write", "razorfs"), vec![69.0]);
+        samples.insert(("w8.write", "ext4"), vec![100.0]);
+        assert!(!judge(bound("w8.write"), &samples).unwrap().0);
+    }
+
+    #[test]
+    fn every_bound_is_of_a_measure() {
+        for bound in BOUNDS {
+            assert!(MEASURES.iter().any(|m| m.id == bound.id), "{}", bound.id);
+        }
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let document = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = put_between(&document, "new\n").unwrap();
+        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
+        assert_eq!(put_between(&new, "new").unwrap(), new);
+        assert_eq!(put_between("no marks", "new"), None);
+    }
 }

@@ -122,3 +122,31 @@ fn processes_of(dir: &Path) -> Vec<i32> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_of_the_table_of_mounts_are_undone() {
+        assert_eq!(unescaped(b"/a\\040b\\134c"), "/a b\\c");
+        assert_eq!(unescaped(b"/plain"), "/plain");
+        assert_eq!(unescaped(b"/odd\\9"), "/odd\\9");
+    }
+
+    #[test]
+    fn a_room_goes_and_takes_dead_ones_along() {
+        let dir = tempfile::tempdir().unwrap();
+        // No process has this number.
+        let dead = dir.path().join(format!("{NAME}4194305"));
+        fs::create_dir(&dead).unwrap();
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        let room = Room::make(dir.path()).unwrap();
+        assert!(room.path().is_dir() && !dead.exists());
+        drop(room);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].path(), other);
+    }
+}

@@ -98,3 +98,57 @@ fn remove_all(tree: &dyn Tree, dir: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use razorfs::{Options, Volume};
+
+    use super::*;
+    use crate::tree::{HostTree, LibraryTree};
+
+    fn archive() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_mtime(1);
+        header.set_size(0);
+        tar.append_data(&mut header, "d", &[][..]).unwrap();
+        tar.append_data(&mut header, "d/e", &[][..]).unwrap();
+        for (name, size) in [("d/empty", 0), ("d/e/small", 10), ("d/e/large", 300_000)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_mtime(1);
+            header.set_size(size as u64);
+            tar.append_data(&mut header, name, &vec![7; size][..])
+                .unwrap();
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mtime(1);
+        header.set_size(0);
+        tar.append_link(&mut header, "d/link", "empty").unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    fn what_is_unpacked_is_read_and_goes(tree: &dyn Tree) {
+        let root = Path::new("");
+        let bytes = unpack(tree, &archive()).unwrap();
+        assert_eq!(bytes, 300_010);
+        assert_eq!(read_all(tree, root, &mut Vec::new()).unwrap(), bytes);
+        assert_eq!(tree.list(Path::new("d")).unwrap().len(), 3);
+        remove_all(tree, root).unwrap();
+        assert!(tree.list(root).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_tree_is_the_same_on_the_host_and_in_a_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().join("host");
+        fs::create_dir(&host).unwrap();
+        what_is_unpacked_is_read_and_goes(&HostTree(host));
+        let volume = Volume::open_or_create(dir.path().join("v"), Options::default()).unwrap();
+        what_is_unpacked_is_read_and_goes(&LibraryTree(volume.clone()));
+        volume.close().unwrap();
+    }
+}
