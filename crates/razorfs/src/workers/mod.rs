@@ -1,6 +1,6 @@
 //! The threads of an open volume: the only ones the engine has. One commits batches, one
-//! checkpoints, compacts and reaps. Without them (`Options::threads` off) whoever needs the work
-//! done does it, step by step, which is how the simulator replays a seed.
+//! checkpoints and compacts, one reaps. Without them (`Options::threads` off) whoever needs the
+//! work done does it, step by step, which is how the simulator replays a seed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,9 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
 pub(crate) struct Workers {
     store: Arc<Core>,
     stop: Arc<AtomicBool>,
+    /// The reaper stops first: what it does may have to wait for the others.
+    stop_reaping: Arc<AtomicBool>,
+    reaper: Option<JoinHandle<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -38,49 +41,63 @@ impl Workers {
         let mut workers = Self {
             store: Arc::clone(&store),
             stop,
+            stop_reaping: Arc::new(AtomicBool::new(false)),
+            reaper: None,
             threads: Vec::new(),
         };
         let (journal_store, journal_stop) = (Arc::clone(&store), Arc::clone(&workers.stop));
-        workers.spawn("razorfs-journal", move || {
+        let journal = workers.spawn("razorfs-journal", move || {
             journal_loop(&journal_store, &journal_stop)
         })?;
-        let maintenance_stop = Arc::clone(&workers.stop);
-        workers.spawn("razorfs-upkeep", move || {
-            upkeep_loop(&store, maintenance.as_ref(), &maintenance_stop);
+        workers.threads.push(journal);
+        let (upkeep_stop, upkeep_work) = (Arc::clone(&workers.stop), Arc::clone(&maintenance));
+        let upkeep = workers.spawn("razorfs-upkeep", move || {
+            upkeep_loop(&store, upkeep_work.as_ref(), &upkeep_stop);
         })?;
+        workers.threads.push(upkeep);
+        let reaper_stop = Arc::clone(&workers.stop_reaping);
+        let reaper_store = Arc::clone(&workers.store);
+        let reaper = workers.spawn("razorfs-reaper", move || {
+            reaper_loop(&reaper_store, maintenance.as_ref(), &reaper_stop);
+        })?;
+        workers.reaper = Some(reaper);
         Ok(workers)
     }
 
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
         let last_words = LastWords(Arc::clone(&self.store));
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
                 let _told = last_words;
                 body();
             })
-            .map_err(|e| Error::Failed(format!("no thread could be started ({e})").into()))?;
-        self.threads.push(thread);
-        Ok(())
+            .map_err(|e| Error::Failed(format!("no thread could be started ({e})").into()))
     }
 
     /// Stops them and waits for their end. What is not committed is left to the caller.
     pub fn stop(&mut self) {
+        self.stop_reaping.store(true, Ordering::Release);
+        if let Some(reaper) = self.reaper.take() {
+            reaper.thread().unpark();
+            join(reaper);
+        }
         self.stop.store(true, Ordering::Release);
         self.store.wake_all();
         {
             self.store.signals.wanted.lock().stop = true;
             self.store.signals.maintain.notify_all();
         }
-        let this = std::thread::current().id();
-        for thread in self.threads.drain(..) {
-            // The last clone of a volume may be dropped by the thread that reaps for it.
-            if thread.thread().id() == this {
-                continue;
-            }
-            // If it panicked it has said so.
-            let _ended = thread.join();
-        }
+        self.threads.drain(..).for_each(join);
+    }
+}
+
+/// Waits for the end of a thread, unless it is this one: the last clone of a volume may be dropped
+/// by the thread that reaps for it.
+fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != std::thread::current().id() {
+        // If it panicked it has said so.
+        let _ended = thread.join();
     }
 }
 
@@ -111,6 +128,25 @@ fn journal_loop(store: &Core, stop: &AtomicBool) {
             // The error latched and every waiter has it; those to come get it at once.
             store.fail_waiters();
         }
+    }
+}
+
+/// How long the reaper sleeps when there is nothing to reap.
+const REAPER_NAP: Duration = Duration::from_millis(100);
+
+/// Reaping writes like any program does, and waits for room in the journal like one: so it must
+/// not be done by the thread that makes the room.
+fn reaper_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) && store.failure().is_none() {
+        let nap = match maintenance.reap() {
+            Ok(true) => continue,
+            Ok(false) => REAPER_NAP,
+            Err(e) => {
+                tracing::warn!(error = %e, "removing a nameless file was put off");
+                REAPER_NAP * 50
+            }
+        };
+        std::thread::park_timeout(nap);
     }
 }
 
@@ -161,7 +197,6 @@ fn upkeep_step(store: &Core, maintenance: &dyn Maintenance) -> Result<bool> {
     };
     let checkpoint = wanted.checkpoint || maintenance.checkpoint_is_due();
     step(checkpoint, &|| maintenance.checkpoint());
-    step(true, &|| maintenance.reap());
     step(true, &|| maintenance.grow());
     step(true, &|| maintenance.compact());
     done
