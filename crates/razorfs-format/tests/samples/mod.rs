@@ -387,7 +387,7 @@ fn plain(tag: Tag) -> Vec<u8> {
 fn dirblock() -> Vec<u8> {
     let mut builder = BlockBuilder::new(Tag::Dirent);
     for (i, word) in (0..).zip(words()) {
-        let key = Key::dirent(Branch::HEAD, Ino(1 + i / 30), (i + 1) << 8 | i % 2);
+        let key = Key::dirent(Branch::HEAD, Ino(1 + i / 30), ((i + 1) << 8) | (i % 2));
         let value = dirent(word.as_bytes());
         let value = (i % 9 != 0).then_some(&value[..]);
         builder.push(key, Epoch(i % 4), value, HERE).unwrap();
