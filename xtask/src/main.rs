@@ -15,7 +15,7 @@ cargo xtask COMMAND
 
   test     everything that must hold before a change goes in: formatting, lints, tidy,
            unit and property tests, simulated power cuts, tests on a real mount
-             --cuts N   power cuts of the simulation (default 10000)
+             --cuts N   power cuts of the simulation (default 20000)
              --seed S   seed of the simulation and of the mount tests
              --quick    leaves out the simulation and the mount tests
   tidy     the house rules that no other tool checks

@@ -59,7 +59,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
 
 fn plan(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
-        cuts: "10000".into(),
+        cuts: "20000".into(),
         seed: None,
         quick: false,
     };

@@ -11,7 +11,7 @@ use crate::{CreateOptions, Durability, Options};
 
 /// Bytes of data in the open batch at which it is sealed: enough for large sequential writes to
 /// the packs, small beside what may wait in RAM.
-const BATCH_DATA: u64 = 8 << 20;
+const BATCH_DATA: u64 = 24 << 20;
 /// Bytes of the host that are left to checkpoints when writers are told that it is full.
 const HOST_MARGIN: u64 = 16 << 20;
 
