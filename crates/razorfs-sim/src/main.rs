@@ -215,7 +215,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             let damages = flips::damages(&victim.image, effort, seed);
             let (all, bytes) = (damages.len() as u64, victim.image.total_len());
             println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
-            let outcome = flips::run(victim, &damages, plan.verify, plan.jobs, |at| {
+            let outcome = flips::run(victim, &damages, plan.jobs, |at| {
                 if at > 0 && at.is_multiple_of(100_000) {
                     println!("  {at} of {all}");
                 }
