@@ -20,6 +20,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// When reading sets the time of access.
     pub atime: Atime,
+    /// No core is kept from sleeping for speed.
+    pub power_save: bool,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
@@ -36,7 +38,7 @@ pub enum Atime {
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, noatime, relatime, nosuid, suid, nodev, dev, noexec, exec";
+    allow_other, ro, rw, noatime, relatime, powersave, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -76,6 +78,7 @@ impl MountOptions {
             ("rw", None) => self.read_only = false,
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime", None) => self.atime = Atime::Relative,
+            ("powersave", None) => self.power_save = true,
             ("nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec", None) => {
                 self.flags.push(name.to_owned());
             }
@@ -97,12 +100,13 @@ mod tests {
     #[test]
     fn options_are_read_and_the_last_one_counts() {
         let lists = [
-            "durability=sync,order=strict,cache=64M,noatime".to_owned(),
+            "durability=sync,order=strict,cache=64M,noatime,powersave".to_owned(),
             "defaults,nofail,x-systemd.automount,rw,ro,nosuid,durability=journal-only".to_owned(),
         ];
         let options = MountOptions::parse(&lists).unwrap();
         assert_eq!(options.durability, Durability::JournalOnly);
         assert!(options.strict_order && options.read_only && !options.allow_other);
+        assert!(options.power_save);
         assert_eq!(options.cache, Some(64 << 20));
         assert_eq!(options.atime, Atime::Never);
         assert_eq!(options.flags, ["nosuid"]);

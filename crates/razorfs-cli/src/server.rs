@@ -66,7 +66,10 @@ fn serve(session: Session, sender: &Sender<std::io::Result<()>>, ended: impl FnO
 }
 
 fn options(job: &Job) -> SessionOptions {
-    let mut options = SessionOptions::default();
+    let mut options = SessionOptions {
+        keep_awake: !job.options.power_save,
+        ..SessionOptions::default()
+    };
     options.mount.source = job.volume.to_string_lossy().into_owned();
     if job.options.allow_other {
         options.mount.allow_other = Some(true);

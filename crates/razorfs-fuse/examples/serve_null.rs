@@ -1,7 +1,7 @@
 //! Serves the null file system on a directory until it is unmounted, for measuring the protocol.
 //!
-//! `serve_null DIR [threads=N] [spin=NANOSECONDS] [without=FLAGS]`, the flags being bits of INIT in
-//! hexadecimal. Prints the counters of requests at the end.
+//! `serve_null DIR [threads=N] [keep_awake=true|false] [without=FLAGS]`, the flags being bits of
+//! INIT in hexadecimal. Prints the counters of requests at the end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn main() -> Result<(), Failure> {
         let (name, value) = word.split_once('=').ok_or("an option is NAME=VALUE")?;
         match name {
             "threads" => options.threads = value.parse()?,
-            "spin" => options.spin = Some(value.parse()?),
+            "keep_awake" => options.keep_awake = value.parse()?,
             "without" => options.limits.without = u64::from_str_radix(value, 16)?,
             _ => return Err(format!("no such option: {name}").into()),
         }

@@ -20,9 +20,9 @@ pub struct SessionOptions {
     pub mount: MountOptions,
     /// Number of threads that serve it.
     pub threads: usize,
-    /// Longest time, in nanoseconds, that a thread looks for the next request before it sleeps;
-    /// `None` for the usual, 0 for not at all.
-    pub spin: Option<u64>,
+    /// Whether two threads of idle priority keep cores from sleeping while requests come in a row:
+    /// up to twice as fast, and some power. Not done on one core or under a quota of time.
+    pub keep_awake: bool,
     /// Sizes.
     pub limits: Limits,
     /// For how long the kernel caches.
@@ -34,7 +34,7 @@ impl Default for SessionOptions {
         Self {
             mount: MountOptions::default(),
             threads: 4,
-            spin: None,
+            keep_awake: true,
             limits: Limits::default(),
             validity: Validity::default(),
         }
@@ -87,7 +87,7 @@ impl Session {
             threads: options.threads.max(1),
             // The kernel wants room for the headers besides the data.
             message: options.limits.max_write as usize + 4096,
-            spin: options.spin,
+            keep_awake: options.keep_awake,
         };
         let transport = Device::new(mounted.fd, device).map_err(|error| MountError::Other {
             what: "the descriptor of the mount",

@@ -29,6 +29,7 @@ Options:
                            system calls
   cache=SIZE               RAM for what was read (default 256M)
   allow_other              other users may use the mount
+  powersave                requests in a row do not keep cores from sleeping: slower, less power
   ro, noatime, relatime, nosuid, nodev, noexec
 
 Examples:

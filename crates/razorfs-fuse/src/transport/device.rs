@@ -1,9 +1,8 @@
 //! /dev/fuse, read by a few threads.
 //!
-//! At most one thread, the reader, waits for requests: it spins for a while and then sleeps. Having
-//! got a request it gives the role up, carries the request out and takes the role again; so one
-//! program's requests stay on one warm thread, and nobody else is woken for nothing. The others are
-//! parked. They step in when
+//! At most one thread, the reader, waits for requests. Having got a request it gives the role up,
+//! carries the request out and takes the role again; so one program's requests stay on one warm
+//! thread, and nobody else is woken for nothing. The others are parked. They step in when
 //!
 //! - requests come without a pause, so that there is work for more than one thread, or
 //! - a whole tick has passed with a request being carried out and nobody reading. One parked
@@ -20,9 +19,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::spin::Spin;
+use super::vigil::{Kept, Vigil};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
-use crate::clock::monotonic;
+use crate::protocol::header_of;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -30,8 +29,8 @@ const ROW: u32 = 8;
 const TICK: Duration = Duration::from_millis(2);
 /// Ticks without a request after which the deputy rests.
 const QUIET_TICKS: u32 = 10;
-/// A turn of the spin that takes longer, in nanoseconds: the core was needed by somebody else.
-const DISTURBED: u64 = 30_000;
+/// Bytes; they read one small file.
+const VIGIL_STACK: usize = 128 << 10;
 
 /// How the device is served.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +39,8 @@ pub struct DeviceOptions {
     pub threads: usize,
     /// Bytes of the largest message: the largest write and its headers.
     pub message: usize,
-    /// Longest spin in nanoseconds; `None` for the usual, 0 for none.
-    pub spin: Option<u64>,
+    /// Whether cores are kept from sleeping while requests come in a row.
+    pub keep_awake: bool,
 }
 
 struct Channel {
@@ -59,7 +58,9 @@ impl ReplySink for Channel {
 pub struct Device {
     channel: Arc<Channel>,
     options: DeviceOptions,
-    spin: Spin,
+    vigil: Vigil,
+    /// What its threads keep; none without a vigil.
+    kept: Vec<Kept>,
     /// Whether somebody is the reader.
     reading: AtomicBool,
     /// Requests taken.
@@ -90,13 +91,16 @@ impl Device {
     pub fn new(fd: OwnedFd, options: DeviceOptions) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-        // On a single core spinning keeps the client from running.
-        let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
-        let spin = if alone { Some(0) } else { options.spin };
+        let kept = if options.keep_awake {
+            Vigil::kept()
+        } else {
+            Vec::new()
+        };
         Ok(Self {
             channel: Arc::new(Channel { fd }),
             options,
-            spin: Spin::new(spin),
+            vigil: Vigil::default(),
+            kept,
             reading: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             resting: AtomicBool::new(false),
@@ -125,14 +129,7 @@ impl Device {
 
     /// The reader's part: returns with a message or at the end.
     fn wait(&self, buf: &mut [u8]) -> io::Result<Took> {
-        let budget = self.spin.budget_at(monotonic());
-        if budget > 0
-            && let Some(took) = self.look(buf, budget)?
-        {
-            return Ok(took);
-        }
         loop {
-            let slept_from = monotonic();
             let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -140,37 +137,8 @@ impl Device {
             }
             match self.take(buf)? {
                 Took::Nothing => {}
-                took => {
-                    self.spin.slept(monotonic() - slept_from);
-                    return Ok(took);
-                }
+                took => return Ok(took),
             }
-        }
-    }
-
-    /// Spins for up to `budget` nanoseconds.
-    fn look(&self, buf: &mut [u8], budget: u64) -> io::Result<Option<Took>> {
-        let start = monotonic();
-        let mut last = start;
-        loop {
-            match self.take(buf)? {
-                Took::Nothing => {}
-                took => {
-                    self.spin.paid();
-                    return Ok(Some(took));
-                }
-            }
-            std::thread::yield_now();
-            let now = monotonic();
-            if now - last > DISTURBED {
-                self.spin.disturbed(now);
-                return Ok(None);
-            }
-            if now - start > budget {
-                self.spin.in_vain();
-                return Ok(None);
-            }
-            last = now;
         }
     }
 
@@ -210,6 +178,10 @@ impl Device {
                 }
             };
             let message = buf.get(..n).unwrap_or_default();
+            if !self.kept.is_empty() {
+                self.vigil
+                    .request(header_of(message).map_or(0, |header| header.pid));
+            }
             handler.handle(message, ReplyTo(self.sink()), &mut scratch);
         }
     }
@@ -284,6 +256,7 @@ impl Device {
     fn end(&self) {
         self.parked.lock().ended = true;
         self.wake.notify_all();
+        self.vigil.end();
     }
 }
 
@@ -304,6 +277,12 @@ impl Transport for Device {
                         .name(name)
                         .spawn_scoped(scope, run)?,
                 );
+            }
+            for &kept in &self.kept {
+                std::thread::Builder::new()
+                    .name("vigil".to_owned())
+                    .stack_size(VIGIL_STACK)
+                    .spawn_scoped(scope, move || self.vigil.watch(kept))?;
             }
             let mut result = run();
             for other in others {

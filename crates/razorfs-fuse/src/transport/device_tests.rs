@@ -34,7 +34,7 @@ fn answer(socket: &OwnedFd) -> u8 {
 }
 
 /// Runs `test` with the kernel's end of a served device.
-fn served(spin: Option<u64>, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
+fn served(keep_awake: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
     let kind = SocketType::SEQPACKET;
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (kernel, ours) = pair.unwrap();
@@ -43,7 +43,7 @@ fn served(spin: Option<u64>, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) 
     let options = DeviceOptions {
         threads: 4,
         message: 4096,
-        spin,
+        keep_awake,
     };
     let device = Device::new(ours, options).unwrap();
     let ((entered, has_entered), (go_on, may_go_on)) = (channel(), channel());
@@ -61,10 +61,10 @@ fn served(spin: Option<u64>, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) 
 
 #[test]
 fn a_slow_request_does_not_hold_up_the_others() {
-    for spin in [None, Some(0)] {
+    for keep_awake in [true, false] {
         // Long enough for the deputy to rest, and not.
         for pause in [0, 100] {
-            served(spin, |kernel, entered, go_on| {
+            served(keep_awake, |kernel, entered, go_on| {
                 for slow in 1..=3 {
                     std::thread::sleep(Duration::from_millis(pause));
                     send(kernel, b"s", SendFlags::empty()).unwrap();
@@ -85,7 +85,7 @@ fn a_slow_request_does_not_hold_up_the_others() {
 
 #[test]
 fn every_request_of_a_flood_is_answered() {
-    served(None, |kernel, _entered, _go_on| {
+    served(true, |kernel, _entered, _go_on| {
         for _ in 0..200 {
             for name in 0..50u8 {
                 send(kernel, &[name], SendFlags::empty()).unwrap();

@@ -3,7 +3,7 @@
 mod device;
 #[cfg(test)]
 mod device_tests;
-mod spin;
+mod vigil;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
