@@ -407,26 +407,21 @@ impl Core {
         Ok(self.disk.space()?.free < least.saturating_mul(2))
     }
 
-    /// Space of the volume: the host's, within the limit.
+    /// Space of the volume: what it holds, and what the host and the limit leave it. What others
+    /// have on the same host is no part of it.
     pub fn space(&self) -> Result<VolumeSpace> {
         let host = self.disk.space()?;
         let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
         let inodes = self.inodes.load(Ordering::Relaxed).max(0) as u64;
-        let free = host.free.saturating_sub(self.tuning.host_margin);
-        Ok(match self.tuning.limit {
-            Some(limit) => {
-                let free = free.min(limit.saturating_sub(used));
-                VolumeSpace {
-                    total: limit,
-                    free,
-                    inodes,
-                }
-            }
-            None => VolumeSpace {
-                total: host.total,
-                free,
-                inodes,
-            },
+        let left = self
+            .tuning
+            .limit
+            .map_or(u64::MAX, |limit| limit.saturating_sub(used));
+        let free = host.free.saturating_sub(self.tuning.host_margin).min(left);
+        Ok(VolumeSpace {
+            total: used.saturating_add(free),
+            free,
+            inodes,
         })
     }
 
