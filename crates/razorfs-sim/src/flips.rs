@@ -37,7 +37,10 @@ pub struct Victim {
 impl Victim {
     /// A volume after `ops` operations of a seed's workload: closed, or cut off after a sync.
     pub fn make(seed: u64, ops: usize, close: bool) -> std::result::Result<Self, Failure> {
-        let setup = Setup::of(seed);
+        let mut setup = Setup::of(seed);
+        // Most of a young volume is its ring; a small one leaves time for every bit.
+        setup.geometry.journal_initial_file = 32 << 10;
+        setup.geometry.journal_max_file = 64 << 10;
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
         let mut workload = Workload::small(mix(seed, 5));
         let mut before = Vec::new();
