@@ -29,7 +29,10 @@ Options:
                            system calls
   cache=SIZE               RAM for what was read (default 256M)
   allow_other              other users may use the mount
-  ro, noatime, relatime, nosuid, nodev, noexec
+  ro, nosuid, nodev, noexec
+  relatime                 reading sets the time of access if that is not later than the last
+                           change, or a day old (default)
+  strictatime, noatime     always, never
 
 Examples:
   razorfs mount demo.rzfs mnt

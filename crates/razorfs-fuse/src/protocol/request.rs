@@ -191,6 +191,7 @@ pub enum Operation<'a> {
     Read {
         offset: u64,
         size: u32,
+        flags: u32,
     },
     Write {
         offset: u64,
@@ -220,6 +221,7 @@ pub enum Operation<'a> {
     ReadDir {
         offset: u64,
         size: u32,
+        flags: u32,
         plus: bool,
     },
     ReleaseDir,
@@ -474,11 +476,19 @@ fn read_file_operation<'a>(code: u32, t: &mut Take<'a>) -> Result<Operation<'a>,
         opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
             t.skip(8)?;
             let (offset, size) = (t.u64()?, t.u32()?);
+            // Flags of the request and the owner of locks come before those of the file.
+            t.skip(12)?;
+            let flags = t.u32()?;
             match code {
-                opcode::READ => Operation::Read { offset, size },
+                opcode::READ => Operation::Read {
+                    offset,
+                    size,
+                    flags,
+                },
                 _ => Operation::ReadDir {
                     offset,
                     size,
+                    flags,
                     plus: code == opcode::READDIRPLUS,
                 },
             }
