@@ -1,8 +1,9 @@
-//! `cargo xtask test | tidy | golden | bench`: the few commands that the project needs beside
-//! cargo's own.
+//! `cargo xtask test | posix | tidy | golden | bench`: the few commands that the project needs
+//! beside cargo's own.
 
 mod bench;
 mod golden;
+mod posix;
 mod run;
 mod test;
 mod tidy;
@@ -17,7 +18,9 @@ cargo xtask COMMAND
            unit and property tests, simulated power cuts, tests on a real mount
              --cuts N   power cuts of the simulation (default 20000)
              --seed S   seed of the simulation and of the mount tests
-             --quick    leaves out the simulation and the mount tests
+             --quick    leaves out the simulation, the mount tests and others' suites
+  posix    others' suites on a mount: pjdfstest and fsx, which it fetches; part of test
+             --ops N    operations of each run of fsx (default 20000)
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         "test" => test::main(&root, &rest),
         "tidy" => tidy::main(&root),
         "golden" => golden::main(&root, &rest),
+        "posix" => posix::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -25,6 +25,22 @@ pub fn check(mut command: Command) -> Result<(), String> {
     }
 }
 
+/// Like [`check`], with what it says shown only if it fails.
+pub fn check_quietly(command: &mut Command) -> Result<(), String> {
+    let shown = show(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("cannot run `{shown}`: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let status = output.status;
+    Err(format!("`{shown}` failed ({status}):\n{said}\n{errors}"))
+}
+
 /// Like [`check`], passing the standard output through, and answering with the closing lines of
 /// the test binaries.
 pub fn check_tests(mut command: Command) -> Result<Vec<String>, String> {
@@ -58,7 +74,8 @@ pub fn check_tests(mut command: Command) -> Result<Vec<String>, String> {
 
 /// The command as one would type it.
 fn show(command: &Command) -> String {
-    let mut text = String::from("cargo");
+    let program = Path::new(command.get_program()).file_name();
+    let mut text = program.unwrap_or_default().to_string_lossy().into_owned();
     for arg in command.get_args() {
         text.push(' ');
         text.push_str(&arg.to_string_lossy());

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{run, tidy};
+use crate::{posix, run, tidy};
 
 /// What the command line asks for.
 struct Plan {
@@ -43,14 +43,23 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     if plan.quick {
         steps.skip("simulated power cuts", "--quick");
         steps.skip("tests on a real mount", "--quick");
+        steps.skip("others' suites on a mount", "--quick");
     } else {
         steps.run("simulated power cuts", || simulate(root, &plan))?;
         match mounts_missing() {
-            None => steps.run("tests on a real mount", || mount_tests(root, &plan))?,
+            None => {
+                steps.run("tests on a real mount", || mount_tests(root, &plan))?;
+                steps.run("others' suites on a mount", || {
+                    posix::main(root, &[]).map(|()| Vec::new())
+                })?;
+            }
             Some(why) if std::env::var_os("CI").is_some() => {
                 return Err(format!("tests on a real mount cannot run: {why}"));
             }
-            Some(why) => steps.skip("tests on a real mount", &why),
+            Some(why) => {
+                steps.skip("tests on a real mount", &why);
+                steps.skip("others' suites on a mount", &why);
+            }
         }
     }
     steps.close();

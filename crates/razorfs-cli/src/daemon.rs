@@ -17,7 +17,7 @@ use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, place, signals};
+use crate::{check, place, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -267,9 +267,23 @@ impl Desk {
     fn answer(&self, request: Request, stream: &mut UnixStream) -> Result<Value> {
         let path: &Path = &self.job.volume;
         match request {
-            Request::Info => info::document(&self.volume, path, Some(&self.job.dir)),
+            Request::Info => {
+                let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
+                if let Some(fields) = document.as_object_mut() {
+                    fields.insert("options".into(), self.job.options.document());
+                }
+                Ok(document)
+            }
             Request::Stats => Ok(stats::document(&self.volume)),
             Request::Sync => {
+                let synced = self.volume.sync();
+                synced.map_err(|e| Failure::engine("sync", path, &e))?;
+                Ok(json!({}))
+            }
+            Request::Remounted => {
+                let atime = remount::atime_of(&self.job.dir);
+                self.volume.set_atime(atime);
+                tracing::info!(?atime, "the flags of the mount have been changed");
                 let synced = self.volume.sync();
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;
                 Ok(json!({}))

@@ -12,6 +12,7 @@ mod names;
 mod options;
 mod place;
 mod progress;
+mod remount;
 mod server;
 mod signals;
 mod size;

@@ -14,6 +14,10 @@ pub struct Mount {
     pub dir: PathBuf,
     /// The volume, which the daemon gives as the name of the source.
     pub volume: PathBuf,
+    /// Flags of the mount, separated by commas.
+    pub flags: String,
+    /// Options that the kernel has for it besides, likewise.
+    pub options: String,
 }
 
 /// All mounts of RazorFS volumes, the newest last. Empty where `/proc` cannot be read.
@@ -38,12 +42,23 @@ pub fn of(volume: &Path) -> Vec<Mount> {
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let dir = unescape(fields.nth(4)?);
+    let flags = text(fields.next()?);
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     if fields.next()? != FS_TYPE.as_bytes() {
         return None;
     }
     let volume = unescape(fields.next()?);
-    Some(Mount { dir, volume })
+    let options = text(fields.next().unwrap_or_default());
+    Some(Mount {
+        dir,
+        volume,
+        flags,
+        options,
+    })
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
 }
 
 /// Undoes the kernel's escapes of blanks and backslashes: `\ooo`.
@@ -80,7 +95,9 @@ mod tests {
             parse(ours),
             Some(Mount {
                 dir: "/mnt/a b".into(),
-                volume: "/v\\x".into()
+                volume: "/v\\x".into(),
+                flags: "rw,nosuid".into(),
+                options: "rw,user_id=0".into(),
             })
         );
         let other = b"25 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::commands::mount;
 use crate::failure::{DAMAGE, Failure, Result};
-use crate::{report, run_line};
+use crate::{remount, report, run_line};
 
 /// Exit code of fsck(8) where damage was left as it is.
 const FSCK_UNCORRECTED: u8 = 4;
@@ -61,6 +61,11 @@ fn mount_line(rest: &[OsString]) -> Result<u8> {
         let message = "mount: name a volume and a directory: mount.razorfs VOLUME DIR -o OPTIONS";
         return Err(Failure::new(message));
     };
+    let words = options.iter().flat_map(|list| list.split(','));
+    let words: Vec<&str> = words.map(str::trim).collect();
+    if words.contains(&"remount") {
+        return remount::run(dir, &words);
+    }
     mount::run(&mount::Args::new(volume.clone(), dir.clone(), options))
 }
 
@@ -89,6 +94,8 @@ mod tests {
         assert_eq!(mount_line(&words("/nowhere/v /nowhere/d -f")), Ok(0));
         let failure = mount_line(&words("/nowhere/v -o ro")).unwrap_err();
         assert!(failure.message.contains("name a volume and a directory"));
+        let failure = mount_line(&words("/v /nowhere/d -o ro,remount")).unwrap_err();
+        assert!(failure.message.contains("no volume is mounted there"));
         let failure = mount_line(&words("/nowhere/v /nowhere/d -n -o frob")).unwrap_err();
         assert!(failure.message.contains("frob"));
         assert_eq!(

@@ -1,12 +1,13 @@
 //! The options of `mount -o`.
 
-use razorfs::Durability;
+use razorfs::{Atime, Durability};
+use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
 use crate::size;
 
 /// What the options say.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
     /// When writes are on the disk.
     pub durability: Durability,
@@ -26,26 +27,46 @@ pub struct MountOptions {
     pub flags: Vec<String>,
 }
 
-/// When reading sets the time of access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Atime {
-    /// If it is older than the last change, or than a day.
-    #[default]
-    Relative,
-    /// Never.
-    Never,
-}
-
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, noatime, relatime, powersave, nosuid, suid, nodev, dev, noexec, exec";
+    allow_other, ro, rw, noatime, relatime, strictatime, powersave, nosuid, suid, nodev, dev, \
+    noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
     "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "owner",
 ];
 
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            strict_order: false,
+            cache: None,
+            allow_other: false,
+            read_only: false,
+            atime: Atime::Relative,
+            flags: Vec::new(),
+        }
+    }
+}
+
 impl MountOptions {
+    /// What cannot be changed while the volume is mounted, for `info`.
+    pub fn document(&self) -> Value {
+        let durability = match self.durability {
+            Durability::Sync => "sync",
+            Durability::Async => "async",
+            Durability::JournalOnly => "journal-only",
+        };
+        let order = if self.strict_order {
+            "strict"
+        } else {
+            "default"
+        };
+        json!({"durability": durability, "order": order, "cache": self.cache})
+    }
+
     /// Reads the values of all `-o`, each a list separated by commas.
     pub fn parse(lists: &[String]) -> Result<Self> {
         let mut options = Self::default();
@@ -77,7 +98,8 @@ impl MountOptions {
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
             ("noatime", None) => self.atime = Atime::Never,
-            ("relatime", None) => self.atime = Atime::Relative,
+            ("relatime" | "atime", None) => self.atime = Atime::Relative,
+            ("strictatime", None) => self.atime = Atime::Strict,
             ("powersave", None) => self.power_save = true,
             ("nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec", None) => {
                 self.flags.push(name.to_owned());

@@ -26,6 +26,7 @@ impl Server {
             };
             Failure::at("mount on", &job.dir, e).code(code)
         };
+        volume.set_atime(job.options.atime);
         let session = Session::new(Arc::new(volume), &job.dir, &options(job)).map_err(failed)?;
         let (sender, receiver) = channel::<std::io::Result<()>>();
         let work = move || serve(session, &sender, ended);
@@ -75,6 +76,7 @@ fn options(job: &Job) -> SessionOptions {
         options.mount.allow_other = Some(true);
     }
     options.mount.read_only = job.options.read_only;
+    options.mount.atime = job.options.atime;
     for flag in &job.options.flags {
         let known = options.mount.set(flag);
         debug_assert!(known, "{flag}");

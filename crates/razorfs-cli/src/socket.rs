@@ -38,6 +38,8 @@ pub enum Request {
     Stats,
     /// Checks the volume at a level.
     Verify(u8),
+    /// Looks at what the flags of the mount have been changed to, and makes everything durable.
+    Remounted,
     /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
     Umount,
 }
@@ -49,6 +51,7 @@ impl Request {
             Self::Sync => "sync",
             Self::Stats => "stats",
             Self::Umount => "umount",
+            Self::Remounted => "remounted",
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
@@ -71,6 +74,7 @@ impl Request {
             "sync" => Self::Sync,
             "stats" => Self::Stats,
             "umount" => Self::Umount,
+            "remounted" => Self::Remounted,
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -241,6 +245,7 @@ mod tests {
             Request::Stats,
             Request::Verify(3),
             Request::Umount,
+            Request::Remounted,
         ] {
             let mut wire = Vec::new();
             send(&mut wire, &request.to_json()).unwrap();

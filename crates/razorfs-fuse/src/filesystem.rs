@@ -40,6 +40,8 @@ pub trait FileSystem: Send + Sync + 'static {
     ) -> Result<()>;
     /// Changes attributes, all or none.
     fn set_attributes(&self, ino: Ino, changes: &SetAttributes) -> Result<Stat>;
+    /// Somebody has read the inode, which may set its time of access.
+    fn accessed(&self, _ino: Ino) {}
     /// Target of a symbolic link.
     fn read_link(&self, ino: Ino) -> Result<Box<[u8]>>;
     /// Fills `buf` from `offset`; the number of bytes before the end of the file.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use razorfs::Atime;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -80,6 +81,9 @@ pub struct MountOptions {
     pub dev: bool,
     /// Allow running programs.
     pub exec: bool,
+    /// What the mount shows of [`razorfs::Volume::set_atime`], which is what counts: the kernel
+    /// leaves times of access to the server.
+    pub atime: Atime,
     /// Bytes of the largest READ.
     pub max_read: u32,
     /// Bytes that the kernel reads ahead, where it lets us say (root only).
@@ -95,6 +99,7 @@ impl Default for MountOptions {
             suid: false,
             dev: false,
             exec: true,
+            atime: Atime::Relative,
             max_read: 1 << 20,
             read_ahead: 1 << 20,
         }
@@ -115,6 +120,9 @@ impl MountOptions {
             "nodev" => self.dev = false,
             "exec" => self.exec = true,
             "noexec" => self.exec = false,
+            "noatime" => self.atime = Atime::Never,
+            "relatime" | "atime" => self.atime = Atime::Relative,
+            "strictatime" => self.atime = Atime::Strict,
             // Always so.
             "default_permissions" | "defaults" => {}
             _ => return false,
@@ -122,13 +130,26 @@ impl MountOptions {
         true
     }
 
-    fn flags(&self) -> [(&'static str, MountFlags, bool); 4] {
+    fn flags(&self) -> [(&'static str, MountFlags, bool); 5] {
         [
             ("ro", MountFlags::RDONLY, self.read_only),
             ("nosuid", MountFlags::NOSUID, !self.suid),
             ("nodev", MountFlags::NODEV, !self.dev),
             ("noexec", MountFlags::NOEXEC, !self.exec),
+            ("noatime", MountFlags::NOATIME, self.atime == Atime::Never),
         ]
+    }
+
+    /// All flags for mount(2).
+    fn kernel_flags(&self) -> MountFlags {
+        let mut all = MountFlags::empty();
+        for (_, flag, on) in self.flags() {
+            all.set(flag, on);
+        }
+        // fusermount3 does not know this one.
+        all.set(MountFlags::STRICTATIME, self.atime == Atime::Strict);
+        all.set(MountFlags::RELATIME, self.atime == Atime::Relative);
+        all
     }
 }
 
@@ -192,9 +213,7 @@ fn mount_as_root(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountErr
         data.push_str(",allow_other");
     }
     let data = CString::new(data).map_err(|e| other("mount options")(e.into()))?;
-    let flags = options.flags();
-    let flags = flags.iter().filter(|(.., on)| *on);
-    let flags = flags.fold(MountFlags::empty(), |all, (_, flag, _)| all | *flag);
+    let flags = options.kernel_flags();
     let made = rustix::mount::mount(&*options.source, dir, "fuse.razorfs", flags, &*data);
     made.map_err(|e| match e {
         Errno::PERM | Errno::ACCESS => MountError::Refused(
@@ -331,6 +350,24 @@ fn receive(socket: &UnixStream) -> rustix::io::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
+}
+
+/// Changes the flags of the mount on `dir` to those of `options`; only root can. Nothing else of a
+/// mount can be changed while it lasts.
+pub fn remount(dir: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let refuse = |what: &str| MountError::MountPoint {
+        dir: dir.into(),
+        what: what.into(),
+    };
+    let changed = rustix::mount::mount_remount(dir, options.kernel_flags(), c"");
+    changed.map_err(|e| match e {
+        Errno::PERM | Errno::ACCESS => MountError::Refused(
+            "only root can change a mount; unmount it and mount it again with other options".into(),
+        ),
+        Errno::BUSY => refuse("files are open for writing; close them first"),
+        Errno::INVAL => refuse("not mounted"),
+        e => refuse(&e.to_string()),
+    })
 }
 
 /// Ends the mount on `dir`. With `detach` also if it is in use: it goes when it is not any more.

@@ -56,6 +56,10 @@ impl FileSystem for Volume {
         Self::set_attributes(self, ino, changes)
     }
 
+    fn accessed(&self, ino: Ino) {
+        Self::accessed(self, ino);
+    }
+
     fn read_link(&self, ino: Ino) -> Result<Box<[u8]>> {
         Self::read_link(self, ino)
     }

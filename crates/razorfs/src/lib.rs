@@ -25,7 +25,7 @@ pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
 pub use library::{Dir, File, Transaction};
-pub use options::{Compression, CreateOptions, Durability, Geometry, Options};
+pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{Info, RecoverySummary, Stats, Step};
 pub use types::*;
 pub use volume::Volume;

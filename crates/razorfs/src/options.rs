@@ -21,6 +21,19 @@ impl Durability {
 
 pub use razorfs_format::compress::Compression;
 
+/// When reading sets the time of access.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum Atime {
+    /// Never, as with `noatime`.
+    #[default]
+    Never,
+    /// If it is not later than the last change, or a day old, as with `relatime`.
+    Relative,
+    /// Always, as with `strictatime`.
+    Strict,
+}
+
 /// Sizes of the volume's files, and when the engine acts. The defaults suit almost everybody;
 /// tests use [`Geometry::tiny`] to reach every state with a few operations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

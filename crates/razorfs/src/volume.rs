@@ -10,8 +10,9 @@ use razorfs_format::record::Inode;
 use crate::namespace::{Namespace, Spot};
 use crate::store::Store;
 use crate::{
-    AllocateMode, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options, RecoverySummary,
-    RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace, XattrMode,
+    AllocateMode, Atime, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options,
+    RecoverySummary, RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace,
+    XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -196,6 +197,18 @@ impl Volume {
     /// Changes attributes; with a size, truncates or extends with a hole.
     pub fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<Stat> {
         self.inner.set_attributes(ino, set)
+    }
+
+    /// What reading does to times of access from now on; nothing, as long as this is not called.
+    pub fn set_atime(&self, policy: Atime) {
+        self.inner.set_atime(policy);
+    }
+
+    /// Somebody has read the inode: sets its time of access if the policy says so. No call that
+    /// reads does that by itself. Nobody waits for it, and where nothing can be written it is left
+    /// out.
+    pub fn accessed(&self, ino: Ino) {
+        self.inner.accessed(ino);
     }
 
     /// Target of a symbolic link.

@@ -30,7 +30,10 @@ Options:
   cache=SIZE               RAM for what was read (default 256M)
   allow_other              other users may use the mount
   powersave                requests in a row do not keep cores from sleeping: slower, less power
-  ro, noatime, relatime, nosuid, nodev, noexec
+  ro, nosuid, nodev, noexec
+  relatime                 reading sets the time of access if that is not later than the last
+                           change, or a day old (default)
+  strictatime, noatime     always, never
 
 Examples:
   razorfs mount demo.rzfs mnt

@@ -13,11 +13,18 @@ impl Operations {
     pub(super) fn read(
         &self,
         ino: Ino,
-        offset: u64,
-        size: u32,
+        operation: &Operation<'_>,
         reply: Reply,
         scratch: &mut Scratch,
     ) {
+        let Operation::Read {
+            offset,
+            size,
+            flags,
+        } = *operation
+        else {
+            return self.fail(Errno(libc::ENOSYS), reply);
+        };
         let size = size.min(self.limits.max_write) as usize;
         if scratch.data.len() < size {
             scratch.data.resize(size, 0);
@@ -26,9 +33,18 @@ impl Operations {
         match self.fs.read(ino, offset, buf) {
             Ok(n) => {
                 self.statistics.count_read(n);
+                // Before the answer, after which the kernel may ask for the time.
+                self.accessed(ino, flags);
                 reply.bytes(buf.get(..n).unwrap_or_default());
             }
             Err(e) => self.fail(e.into(), reply),
+        }
+    }
+
+    /// The inode has been read by whoever opened it with these flags.
+    pub(super) fn accessed(&self, ino: Ino, flags: u32) {
+        if flags & libc::O_NOATIME as u32 == 0 {
+            self.fs.accessed(ino);
         }
     }
 

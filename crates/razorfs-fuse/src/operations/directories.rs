@@ -5,8 +5,8 @@
 
 use razorfs::{Entry, Error, FileKind, Ino, Stat};
 
-use super::{Operations, Result};
-use crate::protocol::DirectoryBuffer;
+use super::{Errno, Operations, Result};
+use crate::protocol::{DirectoryBuffer, Operation};
 use crate::transport::Reply;
 
 const DOT: u64 = 1;
@@ -18,12 +18,19 @@ impl Operations {
     pub(super) fn read_dir(
         &self,
         dir: Ino,
-        after: u64,
-        size: u32,
-        plus: bool,
+        operation: &Operation<'_>,
         reply: Reply,
         out: &mut Vec<u8>,
     ) {
+        let Operation::ReadDir {
+            offset: after,
+            size,
+            flags,
+            plus,
+        } = *operation
+        else {
+            return self.fail(Errno(libc::ENOSYS), reply);
+        };
         let size = size.min(self.limits.max_write) as usize;
         let mut pinned = Vec::new();
         let mut buffer = DirectoryBuffer::new(out, size, plus);
@@ -32,6 +39,9 @@ impl Operations {
         } else {
             self.fill(dir, after, &mut buffer)
         };
+        if result.is_ok() {
+            self.accessed(dir, flags);
+        }
         if let Err(e) = result {
             self.fail(e, reply);
         } else if !reply.bytes(out) {

@@ -188,9 +188,9 @@ impl Operations {
                 let result = self.change_names(ino, &request.operation);
                 self.finish(result, reply, &[]);
             }
-            Operation::Read { offset, size } => self.read(ino, *offset, *size, reply, scratch),
-            Operation::ReadDir { offset, size, plus } => {
-                self.read_dir(ino, *offset, *size, *plus, reply, &mut scratch.out);
+            Operation::Read { .. } => self.read(ino, &request.operation, reply, scratch),
+            Operation::ReadDir { .. } => {
+                self.read_dir(ino, &request.operation, reply, &mut scratch.out);
             }
             Operation::Ioctl { cmd, input, .. } => {
                 self.ioctl(ino, *cmd, input, reply, &mut scratch.out);
@@ -211,6 +211,7 @@ impl Operations {
             Operation::StatFs => self.statfs(out),
             Operation::ReadLink => {
                 out.extend_from_slice(&self.fs.read_link(ino)?);
+                self.fs.accessed(ino);
                 Ok(())
             }
             Operation::SetXattr { .. }

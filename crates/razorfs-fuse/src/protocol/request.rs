@@ -191,6 +191,7 @@ pub enum Operation<'a> {
     Read {
         offset: u64,
         size: u32,
+        flags: u32,
     },
     Write {
         offset: u64,
@@ -220,6 +221,7 @@ pub enum Operation<'a> {
     ReadDir {
         offset: u64,
         size: u32,
+        flags: u32,
         plus: bool,
     },
     ReleaseDir,
@@ -471,18 +473,7 @@ fn read_file_operation<'a>(code: u32, t: &mut Take<'a>) -> Result<Operation<'a>,
         opcode::OPENDIR => Operation::OpenDir,
         opcode::RELEASEDIR => Operation::ReleaseDir,
         opcode::ACCESS => Operation::Access,
-        opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
-            t.skip(8)?;
-            let (offset, size) = (t.u64()?, t.u32()?);
-            match code {
-                opcode::READ => Operation::Read { offset, size },
-                _ => Operation::ReadDir {
-                    offset,
-                    size,
-                    plus: code == opcode::READDIRPLUS,
-                },
-            }
-        }
+        opcode::READ | opcode::READDIR | opcode::READDIRPLUS => read_read(code, t)?,
         opcode::WRITE => {
             t.skip(8)?;
             let (offset, size, write_flags) = (t.u64()?, t.u32()?, t.u32()?);
@@ -534,5 +525,26 @@ fn read_file_operation<'a>(code: u32, t: &mut Take<'a>) -> Result<Operation<'a>,
             }
         }
         _ => Operation::Unknown,
+    })
+}
+
+fn read_read<'a>(code: u32, t: &mut Take<'a>) -> Result<Operation<'a>, Short> {
+    t.skip(8)?;
+    let (offset, size) = (t.u64()?, t.u32()?);
+    // Flags of the request and the owner of locks come before those of the file.
+    t.skip(12)?;
+    let flags = t.u32()?;
+    if code == opcode::READ {
+        return Ok(Operation::Read {
+            offset,
+            size,
+            flags,
+        });
+    }
+    Ok(Operation::ReadDir {
+        offset,
+        size,
+        flags,
+        plus: code == opcode::READDIRPLUS,
     })
 }

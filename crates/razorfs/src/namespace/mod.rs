@@ -7,6 +7,7 @@
 //! same names add the locks. Permissions are the business of whoever calls (the kernel checks them
 //! for a mount); the append-only and immutable flags are kept here.
 
+mod atime;
 mod attributes;
 mod create;
 mod dentries;
@@ -83,6 +84,8 @@ pub(crate) struct Namespace {
     dentries: Dentries,
     /// Held while a directory moves to another one, so that no two moves make a circle.
     renames: Mutex<()>,
+    /// What reading does to the time of access.
+    atime: atime::Policy,
 }
 
 impl Namespace {
@@ -94,6 +97,7 @@ impl Namespace {
             pins: PinTable::new(),
             dentries: Dentries::new(),
             renames: Mutex::new(()),
+            atime: atime::Policy::default(),
         };
         for ino in namespace.store.orphans()? {
             namespace.pins.enqueue(ino);

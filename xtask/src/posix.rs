@@ -1,0 +1,371 @@
+//! `cargo xtask posix`: others' suites on a real mount. pjdfstest asks for each rule of POSIX,
+//! fsx mixes all ways to change and read a file and compares every byte.
+//!
+//! Both are fetched once, at the versions named here, into `target/tools`. As root everything runs
+//! in a mount namespace of its own, where mount(8) finds our helper and no other process sees the
+//! mounts; as another user the tests that need root are left out, and that is said.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::run;
+
+/// The suites, and their versions: another version has other tests.
+const TOOLS: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
+
+/// All tests of pjdfstest, and those of a read-only mount.
+const TESTS: usize = 398;
+const READ_ONLY_TESTS: usize = 13;
+
+/// What cannot pass, and why.
+const LEFT_OUT: [(&str, &str); 1] = [(
+    "link::link_count_max",
+    "the kernel has no way for FUSE to tell the largest number of links",
+)];
+
+/// What pjdfstest is told of us. Tests that remount run by themselves: others leave files open.
+const CONFIG: &str = "\
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+stat_st_birthtime = {}
+utime_now = {}
+utimensat = {}
+[settings]
+naptime = 0.01
+";
+
+/// Every operation that fsx has, on a file of several blocks.
+const FSX_CONFIG: &str = "\
+flen = 1048576
+[opsize]
+max = 131072
+[weights]
+close_open = 1
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+invalidate = 1
+truncate = 5
+fsync = 0.2
+fdatasync = 0.2
+posix_fallocate = 2
+punch_hole = 5
+sendfile = 5
+posix_fadvise = 2
+copy_file_range = 5
+";
+
+/// How fsx runs: options of the mount, seed.
+const FSX_RUNS: [(&str, u32); 2] = [("order=default", 1), ("order=strict", 2)];
+
+/// The word that says that the namespace is made.
+const INSIDE: &str = "--inside";
+
+/// Runs both suites. `--ops N` is the number of operations of each run of fsx.
+pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
+    let mut ops = "20000".to_owned();
+    let mut inside = false;
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--ops" => {
+                let n = words.next().and_then(|n| n.parse::<u64>().ok());
+                ops = n.ok_or("--ops needs a number")?.to_string();
+            }
+            INSIDE => inside = true,
+            _ => return Err(format!("posix: unknown argument {word}")),
+        }
+    }
+    if inside {
+        return suites(root, &ops);
+    }
+    install(root)?;
+    run::check(run::cargo(root, &["build", "-p", "razorfs-cli"]))?;
+    if !is_root() {
+        return suites(root, &ops);
+    }
+    let program = std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--"]);
+    command
+        .arg(program)
+        .args(["posix", INSIDE, "--ops", &ops])
+        .current_dir(root);
+    run::check(command)
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+/// Fetches what is missing.
+fn install(root: &Path) -> Result<(), String> {
+    let tools = root.join("target/tools");
+    let list = fs::read_to_string(tools.join(".crates.toml")).unwrap_or_default();
+    for (name, version) in TOOLS {
+        let is_there = tools.join("bin").join(name).exists();
+        if is_there && list.contains(&format!("\"{name} {version} ")) {
+            continue;
+        }
+        if !Path::new("/usr/include/sys/acl.h").exists() {
+            return Err("pjdfstest needs the headers of libacl: install libacl1-dev".into());
+        }
+        let exact = format!("={version}");
+        // Built without optimisation, which takes a third of the time; they do little work.
+        let args = ["install", name, "--version", &exact, "--locked", "--debug"];
+        let mut command = run::cargo(root, &args);
+        command.arg("--root").arg(&tools);
+        command.env("CARGO_TARGET_DIR", tools.join("build"));
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        run::check(command)?;
+    }
+    Ok(())
+}
+
+/// A place that every user may walk to, which goes when it is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("razorfs-posix-{}", std::process::id()));
+        let made = fs::create_dir(&path).and_then(|()| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            fs::create_dir(path.join("bin"))
+        });
+        made.map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What is still mounted there stays, so that it can be looked at.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A volume that is mounted until dropped.
+struct Mount<'a> {
+    razorfs: &'a Path,
+    volume: PathBuf,
+    dir: PathBuf,
+}
+
+impl<'a> Mount<'a> {
+    fn new(razorfs: &'a Path, place: &Place, options: &str) -> Result<Self, String> {
+        let volume = place.0.join("volume.rzfs");
+        let dir = place.0.join("mnt");
+        let mut command = Command::new(razorfs);
+        command.arg("mount").args([&volume, &dir]);
+        run::check(with_options(command, options))?;
+        Ok(Self {
+            razorfs,
+            volume,
+            dir,
+        })
+    }
+
+    /// Unmounts; the volume must be without damage, and goes.
+    fn end(self) -> Result<(), String> {
+        let mut umount = Command::new(self.razorfs);
+        umount.arg("umount").arg(&self.dir);
+        run::check(umount)?;
+        let mut verify = Command::new(self.razorfs);
+        verify.args(["verify", "--quiet", "--level=3"]);
+        run::check_quietly(verify.arg(&self.volume))?;
+        fs::remove_dir_all(&self.volume).map_err(|e| format!("{}: {e}", self.volume.display()))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        // After `end` nothing is mounted there, and this says so to nobody.
+        let mut umount = Command::new(self.razorfs);
+        umount.arg("umount").arg(&self.dir);
+        let _ = umount.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+fn with_options(mut command: Command, options: &str) -> Command {
+    if !options.is_empty() {
+        command.args(["-o", options]);
+    }
+    command
+}
+
+fn suites(root: &Path, ops: &str) -> Result<(), String> {
+    let place = Place::new()?;
+    let razorfs = root.join("target/debug/razorfs");
+    let tools = root.join("target/tools/bin");
+    if is_root() {
+        // mount(8) calls mount.fuse, which looks for `razorfs` there.
+        let link = place.0.join("bin/razorfs");
+        std::os::unix::fs::symlink(&razorfs, &link)
+            .map_err(|e| format!("{}: {e}", link.display()))?;
+        let mut bind = Command::new("mount");
+        bind.arg("--bind")
+            .arg(place.0.join("bin"))
+            .arg("/usr/local/sbin");
+        run::check(bind)?;
+    }
+    pjdfstest(&tools.join("pjdfstest"), &razorfs, &place)?;
+    let config = write(&place, "fsx.toml", FSX_CONFIG)?;
+    for (options, seed) in FSX_RUNS {
+        let mount = Mount::new(&razorfs, &place, options)?;
+        let mut fsx = Command::new(tools.join("fsx"));
+        fsx.arg("-f").arg(&config).args(["-N", ops]);
+        fsx.args(["-S", &seed.to_string(), "-P"]).arg(&place.0);
+        run::check_quietly(fsx.arg(mount.dir.join("file")))?;
+        println!("fsx: {ops} operations, seed {seed}, {options}: no byte differs");
+        mount.end()?;
+    }
+    Ok(())
+}
+
+fn write(place: &Place, name: &str, text: &str) -> Result<PathBuf, String> {
+    let path = place.0.join(name);
+    fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
+}
+
+fn pjdfstest(program: &Path, razorfs: &Path, place: &Place) -> Result<(), String> {
+    let users = format!("[dummy_auth]\nentries = [{}]\n", users()?);
+    let plain = write(place, "plain.toml", &format!("{CONFIG}{users}"))?;
+    let remount = format!("{CONFIG}allow_remount = true\n{users}");
+    let remount = write(place, "remount.toml", &remount)?;
+    let options = if is_root() { "suid,dev" } else { "" };
+    let mount = Mount::new(razorfs, place, options)?;
+    let ask = |config: &Path, pattern: &[&str]| {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(config).arg("-p").arg(&mount.dir);
+        // Another file system, for EXDEV.
+        command.args(["-s", "/dev/shm"]).args(pattern);
+        outcome(command)
+    };
+    let all = ask(&plain, &[])?;
+    if is_root() {
+        all.check(TESTS, &|name| {
+            name.contains("::erofs_") || LEFT_OUT.iter().any(|(left, _)| *left == name)
+        })?;
+        let read_only = ask(&remount, &["erofs"])?;
+        read_only.check(READ_ONLY_TESTS, &|_| false)?;
+        let passed = all.passed + read_only.passed;
+        println!("pjdfstest: {passed} of {TESTS} tests pass");
+        for (name, why) in LEFT_OUT {
+            println!("pjdfstest: {name} is left out: {why}");
+        }
+    } else {
+        println!(
+            "pjdfstest: {} of {TESTS} tests pass; the others need root",
+            all.passed
+        );
+    }
+    mount.end()
+}
+
+/// What a run of pjdfstest has said.
+struct Outcome {
+    passed: usize,
+    skipped: BTreeSet<String>,
+}
+
+impl Outcome {
+    /// Exactly those tests that `may` are left out, and all others have passed.
+    fn check(&self, total: usize, may: &dyn Fn(&str) -> bool) -> Result<(), String> {
+        let skipped: Vec<_> = self.skipped.iter().filter(|name| !may(name)).collect();
+        if !skipped.is_empty() {
+            return Err(format!("pjdfstest left out {skipped:?}"));
+        }
+        if self.passed + self.skipped.len() != total {
+            let (passed, skipped) = (self.passed, self.skipped.len());
+            return Err(format!(
+                "pjdfstest: {passed} tests passed and {skipped} were left out; there are {total}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Runs pjdfstest; a test that fails is an error with all it said.
+fn outcome(mut command: Command) -> Result<Outcome, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("cannot run pjdfstest: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("pjdfstest failed:\n{said}\n{errors}"));
+    }
+    let named = |state: &str| {
+        let lines = said.lines().filter(|line| !line.starts_with(['\t', ' ']));
+        lines
+            .filter_map(move |line| {
+                let (name, rest) = line.split_once(' ')?;
+                (rest.trim() == state).then(|| name.to_owned())
+            })
+            .collect::<Vec<_>>()
+    };
+    Ok(Outcome {
+        passed: named("ok").len(),
+        skipped: named("skipped").into_iter().collect(),
+    })
+}
+
+/// Two users other than root, with their groups, as pjdfstest wants them.
+fn users() -> Result<String, String> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+    let (users, groups) = (read("/etc/passwd")?, read("/etc/group")?);
+    let mut found = Vec::new();
+    for user in ["nobody", "daemon", "bin", "mail"] {
+        let group = field(&users, 0, user, 3).and_then(|gid| field(&groups, 2, gid, 0));
+        if let Some(group) = group {
+            found.push(format!("[\"{user}\", \"{group}\"]"));
+        }
+    }
+    found.truncate(2);
+    match found.len() {
+        2 => Ok(found.join(", ")),
+        _ => Err("/etc/passwd: no two of the users nobody, daemon, bin and mail".into()),
+    }
+}
+
+/// A field of the line whose field `key` is `value`.
+fn field<'a>(list: &'a str, key: usize, value: &str, wanted: usize) -> Option<&'a str> {
+    let line = list
+        .lines()
+        .find(|line| line.split(':').nth(key) == Some(value))?;
+    line.split(':').nth(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_users_are_found() {
+        let users = "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";
+        let groups = "root:x:0:\nnogroup:x:65534:\n";
+        let gid = field(users, 0, "nobody", 3).unwrap();
+        assert_eq!(field(groups, 2, gid, 0), Some("nogroup"));
+        assert_eq!(field(users, 0, "daemon", 3), None);
+    }
+
+    #[test]
+    fn what_is_left_out_must_be_on_the_list() {
+        let outcome = |passed, skipped: &[&str]| Outcome {
+            passed,
+            skipped: skipped.iter().map(|name| (*name).into()).collect(),
+        };
+        let may = |name: &str| name == "a::b";
+        assert!(outcome(2, &["a::b"]).check(3, &may).is_ok());
+        assert!(outcome(2, &["a::c"]).check(3, &may).is_err());
+        assert!(outcome(1, &["a::b"]).check(3, &may).is_err());
+        assert!(outcome(3, &[]).check(3, &may).is_ok());
+    }
+}
