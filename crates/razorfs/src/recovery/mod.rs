@@ -26,6 +26,7 @@ pub(crate) use create::create;
 use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
+use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
@@ -60,7 +61,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let clean_end = superblock.clean_end();
     if read_only.is_none() {
-        fence(disk.as_ref(), env.as_ref(), &mut superblock)?;
+        fence(&disk, env.as_ref(), &mut superblock)?;
     }
     let mut replay = Replay::new(&superblock, &manifest, options, &disk);
     let (ring, report) = replay.run(&superblock, clean_end, read_only.is_some())?;
@@ -137,11 +138,13 @@ fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>
 /// Writes the next generation: the same manifest and the same start of the journal under a new
 /// nonce, so that a second host that has the volume open notices at its next checkpoint. From here
 /// on both valid generations need the same files, so recovery may take any other for its own.
-fn fence(disk: &dyn Disk, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
+fn fence(disk: &Arc<dyn Disk>, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
     superblock.generation = superblock.generation.next();
     superblock.nonce = env.random();
     superblock.state = State::Dirty;
-    SuperFile::write(disk, superblock)
+    SuperFile::write(disk.as_ref(), superblock)?;
+    // Of two that open at the same time one has lost.
+    Fence::new(Arc::clone(disk), superblock).check()
 }
 
 fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {
@@ -302,9 +305,11 @@ impl Opening {
         options: &Options,
     ) -> Result<Checkpointer> {
         let mut ring = ring;
+        let fence = Arc::new(Fence::new(Arc::clone(&self.disk), &self.superblock));
         if let Some(ring) = &mut ring {
             // The generation before the fence begins at the same batch.
             ring.release(self.superblock.journal.batch);
+            ring.set_fence(Arc::clone(&fence));
         }
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();
@@ -348,6 +353,7 @@ impl Opening {
             inodes: counters.inodes as i64,
             bytes: counters.bytes as i64,
             read_only: self.read_only,
+            fence,
         });
         let installer = Installer::new(InstallerStart {
             superblock: self.superblock,
