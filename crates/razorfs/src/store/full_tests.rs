@@ -5,8 +5,8 @@ use std::sync::Arc;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 use crate::{
-    AllocateMode, CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, SetAttributes,
-    Step, Volume,
+    AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, Result,
+    SetAttributes, Step, Volume,
 };
 
 fn options() -> Options {
@@ -157,6 +157,48 @@ fn a_batch_that_the_host_has_no_room_for_is_held_until_it_has() {
     volume.checkpoint().unwrap();
     volume.close().unwrap();
     check(&open(&disk), 0..6);
+}
+
+/// So slow that what others do to the host is seen late.
+fn in_mode_sync(disk: &SimDisk) -> Volume {
+    new_volume(disk).close().unwrap();
+    let options = Options {
+        durability: Durability::Sync,
+        ..options()
+    };
+    let env = Arc::new(SimEnv::new(1));
+    Volume::open_on(Arc::new(disk.clone()), env, options).unwrap()
+}
+
+/// A program appends to a file while others fill the host: the one call during which that shows is
+/// told that its change is not durable; those after it are refused before they change anything.
+#[test]
+fn in_mode_sync_only_the_call_that_found_the_host_full_shows_what_it_did() {
+    let disk = SimDisk::new();
+    let volume = in_mode_sync(&disk);
+    let node = NewNode::file(0o644);
+    let ino = volume.create_node(Ino::ROOT, b"a", &node).unwrap().ino;
+    disk.set_capacity(Some(used(&disk)));
+    let failed = |result: Result<()>| assert!(matches!(result, Err(Error::NoSpace)), "{result:?}");
+    failed(volume.write(ino, 0, &bytes(1)).map(|_| ()));
+    let size = volume.stat(ino).unwrap().size;
+    for _ in 0..3 {
+        failed(volume.create_node(Ino::ROOT, b"b", &node).map(|_| ()));
+        assert!(matches!(
+            volume.lookup(Ino::ROOT, b"b"),
+            Err(Error::NotFound)
+        ));
+        failed(volume.unlink(Ino::ROOT, b"a"));
+        volume.lookup(Ino::ROOT, b"a").unwrap();
+        failed(volume.write(ino, 100_000, b"more").map(|_| ()));
+        assert_eq!(volume.stat(ino).unwrap().size, size);
+    }
+    disk.set_capacity(None);
+    volume.create_node(Ino::ROOT, b"b", &node).unwrap();
+    drop(volume);
+    let volume = open(&disk.power_cut(&mut SimRng::new(1)));
+    assert_eq!(volume.stat(ino).unwrap().size, size);
+    volume.lookup(Ino::ROOT, b"b").unwrap();
 }
 
 #[test]
