@@ -51,6 +51,8 @@ pub struct Runner<M: Machine> {
     /// How the next cut treats what was not synced, and when the power goes again.
     pub(crate) cut_seed: u64,
     pub(crate) again: Vec<u64>,
+    /// The highest inode number that was ever answered, whatever cuts lost.
+    given: Ino,
     /// Number of cuts survived.
     pub cuts: u64,
     /// What happened.
@@ -91,6 +93,7 @@ impl<M: Machine> Runner<M> {
             latched: false,
             cut_seed: 0,
             again: Vec::new(),
+            given: Ino(0),
             cuts: 0,
             marks: Marks::default(),
             model,
@@ -246,8 +249,11 @@ impl<M: Machine> Runner<M> {
         if found != expected {
             return Err(self.failure(format!("answered {found:?}, expected {expected:?}")));
         }
-        if matches!(op, Op::Create { .. } | Op::Unnamed { .. }) && fresh <= before.highest() {
-            return Err(self.failure(format!("inode number {fresh} was given before")));
+        if matches!(op, Op::Create { .. } | Op::Unnamed { .. }) {
+            if fresh <= self.given.max(before.highest()) {
+                return Err(self.failure(format!("inode number {fresh} was given before")));
+            }
+            self.given = fresh;
         }
         if let Op::Copy { len, .. } = op {
             let most = before.clone().apply(op, fresh, u64::MAX);

@@ -51,6 +51,7 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::LeakedOrphans, "inodes are in use"),
         (Bug::WrongError, "errno 17"),
         (Bug::ReusedInode, "was given before"),
+        (Bug::ForgottenNumbers, "was given before"),
         (Bug::FragileRecovery, "acknowledged work is lost"),
         (Bug::Panics, "panic: planted"),
         (Bug::BlindSeek, "is not zero"),

@@ -33,7 +33,7 @@ use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
 use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
+use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position};
 use crate::store::{Core, Frozen, Version};
@@ -112,6 +112,7 @@ pub(crate) struct Checkpointer {
 }
 
 /// What the next generation changes.
+#[derive(Default)]
 struct Edit {
     added: Vec<SegmentMeta>,
     /// Those of `added` that are new files, and not moved ones.
@@ -159,7 +160,13 @@ impl Checkpointer {
         self.run(State::Clean)?;
         let mut installer = self.installer.lock();
         if installer.superblock.state != State::Clean {
-            self.install(&mut installer, None, State::Clean)?;
+            // Inode numbers that were skipped, or given to what is gone by now, are used up all
+            // the same: then there is a new manifest to say so.
+            let given = self.core.ids.ino.load(Ordering::Relaxed);
+            let changed = given != installer.manifest.counters.next_ino.0;
+            let edit = changed.then(Edit::default);
+            let closed = self.install(&mut installer, edit, State::Clean);
+            self.core.latching(closed)?;
         }
         Ok(())
     }
@@ -451,9 +458,9 @@ impl Checkpointer {
         next.segments.extend(edit.added.iter().cloned());
         next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
         next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
+        next.counters.next_ino = Ino(self.core.ids.ino.load(Ordering::Relaxed));
         if let Some(frozen) = &edit.flushed {
             next.counters.epoch = frozen.memtable.epoch;
-            next.counters.next_ino = frozen.counters.next_ino;
             next.counters.inodes = frozen.counters.inodes;
             next.counters.bytes = frozen.counters.bytes;
             next.counters.lsn = frozen.counters.lsn;

@@ -143,6 +143,8 @@ impl Ring {
     /// with this very start: then no older one needs them, and it may release them at once.
     /// If acknowledged batches are
     /// damaged or lost, the report says `read_only` and the ring takes no batch.
+    ///
+    /// `agree` sees what the replay found before anything is written; its error ends the recovery.
     pub fn recover(
         disk: Arc<dyn Disk>,
         vid: VolumeId,
@@ -150,10 +152,12 @@ impl Ring {
         start: JournalStart,
         clean_end: Option<BatchSeq>,
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
+        agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Self, RecoveryReport)> {
         check(&geometry)?;
         settle(&*disk, clean_end.is_none())?;
         let replay = Replay::run(&*disk, vid, start, clean_end, apply)?;
+        agree(&replay.report)?;
         let next = BatchSeq(replay.report.last.0.saturating_add(1));
         let mut ring = Self::empty(disk, vid, geometry, next);
         ring.newest = replay.survey.newest.max(start.jid);
