@@ -20,6 +20,7 @@
 mod fence_tests;
 mod flush;
 mod garbage;
+mod search;
 pub mod superfile;
 mod upkeep;
 
@@ -52,6 +53,8 @@ pub(crate) struct Installer {
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
     garbage: Vec<Garbage>,
+    /// The generation in which no pack was left to be searched for dead frames.
+    searched: Generation,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
     /// That of the generation before it.
@@ -90,6 +93,7 @@ impl Installer {
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
             garbage: Vec::new(),
+            searched: Generation(0),
             next_run,
         }
     }
@@ -249,10 +253,10 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// One compaction, if one is due.
+    /// One compaction, if one is due; else one search for dead frames.
     pub fn compact(&self) -> Result<bool> {
         let done = self.compact_unlatched();
-        self.core.latching(done)
+        Ok(self.core.latching(done)? || self.search()?)
     }
 
     fn compact_unlatched(&self) -> Result<bool> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+use razorfs_disk::{Dir, Disk, OpenHow};
 
 use crate::{
     AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, Result,
@@ -334,4 +335,45 @@ fn many_holes_in_one_batch_do_not_make_it_too_large_for_the_journal() {
         };
         volume.set_attributes(ino, &set).unwrap();
     }
+}
+
+/// The bytes of all packs that are not zero.
+fn in_packs(disk: &SimDisk) -> u64 {
+    let packs = disk.list(Dir::Pack).unwrap().into_iter();
+    let count = packs.map(|name| {
+        let file = disk.open(&name, OpenHow::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
+        bytes.iter().filter(|b| **b != 0).count() as u64
+    });
+    count.sum()
+}
+
+#[test]
+fn what_was_deleted_before_the_volume_was_opened_is_given_back_after_it() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    for n in 0..8 {
+        write(&volume, n).unwrap();
+        volume.sync().unwrap();
+    }
+    volume.checkpoint().unwrap();
+    for n in [0, 1, 4, 5] {
+        volume.unlink(Ino::ROOT, n.to_string().as_bytes()).unwrap();
+    }
+    upkeep(&volume);
+    volume.close().unwrap();
+    let before = in_packs(&disk);
+    let volume = open(&disk);
+    upkeep(&volume);
+    assert_eq!(in_packs(&disk), before, "the generation before needs it");
+    volume
+        .create_node(Ino::ROOT, b"8", &NewNode::file(0o644))
+        .unwrap();
+    volume.checkpoint().unwrap();
+    // Of the pack that is full; the other one is gone on with.
+    assert!(in_packs(&disk) < before - 100_000);
+    check(&volume, [2, 3, 6, 7].into_iter());
+    volume.close().unwrap();
+    check(&open(&disk), [2, 3, 6, 7].into_iter());
 }
