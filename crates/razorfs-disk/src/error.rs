@@ -64,6 +64,12 @@ impl DiskError {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// A file that should have been new exists.
+    #[must_use]
+    pub fn is_exists(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AlreadyExists
+    }
+
     /// The host cannot do this at all.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use razorfs::{Error, Ino};
 
-use crate::dump::dump;
+use crate::dump::{dump, nameless_agree};
 use crate::looks::{self, expect};
 use crate::marks::Marks;
 use crate::model::{Model, differences, time_differences};
@@ -51,6 +51,8 @@ pub struct Runner<M: Machine> {
     /// How the next cut treats what was not synced, and when the power goes again.
     pub(crate) cut_seed: u64,
     pub(crate) again: Vec<u64>,
+    /// The highest inode number that was ever answered, whatever cuts lost.
+    given: Ino,
     /// Number of cuts survived.
     pub cuts: u64,
     /// What happened.
@@ -91,6 +93,7 @@ impl<M: Machine> Runner<M> {
             latched: false,
             cut_seed: 0,
             again: Vec::new(),
+            given: Ino(0),
             cuts: 0,
             marks: Marks::default(),
             model,
@@ -246,8 +249,11 @@ impl<M: Machine> Runner<M> {
         if found != expected {
             return Err(self.failure(format!("answered {found:?}, expected {expected:?}")));
         }
-        if matches!(op, Op::Create { .. } | Op::Unnamed { .. }) && fresh <= before.highest() {
-            return Err(self.failure(format!("inode number {fresh} was given before")));
+        if matches!(op, Op::Create { .. } | Op::Unnamed { .. }) {
+            if fresh <= self.given.max(before.highest()) {
+                return Err(self.failure(format!("inode number {fresh} was given before")));
+            }
+            self.given = fresh;
         }
         if let Op::Copy { len, .. } = op {
             let most = before.clone().apply(op, fresh, u64::MAX);
@@ -309,14 +315,14 @@ impl<M: Machine> Runner<M> {
         e: Error,
         refused: bool,
     ) -> Result<(), Failure> {
-        let after = std::mem::replace(&mut self.model, before);
+        self.model = before;
         if refused {
             return Ok(());
         }
         self.latched |= e.errno() != libc::ENOSPC && e.errno() != libc::EDQUOT;
         let found = dump(self.fs()?)
             .map_err(|d| self.failure(format!("after the error \"{e}\" of {op}: {d}")))?;
-        if found.hash() == self.model.hash() {
+        if found.hash() == self.model.hash() && self.nameless_agree(&self.model)? {
             return Ok(());
         }
         let fresh = match op {
@@ -331,6 +337,7 @@ impl<M: Machine> Runner<M> {
             .apply(op, fresh.unwrap_or(self.next_ino()), u64::MAX)
             .is_ok()
             && done.hash() == found.hash()
+            && self.nameless_agree(&done)?
         {
             self.marks.hit("change failed and yet happened");
             self.model = done;
@@ -341,9 +348,13 @@ impl<M: Machine> Runner<M> {
             });
             return Ok(());
         }
-        drop(after);
         let words = differences(&self.model, &found).join("\n    ");
         Err(self.failure(format!("\"{e}\" left the change half done:\n    {words}")))
+    }
+
+    /// Whether what is held open and has no name is as a state says.
+    fn nameless_agree(&self, state: &Model) -> Result<bool, Failure> {
+        nameless_agree(self.fs()?, state).map_err(|d| self.failure(d.to_string()))
     }
 
     fn sync(&mut self, op: &Op) -> Result<(), Failure> {

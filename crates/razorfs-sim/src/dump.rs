@@ -94,6 +94,23 @@ pub fn dump<F: FileSystem>(fs: &F) -> std::result::Result<Model, DumpError> {
     Ok(model)
 }
 
+/// Whether the inodes of `model` that have no name and are held open are as it says.
+pub fn nameless_agree<F: FileSystem>(
+    fs: &F,
+    model: &Model,
+) -> std::result::Result<bool, DumpError> {
+    for (ino, node) in model.nodes().filter(|(_, n)| n.nlink == 0) {
+        let stat = call(|| format!("stat of inode {ino}"), fs.stat(ino))?;
+        let mut found = read_node(fs, &stat)?;
+        // Where it was before it lost its name is nobody's business.
+        found.parent = node.parent;
+        if !node.is_like(&found, ino) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// All entries of a directory; their cookies must increase.
 fn list<F: FileSystem>(fs: &F, dir: Ino) -> std::result::Result<Vec<razorfs::Entry>, DumpError> {
     let entries = call(|| format!("list of {dir}"), fs.entries(dir, 0, usize::MAX))?;

@@ -95,6 +95,17 @@ impl Node {
         self.kind == FileKind::Directory
     }
 
+    /// Whether the other one is the same but for times.
+    #[must_use]
+    pub fn is_like(&self, other: &Self, ino: Ino) -> bool {
+        let hash = |node: &Self| {
+            let mut node = node.clone();
+            node.rehash(ino);
+            node.hash
+        };
+        hash(self) == hash(other)
+    }
+
     fn rehash(&mut self, ino: Ino) {
         let mut h = mix(ino.0, self.kind as u64);
         for field in [self.perm, self.uid, self.gid, self.rdev, self.nlink] {

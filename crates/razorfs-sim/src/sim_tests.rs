@@ -5,7 +5,7 @@ use razorfs::{FileKind, SetAttributes};
 use crate::engine::{EngineMachine, Setup};
 use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
-use crate::op::{At, Data, Op, Ref};
+use crate::op::{At, Data, Fault, Op, Ref};
 use crate::run::{Mode, Report, Size, replay, run_seed};
 use crate::shrink::shrink;
 use crate::toy::{Bug, ToyMachine};
@@ -51,6 +51,7 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::LeakedOrphans, "inodes are in use"),
         (Bug::WrongError, "errno 17"),
         (Bug::ReusedInode, "was given before"),
+        (Bug::ForgottenNumbers, "was given before"),
         (Bug::FragileRecovery, "acknowledged work is lost"),
         (Bug::Panics, "panic: planted"),
         (Bug::BlindSeek, "is not zero"),
@@ -251,4 +252,38 @@ fn sizes_whose_sum_is_beyond_64_bits_are_counted_all_the_same() {
         Op::CheckAll,
         Op::Reopen,
     ]);
+}
+
+/// In mode sync a write that finds the host full is told so, and shows; also where the file has no
+/// name, so that listing the tree does not show it.
+#[test]
+fn a_change_of_a_nameless_file_that_failed_and_yet_happened_is_seen() {
+    let mut setup = Setup::of(0);
+    setup.durability = razorfs::Durability::Sync;
+    setup.compression = razorfs::Compression::None;
+    let at = At {
+        dir: Ref::Path(vec![]),
+        name: 0,
+    };
+    let open = Op::Open {
+        slot: 1,
+        who: Ref::Path(vec![0]),
+    };
+    let ops = [
+        file(0),
+        open,
+        Op::Unlink(at),
+        Op::Fault(Fault::Capacity(4096)),
+        write(&Ref::Slot(1), 0, 100_000),
+        Op::Read {
+            who: Ref::Slot(1),
+            offset: 0,
+            len: 1000,
+        },
+    ];
+    let report = replay(EngineMachine::new(setup, None), &ops);
+    if let Some(failure) = report.failure {
+        panic!("operation {}: {}", failure.at, failure.what);
+    }
+    assert_eq!(report.marks.count("change failed and yet happened"), 1);
 }

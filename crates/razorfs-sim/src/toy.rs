@@ -36,6 +36,8 @@ pub enum Bug {
     WrongError,
     /// An inode number is given twice after a cut.
     ReusedInode,
+    /// A cut makes numbers free that were given out and never durable.
+    ForgottenNumbers,
     /// Recovery that is interrupted loses what was durable.
     FragileRecovery,
     /// Unlinking the fifth name panics.
@@ -46,6 +48,8 @@ pub enum Bug {
 
 struct Disk {
     durable: Model,
+    /// The highest inode number given out, known for good as soon as it is.
+    given: Ino,
     /// The states after each change since.
     pending: Vec<(Op, Model)>,
     calls: u64,
@@ -75,6 +79,7 @@ impl ToyMachine {
     pub fn new(bug: Bug) -> Self {
         let disk = Disk {
             durable: Model::default(),
+            given: Ino(0),
             pending: Vec::new(),
             calls: 0,
             cut_at: u64::MAX,
@@ -182,6 +187,9 @@ impl Machine for ToyMachine {
             let highest = disk.durable.nodes().next_back().map(|n| n.0);
             disk.durable.set_highest(highest.unwrap_or(Ino::ROOT));
         }
+        if matches!(bug, Bug::ReusedInode | Bug::ForgottenNumbers) {
+            disk.given = disk.durable.highest();
+        }
         disk.pending.clear();
         disk.dead = false;
         disk.cut_at = u64::MAX;
@@ -266,8 +274,9 @@ impl ToyFs {
     fn change(&self, op: &Op) -> Result<Answer> {
         let mut live = self.model();
         let mut disk = self.disk.lock();
-        let fresh = Ino(live.highest().0 + 1).max(Ino::FIRST);
+        let fresh = live.highest().max(disk.given).next().max(Ino::FIRST);
         let answer = live.apply(op, fresh, u64::MAX).map_err(error)?;
+        disk.given = disk.given.max(live.highest());
         disk.call()?;
         disk.pending.push((op.clone(), live.clone()));
         Ok(answer)

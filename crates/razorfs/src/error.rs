@@ -81,6 +81,9 @@ pub enum Error {
     /// EIO: an earlier error made the volume refuse writes.
     #[error("the volume stopped taking writes after: {0}; unmount it and mount it again")]
     Failed(Arc<str>),
+    /// EIO: another host has the volume open, which the lock should have kept out; with what told.
+    #[error("another host has opened the volume ({0}); mount it on one host at a time")]
+    Fenced(Arc<str>),
     /// EINVAL: not a volume, or one of another version, with what to do.
     #[error("{0}")]
     NotAVolume(Arc<str>),
@@ -127,7 +130,7 @@ impl Error {
             Self::BeyondEnd => libc::ENXIO,
             Self::Unsupported(_) => libc::EOPNOTSUPP,
             Self::Locked(_) => libc::EBUSY,
-            Self::Corrupt(_) | Self::Disk(_) | Self::Failed(_) => libc::EIO,
+            Self::Corrupt(_) | Self::Disk(_) | Self::Failed(_) | Self::Fenced(_) => libc::EIO,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod checkpoint;
 pub mod data;
 mod error;
+mod fence;
 pub mod journal;
 pub mod library;
 mod namespace;

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use razorfs_disk::OpenHow;
 use razorfs_format::layout::FileName;
-use razorfs_format::{Generation, PackId, SegmentId};
+use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 
 use super::{Checkpointer, Edit, Installer, Next, name_of};
-use crate::Result;
+use crate::data::Position;
+use crate::{Error, Result, fence};
 
 /// What may go once no generation that could be mounted needs it.
 pub(super) struct Garbage {
@@ -23,9 +24,37 @@ pub(super) enum Unneeded {
 }
 
 impl Checkpointer {
+    /// Takes back what a try that failed with `e` wrote, and nothing where files of these names may
+    /// be another host's.
+    pub(super) fn take_back(
+        &self,
+        installer: &mut Installer,
+        cold: Option<&Position>,
+        segments: impl Iterator<Item = SegmentId>,
+        e: &Error,
+    ) {
+        if !fence::may_undo(e) {
+            return;
+        }
+        if let Some(cold) = cold {
+            installer.cold.rewind(cold);
+        }
+        self.discard(segments);
+    }
+
+    /// The same for a manifest.
+    pub(super) fn take_back_manifest(&self, id: ManifestId, e: &Error) {
+        if fence::may_undo(e) {
+            for file in [FileName::ManifestTmp(id), FileName::Manifest(id)] {
+                // What cannot be removed now is removed at the next mount.
+                let _ = self.core.disk.remove(&name_of(file));
+            }
+        }
+    }
+
     /// Removes segments that no generation names, under either name, so that checkpoints which
     /// fail on a full host do not fill it further.
-    pub(super) fn discard(&self, segments: impl Iterator<Item = SegmentId>) {
+    fn discard(&self, segments: impl Iterator<Item = SegmentId>) {
         for id in segments {
             for file in [FileName::SegmentTmp(id), FileName::Segment(id)] {
                 // What cannot be removed now is removed at the next mount.
@@ -53,7 +82,7 @@ impl Checkpointer {
     }
 
     /// Removes what neither the newest generation nor the one before it needs.
-    pub(super) fn remove_garbage(&self, installer: &mut Installer) {
+    pub(super) fn remove_garbage(&self, installer: &mut Installer) -> Result<()> {
         let newest = installer.superblock.generation;
         let flushed = installer.manifest.counters.epoch;
         for (pack, range) in installer.account.take_punchable(flushed) {
@@ -63,17 +92,27 @@ impl Checkpointer {
                 what,
             });
         }
+        if !installer.garbage.iter().any(|g| g.unneeded_since < newest) {
+            return Ok(());
+        }
+        match self.core.fence.check() {
+            Err(e @ Error::Fenced(_)) => return Err(e),
+            // Who cannot tell removes nothing; the next checkpoint looks again.
+            Err(_) => return Ok(()),
+            Ok(()) => {}
+        }
         let garbage = std::mem::take(&mut installer.garbage);
-        for item in garbage {
-            if item.unneeded_since >= newest {
-                installer.garbage.push(item);
-                continue;
-            }
+        let gone: Vec<Garbage>;
+        (installer.garbage, gone) = garbage
+            .into_iter()
+            .partition(|item| item.unneeded_since >= newest);
+        for item in gone {
             if let Err(e) = self.remove_one(&item.what) {
                 // It is found again at the next mount; a host that cannot punch keeps the bytes.
                 tracing::debug!(error = %e, "something unneeded could not be removed");
             }
         }
+        Ok(())
     }
 
     fn remove_one(&self, what: &Unneeded) -> Result<()> {

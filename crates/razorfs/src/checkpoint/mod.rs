@@ -3,6 +3,9 @@
 //!
 //! Order, and what is on the disk if the power fails right after a step:
 //!
+//! 0. the superblock is looked at: another host that opened the volume on a shared disk has left
+//!    its nonce there, and then nothing is written at all. All that follows makes new files only;
+//!    before the superblock is written, and before anything is removed, it is looked at again;
 //! 1. the open batch is sealed and durable, the memtable frozen: nothing else changed;
 //! 2. inline data that grew is in packs, flushed: unreferenced bytes;
 //! 3. segments are written as `.tmp` and flushed: removed at mount;
@@ -13,8 +16,11 @@
 //! 7. the version is published, the memtable dropped;
 //! 8. what no generation from the previous one on needs is recycled, removed, punched.
 
+#[cfg(test)]
+mod fence_tests;
 mod flush;
 mod garbage;
+mod search;
 pub mod superfile;
 mod upkeep;
 
@@ -22,18 +28,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use razorfs_disk::{Dir, Name, OpenHow};
+use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
 use razorfs_format::record::Fragment;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
+use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
-use crate::{Error, Result};
+use crate::{Error, Result, fence};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
 use superfile::SuperFile;
@@ -47,6 +53,8 @@ pub(crate) struct Installer {
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
     garbage: Vec<Garbage>,
+    /// The generation in which no pack was left to be searched for dead frames.
+    searched: Generation,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
     /// That of the generation before it.
@@ -85,6 +93,7 @@ impl Installer {
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
             garbage: Vec::new(),
+            searched: Generation(0),
             next_run,
         }
     }
@@ -107,6 +116,7 @@ pub(crate) struct Checkpointer {
 }
 
 /// What the next generation changes.
+#[derive(Default)]
 struct Edit {
     added: Vec<SegmentMeta>,
     /// Those of `added` that are new files, and not moved ones.
@@ -154,13 +164,25 @@ impl Checkpointer {
         self.run(State::Clean)?;
         let mut installer = self.installer.lock();
         if installer.superblock.state != State::Clean {
-            self.install(&mut installer, None, State::Clean)?;
+            // Inode numbers that were skipped, or given to what is gone by now, are used up all
+            // the same: then there is a new manifest to say so.
+            let given = self.core.ids.ino.load(Ordering::Relaxed);
+            let changed = given != installer.manifest.counters.next_ino.0;
+            let edit = changed.then(Edit::default);
+            let closed = self.install(&mut installer, edit, State::Clean);
+            self.core.latching(closed)?;
         }
         Ok(())
     }
 
     fn run(&self, state: State) -> Result<bool> {
+        let ran = self.run_unlatched(state);
+        self.core.latching(ran)
+    }
+
+    fn run_unlatched(&self, state: State) -> Result<bool> {
         let mut installer = self.installer.lock();
+        self.core.fence.check()?;
         let mut done = false;
         // What an earlier, failed checkpoint froze goes first, once its last batch is durable.
         if !self.core.version.load().frozen.is_empty() {
@@ -213,8 +235,8 @@ impl Checkpointer {
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
             .and_then(|()| publish(self.core.disk.as_ref(), &flushed.segments));
         if let Err(e) = written {
-            installer.cold.rewind(&cold);
-            self.discard(flushed.segments.iter().map(|s| s.id));
+            let ids = flushed.segments.iter().map(|s| s.id);
+            self.take_back(installer, Some(&cold), ids, &e);
             return Err(e);
         }
         installer.next_run += 1;
@@ -231,8 +253,13 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// One compaction, if one is due.
+    /// One compaction, if one is due; else one search for dead frames.
     pub fn compact(&self) -> Result<bool> {
+        let done = self.compact_unlatched();
+        Ok(self.core.latching(done)? || self.search()?)
+    }
+
+    fn compact_unlatched(&self) -> Result<bool> {
         let mut installer = self.installer.lock();
         let version = self.core.version.load_full();
         let mut options = installer.compaction_options.clone();
@@ -246,6 +273,7 @@ impl Checkpointer {
         let Some(job) = crate::tree::compaction::pick(&version.levels, &options) else {
             return Ok(false);
         };
+        self.core.fence.check()?;
         let mut new_id = || self.core.ids.segment();
         let snapshots = options.snapshots.clone();
         let output = job.run(
@@ -257,7 +285,7 @@ impl Checkpointer {
         )?;
         let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
         if let Err(e) = publish(self.core.disk.as_ref(), &output.added) {
-            self.discard(written.into_iter());
+            self.take_back(&mut installer, None, written.into_iter(), &e);
             return Err(e);
         }
         let mut added = output.added;
@@ -278,7 +306,7 @@ impl Checkpointer {
     /// Makes room in the journal: two generations, since the one before the newest must stay
     /// mountable, and new files where some were given up.
     pub fn make_room(&self) -> Result<()> {
-        let made = self.try_make_room();
+        let made = self.core.latching(self.try_make_room());
         *self.core.room_error.lock() = made.as_ref().err().cloned();
         self.core.room_made.fetch_add(1, Ordering::Relaxed);
         self.core.wake_all();
@@ -310,10 +338,9 @@ impl Checkpointer {
         let mut next = match self.prepare(installer, edit.as_ref(), state) {
             Ok(next) => next,
             Err(e) => {
-                if let Some(cold) = edit.as_ref().and_then(|e| e.cold.as_ref()) {
-                    installer.cold.rewind(cold);
-                }
-                self.discard(edit.iter().flat_map(|e| e.written.iter().copied()));
+                let cold = edit.as_ref().and_then(|e| e.cold.as_ref());
+                let written = edit.iter().flat_map(|e| e.written.iter().copied());
+                self.take_back(installer, cold, written, &e);
                 return Err(e);
             }
         };
@@ -339,7 +366,7 @@ impl Checkpointer {
         journal.ring.release(installer.previous_cut);
         drop(journal);
         core.note_room();
-        self.remove_garbage(installer);
+        self.remove_garbage(installer)?;
         core.wake_all();
         let generation = installer.superblock.generation;
         tracing::debug!(%generation, "a generation was installed");
@@ -369,12 +396,9 @@ impl Checkpointer {
             installer.manifest.counters.next_manifest = manifest.counters.next_manifest;
             packs = self.pack_states(installer, &account);
             dead = Self::settle_packs(&packs, &mut manifest, &mut account);
-            superblock.manifest = self.write_manifest(&manifest).inspect_err(|_| {
-                let id = manifest.id;
-                for file in [FileName::ManifestTmp(id), FileName::Manifest(id)] {
-                    let _ = core.disk.remove(&name_of(file));
-                }
-            })?;
+            superblock.manifest = self
+                .write_manifest(&manifest)
+                .inspect_err(|e| self.take_back_manifest(manifest.id, e))?;
             tables = Some((manifest, account));
         }
         if let Some(frozen) = edit.and_then(|e| e.flushed.as_ref()) {
@@ -389,9 +413,9 @@ impl Checkpointer {
             packs,
             dead,
         };
-        if let Err(e) = self.check_fence(installer) {
+        if let Err(e) = core.fence.check() {
             if let Some((manifest, _)) = &next.tables {
-                let _ = core.disk.remove(&name_of(FileName::Manifest(manifest.id)));
+                self.take_back_manifest(manifest.id, &e);
             }
             return Err(e);
         }
@@ -422,18 +446,6 @@ impl Checkpointer {
         }
     }
 
-    /// Another host that opened the volume on a shared disk has left its nonce: this one must not
-    /// write over what that one does.
-    fn check_fence(&self, installer: &Installer) -> Result<()> {
-        let found = SuperFile::read(self.core.disk.as_ref())?.newest;
-        if found.nonce == installer.superblock.nonce {
-            return Ok(());
-        }
-        let cause = Error::Failed("another host opened the volume at the same time".into());
-        self.core.fail(&cause);
-        Err(cause)
-    }
-
     fn next_manifest(
         &self,
         installer: &Installer,
@@ -450,9 +462,9 @@ impl Checkpointer {
         next.segments.extend(edit.added.iter().cloned());
         next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
         next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
+        next.counters.next_ino = Ino(self.core.ids.ino.load(Ordering::Relaxed));
         if let Some(frozen) = &edit.flushed {
             next.counters.epoch = frozen.memtable.epoch;
-            next.counters.next_ino = frozen.counters.next_ino;
             next.counters.inodes = frozen.counters.inodes;
             next.counters.bytes = frozen.counters.bytes;
             next.counters.lsn = frozen.counters.lsn;
@@ -502,17 +514,11 @@ impl Checkpointer {
         let bytes = manifest.to_bytes(core.vid);
         let crc = Manifest::crc(&bytes);
         let tmp = name_of(FileName::ManifestTmp(manifest.id));
-        match core.disk.remove(&tmp) {
-            Ok(()) => {}
-            // An earlier attempt may have left it; usually none did.
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e.into()),
-        }
-        let file = core.disk.open(&tmp, OpenHow::CreateNew)?;
+        let name = name_of(FileName::Manifest(manifest.id));
+        let file = fence::create_for(core.disk.as_ref(), &tmp, &name)?;
         file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
         file.sync_data()?;
-        core.disk
-            .rename(&tmp, &name_of(FileName::Manifest(manifest.id)))?;
+        core.disk.rename(&tmp, &name)?;
         core.disk.sync_dir(Dir::Meta)?;
         Ok(ManifestRef {
             id: manifest.id,

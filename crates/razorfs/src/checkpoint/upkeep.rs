@@ -45,6 +45,13 @@ impl Checkpointer {
         if self.grow_ballast()? {
             return Ok(true);
         }
+        let grown = self.grow_journal();
+        core.note_room();
+        core.latching(grown)
+    }
+
+    fn grow_journal(&self) -> Result<bool> {
+        let core = &self.core;
         let mut journal = core.journal();
         // A header that is ready spares the commit that changes files a flush.
         let mut busy = journal.ring.prepare()?;
@@ -52,8 +59,6 @@ impl Checkpointer {
         if (enough || core.journal_is_pressed()) && !core.host_is_low(self.largest_file)? {
             busy |= journal.ring.grow()?;
         }
-        drop(journal);
-        core.note_room();
         Ok(busy)
     }
 

@@ -27,10 +27,9 @@ impl Account {
     /// The account of these packs.
     #[must_use]
     pub fn new(packs: impl IntoIterator<Item = PackMeta>) -> Self {
-        Self {
-            packs: packs.into_iter().map(|p| (p.id, p)).collect(),
-            dead: DeadRuns::default(),
-        }
+        let packs: BTreeMap<PackId, PackMeta> = packs.into_iter().map(|p| (p.id, p)).collect();
+        let dead = DeadRuns::unknown(packs.keys().copied());
+        Self { packs, dead }
     }
 
     fn entry(&mut self, pack: PackId) -> &mut PackMeta {
@@ -115,6 +114,22 @@ impl Account {
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The pack that a search for dead frames gains most in: what died in it before the volume was
+    /// opened is not known.
+    #[must_use]
+    pub fn unsearched(&self, flushed: Epoch) -> Option<&PackMeta> {
+        let pack = self
+            .cleanable(flushed)
+            .into_iter()
+            .find(|id| self.dead.is_unknown(*id))?;
+        self.packs.get(&pack)
+    }
+
+    /// The pack was searched.
+    pub fn searched(&mut self, pack: PackId) {
+        self.dead.found(pack);
     }
 
     /// Forgets a pack that was removed.

@@ -1,6 +1,6 @@
 //! Which bytes of the packs are dead and can be given back to the host.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use razorfs_format::pack::{FRAME_HEADER_LEN, TrailerEntry};
@@ -12,8 +12,8 @@ use crate::error::Result;
 pub const PUNCH_MIN: u64 = 64 * 1024;
 /// Holes begin and end at multiples of this.
 const PAGE: u64 = 4096;
-/// Runs remembered in all; beyond it the packs with the most runs are forgotten, and are looked
-/// at again when they are cleaned.
+/// Runs remembered in all; beyond it the packs with the most runs are forgotten, and are searched
+/// again.
 const RUNS_MAX: usize = 64 * 1024;
 
 /// Frames, or holes, in packs.
@@ -37,9 +37,29 @@ pub(super) struct DeadRuns {
     /// Died long enough ago.
     runs: BTreeMap<PackId, BTreeMap<u64, Run>>,
     count: usize,
+    /// Packs of which not all dead frames are known.
+    unknown: BTreeSet<PackId>,
 }
 
 impl DeadRuns {
+    /// Nothing is known of these packs.
+    pub(super) fn unknown(packs: impl Iterator<Item = PackId>) -> Self {
+        Self {
+            unknown: packs.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether there may be dead frames in the pack that are not known.
+    pub(super) fn is_unknown(&self, pack: PackId) -> bool {
+        self.unknown.contains(&pack)
+    }
+
+    /// What is dead in the pack was found.
+    pub(super) fn found(&mut self, pack: PackId) {
+        self.unknown.remove(&pack);
+    }
+
     pub(super) fn died(&mut self, pack: PackId, frame: Range<u64>) {
         self.fresh.push((pack, frame));
     }
@@ -52,6 +72,7 @@ impl DeadRuns {
     }
 
     pub(super) fn remove(&mut self, pack: PackId) {
+        self.unknown.remove(&pack);
         if let Some(runs) = self.runs.remove(&pack) {
             self.count -= runs.len();
         }
@@ -107,6 +128,7 @@ impl DeadRuns {
                 break;
             };
             self.count -= self.runs.remove(&pack).map_or(0, |runs| runs.len());
+            self.unknown.insert(pack);
         }
     }
 }

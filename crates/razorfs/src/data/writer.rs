@@ -28,6 +28,7 @@ use super::effort::Effort;
 use super::pack_file;
 use super::reader::{StoredFrame, fill, list_frames};
 use crate::error::{Error, Result};
+use crate::fence;
 
 /// Pieces of one vectored write: below what Linux takes at once (1024).
 const PIECES: usize = 1000;
@@ -86,8 +87,9 @@ type Attempt = std::result::Result<Vec<PackRef>, Failure>;
 
 /// Why an append failed, and what that means for the pack.
 enum Failure {
-    /// The host is full and the pack is as it was: another pack would not help.
-    Full(Error),
+    /// The host is full, or another one has the volume, and the pack is as it was: another pack
+    /// would not help.
+    Useless(Error),
     /// The pack was given up.
     GivenUp(Error),
 }
@@ -252,7 +254,7 @@ impl PackWriter {
             };
             match stored {
                 Ok(stored) => refs.extend(stored),
-                Err(Failure::Full(e) | Failure::GivenUp(e)) => return Err(e),
+                Err(Failure::Useless(e) | Failure::GivenUp(e)) => return Err(e),
             }
         }
         Ok(refs)
@@ -261,7 +263,7 @@ impl PackWriter {
     /// Stores and syncs as many of the frames as the pack takes, at least one.
     fn append(&mut self, frames: &[Ready<'_>]) -> Attempt {
         let mut open = self.pack_for(frames).map_err(|e| match e {
-            Error::NoSpace => Failure::Full(e),
+            Error::NoSpace | Error::Fenced(_) => Failure::Useless(e),
             e => Failure::GivenUp(e),
         })?;
         let start = match open.named {
@@ -376,7 +378,7 @@ impl PackWriter {
 
     fn create(&self) -> Result<Open> {
         let state = PackState::new((self.new_id)());
-        let file = self.disk.open(&pack_file(state.id), OpenHow::CreateNew)?;
+        let file = fence::create(self.disk.as_ref(), &pack_file(state.id))?;
         Ok(Open {
             state,
             file,
@@ -439,14 +441,14 @@ impl PackWriter {
             let removed = self.disk.remove(&pack_file(open.state.id));
             drop((removed, cut));
             return match full {
-                true => Failure::Full(error.into()),
+                true => Failure::Useless(error.into()),
                 false => Failure::GivenUp(error.into()),
             };
         }
         if full && cut.is_ok() {
             open.entries.retain(|e| e.pos < open.state.len);
             self.open = Some(open);
-            return Failure::Full(error.into());
+            return Failure::Useless(error.into());
         }
         self.end(open.state);
         Failure::GivenUp(error.into())

@@ -9,6 +9,7 @@ use razorfs_format::journal::UNIT;
 use super::host;
 use super::ring::{Ring, RingFile, Role};
 use crate::error::Result;
+use crate::fence;
 
 /// Bytes that one step fills with zeros and syncs.
 const STEP: u64 = 1 << 20;
@@ -43,6 +44,7 @@ impl Ring {
         let Some(slot) = self.best_free() else {
             return Ok(false);
         };
+        self.check_fence()?;
         self.write_life(slot)?;
         if let Some(file) = self.file(slot) {
             file.role = Role::Prepared;
@@ -57,6 +59,10 @@ impl Ring {
     /// An error leaves the ring as it was; growing starts anew with the next call.
     pub fn grow(&mut self) -> Result<bool> {
         self.check_running()?;
+        if !self.can_grow() {
+            return Ok(false);
+        }
+        self.check_fence()?;
         if let Some(slot) = self.doomed.pop() {
             self.remove(slot)?;
             return Ok(true);
@@ -77,6 +83,15 @@ impl Ring {
         };
         self.extend(growth)?;
         Ok(true)
+    }
+
+    /// Whether a step has anything to do.
+    fn can_grow(&self) -> bool {
+        let max = u64::from(self.geometry.max_file);
+        !self.doomed.is_empty()
+            || self.growth.is_some()
+            || self.files.len() != self.geometry.max_files as usize
+            || self.smallest_free().is_some_and(|(_, len)| len < max)
     }
 
     fn remove(&mut self, slot: u32) -> Result<()> {
@@ -104,7 +119,7 @@ impl Ring {
         if self.files.len() < most {
             let slot = self.free_slot;
             self.free_slot += 1;
-            let file = self.disk.open(&host::name(slot), OpenHow::CreateNew)?;
+            let file = fence::create(&*self.disk, &host::name(slot))?;
             return Ok(Some(Growth {
                 slot,
                 file,

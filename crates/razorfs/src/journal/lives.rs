@@ -9,6 +9,7 @@ use razorfs_format::{BatchSeq, Jid};
 use super::host;
 use super::ring::{Active, Ring, RingFile, Role};
 use crate::error::{Error, Result};
+use crate::fence;
 
 impl Ring {
     /// Frees the oldest file that holds nothing but batches before the start of the replay.
@@ -24,6 +25,7 @@ impl Ring {
 
     /// Opens a new life in a free file; the batches to come go there.
     pub(super) fn open_life(&mut self) -> Result<()> {
+        self.check_fence()?;
         let mut last = None;
         while let Some(slot) = self.best_free() {
             match self.open_life_in(slot) {
@@ -100,7 +102,12 @@ impl Ring {
         let header = self.header(slot, jid, self.smallest());
         let file = host::create(&*self.disk, self.vid, &header)
             .and_then(|file| self.disk.sync_dir(Dir::Journal).map(|()| file))
-            .inspect_err(|_| self.doomed.push(slot))?;
+            .map_err(fence::not_created);
+        let file = file.inspect_err(|e| {
+            if fence::may_undo(e) {
+                self.doomed.push(slot);
+            }
+        })?;
         self.files.push(RingFile {
             slot,
             jid,

@@ -15,6 +15,7 @@ use super::growth::Growth;
 use super::recovery::{Replay, settle};
 use super::{Batch, JournalGeometry, JournalStart, RecoveryReport, host};
 use crate::error::{Error, Result};
+use crate::fence::Fence;
 
 /// Bytes of batches that were written but not synced, at most. They are kept in memory, and fit
 /// in one journal file, so that a sync that fails can be made good.
@@ -95,6 +96,8 @@ pub struct Ring {
     buffers: Vec<Vec<u8>>,
     rescues: u64,
     stopped: Option<Error>,
+    /// Asked before a file is taken into use.
+    fence: Option<Arc<Fence>>,
 }
 
 impl Ring {
@@ -140,6 +143,8 @@ impl Ring {
     /// with this very start: then no older one needs them, and it may release them at once.
     /// If acknowledged batches are
     /// damaged or lost, the report says `read_only` and the ring takes no batch.
+    ///
+    /// `agree` sees what the replay found before anything is written; its error ends the recovery.
     pub fn recover(
         disk: Arc<dyn Disk>,
         vid: VolumeId,
@@ -147,10 +152,12 @@ impl Ring {
         start: JournalStart,
         clean_end: Option<BatchSeq>,
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
+        agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Self, RecoveryReport)> {
         check(&geometry)?;
         settle(&*disk, clean_end.is_none())?;
         let replay = Replay::run(&*disk, vid, start, clean_end, apply)?;
+        agree(&replay.report)?;
         let next = BatchSeq(replay.report.last.0.saturating_add(1));
         let mut ring = Self::empty(disk, vid, geometry, next);
         ring.newest = replay.survey.newest.max(start.jid);
@@ -220,7 +227,18 @@ impl Ring {
             buffers: Vec::new(),
             rescues: 0,
             stopped: None,
+            fence: None,
         }
+    }
+
+    /// From now on no file is taken into use, or changed beside appending to the active one,
+    /// before this was asked.
+    pub(crate) fn set_fence(&mut self, fence: Arc<Fence>) {
+        self.fence = Some(fence);
+    }
+
+    pub(super) fn check_fence(&self) -> Result<()> {
+        self.fence.as_ref().map_or(Ok(()), |fence| fence.check())
     }
 
     /// Hands a batch to the host. It is durable after the next [`Ring::sync`] that succeeds.

@@ -70,7 +70,10 @@ fn recover(
     };
     let disk = Arc::new(disk.clone());
     let clean = clean.map(BatchSeq);
-    let (ring, report) = Ring::recover(disk, VID, geometry(), start, clean, &mut apply)?;
+    let (ring, report) =
+        Ring::recover(disk, VID, geometry(), start, clean, &mut apply, &mut |_| {
+            Ok(())
+        })?;
     Ok((ring, report, log))
 }
 

@@ -190,7 +190,9 @@ impl Namespace {
         let mut op = self.begin(OpType::Create)?;
         let ino = op.create_unnamed(parent, node)?;
         let stat = op.stat(ino)?;
-        self.finish(op, locks)?;
+        // It may be there and only not be durable; but nobody learns its number then.
+        self.finish(op, locks)
+            .inspect_err(|_| self.pins.unpin(ino, 1))?;
         Ok(stat)
     }
 

@@ -269,7 +269,7 @@ impl Namespace {
         let (written, ticket) = self.write_locked(ino, offset, data)?;
         if (written as u64) < (data.len() as u64).min(FILE_MAX.saturating_sub(offset)) {
             // The caller cannot be told of a part, so there is none.
-            let mut op = self.begin(OpType::Truncate)?;
+            let mut op = self.begin_undo(OpType::Truncate)?;
             op.set_size(ino, offset)?;
             self.finish(op, locks)?;
             return Err(Error::NoSpace);
@@ -309,7 +309,7 @@ impl Namespace {
         }
     }
 
-    fn write_piece(&self, ino: Ino, at: u64, piece: &[u8]) -> Result<Option<Ticket>> {
+    pub(super) fn write_piece(&self, ino: Ino, at: u64, piece: &[u8]) -> Result<Option<Ticket>> {
         let mut op = self.begin(OpType::Write)?;
         op.write(ino, at, piece)?;
         self.commit(op)

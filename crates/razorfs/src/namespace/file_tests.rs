@@ -1,11 +1,14 @@
 //! Rules of the bytes of files.
 
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use razorfs_format::key::Tag;
 use razorfs_format::record::FILE_MAX;
 
 use crate::{
-    AllocateMode, Error, Ino, NewNode, Options, SeekFor, SetAttributes, Stat, Step, Volume,
-    inode_flags,
+    AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, SeekFor,
+    SetAttributes, Stat, Step, Volume, inode_flags,
 };
 
 const BLOCK: u64 = 128 * 1024;
@@ -323,4 +326,33 @@ fn what_the_journal_does_not_take_at_once_is_erased_in_steps() {
     assert!(v.stats().ops > before + 1, "{most}");
     assert_eq!(v.stat(f).unwrap().size, count * BLOCK);
     assert_eq!(blocks(&v), 0);
+}
+
+/// Two programs work at the same time: what one wrote is in the batch that the other waits for,
+/// and the host has no room for it.
+#[test]
+fn a_nameless_file_that_nobody_was_told_of_is_removed() {
+    let disk = SimDisk::new();
+    let options = Options {
+        geometry: Geometry::tiny(),
+        durability: Durability::Sync,
+        threads: false,
+        ..Options::default()
+    };
+    let (door, env) = (Arc::new(disk.clone()), Arc::new(SimEnv::new(1)));
+    Volume::create_on(door.clone(), env.clone(), &CreateOptions::from(&options)).unwrap();
+    let v = Volume::open_on(door, env, options).unwrap();
+    let node = NewNode::file(0o644);
+    let f = v.create_node(Ino::ROOT, b"f", &node).unwrap().ino;
+    let mut noise = vec![0; 60_000];
+    SimRng::new(1).fill(&mut noise);
+    v.inner.write_piece(f, 0, &noise).unwrap();
+    let before = v.space().unwrap().inodes;
+    disk.set_capacity(Some(0));
+    let error = v.create_unnamed(Ino::ROOT, &node).unwrap_err();
+    assert!(matches!(error, Error::NoSpace), "{error}");
+    disk.set_capacity(None);
+    v.sync().unwrap();
+    while v.step(Step::Reap).unwrap() {}
+    assert_eq!(v.space().unwrap().inodes, before);
 }

@@ -112,6 +112,12 @@ impl Namespace {
 
     /// An operation that is going to change something.
     fn begin(&self, ty: OpType) -> Result<Operation<'_>> {
+        self.store.check_unstuck()?;
+        self.begin_undo(ty)
+    }
+
+    /// An operation that takes back what an earlier one has done, even if it waits for room.
+    fn begin_undo(&self, ty: OpType) -> Result<Operation<'_>> {
         self.store.check_writable()?;
         Ok(Operation::new(self, ty, self.store.now()))
     }

@@ -6,6 +6,7 @@
 
 mod config;
 mod create;
+mod generations;
 mod leftovers;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub(crate) use create::create;
 use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
+use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
@@ -40,9 +42,11 @@ pub(crate) struct Opened {
     pub uuid: [u8; 16],
 }
 
-/// Inode numbers skipped after a crash: those that were given out and never became durable are
-/// not given out again, since somebody may still hold them.
+/// Inode numbers skipped after a crash, for each mount since the manifest: those that were given
+/// out and never became durable are not given out again, since somebody may still hold them.
 const INO_GAP: u64 = 1 << 20;
+/// No volume is mounted so often between two checkpoints; a superblock that says so is not right.
+const MOUNTS_MAX: u64 = 1 << 24;
 
 /// Opens and recovers a volume.
 pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
@@ -59,11 +63,19 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     }
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let clean_end = superblock.clean_end();
-    if read_only.is_none() {
-        fence(disk.as_ref(), env.as_ref(), &mut superblock)?;
-    }
-    let mut replay = Replay::new(&superblock, &manifest, options, &disk);
-    let (ring, report) = replay.run(&superblock, clean_end, read_only.is_some())?;
+    let found = superblock.clone();
+    let mut replay = Replay::new(&found, &manifest, options, &disk);
+    let mut agree = |report: &RecoveryReport| {
+        generations::check(disk.as_ref(), &found, report.newest_generation)?;
+        if read_only.is_none() && !report.read_only {
+            fence(&disk, env.as_ref(), &mut superblock)?;
+        }
+        Ok(())
+    };
+    let (ring, mut report) = replay.run(&found, clean_end, read_only.is_some(), &mut agree)?;
+    report
+        .damage
+        .extend(generations::lost(&found, report.newest_generation));
     let read_only = read_only.or_else(|| {
         report.read_only.then(|| {
             let first = report
@@ -137,11 +149,13 @@ fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>
 /// Writes the next generation: the same manifest and the same start of the journal under a new
 /// nonce, so that a second host that has the volume open notices at its next checkpoint. From here
 /// on both valid generations need the same files, so recovery may take any other for its own.
-fn fence(disk: &dyn Disk, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
+fn fence(disk: &Arc<dyn Disk>, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
     superblock.generation = superblock.generation.next();
     superblock.nonce = env.random();
     superblock.state = State::Dirty;
-    SuperFile::write(disk, superblock)
+    SuperFile::write(disk.as_ref(), superblock)?;
+    // Of two that open at the same time one has lost.
+    Fence::new(Arc::clone(disk), superblock).check()
 }
 
 fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {
@@ -208,15 +222,17 @@ impl Replay {
         superblock: &Superblock,
         end: Option<BatchSeq>,
         read_only: bool,
+        agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Option<Ring>, RecoveryReport)> {
         let (disk, vid) = (Arc::clone(&self.disk), self.vid);
         let (geometry, start) = (superblock.geometry.journal, superblock.journal);
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
             let report = Ring::open_read_only(disk, vid, start, end, &mut apply)?;
+            agree(&report)?;
             return Ok((None, report));
         }
-        let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply)?;
+        let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply, agree)?;
         Ok((Some(ring), report))
     }
 
@@ -302,15 +318,17 @@ impl Opening {
         options: &Options,
     ) -> Result<Checkpointer> {
         let mut ring = ring;
+        let fence = Arc::new(Fence::new(Arc::clone(&self.disk), &self.superblock));
         if let Some(ring) = &mut ring {
             // The generation before the fence begins at the same batch.
             ring.release(self.superblock.journal.batch);
+            ring.set_fence(Arc::clone(&fence));
         }
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();
         let geometry = self.superblock.geometry;
         let ids = Arc::new(Ids {
-            ino: AtomicU64::new(self.next_ino().0),
+            ino: AtomicU64::new(self.next_ino(report).0),
             segment: AtomicU64::new(self.manifest.counters.next_segment.0),
             pack: AtomicU64::new(self.manifest.counters.next_pack.0),
         });
@@ -348,6 +366,7 @@ impl Opening {
             inodes: counters.inodes as i64,
             bytes: counters.bytes as i64,
             read_only: self.read_only,
+            fence,
         });
         let installer = Installer::new(InstallerStart {
             superblock: self.superblock,
@@ -360,12 +379,23 @@ impl Opening {
         Ok(Checkpointer::new(Arc::new(core), installer))
     }
 
-    fn next_ino(&self) -> Ino {
+    /// The first inode number to give out. A volume that was closed has it in its manifest. After a
+    /// crash any mount since the manifest was written may have given out numbers that nothing on
+    /// the disk shows; each had a generation of its own.
+    fn next_ino(&self, report: &RecoveryReport) -> Ino {
         let next = self.replay.counters.next_ino;
         if self.clean {
-            next
-        } else {
-            Ino(next.0 + INO_GAP)
+            return next;
         }
+        let generation = self
+            .superblock
+            .generation
+            .max(report.newest_generation.next());
+        let since = generation.0.saturating_sub(self.manifest.generation.0);
+        let skipped = INO_GAP.saturating_mul(since.clamp(1, MOUNTS_MAX));
+        Ino(next.0.saturating_add(skipped))
     }
 }
+
+#[cfg(test)]
+mod recovery_tests;

@@ -194,10 +194,14 @@ impl Core {
     /// or due. An error latches; but if the host has no room for the data, the batch is held, and
     /// written before the next.
     fn write_sealed(&self, journal: &mut Journal, sealed: Sealed, sync: bool) -> Result<()> {
-        let payload = match self.failure() {
+        let allowed = match self.failure() {
             Some(cause) => Err(Error::Failed(cause)),
-            None if sealed.is_empty() => Ok(Vec::new()),
-            None => self.place(journal, &sealed, sync),
+            None => self.fence.check_at(self.env.monotonic()),
+        };
+        let payload = match allowed {
+            Err(e) => Err(e),
+            Ok(()) if sealed.is_empty() => Ok(Vec::new()),
+            Ok(()) => self.place(journal, &sealed, sync),
         };
         let payload = match payload {
             // The ballast is there for this.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+use razorfs_disk::{Dir, Disk, OpenHow};
 
 use crate::{
-    AllocateMode, CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, SetAttributes,
-    Step, Volume,
+    AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, Result,
+    SetAttributes, Step, Volume,
 };
 
 fn options() -> Options {
@@ -159,6 +160,48 @@ fn a_batch_that_the_host_has_no_room_for_is_held_until_it_has() {
     check(&open(&disk), 0..6);
 }
 
+/// So slow that what others do to the host is seen late.
+fn in_mode_sync(disk: &SimDisk) -> Volume {
+    new_volume(disk).close().unwrap();
+    let options = Options {
+        durability: Durability::Sync,
+        ..options()
+    };
+    let env = Arc::new(SimEnv::new(1));
+    Volume::open_on(Arc::new(disk.clone()), env, options).unwrap()
+}
+
+/// A program appends to a file while others fill the host: the one call during which that shows is
+/// told that its change is not durable; those after it are refused before they change anything.
+#[test]
+fn in_mode_sync_only_the_call_that_found_the_host_full_shows_what_it_did() {
+    let disk = SimDisk::new();
+    let volume = in_mode_sync(&disk);
+    let node = NewNode::file(0o644);
+    let ino = volume.create_node(Ino::ROOT, b"a", &node).unwrap().ino;
+    disk.set_capacity(Some(used(&disk)));
+    let failed = |result: Result<()>| assert!(matches!(result, Err(Error::NoSpace)), "{result:?}");
+    failed(volume.write(ino, 0, &bytes(1)).map(|_| ()));
+    let size = volume.stat(ino).unwrap().size;
+    for _ in 0..3 {
+        failed(volume.create_node(Ino::ROOT, b"b", &node).map(|_| ()));
+        assert!(matches!(
+            volume.lookup(Ino::ROOT, b"b"),
+            Err(Error::NotFound)
+        ));
+        failed(volume.unlink(Ino::ROOT, b"a"));
+        volume.lookup(Ino::ROOT, b"a").unwrap();
+        failed(volume.write(ino, 100_000, b"more").map(|_| ()));
+        assert_eq!(volume.stat(ino).unwrap().size, size);
+    }
+    disk.set_capacity(None);
+    volume.create_node(Ino::ROOT, b"b", &node).unwrap();
+    drop(volume);
+    let volume = open(&disk.power_cut(&mut SimRng::new(1)));
+    assert_eq!(volume.stat(ino).unwrap().size, size);
+    volume.lookup(Ino::ROOT, b"b").unwrap();
+}
+
 #[test]
 fn the_ballast_grows_with_the_volume_and_is_given_back_when_the_host_is_full() {
     let disk = SimDisk::new();
@@ -292,4 +335,45 @@ fn many_holes_in_one_batch_do_not_make_it_too_large_for_the_journal() {
         };
         volume.set_attributes(ino, &set).unwrap();
     }
+}
+
+/// The bytes of all packs that are not zero.
+fn in_packs(disk: &SimDisk) -> u64 {
+    let packs = disk.list(Dir::Pack).unwrap().into_iter();
+    let count = packs.map(|name| {
+        let file = disk.open(&name, OpenHow::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
+        bytes.iter().filter(|b| **b != 0).count() as u64
+    });
+    count.sum()
+}
+
+#[test]
+fn what_was_deleted_before_the_volume_was_opened_is_given_back_after_it() {
+    let disk = SimDisk::new();
+    let volume = new_volume(&disk);
+    for n in 0..8 {
+        write(&volume, n).unwrap();
+        volume.sync().unwrap();
+    }
+    volume.checkpoint().unwrap();
+    for n in [0, 1, 4, 5] {
+        volume.unlink(Ino::ROOT, n.to_string().as_bytes()).unwrap();
+    }
+    upkeep(&volume);
+    volume.close().unwrap();
+    let before = in_packs(&disk);
+    let volume = open(&disk);
+    upkeep(&volume);
+    assert_eq!(in_packs(&disk), before, "the generation before needs it");
+    volume
+        .create_node(Ino::ROOT, b"8", &NewNode::file(0o644))
+        .unwrap();
+    volume.checkpoint().unwrap();
+    // Of the pack that is full; the other one is gone on with.
+    assert!(in_packs(&disk) < before - 100_000);
+    check(&volume, [2, 3, 6, 7].into_iter());
+    volume.close().unwrap();
+    check(&open(&disk), [2, 3, 6, 7].into_iter());
 }

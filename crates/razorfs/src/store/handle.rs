@@ -107,6 +107,15 @@ impl Store {
         Ok(())
     }
 
+    /// Fails if every operation is to be durable and a batch waits for room on the host: what
+    /// comes then is refused while nothing of it shows.
+    pub fn check_unstuck(&self) -> Result<()> {
+        match self.durability {
+            Durability::Sync if self.is_stuck() => self.sync(),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until a transaction is durable, if every operation is to be.
     pub fn wait(&self, ticket: Ticket) -> Result<()> {
         let Ticket(()) = ticket;

@@ -35,6 +35,7 @@ use razorfs_format::record::Time;
 use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, SegmentId, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
+use crate::fence::Fence;
 use crate::journal::Ring;
 use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
@@ -215,6 +216,8 @@ pub(crate) struct Core {
     pub inodes: AtomicI64,
     pub bytes: AtomicI64,
     failed: OnceLock<Arc<str>>,
+    /// Whether the volume is still this host's.
+    pub fence: Arc<Fence>,
     /// The volume is being closed: nothing new is taken.
     closed: AtomicBool,
     /// Nobody commits any more.
@@ -257,6 +260,7 @@ pub(crate) struct Start {
     pub inodes: i64,
     pub bytes: i64,
     pub read_only: Option<Arc<str>>,
+    pub fence: Arc<Fence>,
     pub ballast: Ballast,
     /// Bytes that segments and packs take.
     pub stored: u64,
@@ -294,6 +298,7 @@ impl Core {
             inodes: AtomicI64::new(start.inodes),
             bytes: AtomicI64::new(start.bytes),
             failed: OnceLock::new(),
+            fence: start.fence,
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             stuck_until: AtomicU64::new(0),
@@ -358,6 +363,15 @@ impl Core {
         // Under the lock, so that nobody misses it between look and wait.
         let _open = self.open.lock();
         self.signals.room.notify_all();
+    }
+
+    /// A result as it is; that another host has the volume latches.
+    pub fn latching<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|e| {
+            if matches!(e, Error::Fenced(_)) {
+                self.fail(e);
+            }
+        })
     }
 
     /// The error that made the volume refuse writes.

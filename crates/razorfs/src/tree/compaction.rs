@@ -13,7 +13,7 @@ use super::levels::{Levels, Table};
 use super::merge::{Bounds, Merge, Retain, Sorted, Source};
 use super::segment_reader::{Segment, name};
 use super::segment_writer::{SegmentOptions, write_segments};
-use crate::Result;
+use crate::{Result, fence};
 
 /// When to compact.
 #[derive(Clone, Debug)]
@@ -364,6 +364,7 @@ impl Job {
             let level = self.output_level;
             match write_segments(disk, vid, self.tag, level, 0, new_id, &mut kept, &opts) {
                 Ok(added) => output.added.extend(added),
+                Err(e) if !fence::may_undo(&e) => return Err(e),
                 Err(e) => {
                     for meta in output.added {
                         // What cannot be removed now is removed at the next mount.

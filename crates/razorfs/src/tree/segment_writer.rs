@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, Disk, File, OpenHow};
+use razorfs_disk::{Dir, Disk, File};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
@@ -16,7 +16,7 @@ use razorfs_format::{Epoch, SegmentId, VolumeId};
 
 use super::Record;
 use super::segment_reader::name;
-use crate::Result;
+use crate::{Result, fence};
 
 /// Bytes that are gathered for one write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -80,7 +80,7 @@ pub fn write_segments(
         id
     };
     let done = write_all(disk, vid, tag, level, run, &mut new_id, records, opts);
-    if done.is_err() {
+    if done.as_ref().is_err_and(fence::may_undo) {
         for id in begun {
             // What cannot be removed now is removed at the next mount.
             let _ = disk.remove(&name(FileName::SegmentTmp(id)));
@@ -169,14 +169,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn create(disk: &dyn Disk, id: Identity, opts: &'a SegmentOptions) -> Result<Self> {
         let tmp = name(FileName::SegmentTmp(id.segment));
-        let file = match disk.open(&tmp, OpenHow::CreateNew) {
-            // Left over from a stop before the manifest that would have counted the id.
-            Err(e) if e.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                disk.remove(&tmp)?;
-                disk.open(&tmp, OpenHow::CreateNew)
-            }
-            other => other,
-        }?;
+        let file = fence::create_for(disk, &tmp, &name(FileName::Segment(id.segment)))?;
         Ok(Self {
             opts,
             id,

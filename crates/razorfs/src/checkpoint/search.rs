@@ -1,0 +1,72 @@
+//! Searching packs for dead frames: which ones died before the volume was opened stands nowhere.
+//! It is found again in the background, a pack at a time, where the account says that it is worth
+//! while, and given back like what dies now.
+
+use razorfs_format::PackId;
+use razorfs_format::key::Key;
+
+use super::garbage::{Garbage, Unneeded};
+use super::{Checkpointer, Installer};
+use crate::Result;
+use crate::data::{dead_runs, frames_of};
+use crate::store::Version;
+
+impl Checkpointer {
+    /// Searches one pack, if one is to be searched. Answers whether there was one.
+    pub(super) fn search(&self) -> Result<bool> {
+        let (pack, len, version) = {
+            let mut installer = self.installer.lock();
+            let newest = installer.superblock.generation;
+            if installer.searched == newest {
+                return Ok(false);
+            }
+            let flushed = installer.manifest.counters.epoch;
+            match installer.account.unsearched(flushed) {
+                Some(pack) => (pack.id, pack.len, self.core.version.load_full()),
+                None => {
+                    installer.searched = newest;
+                    return Ok(false);
+                }
+            }
+        };
+        // Without the lock, for this takes its time: what is dead stays so.
+        let holes = self.holes(pack, len, &version);
+        let mut installer = self.installer.lock();
+        if holes.is_err() && !std::sync::Arc::ptr_eq(&version, &self.core.version.load()) {
+            // A segment of that version may have gone; the next search has a newer one.
+            return Ok(true);
+        }
+        // What is damaged is searched again after the next opening, and stays where it is.
+        installer.account.searched(pack);
+        let holes = holes?;
+        Self::note_holes(&mut installer, pack, holes);
+        Ok(true)
+    }
+
+    /// The generation before the newest may refer to them still.
+    fn note_holes(installer: &mut Installer, pack: PackId, holes: Vec<std::ops::Range<u64>>) {
+        let unneeded_since = installer.superblock.generation;
+        installer
+            .garbage
+            .extend(holes.into_iter().map(|hole| Garbage {
+                unneeded_since,
+                what: Unneeded::Bytes(pack, hole),
+            }));
+    }
+
+    /// What can be given back of a pack. All of it was flushed, so the segments have every
+    /// reference to it.
+    fn holes(
+        &self,
+        pack: PackId,
+        len: u64,
+        version: &Version,
+    ) -> Result<Vec<std::ops::Range<u64>>> {
+        let frames = self.core.reader.entries(pack, len)?;
+        dead_runs(&frames, &mut |frame| {
+            let key = Key::extent(frame.branch, frame.ino, frame.block);
+            let mut used = frames_of(&version.base_extent(&key)?);
+            Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))
+        })
+    }
+}

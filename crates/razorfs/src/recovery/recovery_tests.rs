@@ -1,0 +1,170 @@
+//! Which generation counts when superblocks are lost, and which inode numbers are given out when
+//! mounts are.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimEnv};
+use razorfs_disk::{Dir, Disk, Name, OpenHow};
+
+use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Volume};
+
+fn options() -> Options {
+    Options {
+        geometry: Geometry::tiny(),
+        threads: false,
+        ..Options::default()
+    }
+}
+
+fn try_open(disk: &SimDisk) -> Result<Volume> {
+    Volume::open_on(Arc::new(disk.clone()), Arc::new(SimEnv::new(2)), options())
+}
+
+fn open(disk: &SimDisk) -> Volume {
+    try_open(disk).unwrap()
+}
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new();
+    let door = Arc::new(disk.clone());
+    let env = Arc::new(SimEnv::new(1));
+    Volume::create_on(door, env, &CreateOptions::from(&options())).unwrap();
+    disk
+}
+
+fn create(volume: &Volume, name: &str) -> Ino {
+    let node = NewNode::file(0o644);
+    let stat = volume.create_node(Ino::ROOT, name.as_bytes(), &node);
+    stat.unwrap().ino
+}
+
+fn superblocks(disk: &SimDisk) -> Vec<u8> {
+    let file = disk.open(&Name::new(Dir::Root, "SUPER"), OpenHow::Read);
+    let mut bytes = vec![0; 4 * 4096];
+    assert_eq!(file.unwrap().read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+fn put_superblocks(disk: &SimDisk, bytes: &[u8]) {
+    let file = disk.open(&Name::new(Dir::Root, "SUPER"), OpenHow::ReadWrite);
+    let file = file.unwrap();
+    file.write_at(&[IoSlice::new(bytes)], 0).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// The disk after the power went and nothing survived that was not synced.
+fn cut(disk: &SimDisk) -> SimDisk {
+    disk.power_cut_with(|_| 0)
+}
+
+fn check_refused(disk: &SimDisk) {
+    disk.start_trace();
+    let error = try_open(disk).map(drop).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotAVolume(why) if why.contains("SUPER")),
+        "{error}"
+    );
+    let read_only = Options {
+        read_only: true,
+        ..options()
+    };
+    let door = Arc::new(disk.clone());
+    assert!(Volume::open_on(door, Arc::new(SimEnv::new(3)), read_only).is_err());
+    let changes = disk.take_trace().into_iter();
+    let changes: Vec<String> = changes.filter(|call| !call.contains("Sync")).collect();
+    assert_eq!(changes, Vec::<String>::new(), "something was changed");
+}
+
+#[test]
+fn an_older_generation_is_refused_where_the_journal_names_a_newer_one() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.checkpoint().unwrap();
+    let old = superblocks(&disk);
+    // Nothing that the old generation needs goes: it would be opened, without "b" and "c".
+    for name in ["b", "c"] {
+        create(&volume, name);
+        volume.checkpoint().unwrap();
+    }
+    create(&volume, "d");
+    volume.sync().unwrap();
+    let disk = cut(&disk);
+    put_superblocks(&disk, &old);
+    check_refused(&disk);
+}
+
+#[test]
+fn an_older_generation_is_refused_where_a_manifest_is_of_a_newer_one() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.checkpoint().unwrap();
+    let old = superblocks(&disk);
+    for name in ["b", "c"] {
+        create(&volume, name);
+        volume.checkpoint().unwrap();
+    }
+    let disk = cut(&disk);
+    put_superblocks(&disk, &old);
+    check_refused(&disk);
+}
+
+#[test]
+fn the_generation_before_the_newest_gives_the_same_state_and_says_so() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.checkpoint().unwrap();
+    let old = superblocks(&disk);
+    create(&volume, "b");
+    volume.checkpoint().unwrap();
+    create(&volume, "c");
+    volume.sync().unwrap();
+    let disk = cut(&disk);
+    put_superblocks(&disk, &old);
+    let volume = open(&disk);
+    for name in ["a", "b", "c"] {
+        volume.lookup(Ino::ROOT, name.as_bytes()).unwrap();
+    }
+    let damage = &volume.recovery_report().damage;
+    assert!(damage.iter().any(|d| d.contains("SUPER")), "{damage:?}");
+    create(&volume, "d");
+    volume.checkpoint().unwrap();
+    volume.close().unwrap();
+    let volume = open(&disk);
+    assert!(volume.recovery_report().damage.is_empty());
+    volume.lookup(Ino::ROOT, b"d").unwrap();
+}
+
+#[test]
+fn inode_numbers_that_several_crashes_lost_are_not_given_out_again() {
+    let mut disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.sync().unwrap();
+    let mut highest = create(&volume, "lost");
+    drop(volume);
+    for round in 0..4 {
+        disk = cut(&disk);
+        let volume = open(&disk);
+        assert!(volume.lookup(Ino::ROOT, b"lost").is_err());
+        let ino = create(&volume, "lost");
+        assert!(ino > highest, "round {round}: {ino} after {highest}");
+        highest = ino;
+    }
+    // Nor after a mount that gives out none and is closed in order.
+    disk = cut(&disk);
+    open(&disk).close().unwrap();
+    let volume = open(&disk);
+    assert!(volume.recovery_report().clean);
+    assert!(create(&volume, "b") > highest);
+    volume.close().unwrap();
+    // Closing and opening skips none.
+    let volume = open(&disk);
+    let ino = create(&volume, "c");
+    volume.close().unwrap();
+    let volume = open(&disk);
+    assert_eq!(create(&volume, "d"), ino.next());
+}
