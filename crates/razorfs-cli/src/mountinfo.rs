@@ -14,6 +14,8 @@ pub struct Mount {
     pub dir: PathBuf,
     /// The volume, which the daemon gives as the name of the source.
     pub volume: PathBuf,
+    /// Who has mounted it: anybody may give any name to the source of a mount of theirs.
+    pub owner: Option<u32>,
 }
 
 /// All mounts of RazorFS volumes, the newest last. Empty where `/proc` cannot be read.
@@ -43,7 +45,11 @@ fn parse(line: &[u8]) -> Option<Mount> {
         return None;
     }
     let volume = unescape(fields.next()?);
-    Some(Mount { dir, volume })
+    let options = fields.next().unwrap_or_default().split(|b| *b == b',');
+    let mut owners = options.filter_map(|option| option.strip_prefix(b"user_id="));
+    let owner = owners.next().and_then(|id| std::str::from_utf8(id).ok());
+    let owner = owner.and_then(|id| id.parse().ok());
+    Some(Mount { dir, volume, owner })
 }
 
 /// Undoes the kernel's escapes of blanks and backslashes: `\ooo`.
@@ -80,7 +86,8 @@ mod tests {
             parse(ours),
             Some(Mount {
                 dir: "/mnt/a b".into(),
-                volume: "/v\\x".into()
+                volume: "/v\\x".into(),
+                owner: Some(0)
             })
         );
         let other = b"25 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw";
