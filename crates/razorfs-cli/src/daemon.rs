@@ -17,7 +17,7 @@ use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, place, remount, signals};
+use crate::{check, mountinfo, place, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -169,44 +169,83 @@ fn mounted(
         spawn("commands", move || accept(&listener, &desk, &events))?;
     }
     ready();
-    let client = wait(job, inbox);
-    server.finish();
-    tracing::info!("unmounted");
-    Ok(client)
+    match wait(job, inbox) {
+        End::Unmounted(client) => {
+            server.finish();
+            tracing::info!("unmounted");
+            Ok(client)
+        }
+        // Who uses the mount gets errors from now on, when the process has ended at the latest.
+        End::Ordered => Ok(None),
+    }
+}
+
+/// How serving ends.
+enum End {
+    /// The mount is gone; this command asked for it, if one did.
+    Unmounted(Option<UnixStream>),
+    /// A second signal has come while somebody uses the mount.
+    Ordered,
 }
 
 /// Waits until the mount is gone.
-fn wait(job: &Job, inbox: &Receiver<Event>) -> Option<UnixStream> {
+fn wait(job: &Job, inbox: &Receiver<Event>) -> End {
     let mut client = None;
+    let mut asked = false;
     loop {
         match inbox.recv() {
+            Ok(Event::Signal) if asked => {
+                tracing::warn!("a second signal: the volume is closed although it is in use");
+                return End::Ordered;
+            }
             Ok(Event::Signal) => {
+                asked = true;
                 tracing::info!("a signal asks to end");
-                let gone = unmount::plainly(&job.dir);
-                if gone != Ok(Outcome::Done) {
-                    // Whoever uses it keeps errors: a signal is an order.
-                    tracing::warn!("the mount is in use; it is taken away");
+                if is_there(job) && unmount::plainly(&job.dir) != Ok(Outcome::Done) {
+                    tracing::warn!(
+                        "the mount is in use; it is taken away, and served until nobody uses it \
+                         or another signal comes"
+                    );
                     if let Err(failure) = unmount::lazily(&job.dir) {
                         tracing::error!("{failure}");
                     }
-                    return client;
                 }
             }
             Ok(Event::Umount(mut stream)) => {
-                let failure = match unmount::plainly(&job.dir) {
-                    Ok(Outcome::Done) => {
+                let failure = match is_there(job).then(|| unmount::plainly(&job.dir)) {
+                    Some(Ok(Outcome::Done)) => {
                         client = Some(stream);
                         continue;
                     }
-                    Ok(Outcome::Busy) => umount::busy(&job.dir),
-                    Err(failure) => failure,
+                    Some(Ok(Outcome::Busy)) => umount::busy(&job.dir),
+                    Some(Err(failure)) => failure,
+                    None => taken_away(job),
                 };
                 // Who has gone away does not need the answer.
                 let _ = socket::answer(&mut stream, &Err(failure));
             }
-            Ok(Event::Ended) | Err(_) => return client,
+            Ok(Event::Ended) | Err(_) => return End::Unmounted(client),
         }
     }
+}
+
+/// Whether our mount is what is on the directory: it may have been taken away, as `umount -l`
+/// does, and there may be another one by now.
+fn is_there(job: &Job) -> bool {
+    mountinfo::at(&job.dir).is_some_and(|mount| mount.volume == job.volume)
+}
+
+fn taken_away(job: &Job) -> Failure {
+    let cause = "it was taken away while somebody used it, and is served until they let go";
+    let pid = std::process::id();
+    let signal = if rustix::process::geteuid().is_root() {
+        format!("`sudo kill {pid}`")
+    } else {
+        format!("`kill {pid}`")
+    };
+    let remedy =
+        format!("end what had been using it, or end the daemon by {signal}, once or twice");
+    Failure::with("unmount", &job.dir, cause, remedy)
 }
 
 /// Takes requests until the process ends.

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -37,7 +38,7 @@ impl Log {
     /// To the log file of a volume.
     pub fn to_volume(volume: &Path, env: Box<dyn Env>) -> std::io::Result<Self> {
         let path = volume.join(NAME);
-        let file = File::options().create(true).append(true).open(&path)?;
+        let file = open(&path)?;
         let len = file.metadata()?.len();
         Ok(Self::new(Sink::File { path, file, len }, env))
     }
@@ -76,6 +77,27 @@ impl Log {
     }
 }
 
+/// Opens a log for appending. The volume may come from somebody else: a symbolic link would lead
+/// what is appended to any file of the host, and a pipe would make us wait.
+fn open(path: &Path) -> std::io::Result<File> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let foreign = || {
+        let text = format!("{NAME} is not a regular file, remove it");
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, text)
+    };
+    match file {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(foreign()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => Err(foreign()),
+        Err(e) => Err(e),
+    }
+}
+
 impl Sink {
     /// A log that cannot be written must not stop the daemon: errors are dropped.
     fn write(&mut self, line: &str) {
@@ -86,7 +108,7 @@ impl Sink {
                     let mut old = path.clone().into_os_string();
                     old.push(".1");
                     if std::fs::rename(&*path, old).is_ok()
-                        && let Ok(fresh) = File::options().create(true).append(true).open(path)
+                        && let Ok(fresh) = open(path)
                     {
                         *file = fresh;
                     }
@@ -163,6 +185,22 @@ mod tests {
         fn random(&self) -> u64 {
             0
         }
+    }
+
+    #[test]
+    fn a_log_that_leads_elsewhere_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, dir.path().join(NAME)).unwrap();
+        let refused = Log::to_volume(dir.path(), Box::new(Still)).err().unwrap();
+        assert!(refused.to_string().contains("regular file"), "{refused}");
+        std::fs::remove_file(dir.path().join(NAME)).unwrap();
+        let pipe = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join(NAME), pipe, mode, 0).unwrap();
+        assert!(Log::to_volume(dir.path(), Box::new(Still)).is_err());
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod archive;
 mod check;
 mod commands;
 mod daemon;
+mod descriptors;
 mod failure;
 mod holders;
 mod log;

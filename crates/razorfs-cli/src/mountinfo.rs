@@ -18,6 +18,8 @@ pub struct Mount {
     pub flags: String,
     /// Options that the kernel has for it besides, likewise.
     pub options: String,
+    /// Who has mounted it: anybody may give any name to the source of a mount of theirs.
+    pub owner: Option<u32>,
 }
 
 /// All mounts of RazorFS volumes, the newest last. Empty where `/proc` cannot be read.
@@ -49,11 +51,16 @@ fn parse(line: &[u8]) -> Option<Mount> {
     }
     let volume = unescape(fields.next()?);
     let options = text(fields.next().unwrap_or_default());
+    let mut owners = options
+        .split(',')
+        .filter_map(|option| option.strip_prefix("user_id="));
+    let owner = owners.next().and_then(|id| id.parse().ok());
     Some(Mount {
         dir,
         volume,
         flags,
         options,
+        owner,
     })
 }
 
@@ -98,6 +105,7 @@ mod tests {
                 volume: "/v\\x".into(),
                 flags: "rw,nosuid".into(),
                 options: "rw,user_id=0".into(),
+                owner: Some(0)
             })
         );
         let other = b"25 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw";

@@ -46,6 +46,7 @@ impl Default for MountOptions {
             allow_other: false,
             read_only: false,
             atime: Atime::Relative,
+            power_save: false,
             flags: Vec::new(),
         }
     }

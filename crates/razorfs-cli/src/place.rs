@@ -30,10 +30,16 @@ pub struct Live {
     pub volume: PathBuf,
     /// Where it is mounted, as far as this process can see it.
     pub dir: Option<PathBuf>,
-    stream: UnixStream,
+    /// `None` if the daemon lives, but takes no commands from us.
+    stream: Option<UnixStream>,
 }
 
 impl Live {
+    /// Whether the daemon takes commands from us.
+    pub fn answers(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Asks the daemon.
     pub fn ask(&mut self, request: Request) -> Result<Value> {
         self.ask_with(request, &mut |_| {})
@@ -45,12 +51,20 @@ impl Live {
         request: Request,
         progress: &mut dyn FnMut(&Value),
     ) -> Result<Value> {
-        socket::ask(&mut self.stream, &self.volume, request, progress)
+        let Some(stream) = &mut self.stream else {
+            let cause = "its daemon takes no commands from here: it belongs to another user, the \
+                         volume was moved, or its directory is read-only";
+            let remedy = "`razorfs umount` it and mount it again";
+            return Err(Failure::with("use", &self.volume, cause, remedy));
+        };
+        socket::ask(stream, &self.volume, request, progress)
     }
 
     /// Waits until the daemon's process has ended.
     pub fn wait_for_end(&mut self) {
-        socket::wait_for_end(&mut self.stream);
+        if let Some(stream) = &mut self.stream {
+            socket::wait_for_end(stream);
+        }
     }
 }
 
@@ -59,10 +73,16 @@ impl Place {
     pub fn find(path: &Path) -> Result<Self> {
         let full = absolute(path)?;
         if let Some(mount) = mountinfo::at(&full) {
-            return match connect(&mount.volume) {
-                Some(live) => Ok(Self::Live(live)),
-                None => Err(dead(&full, &mount.volume)),
-            };
+            if is_dead(&full) {
+                return Err(dead(&full, &mount.volume));
+            }
+            let mount_of_daemon = |live: &Live| live.dir.as_ref() == Some(&full);
+            let live = connect(&mount.volume).filter(mount_of_daemon);
+            return Ok(Self::Live(live.unwrap_or(Live {
+                volume: mount.volume,
+                dir: Some(full),
+                stream: None,
+            })));
         }
         if is_volume(&full) {
             return Ok(match connect(&full) {
@@ -91,11 +111,24 @@ fn dead(dir: &Path, volume: &Path) -> Failure {
 
 fn connect(volume: &Path) -> Option<Live> {
     let stream = socket::connect(volume)?;
+    let daemon = rustix::net::sockopt::socket_peercred(&stream).ok()?.uid;
+    // A mount of another user only claims to be that of this volume.
+    let mounts = mountinfo::of(volume).into_iter();
+    let mut mounts = mounts.filter(|m| m.owner == Some(daemon.as_raw()));
     Some(Live {
-        dir: mountinfo::of(volume).pop().map(|m| m.dir),
+        dir: mounts.next_back().map(|m| m.dir),
         volume: volume.to_path_buf(),
-        stream,
+        stream: Some(stream),
     })
+}
+
+/// Whether the daemon of a mount has died. This is asked of the daemon through the kernel, as only
+/// that is sure: its socket may be out of our reach while it lives.
+pub fn is_dead(dir: &Path) -> bool {
+    matches!(
+        rustix::fs::statfs(dir),
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+    )
 }
 
 /// Whether a directory looks like a volume.
@@ -180,7 +213,7 @@ impl Opened {
     pub fn open(place: &Path, write: bool) -> Result<Self> {
         match Place::find(place)? {
             Place::Live(live) => match live.dir {
-                Some(dir) => Ok(Self::Mounted(HostTree::new(dir))),
+                Some(dir) => Ok(Self::Mounted(HostTree::of_mount(&dir, &live.volume)?)),
                 None => Err(Failure::with(
                     "use",
                     &live.volume,
@@ -229,7 +262,13 @@ pub fn open(volume: &Path, options: Options) -> Result<Volume> {
         open,
         |e| matches!(e, razorfs::Error::Disk(e) if is_dying(e)),
     )
-    .map_err(|e| Failure::engine("open", volume, &e))
+    .map_err(|e| match &e {
+        razorfs::Error::Disk(disk) if disk.source.raw_os_error() == Some(libc::EROFS) => {
+            let (cause, remedy) = ("its directory is read-only", "mount it with --read-only");
+            Failure::with("open", volume, cause, remedy)
+        }
+        _ => Failure::engine("open", volume, &e),
+    })
 }
 
 /// Takes the lock of a volume for reading its files.

@@ -118,6 +118,7 @@ mod tests {
             volume: "/v".into(),
             flags: "rw,nosuid,noexec,relatime".into(),
             options: "rw,user_id=0,default_permissions,allow_other".into(),
+            owner: Some(0),
         }
     }
 

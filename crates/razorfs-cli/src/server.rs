@@ -71,7 +71,7 @@ fn options(job: &Job) -> SessionOptions {
         keep_awake: !job.options.power_save,
         ..SessionOptions::default()
     };
-    options.mount.source = job.volume.to_string_lossy().into_owned();
+    options.mount.source = job.volume.clone().into_os_string();
     if job.options.allow_other {
         options.mount.allow_other = Some(true);
     }

@@ -6,11 +6,12 @@
 //! Both sides bound what they read. Only the owner of the daemon and root are served.
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
@@ -87,8 +88,10 @@ impl Request {
 
 /// Path to the socket that fits `sun_path` however long the volume's path is, together with the
 /// open directory that it goes through.
-fn short_path(volume: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
-    let dir = std::fs::File::open(volume)?;
+fn short_path(volume: &Path) -> std::io::Result<(OwnedFd, PathBuf)> {
+    // Not as a file: what is no directory, such as a pipe, might not answer.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(volume, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd());
     Ok((dir, path.into()))
 }
@@ -107,7 +110,7 @@ pub fn listen(volume: &Path) -> std::io::Result<UnixListener> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(&path);
     rustix::process::umask(before);
     listener

@@ -7,6 +7,7 @@
 
 mod commands;
 mod crash;
+mod hostile;
 mod import_export;
 mod support;
 mod tree;

@@ -8,6 +8,7 @@ mod env;
 mod lock;
 #[cfg(test)]
 mod os_tests;
+mod own;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice};
@@ -16,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::{Dir, Disk, DiskError, DiskOp, File, Guard, LockMode, Name, OpenHow, Result, Space};
@@ -128,8 +129,8 @@ impl Disk for OsDisk {
             OpenHow::CreateNew => options.write(true).create_new(true),
         };
         let opened = match how {
-            OpenHow::ReadUncached => Uncached::open(&path, options).map(|(f, u)| (f, Some(u))),
-            _ => options.open(&path).map(|f| (f, None)),
+            OpenHow::ReadUncached => Uncached::open(&path, &options).map(|(f, u)| (f, Some(u))),
+            _ => own::open(&path, &options, OFlags::empty()).map(|f| (f, None)),
         };
         let (file, uncached) = opened.map_err(|e| failed(DiskOp::Open, &path, e))?;
         Ok(Arc::new(OsFile {
@@ -180,6 +181,8 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, mode: LockMode) -> Result<Box<dyn Guard>> {
+        // Whoever uses a volume comes by here first.
+        own::check_dirs(&self.root).map_err(|e| failed(DiskOp::Lock, &self.root, e))?;
         lock::take(&self.root.join("LOCK"), mode)
     }
 

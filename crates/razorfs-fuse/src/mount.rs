@@ -1,10 +1,11 @@
 //! Making and ending mounts: as root by mount(2), otherwise with the help of fusermount3.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io::{self, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ fn other(what: &'static str) -> impl Fn(io::Error) -> MountError {
 #[derive(Clone, Debug)]
 pub struct MountOptions {
     /// What `mount` and `df` show as the device: the path of the volume.
-    pub source: String,
+    pub source: OsString,
     /// Whether other users may use the mount; by default as root only.
     pub allow_other: Option<bool>,
     /// No writing.
@@ -276,11 +277,17 @@ fn mount_with_helper(dir: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
     }
 }
 
-fn helper_options(options: &MountOptions) -> String {
-    // The helper takes a backslash as the escape of a comma.
-    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
+fn helper_options(options: &MountOptions) -> OsString {
+    let mut bytes = b"fsname=".to_vec();
+    for &byte in options.source.as_bytes() {
+        // The helper takes a backslash as the escape of a comma.
+        if matches!(byte, b'\\' | b',') {
+            bytes.push(b'\\');
+        }
+        bytes.push(byte);
+    }
     let mut text = format!(
-        "fsname={source},subtype=razorfs,default_permissions,max_read={}",
+        ",subtype=razorfs,default_permissions,max_read={}",
         options.max_read
     );
     if options.allow_other == Some(true) {
@@ -294,7 +301,8 @@ fn helper_options(options: &MountOptions) -> String {
             text.push_str(name);
         }
     }
-    text
+    bytes.extend_from_slice(text.as_bytes());
+    OsString::from_vec(bytes)
 }
 
 fn helper_trouble(e: io::Error) -> MountError {

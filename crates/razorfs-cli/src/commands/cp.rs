@@ -1,12 +1,13 @@
 //! `razorfs cp`: copies between a volume and the host, and within volumes.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
 use crate::place::{Opened, split};
 use crate::progress::{Progress, Unit};
 use crate::signals;
-use crate::tree::{Copy, CopyOptions, HostTree, Tree, measure};
+use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
 
 /// Copies files into, out of and between volumes
 #[derive(clap::Args, Debug)]
@@ -40,24 +41,46 @@ pub fn run(args: &Args) -> Result<u8> {
     let (target_end, target) = ends.open(&args.target, true)?;
     let mut sources = Vec::new();
     for source in &args.sources {
-        sources.push(ends.open(source, false)?);
+        let (end, path) = ends.open(source, false)?;
+        // Named as it was called, which for a symbolic link is not what it leads to.
+        let called = split(source)?.map_or_else(|| source.clone(), |spot| spot.path);
+        let name = called.file_name().or(path.file_name());
+        let name = name.map(ToOwned::to_owned);
+        sources.push(Source { end, path, name });
     }
     let outcome = copy_all(args, &ends, &sources, target_end, &target);
     ends.close()?;
     outcome.map(|()| 0)
 }
 
+/// What is copied: the tree that it is in, its path there, and the name that the copy gets.
+struct Source {
+    end: usize,
+    path: PathBuf,
+    name: Option<OsString>,
+}
+
+/// The path without symbolic links above its last part, where what is above it exists.
+fn settle(tree: &dyn Tree, path: &Path) -> Result<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if tree.find(parent)?.is_some() => {
+            Ok(tree.resolve(parent)?.join(name))
+        }
+        _ => Ok(path.to_path_buf()),
+    }
+}
+
 fn copy_all(
     args: &Args,
     ends: &Ends,
-    sources: &[(usize, PathBuf)],
+    sources: &[Source],
     target_end: usize,
     target: &Path,
 ) -> Result<()> {
     let to = ends.tree(target_end)?;
     let target = match to.find(target)? {
         Some(_) => to.resolve(target)?,
-        None => target.to_path_buf(),
+        None => settle(to, target)?,
     };
     let into = to.find(&target)?.is_some_and(|meta| meta.is_dir());
     if !into && sources.len() > 1 {
@@ -76,22 +99,26 @@ fn copy_all(
     };
     let mut progress = Progress::new("cp", Unit::Bytes, args.quiet);
     let mut total = 0;
-    for (end, source) in sources {
-        total += measure(ends.tree(*end)?, source)?.0;
+    for source in sources {
+        total += measure(ends.tree(source.end)?, &source.path)?.0;
     }
     progress.set_total(total);
-    for (end, source) in sources {
-        let from = ends.tree(*end)?;
-        let target = match source.file_name() {
+    for source in sources {
+        let from = ends.tree(source.end)?;
+        let path = settle(from, &source.path)?;
+        let target = match &source.name {
             Some(name) if into => target.join(name),
             _ => target.clone(),
         };
-        if *end == target_end && target.starts_with(source) {
-            let shown = from.shown(source);
+        if source.end == target_end && target.starts_with(&path) {
+            let shown = from.shown(&path);
             let cause = "the target is the same, or inside of it";
             return Err(Failure::with("copy", shown, cause, "name another target"));
         }
-        Copy::new(from, to, options, &mut progress).run(source, &target)?;
+        if args.recursive {
+            keep_apart(from, &path, to, &target)?;
+        }
+        Copy::new(from, to, options, &mut progress).run(&path, &target)?;
     }
     Ok(())
 }

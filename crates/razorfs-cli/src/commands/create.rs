@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use razorfs::{Compression, CreateOptions, Volume};
+use razorfs::{Compression, CreateOptions, Error, Volume};
 
 use crate::failure::{Failure, Result};
 use crate::{place, size};
@@ -64,7 +64,31 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Failure::host("create", path, &e)),
     }
-    Volume::create(path, options).map_err(|e| Failure::engine("create", path, &e))
+    let existed = path.exists();
+    Volume::create(path, options).map_err(|e| {
+        // If somebody else creates it at the same time, it is theirs.
+        if !matches!(e, Error::Exists | Error::Locked(_)) {
+            remove(path, existed);
+        }
+        Failure::engine("create", path, &e)
+    })
+}
+
+/// Removes a volume that this command has created, but not a directory that was there before. The
+/// failure that is reported is the one before.
+pub fn remove(volume: &Path, keep_directory: bool) {
+    if !keep_directory {
+        let _ = std::fs::remove_dir_all(volume);
+        return;
+    }
+    for entry in std::fs::read_dir(volume).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = if entry.file_type().is_ok_and(|of| of.is_dir()) {
+            std::fs::remove_dir_all(path)
+        } else {
+            std::fs::remove_file(path)
+        };
+    }
 }
 
 fn compression(text: &str) -> std::result::Result<Compression, String> {

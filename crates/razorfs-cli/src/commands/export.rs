@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::place::{Opened, spot};
 use crate::progress::{Progress, Unit};
 use crate::signals;
-use crate::tree::{Copy, CopyOptions, HostTree, Tree, measure};
+use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
 
 /// Copies a volume to a directory or a tar
 #[derive(clap::Args, Debug)]
@@ -48,6 +48,9 @@ pub fn run(args: &Args) -> Result<u8> {
 
 fn export(tree: &dyn Tree, path: &Path, target: &Path, progress: &mut Progress) -> Result<()> {
     let path = tree.resolve(path)?;
+    if target != Path::new("-") {
+        keep_apart(tree, &path, &HostTree::new(target), Path::new(""))?;
+    }
     progress.set_total(measure(tree, &path)?.0);
     if target == Path::new("-") {
         let out = std::io::stdout().lock();

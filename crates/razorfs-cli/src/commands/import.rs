@@ -10,7 +10,7 @@ use crate::failure::{Failure, Result};
 use crate::place::{self, Opened, split};
 use crate::progress::{Progress, Unit};
 use crate::signals;
-use crate::tree::{Copy, CopyOptions, HostTree, Tree, measure};
+use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
 
 /// Copies a directory or a tar into a volume
 #[derive(clap::Args, Debug)]
@@ -55,29 +55,13 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     let outcome = fill(source, &place, &path, args.quiet);
     if outcome.is_err() && fresh {
-        remove(&full, existed);
+        create::remove(&full, existed);
     }
     outcome.map(|()| 0)
 }
 
 fn is_empty_directory(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// Removes the volume that this command has created. The failure that is reported is the first.
-fn remove(volume: &Path, keep_directory: bool) {
-    if !keep_directory {
-        let _ = std::fs::remove_dir_all(volume);
-        return;
-    }
-    for entry in std::fs::read_dir(volume).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let _ = if path.is_dir() {
-            std::fs::remove_dir_all(path)
-        } else {
-            std::fs::remove_file(path)
-        };
-    }
 }
 
 /// Where the files come from.
@@ -129,11 +113,12 @@ fn sync_daemon(place: &Path) -> Result<()> {
 }
 
 fn fill_tree(source: Source, tree: &dyn Tree, path: &Path, progress: &mut Progress) -> Result<()> {
-    archive::make_parents(tree, path)?;
     match source {
         Source::Directory(dir) => {
             let from = HostTree::new(&dir);
             let root = Path::new("");
+            keep_apart(&from, root, tree, path)?;
+            archive::make_parents(tree, path)?;
             progress.set_total(measure(&from, root)?.0);
             let options = CopyOptions {
                 preserve: true,
@@ -142,6 +127,7 @@ fn fill_tree(source: Source, tree: &dyn Tree, path: &Path, progress: &mut Progre
             Copy::new(&from, tree, options, progress).run(root, path)
         }
         Source::Tar(data, total) => {
+            archive::make_parents(tree, path)?;
             let counted = Counted::new(data);
             let count = counted.count();
             if let Some(total) = total {

@@ -1,13 +1,14 @@
 //! `razorfs mount`: a volume as a directory.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::commands::umount;
 use crate::daemon::{self, Job};
+use crate::descriptors;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
 use crate::mountinfo;
 use crate::options::MountOptions;
@@ -96,6 +97,7 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// Refuses what cannot work, and makes the mount point.
 fn prepare(job: &Job) -> Result<()> {
+    descriptors::have_enough()?;
     let device = std::fs::File::options()
         .read(true)
         .write(true)
@@ -114,7 +116,7 @@ fn prepare(job: &Job) -> Result<()> {
         return Err(in_use(&job.volume, &info));
     }
     if let Some(mount) = mountinfo::at(&job.dir) {
-        if socket::connect(&mount.volume).is_some() {
+        if !place::is_dead(&job.dir) {
             let cause = format!("{} is mounted there", shown(&mount.volume));
             let remedy = "unmount it first, or use another directory";
             return Err(Failure::with("mount on", &job.dir, cause, remedy));
@@ -170,6 +172,7 @@ fn start(args: &Args, job: &Job) -> Result<()> {
     // By its path, which gives the process its name, unless that is gone meanwhile.
     let program = std::env::current_exe().ok().filter(|path| path.exists());
     let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    descriptors::keep_to_ourselves();
     let mut daemon = Command::new(program)
         .arg0("razorfs")
         .args(line)
@@ -179,8 +182,9 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         .spawn()
         .map_err(failed)?;
     let mut said = String::new();
-    if let Some(mut out) = daemon.stdout.take() {
-        out.read_to_string(&mut said).map_err(failed)?;
+    if let Some(out) = daemon.stdout.take() {
+        // One line, and not the end of the stream: the daemon may be unable to let go of it.
+        BufReader::new(out).read_line(&mut said).map_err(failed)?;
     }
     match said.split_once(' ') {
         Some(("ready", _)) => Ok(()),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result, shown};
 use crate::place::{self, Place};
-use crate::socket::{self, Request};
-use crate::{holders, mountinfo, unmount};
+use crate::socket::Request;
+use crate::unmount::{self, Outcome};
+use crate::{holders, mountinfo};
 
 /// Unmounts, and returns when everything is on the disk
 #[derive(clap::Args, Debug)]
@@ -21,18 +22,30 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let dir = place::absolute(&args.dir)?;
     if let Some(mount) = mountinfo::at(&dir)
-        && socket::connect(&mount.volume).is_none()
+        && place::is_dead(&dir)
     {
         return detach_dead(&dir, &mount.volume).map(|()| 0);
     }
     match Place::find(&dir)? {
+        Place::Live(live) if !live.answers() => {
+            if unmount::plainly(&dir)? == Outcome::Busy {
+                return Err(busy(&dir));
+            }
+            eprintln!(
+                "razorfs: the daemon of {} takes no commands from here; it ends when everything \
+                 is on the disk",
+                shown(&dir)
+            );
+            Ok(0)
+        }
         Place::Live(mut live) => {
             live.ask(Request::Umount)?;
             live.wait_for_end();
             Ok(0)
         }
         Place::Closed(volume) => {
-            let dead = mountinfo::of(&volume);
+            let mut dead = mountinfo::of(&volume);
+            dead.retain(|mount| place::is_dead(&mount.dir));
             if dead.is_empty() {
                 let remedy = "nothing is left to do";
                 return Err(Failure::with(

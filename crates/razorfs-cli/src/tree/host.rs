@@ -1,27 +1,68 @@
 //! A directory of the host as a tree.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use razorfs::{FileKind, Time};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
 
 use super::{CHUNK, Meta, Step, Tree, Xattr, is_zero, pack_device, read_full, unpack_device};
 use crate::failure::{Failure, Result};
 
 /// A directory of the host.
+///
+/// The tree of a mount is held by a descriptor, and every path in it is looked up with that as the
+/// root: a symbolic link then means what it means in the volume when it is not mounted, and cannot
+/// lead us to a file of the host, not even if it takes the place of a directory meanwhile.
 pub struct HostTree {
     root: PathBuf,
+    mount: Option<Mount>,
+}
+
+struct Mount {
+    root: OwnedFd,
+    volume: PathBuf,
+}
+
+/// Where something is: a path that counts as long as this lives.
+struct Located {
+    path: PathBuf,
+    _dir: Option<OwnedFd>,
+}
+
+impl Deref for Located {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl HostTree {
     /// The tree below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self { root, mount: None }
+    }
+
+    /// The tree of `volume`, which is mounted on `dir`.
+    pub fn of_mount(dir: &Path, volume: &Path) -> Result<Self> {
+        let root = rustix::fs::open(dir, DIRECTORY, Mode::empty())
+            .map_err(|e| Failure::host("use", dir, &e.into()))?;
+        let volume = volume.to_path_buf();
+        Ok(Self {
+            root: dir.to_path_buf(),
+            mount: Some(Mount { root, volume }),
+        })
     }
 
     fn full(&self, path: &Path) -> PathBuf {
@@ -30,6 +71,31 @@ impl HostTree {
         } else {
             self.root.join(path)
         }
+    }
+
+    /// Where `path` is. What its last part leads to, if it is a symbolic link, is not looked at.
+    fn locate(&self, path: &Path) -> std::io::Result<Located> {
+        let Some(mount) = &self.mount else {
+            let path = self.full(path);
+            return Ok(Located { path, _dir: None });
+        };
+        let (parent, name) = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => (parent, name),
+            _ => (Path::new(""), OsStr::new(".")),
+        };
+        let dir = mount.open(parent, DIRECTORY)?;
+        Ok(Located {
+            path: at_descriptor(&dir).join(name),
+            _dir: Some(dir),
+        })
+    }
+
+    /// Opens `path`, which must not be a symbolic link, unless it is the root.
+    fn open(&self, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
+        let mut flags = flags | OFlags::CLOEXEC;
+        flags.set(OFlags::NOFOLLOW, !path.as_os_str().is_empty());
+        let fd = rustix::fs::open(&*self.locate(path)?, flags, Mode::empty());
+        Ok(fd?)
     }
 
     fn failed(&self, what: &str, path: &Path, e: impl Into<std::io::Error>) -> Failure {
@@ -68,13 +134,43 @@ impl HostTree {
     }
 }
 
+impl Mount {
+    /// Opens a path in the mount, through symbolic links.
+    fn open(&self, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        let flags = flags | OFlags::CLOEXEC;
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), inside) {
+                // Something was renamed meanwhile.
+                Err(Errno::AGAIN) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+/// For holding a file without opening it, be it a symbolic link.
+const HELD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn at_descriptor(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
 impl Tree for HostTree {
     fn shown(&self, path: &Path) -> PathBuf {
         self.full(path)
     }
 
     fn find(&self, path: &Path) -> Result<Option<Meta>> {
-        match std::fs::symlink_metadata(self.full(path)) {
+        let found = self.locate(path);
+        match found.and_then(|found| std::fs::symlink_metadata(&*found)) {
             Ok(meta) => Ok(Some(from_host(&meta))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.failed("find", path, e)),
@@ -82,120 +178,150 @@ impl Tree for HostTree {
     }
 
     fn resolve(&self, path: &Path) -> Result<PathBuf> {
-        let full = self.full(path);
-        let real = full
-            .canonicalize()
-            .map_err(|e| self.failed("find", path, e))?;
-        // Absolute paths name themselves in a tree: joining them replaces the root.
-        Ok(real)
+        let failed = |e: std::io::Error| self.failed("find", path, e);
+        let Some(mount) = &self.mount else {
+            // Absolute paths name themselves in a tree: joining them replaces the root.
+            return self.full(path).canonicalize().map_err(failed);
+        };
+        let found = mount.open(path, OFlags::PATH).map_err(failed)?;
+        let of = |fd| std::fs::read_link(at_descriptor(fd)).map_err(failed);
+        let (found, root) = (of(&found)?, of(&mount.root)?);
+        let inside = found.strip_prefix(root).map(Path::to_path_buf);
+        inside.map_err(|e| failed(std::io::Error::other(e)))
     }
 
     fn list(&self, path: &Path) -> Result<Vec<OsString>> {
         let failed = |e| self.failed("read", path, e);
-        let entries = std::fs::read_dir(self.full(path)).map_err(failed)?;
+        let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let dir = dir.map_err(failed)?;
+        let entries = std::fs::read_dir(at_descriptor(&dir)).map_err(failed)?;
         entries
             .map(|entry| entry.map(|e| e.file_name()).map_err(failed))
             .collect()
     }
 
     fn target(&self, path: &Path) -> Result<OsString> {
-        let target = std::fs::read_link(self.full(path));
+        let found = self.locate(path);
+        let target = found.and_then(|found| std::fs::read_link(&*found));
         Ok(target
             .map_err(|e| self.failed("read", path, e))?
             .into_os_string())
     }
 
     fn read(&self, path: &Path) -> Result<Box<dyn Read + '_>> {
-        let file = File::open(self.full(path)).map_err(|e| self.failed("open", path, e))?;
+        let failed = |e| self.failed("open", path, e);
+        // A pipe would make us wait.
+        let file = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let file = File::from(file.map_err(failed)?);
+        let meta = file.metadata().map_err(failed)?;
+        if meta.is_dir() {
+            return Err(failed(Errno::ISDIR.into()));
+        }
+        if !meta.is_file() {
+            let (cause, remedy) = ("it is not a regular file", "name a file");
+            return Err(Failure::with("read", self.full(path), cause, remedy));
+        }
         Ok(Box::new(file))
     }
 
     fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Read, step: Step<'_>) -> Result<()> {
-        let full = self.full(path);
+        let failed = |e| self.failed("create", path, e);
+        let full = self.locate(path).map_err(failed)?;
         let mut file = File::options()
             .write(true)
             .create_new(true)
             .mode(meta.mode & 0o777)
-            .open(&full)
-            .map_err(|e| self.failed("create", path, e))?;
+            .open(&*full)
+            .map_err(failed)?;
         self.fill(&mut file, path, data, step).inspect_err(|_| {
             // The failure that is reported is the first one.
-            let _ = std::fs::remove_file(&full);
+            let _ = std::fs::remove_file(&*full);
         })
     }
 
     fn make(&self, path: &Path, meta: &Meta, target: &Path) -> Result<()> {
-        let full = self.full(path);
+        let full = self.locate(path);
+        let full = full.map_err(|e| self.failed("create", path, e))?;
         let outcome = match meta.kind {
-            FileKind::Directory => rustix::fs::mkdir(&full, Mode::from_raw_mode(0o700)),
-            FileKind::Symlink => rustix::fs::symlink(target, &full),
+            FileKind::Directory => rustix::fs::mkdir(&*full, Mode::from_raw_mode(0o700)),
+            FileKind::Symlink => rustix::fs::symlink(target, &*full),
             kind => {
                 let (major, minor) = unpack_device(meta.rdev);
                 let device = rustix::fs::makedev(major, minor);
                 let file = rustix::fs::FileType::from_raw_mode(kind.mode_bits());
                 let mode = Mode::from_raw_mode(meta.mode & 0o777);
-                rustix::fs::mknodat(CWD, &full, file, mode, device)
+                rustix::fs::mknodat(CWD, &*full, file, mode, device)
             }
         };
         outcome.map_err(|e| self.failed("create", path, e))
     }
 
     fn link(&self, existing: &Path, new: &Path) -> Result<()> {
-        std::fs::hard_link(self.full(existing), self.full(new))
-            .map_err(|e| self.failed("link", new, e))
+        let located = (self.locate(existing), self.locate(new));
+        let linked = match located {
+            (Ok(existing), Ok(new)) => std::fs::hard_link(&*existing, &*new),
+            (Err(e), _) | (_, Err(e)) => Err(e),
+        };
+        linked.map_err(|e| self.failed("link", new, e))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        std::fs::rename(self.full(from), self.full(to)).map_err(|e| self.failed("rename to", to, e))
+        let located = (self.locate(from), self.locate(to));
+        let renamed = match located {
+            (Ok(from), Ok(to)) => std::fs::rename(&*from, &*to),
+            (Err(e), _) | (_, Err(e)) => Err(e),
+        };
+        renamed.map_err(|e| self.failed("rename to", to, e))
     }
 
     fn remove(&self, path: &Path, directory: bool) -> Result<()> {
-        let full = self.full(path);
-        let outcome = if directory {
-            std::fs::remove_dir(full)
-        } else {
-            std::fs::remove_file(full)
-        };
+        let outcome = self.locate(path).and_then(|full| match directory {
+            true => std::fs::remove_dir(&*full),
+            false => std::fs::remove_file(&*full),
+        });
         outcome.map_err(|e| self.failed("remove", path, e))
     }
 
     fn dress(&self, path: &Path, meta: &Meta) -> Result<()> {
-        let full = self.full(path);
-        let failed = |e| self.failed("set the attributes of", path, e);
+        let failed = |e: Errno| self.failed("set the attributes of", path, e);
+        let full = self.locate(path);
+        let full = full.map_err(|e| self.failed("set the attributes of", path, e))?;
         let owner = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
-        match rustix::fs::chownat(CWD, &full, Some(owner.0), Some(owner.1), no_follow) {
+        match rustix::fs::chownat(CWD, &*full, Some(owner.0), Some(owner.1), no_follow) {
             // Only root gives files away; others keep what they create.
-            Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL)
-                if !rustix::process::geteuid().is_root() => {}
+            Err(Errno::PERM | Errno::INVAL) if !rustix::process::geteuid().is_root() => {}
             other => other.map_err(failed)?,
         }
         if meta.kind != FileKind::Symlink {
             let mode = Mode::from_raw_mode(meta.mode);
-            rustix::fs::chmodat(CWD, &full, mode, AtFlags::empty()).map_err(failed)?;
+            // Linux has no chmod that leaves links alone, so the file is held meanwhile.
+            let held = rustix::fs::open(&*full, HELD, Mode::empty()).map_err(failed)?;
+            rustix::fs::chmod(at_descriptor(&held), mode).map_err(failed)?;
         }
         let times = Timestamps {
             last_access: timespec(meta.atime),
             last_modification: timespec(meta.mtime),
         };
-        rustix::fs::utimensat(CWD, &full, &times, no_follow).map_err(failed)
+        rustix::fs::utimensat(CWD, &*full, &times, no_follow).map_err(failed)
     }
 
     fn xattrs(&self, path: &Path) -> Result<Vec<Xattr>> {
-        let full = self.full(path);
-        let failed = |e| self.failed("read the extended attributes of", path, e);
+        let what = "read the extended attributes of";
+        let failed = |e: Errno| self.failed(what, path, e);
+        let full = self.locate(path).map_err(|e| self.failed(what, path, e))?;
         let mut names = vec![0; 65_536];
-        let n = match rustix::fs::llistxattr(&full, names.as_mut_slice()) {
-            Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+        let n = match rustix::fs::llistxattr(&*full, names.as_mut_slice()) {
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
             other => other.map_err(failed)?,
         };
         names.truncate(n);
         let mut found = Vec::new();
         for name in names.split(|b| *b == 0).filter(|name| portable(name)) {
             let mut value = vec![0; 65_536];
-            match rustix::fs::lgetxattr(&full, name, value.as_mut_slice()) {
+            match rustix::fs::lgetxattr(&*full, name, value.as_mut_slice()) {
                 Ok(n) => value.truncate(n),
-                Err(rustix::io::Errno::NODATA) => continue,
+                Err(Errno::NODATA) => continue,
                 Err(e) => return Err(failed(e)),
             }
             found.push((OsString::from_vec(name.to_vec()), value));
@@ -204,17 +330,33 @@ impl Tree for HostTree {
     }
 
     fn set_xattr(&self, path: &Path, (name, value): &Xattr) -> Result<()> {
-        let full = self.full(path);
+        let what = "set an extended attribute of";
+        let full = self.locate(path).map_err(|e| self.failed(what, path, e))?;
         let flags = XattrFlags::empty();
-        match rustix::fs::lsetxattr(&full, name.as_os_str(), value.as_slice(), flags) {
+        match rustix::fs::lsetxattr(&*full, name.as_os_str(), value.as_slice(), flags) {
             // Some attributes are for root only, and some file systems have none.
-            Err(rustix::io::Errno::PERM | rustix::io::Errno::NOTSUP) => Ok(()),
-            other => other.map_err(|e| self.failed("set an extended attribute of", path, e)),
+            Err(Errno::PERM | Errno::NOTSUP) => Ok(()),
+            other => other.map_err(|e| self.failed(what, path, e)),
         }
     }
 
+    fn host_path(&self, path: &Path) -> Option<PathBuf> {
+        let full = self.full(path);
+        // The part that does not exist yet has no symbolic links.
+        let real = |dir: &Path| {
+            let rest = full.strip_prefix(dir).ok()?;
+            dir.canonicalize().ok().map(|real| real.join(rest))
+        };
+        full.ancestors().find_map(real).or(Some(full.clone()))
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        self.mount.as_ref().map(|mount| mount.volume.clone())
+    }
+
     fn sync(&self) -> Result<()> {
-        let dir = File::open(&self.root).map_err(|e| self.failed("open", Path::new(""), e))?;
+        let dir = self.open(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY);
+        let dir = dir.map_err(|e| self.failed("open", Path::new(""), e))?;
         rustix::fs::syncfs(dir).map_err(|e| self.failed("sync", Path::new(""), e))
     }
 }

@@ -328,6 +328,14 @@ impl Tree for VolumeTree {
             .map_err(|e| self.failed(what, path, &e))
     }
 
+    fn host_path(&self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        crate::place::absolute(&self.place).ok()
+    }
+
     fn sync(&self) -> Result<()> {
         self.volume
             .sync()

@@ -15,7 +15,7 @@ pub use copy::{Copy, CopyOptions, measure};
 pub use host::HostTree;
 pub use inside::VolumeTree;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 
 /// Bytes that are read and written at a time.
 pub const CHUNK: usize = 1 << 20;
@@ -141,6 +141,10 @@ pub trait Tree {
     fn xattrs(&self, path: &Path) -> Result<Vec<Xattr>>;
     /// Sets one extended attribute.
     fn set_xattr(&self, path: &Path, xattr: &Xattr) -> Result<()>;
+    /// The path on the host, without symbolic links, if the tree is one of the host.
+    fn host_path(&self, path: &Path) -> Option<PathBuf>;
+    /// The directory of the host that holds the volume, if the tree is that of one.
+    fn home(&self) -> Option<PathBuf>;
     /// Makes everything done so far durable.
     fn sync(&self) -> Result<()>;
 
@@ -151,6 +155,33 @@ pub trait Tree {
             Failure::with("find", shown, "no such file or directory", "check the path")
         };
         self.find(path)?.ok_or_else(missing)
+    }
+}
+
+/// Refuses to copy a directory into itself: there would be no end of it. The same holds for a
+/// directory that the volume copied to is in, and a volume's own directory is no place to copy to.
+pub fn keep_apart(from: &dyn Tree, source: &Path, to: &dyn Tree, target: &Path) -> Result<()> {
+    let within = to.host_path(target);
+    if let Some(source) = from.host_path(source) {
+        for inner in [&within, &to.home()].into_iter().flatten() {
+            if inner.starts_with(&source) {
+                let cause = format!("{} is in it", shown(inner));
+                let remedy = "name a target outside of it";
+                return Err(Failure::with("copy", source, cause, remedy));
+            }
+        }
+    }
+    match (within, from.home()) {
+        (Some(target), Some(home)) if target.starts_with(&home) => {
+            let cause = "the volume keeps its own files there";
+            Err(Failure::with(
+                "write to",
+                target,
+                cause,
+                "name another target",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

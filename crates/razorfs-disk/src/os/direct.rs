@@ -3,14 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-use super::{read_all, retry};
+use super::{own, read_all, retry};
 
 /// Positions, lengths and addresses of direct reads are multiples of this. It is a multiple of
 /// the logical block size of any disk we know of.
@@ -26,11 +25,10 @@ pub(super) struct Uncached {
 
 impl Uncached {
     /// Opens with `O_DIRECT` where the file system knows it.
-    pub(super) fn open(path: &Path, mut options: OpenOptions) -> io::Result<(File, Self)> {
-        let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-        let (file, direct) = match options.clone().custom_flags(direct).open(path) {
+    pub(super) fn open(path: &Path, options: &OpenOptions) -> io::Result<(File, Self)> {
+        let (file, direct) = match own::open(path, options, OFlags::DIRECT) {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {
-                (options.custom_flags(0).open(path)?, false)
+                (own::open(path, options, OFlags::empty())?, false)
             }
             file => (file?, true),
         };

@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{failed, retry};
+use super::{failed, own, retry};
 use crate::{DiskOp, Guard, LockMode, Result};
 
 /// The kernel lets go of the lock when the last copy of the descriptor is closed, however the
@@ -72,7 +72,7 @@ pub(super) fn take(path: &Path, mode: LockMode) -> Result<Box<dyn Guard>> {
 fn open(path: &Path, mode: LockMode) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
-    let denied = match options.open(path) {
+    let denied = match own::open(path, &options, OFlags::empty()) {
         Ok(file) => return Ok(Some(file)),
         Err(e) => e,
     };
@@ -83,7 +83,7 @@ fn open(path: &Path, mode: LockMode) -> io::Result<Option<File>> {
     if mode == LockMode::Exclusive || !read_only {
         return Err(denied);
     }
-    match File::open(path) {
+    match own::open(path, OpenOptions::new().read(true), OFlags::empty()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         file => file.map(Some),
     }

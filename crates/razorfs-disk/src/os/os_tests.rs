@@ -361,3 +361,39 @@ fn the_host_and_the_simulation_answer_the_same() {
         }
     }
 }
+
+#[test]
+fn a_volume_of_somebody_else_leads_to_no_file_of_the_host() {
+    let (dir, disk) = volume();
+    let precious = dir.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    let root = disk.path();
+    for how in [OpenHow::Read, OpenHow::ReadUncached, OpenHow::ReadWrite] {
+        let link = root.join("pack/P");
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        let error = disk.open(&name("P"), how).map(drop).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        std::fs::remove_file(&link).unwrap();
+        // Neither does it make us wait.
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &link,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let error = disk.open(&name("P"), how).map(drop).unwrap_err();
+        assert!(error.to_string().contains("regular file"), "{error}");
+        std::fs::remove_file(&link).unwrap();
+    }
+    std::os::unix::fs::symlink(&precious, root.join("LOCK")).unwrap();
+    for mode in [LockMode::Shared, LockMode::Exclusive] {
+        assert!(disk.lock(mode).is_err());
+    }
+    std::fs::remove_file(root.join("LOCK")).unwrap();
+    std::fs::remove_dir(root.join("pack")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), root.join("pack")).unwrap();
+    assert!(disk.lock(LockMode::Exclusive).is_err());
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+}
