@@ -1,9 +1,10 @@
-//! `cargo xtask test | posix | tidy | golden | bench`: the few commands that the project needs
-//! beside cargo's own.
+//! `cargo xtask test | posix | programs | tidy | golden | bench`: the few commands that the project
+//! needs beside cargo's own.
 
 mod bench;
 mod golden;
 mod posix;
+mod programs;
 mod run;
 mod test;
 mod tidy;
@@ -21,6 +22,8 @@ cargo xtask COMMAND
              --quick    leaves out the simulation, the mount tests and others' suites
   posix    others' suites on a mount: pjdfstest and fsx, which it fetches; part of test
              --ops N    operations of each run of fsx (default 20000)
+  programs real programs and their own tests on a mount; part of test. Those named, or all in
+           xtask/programs
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::main(&root),
         "golden" => golden::main(&root, &rest),
         "posix" => posix::main(&root, &rest),
+        "programs" => programs::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

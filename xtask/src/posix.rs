@@ -99,7 +99,8 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     run::check(command)
 }
 
-fn is_root() -> bool {
+/// Whether root runs this.
+pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
@@ -128,10 +129,11 @@ fn install(root: &Path) -> Result<(), String> {
 }
 
 /// A place that every user may walk to, which goes when it is dropped.
-struct Place(PathBuf);
+pub struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Result<Self, String> {
+    /// Makes it.
+    pub fn new() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("razorfs-posix-{}", std::process::id()));
         let made = fs::create_dir(&path).and_then(|()| {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -150,14 +152,15 @@ impl Drop for Place {
 }
 
 /// A volume that is mounted until dropped.
-struct Mount<'a> {
+pub struct Mount<'a> {
     razorfs: &'a Path,
     volume: PathBuf,
     dir: PathBuf,
 }
 
 impl<'a> Mount<'a> {
-    fn new(razorfs: &'a Path, place: &Place, options: &str) -> Result<Self, String> {
+    /// Makes and mounts a volume.
+    pub fn new(razorfs: &'a Path, place: &Place, options: &str) -> Result<Self, String> {
         let volume = place.0.join("volume.rzfs");
         let dir = place.0.join("mnt");
         let mut command = Command::new(razorfs);
@@ -170,8 +173,13 @@ impl<'a> Mount<'a> {
         })
     }
 
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Unmounts; the volume must be without damage, and goes.
-    fn end(self) -> Result<(), String> {
+    pub fn end(self) -> Result<(), String> {
         let mut umount = Command::new(self.razorfs);
         umount.arg("umount").arg(&self.dir);
         run::check(umount)?;

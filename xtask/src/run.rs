@@ -27,15 +27,20 @@ pub fn check(mut command: Command) -> Result<(), String> {
 
 /// Like [`check`], with what it says shown only if it fails.
 pub fn check_quietly(command: &mut Command) -> Result<(), String> {
+    output(command).map(drop)
+}
+
+/// Like [`check_quietly`], answering with what it said.
+pub fn output(command: &mut Command) -> Result<String, String> {
     let shown = show(command);
     let output = command
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("cannot run `{shown}`: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
     let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        return Ok(said.into_owned());
+    }
     let errors = String::from_utf8_lossy(&output.stderr);
     let status = output.status;
     Err(format!("`{shown}` failed ({status}):\n{said}\n{errors}"))

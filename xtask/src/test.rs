@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{posix, run, tidy};
+use crate::{posix, programs, run, tidy};
 
 /// What the command line asks for.
 struct Plan {
@@ -44,6 +44,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
         steps.skip("simulated power cuts", "--quick");
         steps.skip("tests on a real mount", "--quick");
         steps.skip("others' suites on a mount", "--quick");
+        steps.skip("real programs on a mount", "--quick");
     } else {
         steps.run("simulated power cuts", || simulate(root, &plan))?;
         match mounts_missing() {
@@ -52,6 +53,9 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.run("others' suites on a mount", || {
                     posix::main(root, &[]).map(|()| Vec::new())
                 })?;
+                steps.run("real programs on a mount", || {
+                    programs::main(root, &[]).map(|()| Vec::new())
+                })?;
             }
             Some(why) if std::env::var_os("CI").is_some() => {
                 return Err(format!("tests on a real mount cannot run: {why}"));
@@ -59,6 +63,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
             Some(why) => {
                 steps.skip("tests on a real mount", &why);
                 steps.skip("others' suites on a mount", &why);
+                steps.skip("real programs on a mount", &why);
             }
         }
     }
