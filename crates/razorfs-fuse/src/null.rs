@@ -101,7 +101,7 @@ impl State {
         let directory = new.kind == FileKind::Directory;
         let mut stat = Stat {
             ino,
-            mode: new.kind.mode_bits() | new.mode & 0o7777,
+            mode: new.kind.mode_bits() | new.mode & !new.umask & 0o7777,
             nlink: if directory { 2 } else { 1 },
             uid: new.uid,
             gid: new.gid,

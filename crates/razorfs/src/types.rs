@@ -53,6 +53,9 @@ pub struct NewNode<'a> {
     pub kind: FileKind,
     /// Permission bits, with setuid, setgid and sticky; the type bits are ignored.
     pub mode: u32,
+    /// Permission bits that `mode` loses, unless the directory has a default access list, which
+    /// then says what is lost.
+    pub umask: u32,
     /// Owner.
     pub uid: u32,
     /// Group; a setgid directory overrides it.
@@ -70,6 +73,7 @@ impl NewNode<'_> {
         Self {
             kind: FileKind::Regular,
             mode,
+            umask: 0,
             uid: 0,
             gid: 0,
             rdev: 0,
@@ -83,6 +87,7 @@ impl NewNode<'_> {
         Self {
             kind: FileKind::Directory,
             mode,
+            umask: 0,
             uid: 0,
             gid: 0,
             rdev: 0,

@@ -6,7 +6,7 @@ use razorfs_format::record::inode_flags;
 use super::privileges::{CAPABILITY, without_set_ids};
 use super::{Errno, Operations, Result};
 use crate::clock::now;
-use crate::protocol::{self, Operation, Request, SetAttr, flag};
+use crate::protocol::{self, Operation, Request, SetAttr, flag, flags};
 use crate::transport::Reply;
 
 /// The ioctl that makes everything done before durable: `_IO('R', 'S')`, on any file or directory
@@ -97,15 +97,22 @@ impl Operations {
         let ino = Ino(request.header.node);
         match request.operation {
             Operation::SetXattr {
-                name, value, flags, ..
+                name,
+                value,
+                flags,
+                setxattr_flags,
             } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 let mode = match flags as i32 {
                     0 => XattrMode::Set,
                     libc::XATTR_CREATE => XattrMode::Create,
                     libc::XATTR_REPLACE => XattrMode::Replace,
                     _ => return Err(Errno(libc::EINVAL)),
                 };
+                if setxattr_flags & flag::SETXATTR_ACL_KILL_SGID != 0 {
+                    // First: whatever happens between the two, nobody gets more rights by it.
+                    self.clear_setgid(ino)?;
+                }
                 self.fs.set_xattr(ino, name, value, mode)?;
                 if name == CAPABILITY {
                     self.privileges.changed(ino);
@@ -113,7 +120,7 @@ impl Operations {
                 Ok(())
             }
             Operation::GetXattr { name, size } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 sized(&self.fs.get_xattr(ino, name)?, size, out)
             }
             Operation::ListXattr { size } => {
@@ -128,11 +135,32 @@ impl Operations {
                 sized(&list, size, out)
             }
             Operation::RemoveXattr { name } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 Ok(self.fs.remove_xattr(ino, name)?)
             }
             _ => Err(Errno(libc::ENOSYS)),
         }
+    }
+
+    /// Where the kernel does not know access lists they would be kept and not obeyed, so they are
+    /// refused.
+    fn check_name(&self, name: &[u8]) -> Result {
+        if name.starts_with(b"system.posix_acl_") && !self.has(flags::POSIX_ACL) {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        Ok(())
+    }
+
+    fn clear_setgid(&self, ino: Ino) -> Result {
+        let mode = self.fs.stat(ino)?.mode & 0o7777;
+        if mode & libc::S_ISGID != 0 {
+            let changes = SetAttributes {
+                mode: Some(mode & !libc::S_ISGID),
+                ..SetAttributes::default()
+            };
+            self.fs.set_attributes(ino, &changes)?;
+        }
+        Ok(())
     }
 
     pub(super) fn ioctl(&self, ino: Ino, cmd: u32, input: &[u8], reply: Reply, out: &mut Vec<u8>) {
@@ -186,14 +214,6 @@ impl Operations {
         protocol::put_ioctl(out, &[]);
         Ok(())
     }
-}
-
-/// Access lists would be kept and not obeyed, so they are refused.
-fn check_name(name: &[u8]) -> Result {
-    if name.starts_with(b"system.posix_acl_") {
-        return Err(Errno(libc::EOPNOTSUPP));
-    }
-    Ok(())
 }
 
 /// Answers with a value that the caller has `size` bytes for, or with its size if that is 0.

@@ -94,9 +94,6 @@ fn extended_attributes_follow_the_rules() {
         assert_eq!(listxattr(&path, &mut buf[..]).unwrap(), 14);
         removexattr(&path, "user.a").unwrap();
         assert_eq!(errno(removexattr(&path, "user.a")), libc::ENODATA);
-        // We do not enforce access lists, so we do not take them.
-        let acl = set("system.posix_acl_access", b"\x02\0\0\0", none);
-        assert_eq!(errno(acl), libc::EOPNOTSUPP);
     });
 }
 
