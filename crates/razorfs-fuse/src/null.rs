@@ -220,6 +220,7 @@ impl State {
         }
         match (mode, old) {
             (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
+            (RenameMode::Whiteout { .. }, _) => return Err(Error::Invalid("no whiteouts here")),
             (RenameMode::Exchange, None) => return Err(Error::NotFound),
             (RenameMode::Exchange, Some((other, other_kind))) => {
                 if other_kind == FileKind::Directory && self.below(dir, other)? {
@@ -468,6 +469,10 @@ impl FileSystem for NullFs {
             node.pins = node.pins.saturating_sub(n);
             state.reap(ino);
         }
+    }
+
+    fn shut_down(&self) -> Result<()> {
+        Err(Error::Unsupported("there is no disk to be cut off from"))
     }
 
     fn sync_then(&self, done: Synced) {

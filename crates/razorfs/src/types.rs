@@ -140,6 +140,16 @@ pub enum RenameMode {
     NoReplace,
     /// Swaps the two; both must exist.
     Exchange,
+    /// Leaves a character device 0:0 where the name was: overlayfs takes it as the mark of a file
+    /// that has been removed.
+    Whiteout {
+        /// Whether a target that exists is an error.
+        no_replace: bool,
+        /// Owner of the mark.
+        uid: u32,
+        /// Group of the mark; a setgid directory overrides it.
+        gid: u32,
+    },
 }
 
 /// What `setxattr` does if the attribute exists or not.

@@ -13,6 +13,9 @@ use crate::transport::Reply;
 /// of the mount. sync(2) and syncfs(2) do not reach a FUSE server.
 pub const SYNC_IOCTL: u32 = 0x5253;
 
+/// FS_IOC_SHUTDOWN.
+const SHUTDOWN: u32 = 0x8004_587d;
+
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
 
@@ -51,6 +54,7 @@ impl Operations {
 
     pub(super) fn set_attributes(&self, ino: Ino, set: &SetAttr, out: &mut Vec<u8>) -> Result {
         let has = |bit| set.valid & bit != 0;
+        self.check_times(ino, set)?;
         let time = |given, present, value| match (has(present), has(given)) {
             // The kernel's idea of the present is as much as a tick old.
             (true, _) => Some(now()),
@@ -82,6 +86,17 @@ impl Operations {
             self.privileges.changed(ino);
         }
         protocol::put_attributes(out, &stat, self.validity);
+        Ok(())
+    }
+
+    /// Fails if times other than the present are given to a file that is append-only.
+    fn check_times(&self, ino: Ino, set: &SetAttr) -> Result {
+        let is_given = |given, present| set.valid & (given | present) == given;
+        let any = is_given(flag::ATTR_ATIME, flag::ATTR_ATIME_NOW)
+            || is_given(flag::ATTR_MTIME, flag::ATTR_MTIME_NOW);
+        if any && self.fs.stat(ino)?.flags & inode_flags::APPEND != 0 {
+            return Err(Errno(libc::EPERM));
+        }
         Ok(())
     }
 
@@ -163,12 +178,20 @@ impl Operations {
         Ok(())
     }
 
-    pub(super) fn ioctl(&self, ino: Ino, cmd: u32, input: &[u8], reply: Reply, out: &mut Vec<u8>) {
+    pub(super) fn ioctl(&self, request: &Request<'_>, reply: Reply, out: &mut Vec<u8>) {
+        let ino = Ino(request.header.node);
+        let Operation::Ioctl {
+            cmd, arg, input, ..
+        } = request.operation
+        else {
+            return self.fail(Errno(libc::ENOSYS), reply);
+        };
         let result = match cmd {
             SYNC_IOCTL => {
                 protocol::put_ioctl(out, &[]);
                 return self.sync(reply, out);
             }
+            SHUTDOWN => return self.shut_down(&request.header, arg, reply),
             GET_FLAGS => self.get_flags(ino, &FLAGS, 4, out),
             SET_FLAGS => self.set_flags(ino, &FLAGS, input, out),
             GET_FSX => self.get_flags(ino, &FSX_FLAGS, FSX, out),

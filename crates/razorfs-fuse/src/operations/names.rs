@@ -39,7 +39,11 @@ impl Operations {
         let new = |kind, mode, umask| new_node(request, kind, mode, umask);
         match request.operation {
             // A file handle of NFS or open_by_handle_at(2) leads here.
-            Operation::Lookup { name: b"." } => Ok(self.fs.stat(parent)?),
+            Operation::Lookup { name: b"." } => match self.fs.stat(parent)? {
+                // It lives on for whoever holds it open, and nobody else comes to it.
+                stat if stat.nlink == 0 => Err(Errno(libc::ENOENT)),
+                stat => Ok(stat),
+            },
             Operation::Lookup { name: b".." } => Ok(self.fs.stat(self.fs.parent_of(parent)?)?),
             Operation::Lookup { name } => Ok(self.fs.lookup(parent, name)?),
             Operation::Symlink { name, target } => {
@@ -104,8 +108,9 @@ impl Operations {
         Ok(self.fs.set_attributes(stat.ino, &empty)?)
     }
 
-    pub(super) fn change_names(&self, parent: Ino, operation: &Operation<'_>) -> Result {
-        match *operation {
+    pub(super) fn change_names(&self, request: &Request<'_>) -> Result {
+        let parent = Ino(request.header.node);
+        match request.operation {
             Operation::Unlink { name } => self.fs.unlink(parent, name)?,
             Operation::RmDir { name } => self.fs.rmdir(parent, name)?,
             Operation::Rename {
@@ -118,6 +123,13 @@ impl Operations {
                     0 => RenameMode::Replace,
                     libc::RENAME_NOREPLACE => RenameMode::NoReplace,
                     libc::RENAME_EXCHANGE => RenameMode::Exchange,
+                    _ if flags & !libc::RENAME_NOREPLACE == libc::RENAME_WHITEOUT => {
+                        RenameMode::Whiteout {
+                            no_replace: flags & libc::RENAME_NOREPLACE != 0,
+                            uid: request.header.uid,
+                            gid: request.header.gid,
+                        }
+                    }
                     // Never ignore a flag: that would lose somebody's file.
                     _ => return Err(Errno(libc::EINVAL)),
                 };

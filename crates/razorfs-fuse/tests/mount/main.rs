@@ -13,6 +13,7 @@ mod attributes;
 mod data;
 mod directories;
 mod lifetime;
+mod linux;
 mod names;
 mod times;
 mod users;

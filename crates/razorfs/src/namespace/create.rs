@@ -89,6 +89,19 @@ impl Operation<'_> {
         Ok((inode, inherited))
     }
 
+    /// The same, inserted. The entry is the caller's business.
+    pub(super) fn insert_child(
+        &mut self,
+        parent: Ino,
+        node: &NewNode<'_>,
+        cookie: u64,
+    ) -> Result<Ino> {
+        let (inode, inherited) = self.child_of(parent, node, cookie)?;
+        let ino = self.insert(inode);
+        self.put_inherited(ino, inherited);
+        Ok(ino)
+    }
+
     /// A free slot for a new `name` in `dir`.
     fn free_slot(&mut self, dir: Ino, name: &[u8]) -> Result<u64> {
         check_name(name)?;
@@ -109,13 +122,11 @@ impl Operation<'_> {
     pub(super) fn create(&mut self, parent: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Ino> {
         let cookie = self.free_slot(parent, name)?;
         check_target(node)?;
-        let (inode, inherited) = self.child_of(parent, node, cookie)?;
-        if inode.is_dir() && self.inode(parent)?.nlink >= LINK_MAX {
+        let kind = node.kind;
+        if kind == FileKind::Directory && self.inode(parent)?.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks);
         }
-        let kind = inode.kind();
-        let ino = self.insert(inode);
-        self.put_inherited(ino, inherited);
+        let ino = self.insert_child(parent, node, cookie)?;
         let name = name.into();
         self.add_entry(parent, cookie, &Dirent { ino, kind, name })?;
         Ok(ino)
