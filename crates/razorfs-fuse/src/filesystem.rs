@@ -79,6 +79,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn unpin(&self, ino: Ino, n: u64);
     /// Calls `done` when everything done before is durable. Returns at once.
     fn sync_then(&self, done: Synced);
+    /// Nothing is written any more, as if the disk had failed.
+    fn shut_down(&self) -> Result<()>;
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self) {}
 }

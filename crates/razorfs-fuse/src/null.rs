@@ -101,7 +101,7 @@ impl State {
         let directory = new.kind == FileKind::Directory;
         let mut stat = Stat {
             ino,
-            mode: new.kind.mode_bits() | new.mode & 0o7777,
+            mode: new.kind.mode_bits() | new.mode & !new.umask & 0o7777,
             nlink: if directory { 2 } else { 1 },
             uid: new.uid,
             gid: new.gid,
@@ -220,6 +220,7 @@ impl State {
         }
         match (mode, old) {
             (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
+            (RenameMode::Whiteout { .. }, _) => return Err(Error::Invalid("no whiteouts here")),
             (RenameMode::Exchange, None) => return Err(Error::NotFound),
             (RenameMode::Exchange, Some((other, other_kind))) => {
                 if other_kind == FileKind::Directory && self.below(dir, other)? {
@@ -468,6 +469,10 @@ impl FileSystem for NullFs {
             node.pins = node.pins.saturating_sub(n);
             state.reap(ino);
         }
+    }
+
+    fn shut_down(&self) -> Result<()> {
+        Err(Error::Unsupported("there is no disk to be cut off from"))
     }
 
     fn sync_then(&self, done: Synced) {

@@ -121,6 +121,11 @@ impl FileSystem for Volume {
         Self::unpin(self, ino, n)
     }
 
+    fn shut_down(&self) -> Result<()> {
+        Self::shut_down(self);
+        Ok(())
+    }
+
     fn sync_then(&self, done: Synced) {
         Self::sync_then(self, done)
     }

@@ -27,6 +27,7 @@ pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
             let node = NewNode {
                 kind: *kind,
                 mode: *mode,
+                umask: 0,
                 uid: *uid,
                 gid: *gid,
                 rdev: if device { u32::from(*target) + 1 } else { 0 },

@@ -53,6 +53,9 @@ pub struct NewNode<'a> {
     pub kind: FileKind,
     /// Permission bits, with setuid, setgid and sticky; the type bits are ignored.
     pub mode: u32,
+    /// Permission bits that `mode` loses, unless the directory has a default access list, which
+    /// then says what is lost.
+    pub umask: u32,
     /// Owner.
     pub uid: u32,
     /// Group; a setgid directory overrides it.
@@ -70,6 +73,7 @@ impl NewNode<'_> {
         Self {
             kind: FileKind::Regular,
             mode,
+            umask: 0,
             uid: 0,
             gid: 0,
             rdev: 0,
@@ -83,6 +87,7 @@ impl NewNode<'_> {
         Self {
             kind: FileKind::Directory,
             mode,
+            umask: 0,
             uid: 0,
             gid: 0,
             rdev: 0,
@@ -135,6 +140,16 @@ pub enum RenameMode {
     NoReplace,
     /// Swaps the two; both must exist.
     Exchange,
+    /// Leaves a character device 0:0 where the name was: overlayfs takes it as the mark of a file
+    /// that has been removed.
+    Whiteout {
+        /// Whether a target that exists is an error.
+        no_replace: bool,
+        /// Owner of the mark.
+        uid: u32,
+        /// Group of the mark; a setgid directory overrides it.
+        gid: u32,
+    },
 }
 
 /// What `setxattr` does if the attribute exists or not.

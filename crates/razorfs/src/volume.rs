@@ -310,6 +310,13 @@ impl Volume {
         self.inner.store.sync_then(done);
     }
 
+    /// Cuts the volume off from its disk: what is not durable by now never becomes so, and every
+    /// later change fails. To see what a crash at this moment leaves, let go of the volume, which
+    /// then cannot be closed properly, and open it again.
+    pub fn shut_down(&self) {
+        self.inner.store.shut_down();
+    }
+
     /// Writes everything to where it stays, so that the next opening has nothing to replay.
     pub fn checkpoint(&self) -> Result<()> {
         self.inner.store.checkpoint()

@@ -250,6 +250,7 @@ impl Tree for VolumeTree {
         let node = NewNode {
             kind: meta.kind,
             mode: meta.mode,
+            umask: 0,
             uid: meta.uid,
             gid: meta.gid,
             rdev: meta.rdev,

@@ -6,12 +6,15 @@ use razorfs_format::record::inode_flags;
 use super::privileges::{CAPABILITY, without_set_ids};
 use super::{Errno, Operations, Result};
 use crate::clock::now;
-use crate::protocol::{self, Operation, Request, SetAttr, flag};
+use crate::protocol::{self, Operation, Request, SetAttr, flag, flags};
 use crate::transport::Reply;
 
 /// The ioctl that makes everything done before durable: `_IO('R', 'S')`, on any file or directory
 /// of the mount. sync(2) and syncfs(2) do not reach a FUSE server.
 pub const SYNC_IOCTL: u32 = 0x5253;
+
+/// FS_IOC_SHUTDOWN.
+const SHUTDOWN: u32 = 0x8004_587d;
 
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
@@ -51,6 +54,7 @@ impl Operations {
 
     pub(super) fn set_attributes(&self, ino: Ino, set: &SetAttr, out: &mut Vec<u8>) -> Result {
         let has = |bit| set.valid & bit != 0;
+        self.check_times(ino, set)?;
         let time = |given, present, value| match (has(present), has(given)) {
             // The kernel's idea of the present is as much as a tick old.
             (true, _) => Some(now()),
@@ -85,6 +89,17 @@ impl Operations {
         Ok(())
     }
 
+    /// Fails if times other than the present are given to a file that is append-only.
+    fn check_times(&self, ino: Ino, set: &SetAttr) -> Result {
+        let is_given = |given, present| set.valid & (given | present) == given;
+        let any = is_given(flag::ATTR_ATIME, flag::ATTR_ATIME_NOW)
+            || is_given(flag::ATTR_MTIME, flag::ATTR_MTIME_NOW);
+        if any && self.fs.stat(ino)?.flags & inode_flags::APPEND != 0 {
+            return Err(Errno(libc::EPERM));
+        }
+        Ok(())
+    }
+
     pub(super) fn remove_capability(&self, ino: Ino) -> Result {
         match self.fs.get_xattr(ino, CAPABILITY) {
             Ok(_) => Ok(self.fs.remove_xattr(ino, CAPABILITY)?),
@@ -97,15 +112,22 @@ impl Operations {
         let ino = Ino(request.header.node);
         match request.operation {
             Operation::SetXattr {
-                name, value, flags, ..
+                name,
+                value,
+                flags,
+                setxattr_flags,
             } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 let mode = match flags as i32 {
                     0 => XattrMode::Set,
                     libc::XATTR_CREATE => XattrMode::Create,
                     libc::XATTR_REPLACE => XattrMode::Replace,
                     _ => return Err(Errno(libc::EINVAL)),
                 };
+                if setxattr_flags & flag::SETXATTR_ACL_KILL_SGID != 0 {
+                    // First: whatever happens between the two, nobody gets more rights by it.
+                    self.clear_setgid(ino)?;
+                }
                 self.fs.set_xattr(ino, name, value, mode)?;
                 if name == CAPABILITY {
                     self.privileges.changed(ino);
@@ -113,7 +135,7 @@ impl Operations {
                 Ok(())
             }
             Operation::GetXattr { name, size } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 sized(&self.fs.get_xattr(ino, name)?, size, out)
             }
             Operation::ListXattr { size } => {
@@ -128,19 +150,48 @@ impl Operations {
                 sized(&list, size, out)
             }
             Operation::RemoveXattr { name } => {
-                check_name(name)?;
+                self.check_name(name)?;
                 Ok(self.fs.remove_xattr(ino, name)?)
             }
             _ => Err(Errno(libc::ENOSYS)),
         }
     }
 
-    pub(super) fn ioctl(&self, ino: Ino, cmd: u32, input: &[u8], reply: Reply, out: &mut Vec<u8>) {
+    /// Where the kernel does not know access lists they would be kept and not obeyed, so they are
+    /// refused.
+    fn check_name(&self, name: &[u8]) -> Result {
+        if name.starts_with(b"system.posix_acl_") && !self.has(flags::POSIX_ACL) {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        Ok(())
+    }
+
+    fn clear_setgid(&self, ino: Ino) -> Result {
+        let mode = self.fs.stat(ino)?.mode & 0o7777;
+        if mode & libc::S_ISGID != 0 {
+            let changes = SetAttributes {
+                mode: Some(mode & !libc::S_ISGID),
+                ..SetAttributes::default()
+            };
+            self.fs.set_attributes(ino, &changes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ioctl(&self, request: &Request<'_>, reply: Reply, out: &mut Vec<u8>) {
+        let ino = Ino(request.header.node);
+        let Operation::Ioctl {
+            cmd, arg, input, ..
+        } = request.operation
+        else {
+            return self.fail(Errno(libc::ENOSYS), reply);
+        };
         let result = match cmd {
             SYNC_IOCTL => {
                 protocol::put_ioctl(out, &[]);
                 return self.sync(reply, out);
             }
+            SHUTDOWN => return self.shut_down(&request.header, arg, reply),
             GET_FLAGS => self.get_flags(ino, &FLAGS, 4, out),
             SET_FLAGS => self.set_flags(ino, &FLAGS, input, out),
             GET_FSX => self.get_flags(ino, &FSX_FLAGS, FSX, out),
@@ -186,14 +237,6 @@ impl Operations {
         protocol::put_ioctl(out, &[]);
         Ok(())
     }
-}
-
-/// Access lists would be kept and not obeyed, so they are refused.
-fn check_name(name: &[u8]) -> Result {
-    if name.starts_with(b"system.posix_acl_") {
-        return Err(Errno(libc::EOPNOTSUPP));
-    }
-    Ok(())
 }
 
 /// Answers with a value that the caller has `size` bytes for, or with its size if that is 0.

@@ -12,6 +12,7 @@ mod data;
 mod directories;
 mod names;
 mod privileges;
+mod shutdown;
 #[cfg(test)]
 mod tests;
 
@@ -185,16 +186,14 @@ impl Operations {
             | Operation::TmpFile { .. }
             | Operation::Link { .. } => self.entry(request, reply, &mut scratch.out),
             Operation::Unlink { .. } | Operation::RmDir { .. } | Operation::Rename { .. } => {
-                let result = self.change_names(ino, &request.operation);
+                let result = self.change_names(request);
                 self.finish(result, reply, &[]);
             }
             Operation::Read { .. } => self.read(ino, &request.operation, reply, scratch),
             Operation::ReadDir { .. } => {
                 self.read_dir(ino, &request.operation, reply, &mut scratch.out);
             }
-            Operation::Ioctl { cmd, input, .. } => {
-                self.ioctl(ino, *cmd, input, reply, &mut scratch.out);
-            }
+            Operation::Ioctl { .. } => self.ioctl(request, reply, &mut scratch.out),
             _ => {
                 let result = self.attributes_or_data(request, &mut scratch.out);
                 self.finish(result, reply, &scratch.out);

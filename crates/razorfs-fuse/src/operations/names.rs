@@ -35,31 +35,45 @@ impl Operations {
 
     fn find_or_make(&self, request: &Request<'_>) -> Result<Stat> {
         let parent = Ino(request.header.node);
-        let make = |name: &[u8], kind, mode, rdev, target: &[u8]| {
-            let node = new_node(request, kind, mode, rdev, target);
-            Ok(self.fs.create_node(parent, name, &node)?)
-        };
+        let make = |name: &[u8], node: NewNode<'_>| Ok(self.fs.create_node(parent, name, &node)?);
+        let new = |kind, mode, umask| new_node(request, kind, mode, umask);
         match request.operation {
             // A file handle of NFS or open_by_handle_at(2) leads here.
-            Operation::Lookup { name: b"." } => Ok(self.fs.stat(parent)?),
+            Operation::Lookup { name: b"." } => match self.fs.stat(parent)? {
+                // It lives on for whoever holds it open, and nobody else comes to it.
+                stat if stat.nlink == 0 => Err(Errno(libc::ENOENT)),
+                stat => Ok(stat),
+            },
             Operation::Lookup { name: b".." } => Ok(self.fs.stat(self.fs.parent_of(parent)?)?),
             Operation::Lookup { name } => Ok(self.fs.lookup(parent, name)?),
-            Operation::Symlink { name, target } => make(name, FileKind::Symlink, 0o777, 0, target),
-            Operation::MkDir { name, mode, .. } => make(name, FileKind::Directory, mode, 0, b""),
+            Operation::Symlink { name, target } => {
+                let link = new(FileKind::Symlink, 0o777, 0);
+                make(name, NewNode { target, ..link })
+            }
+            Operation::MkDir { name, mode, umask } => {
+                make(name, new(FileKind::Directory, mode, umask))
+            }
             Operation::MkNod {
-                name, mode, rdev, ..
+                name,
+                mode,
+                rdev,
+                umask,
             } => {
                 let kind = match mode & libc::S_IFMT {
                     0 => Some(FileKind::Regular),
                     _ => FileKind::from_mode(mode),
                 };
                 let kind = kind.filter(|&kind| kind != FileKind::Directory);
-                make(name, kind.ok_or(Errno(libc::EINVAL))?, mode, rdev, b"")
+                let node = new(kind.ok_or(Errno(libc::EINVAL))?, mode, umask);
+                make(name, NewNode { rdev, ..node })
             }
             Operation::Create {
-                name, flags, mode, ..
+                name,
+                flags,
+                mode,
+                umask,
             } => {
-                let node = new_node(request, FileKind::Regular, mode, 0, b"");
+                let node = new(FileKind::Regular, mode, umask);
                 match self.fs.create_node(parent, name, &node) {
                     Err(Error::Exists) if flags & libc::O_EXCL as u32 == 0 => {
                         self.open_existing(parent, name, flags)
@@ -67,8 +81,8 @@ impl Operations {
                     made => Ok(made?),
                 }
             }
-            Operation::TmpFile { mode, .. } => {
-                let node = new_node(request, FileKind::Regular, mode, 0, b"");
+            Operation::TmpFile { mode, umask, .. } => {
+                let node = new(FileKind::Regular, mode, umask);
                 Ok(self.fs.create_unnamed(parent, &node)?)
             }
             Operation::Link { ino, name } => Ok(self.fs.link(Ino(ino), parent, name)?),
@@ -94,8 +108,9 @@ impl Operations {
         Ok(self.fs.set_attributes(stat.ino, &empty)?)
     }
 
-    pub(super) fn change_names(&self, parent: Ino, operation: &Operation<'_>) -> Result {
-        match *operation {
+    pub(super) fn change_names(&self, request: &Request<'_>) -> Result {
+        let parent = Ino(request.header.node);
+        match request.operation {
             Operation::Unlink { name } => self.fs.unlink(parent, name)?,
             Operation::RmDir { name } => self.fs.rmdir(parent, name)?,
             Operation::Rename {
@@ -108,6 +123,13 @@ impl Operations {
                     0 => RenameMode::Replace,
                     libc::RENAME_NOREPLACE => RenameMode::NoReplace,
                     libc::RENAME_EXCHANGE => RenameMode::Exchange,
+                    _ if flags & !libc::RENAME_NOREPLACE == libc::RENAME_WHITEOUT => {
+                        RenameMode::Whiteout {
+                            no_replace: flags & libc::RENAME_NOREPLACE != 0,
+                            uid: request.header.uid,
+                            gid: request.header.gid,
+                        }
+                    }
                     // Never ignore a flag: that would lose somebody's file.
                     _ => return Err(Errno(libc::EINVAL)),
                 };
@@ -125,20 +147,14 @@ fn is_lookup(request: &Request<'_>) -> bool {
     matches!(request.operation, Operation::Lookup { name } if name != b"." && name != b"..")
 }
 
-/// The kernel has applied the umask, as we do not ask for DONT_MASK.
-fn new_node<'a>(
-    request: &Request<'_>,
-    kind: FileKind,
-    mode: u32,
-    rdev: u32,
-    target: &'a [u8],
-) -> NewNode<'a> {
+fn new_node<'a>(request: &Request<'_>, kind: FileKind, mode: u32, umask: u32) -> NewNode<'a> {
     NewNode {
         kind,
         mode: mode & 0o7777,
+        umask,
         uid: request.header.uid,
         gid: request.header.gid,
-        rdev,
-        target,
+        rdev: 0,
+        target: b"",
     }
 }

@@ -15,6 +15,7 @@ const OLDEST_MINOR: u32 = 31;
 )]
 pub mod flags {
     pub const ASYNC_READ: u64 = 1 << 0;
+    pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub const EXPORT_SUPPORT: u64 = 1 << 4;
     pub const BIG_WRITES: u64 = 1 << 5;
     pub const DONT_MASK: u64 = 1 << 6;
@@ -37,8 +38,10 @@ pub mod flags {
 /// Not in it, with the reason: ATOMIC_O_TRUNC, as it would lose truncations where OPEN is never
 /// sent (without it the kernel truncates by SETATTR, one request as well); WRITEBACK_CACHE, as the
 /// kernel would hand data over later than what followed it; ASYNC_DIO, as a direct write must be
-/// whole; POSIX_LOCKS and FLOCK_LOCKS, which the kernel does well alone; POSIX_ACL, as we do not
-/// enforce access lists.
+/// whole; POSIX_LOCKS and FLOCK_LOCKS, which the kernel does well alone.
+///
+/// With POSIX_ACL the kernel obeys access lists and leaves their inheritance to us, and so, with
+/// DONT_MASK, the umask, which counts only where nothing is inherited.
 ///
 /// With NO_OPENDIR_SUPPORT the kernel also caches what directories hold. It drops that with every
 /// change, and asks us for a position that its copy does not have.
@@ -50,6 +53,8 @@ const WANTED: u64 = flags::ASYNC_READ
     | flags::NO_OPEN_SUPPORT
     | flags::NO_OPENDIR_SUPPORT
     | flags::PARALLEL_DIROPS
+    | flags::POSIX_ACL
+    | flags::DONT_MASK
     | flags::MAX_PAGES
     | flags::CACHE_SYMLINKS
     | flags::EXPLICIT_INVAL_DATA

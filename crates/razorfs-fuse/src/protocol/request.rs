@@ -247,6 +247,7 @@ pub enum Operation<'a> {
     },
     Ioctl {
         cmd: u32,
+        arg: u64,
         input: &'a [u8],
         out_size: u32,
     },
@@ -515,11 +516,11 @@ fn read_file_operation<'a>(code: u32, t: &mut Take<'a>) -> Result<Operation<'a>,
         }
         opcode::IOCTL => {
             t.skip(12)?;
-            let cmd = t.u32()?;
-            t.skip(8)?;
+            let (cmd, arg) = (t.u32()?, t.u64()?);
             let (in_size, out_size) = (t.u32()?, t.u32()?);
             Operation::Ioctl {
                 cmd,
+                arg,
                 input: t.slice(in_size as usize)?,
                 out_size,
             }

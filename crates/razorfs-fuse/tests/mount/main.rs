@@ -8,11 +8,14 @@
     reason = "a panic is how a test fails"
 )]
 
+mod acl;
 mod attributes;
 mod data;
 mod directories;
 mod lifetime;
+mod linux;
 mod names;
+mod times;
 mod users;
 
 use std::path::{Path, PathBuf};
@@ -115,6 +118,21 @@ pub(crate) fn each_with(options: &SessionOptions, test: impl Fn(&Mount)) {
     let home = TempDir::new().unwrap();
     let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
     test(&Mount::new(Arc::new(volume.clone()), true, options));
+    volume.close().unwrap();
+}
+
+/// A mounted volume, and the volume itself.
+pub(crate) fn volume(test: impl Fn(&Mount, &Volume)) {
+    if !available() {
+        return;
+    }
+    let home = TempDir::new().unwrap();
+    let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
+    let options = SessionOptions::default();
+    test(
+        &Mount::new(Arc::new(volume.clone()), true, &options),
+        &volume,
+    );
     volume.close().unwrap();
 }
 

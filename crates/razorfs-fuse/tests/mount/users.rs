@@ -32,9 +32,12 @@ fn as_ordinary_user(test: &str, path: Option<&str>) {
     }
     let home = TempDir::new().unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    // The program may stand where others may not go.
+    // The program may stand where others may not go. Another process copies it: what another test
+    // starts meanwhile would hold a file that we write open, and it could not be run.
     let program = home.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg(std::env::current_exe().unwrap()).arg(&program);
+    assert!(copy.status().unwrap().success());
     let tmp = home.path().join("tmp");
     fs::create_dir(&tmp).unwrap();
     let mut command = Command::new(&program);

@@ -106,6 +106,9 @@ impl Operation<'_> {
         if let Some(flags) = set.flags {
             inode.flags = inode.flags & !SETTABLE | flags & SETTABLE;
         }
+        if set.mode.is_some() {
+            self.access_list_follows(ino)?;
+        }
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use razorfs_format::op::OpType;
 use razorfs_format::record::{Dirent, FileKind, Inode, Orphan, TARGET_MAX, Time, inode_flags};
 use razorfs_format::{Branch, Ino};
 
+use super::acl::Inherited;
 use super::directory::{Slot, check_name, is_dots};
 use super::operation::{Afterwards, Operation};
 use super::{LINK_MAX, Namespace, SETGID};
@@ -68,7 +69,12 @@ fn check_target(node: &NewNode<'_>) -> Result<()> {
 
 impl Operation<'_> {
     /// The inode that `node` becomes in `parent`, with what it has from its directory.
-    fn child_of(&mut self, parent: Ino, node: &NewNode<'_>, cookie: u64) -> Result<Inode> {
+    fn child_of(
+        &mut self,
+        parent: Ino,
+        node: &NewNode<'_>,
+        cookie: u64,
+    ) -> Result<(Inode, Inherited)> {
         let now = self.now;
         let dir = self.live_directory(parent)?;
         let mut inode = new_inode(node, parent, cookie, now);
@@ -79,7 +85,21 @@ impl Operation<'_> {
                 inode.mode |= SETGID;
             }
         }
-        Ok(inode)
+        let inherited = self.inherit(parent, &mut inode, node.umask)?;
+        Ok((inode, inherited))
+    }
+
+    /// The same, inserted. The entry is the caller's business.
+    pub(super) fn insert_child(
+        &mut self,
+        parent: Ino,
+        node: &NewNode<'_>,
+        cookie: u64,
+    ) -> Result<Ino> {
+        let (inode, inherited) = self.child_of(parent, node, cookie)?;
+        let ino = self.insert(inode);
+        self.put_inherited(ino, inherited);
+        Ok(ino)
     }
 
     /// A free slot for a new `name` in `dir`.
@@ -102,12 +122,11 @@ impl Operation<'_> {
     pub(super) fn create(&mut self, parent: Ino, name: &[u8], node: &NewNode<'_>) -> Result<Ino> {
         let cookie = self.free_slot(parent, name)?;
         check_target(node)?;
-        let inode = self.child_of(parent, node, cookie)?;
-        if inode.is_dir() && self.inode(parent)?.nlink >= LINK_MAX {
+        let kind = node.kind;
+        if kind == FileKind::Directory && self.inode(parent)?.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks);
         }
-        let kind = inode.kind();
-        let ino = self.insert(inode);
+        let ino = self.insert_child(parent, node, cookie)?;
         let name = name.into();
         self.add_entry(parent, cookie, &Dirent { ino, kind, name })?;
         Ok(ino)
@@ -118,9 +137,10 @@ impl Operation<'_> {
         if node.kind != FileKind::Regular {
             return Err(Error::Invalid("only a regular file can be without a name"));
         }
-        let mut inode = self.child_of(parent, node, 0)?;
+        let (mut inode, inherited) = self.child_of(parent, node, 0)?;
         inode.nlink = 0;
         let ino = self.insert(inode);
+        self.put_inherited(ino, inherited);
         self.put_new(Key::orphan(Branch::HEAD, ino), Orphan::Reap.to_bytes());
         self.afterwards.push(Afterwards::BornNameless(ino));
         Ok(ino)

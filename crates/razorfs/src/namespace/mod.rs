@@ -7,6 +7,7 @@
 //! same names add the locks. Permissions are the business of whoever calls (the kernel checks them
 //! for a mount); the append-only and immutable flags are kept here.
 
+mod acl;
 mod atime;
 mod attributes;
 mod create;

@@ -575,3 +575,39 @@ fn a_name_that_was_looked_up_is_as_exact_as_one_that_was_not() {
     assert!(v.find_by_path(b"/b/f").is_err());
     assert!(ino(b, "f").is_err());
 }
+
+#[test]
+fn a_whiteout_takes_the_place_of_what_moved() {
+    let v = volume();
+    let (d, to) = (dir(&v, ROOT, "d"), dir(&v, ROOT, "to"));
+    let moved = dir(&v, d, "a");
+    file(&v, d, "b");
+    let target = file(&v, to, "b");
+    let mark = |no_replace| RenameMode::Whiteout {
+        no_replace,
+        uid: 3,
+        gid: 4,
+    };
+    rename(&v, (d, "a"), (to, "a"), mark(true)).unwrap();
+    assert_eq!(v.lookup(to, b"a").unwrap().ino, moved);
+    assert_eq!(
+        (v.stat(d).unwrap().nlink, v.stat(to).unwrap().nlink),
+        (2, 3)
+    );
+    let left = v.lookup(d, b"a").unwrap();
+    assert_eq!((left.kind(), left.rdev), (FileKind::CharDevice, 0));
+    assert_eq!((left.mode & 0o7777, left.uid, left.gid), (0, 3, 4));
+    let refused = rename(&v, (d, "b"), (to, "b"), mark(true));
+    assert!(matches!(refused, Err(Error::Exists)));
+    rename(&v, (d, "b"), (to, "b"), mark(false)).unwrap();
+    assert!(matches!(v.stat(target), Err(Error::NotFound)));
+    assert_eq!(names(&v, d), ["a", "b"].map(String::from).into());
+    // Onto itself nothing happens.
+    rename(&v, (to, "b"), (to, "b"), mark(false)).unwrap();
+    assert_eq!(v.lookup(to, b"b").unwrap().kind(), FileKind::Regular);
+    // A mark is removed as any other name, and its directory with it.
+    for name in ["a", "b"] {
+        v.unlink(d, name.as_bytes()).unwrap();
+    }
+    v.rmdir(ROOT, b"d").unwrap();
+}

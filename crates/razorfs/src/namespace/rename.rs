@@ -8,7 +8,7 @@ use razorfs_format::{Branch, Ino};
 use super::directory::{Slot, check_name, is_dots};
 use super::operation::Operation;
 use super::{LINK_MAX, Namespace};
-use crate::{Error, RenameMode, Result};
+use crate::{Error, NewNode, RenameMode, Result};
 
 /// A name in a directory.
 #[derive(Clone, Copy)]
@@ -43,7 +43,13 @@ impl Operation<'_> {
         self.check_move(from.dir, to.dir, &source)?;
         let old = (from.dir, old_cookie);
         match (mode, slot) {
-            (RenameMode::NoReplace, Slot::Taken(..)) => return Err(Error::Exists),
+            (
+                RenameMode::NoReplace
+                | RenameMode::Whiteout {
+                    no_replace: true, ..
+                },
+                Slot::Taken(..),
+            ) => return Err(Error::Exists),
             (RenameMode::Exchange, Slot::Free(_)) => return Err(Error::NotFound),
             // Two names of one file, or the same name twice: nothing happens.
             (_, Slot::Taken(_, target)) if target.ino == source.ino => {}
@@ -52,13 +58,13 @@ impl Operation<'_> {
                 self.exchange(old, source, (to.dir, cookie), target)?;
             }
             (_, Slot::Taken(cookie, target)) => {
-                self.replace(old, source, (to.dir, cookie), target)?;
+                self.replace(old, source, (to.dir, cookie), target, mode)?;
             }
             (_, Slot::Free(cookie)) => {
                 self.check_entries_change(to.dir, false)?;
                 let name = to.name.into();
                 let (ino, kind) = (source.ino, source.kind);
-                self.remove_entry(from.dir, old_cookie, kind)?;
+                self.vacate(old, source, mode)?;
                 self.add_entry(to.dir, cookie, &Dirent { ino, kind, name })?;
                 self.moved(ino, old, (to.dir, cookie))?;
             }
@@ -87,12 +93,30 @@ impl Operation<'_> {
         Ok(())
     }
 
+    /// The name at `old` does not lead to the source any more.
+    fn vacate(&mut self, old: (Ino, u64), source: Dirent, mode: RenameMode) -> Result<()> {
+        let RenameMode::Whiteout { uid, gid, .. } = mode else {
+            return self.remove_entry(old.0, old.1, source.kind);
+        };
+        let kind = FileKind::CharDevice;
+        let mark = NewNode {
+            kind,
+            uid,
+            gid,
+            ..NewNode::file(0)
+        };
+        let ino = self.insert_child(old.0, &mark, old.1)?;
+        let name = source.name;
+        self.redirect_entry(old.0, old.1, source.kind, &Dirent { ino, kind, name })
+    }
+
     fn replace(
         &mut self,
         old: (Ino, u64),
         source: Dirent,
         new: (Ino, u64),
         target: Dirent,
+        mode: RenameMode,
     ) -> Result<()> {
         match (source.kind, target.kind) {
             (FileKind::Directory, FileKind::Directory) => self.check_empty(target.ino)?,
@@ -107,10 +131,10 @@ impl Operation<'_> {
             kind: source.kind,
             name: target.name,
         };
-        self.remove_entry(old.0, old.1, source.kind)?;
+        self.vacate(old, source, mode)?;
         self.redirect_entry(new.0, new.1, target.kind, &dirent)?;
         self.drop_name(target.ino, new.0, new.1)?;
-        self.moved(source.ino, old, new)
+        self.moved(dirent.ino, old, new)
     }
 
     fn exchange(

@@ -27,7 +27,7 @@ impl Operation<'_> {
     }
 
     /// The attribute, or the key that it would get.
-    fn find_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<(Key, Option<Xattr>)> {
+    pub(super) fn find_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<(Key, Option<Xattr>)> {
         let hash = name_cookie(self.store.hash_key(), name) >> 8;
         let mut free = 0;
         let mut found = None;
@@ -90,6 +90,13 @@ impl Operation<'_> {
             (XattrMode::Replace, None) => return Err(Error::NoAttribute),
             _ => {}
         }
+        if !self.mode_follows(ino, name, value)? {
+            if is_new {
+                let any = self.has_xattrs(ino)?;
+                return self.xattrs_changed(ino, any);
+            }
+            return self.take_out(ino, key);
+        }
         let xattr = Xattr {
             name: name.into(),
             value: value.into(),
@@ -102,13 +109,19 @@ impl Operation<'_> {
         self.xattrs_changed(ino, true)
     }
 
-    fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
-        check_name(name)?;
-        self.check_names_change(ino)?;
-        let (gone, old) = self.find_xattr(ino, name)?;
-        if old.is_none() {
-            return Err(Error::NoAttribute);
-        }
+    /// Another value for an attribute that is there.
+    pub(super) fn replace_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+        let (key, _) = self.find_xattr(ino, name)?;
+        let xattr = Xattr {
+            name: name.into(),
+            value: value.into(),
+        };
+        self.put(key, xattr.to_bytes());
+        Ok(())
+    }
+
+    /// Removes the attribute at `gone`, which is there.
+    fn take_out(&mut self, ino: Ino, gone: Key) -> Result<()> {
         let mut others = false;
         self.each_xattr(ino, |key, _| {
             others |= *key != gone;
@@ -116,6 +129,16 @@ impl Operation<'_> {
         })?;
         self.del(gone);
         self.xattrs_changed(ino, others)
+    }
+
+    fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.check_names_change(ino)?;
+        let (gone, old) = self.find_xattr(ino, name)?;
+        if old.is_none() {
+            return Err(Error::NoAttribute);
+        }
+        self.take_out(ino, gone)
     }
 }
 

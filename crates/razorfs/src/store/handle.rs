@@ -143,6 +143,13 @@ impl Store {
         }
     }
 
+    /// From now on nothing is written any more, as if the disk had failed.
+    pub fn shut_down(&self) {
+        let core = &self.checkpointer.core;
+        core.fail(&Error::ReadOnly("a program has shut it down".into()));
+        core.fail_waiters();
+    }
+
     /// Makes everything durable and keeps it as it is while `look` reads the files.
     pub fn hold_still<R>(&self, look: impl FnOnce(&dyn Disk) -> R) -> Result<R> {
         if self.read_only.is_some() {
