@@ -100,12 +100,7 @@ impl<M: Machine> Runner<M> {
     fn state_of(&mut self, found: &Model, last: Option<(Model, Op)>) -> Result<Model, Failure> {
         let mut candidates: Vec<(usize, Model)> = Vec::new();
         if let Some((before, op)) = last {
-            let fresh = match &op {
-                Op::Create { at, .. } => before
-                    .resolve(&at.dir)
-                    .and_then(|dir| found.child(dir, at.name)),
-                _ => None,
-            };
+            let fresh = Self::made(&before, &op, found);
             let fresh = fresh.unwrap_or(Ino(before.highest().0 + 1)).max(Ino::FIRST);
             let mut after = before;
             if after.apply(&op, fresh, u64::MAX).is_ok() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use razorfs::{Error, Ino};
 
 use crate::dump::{dump, nameless_agree};
+use crate::flags::Permission;
 use crate::looks::{self, expect};
 use crate::marks::Marks;
 use crate::model::{Model, differences, time_differences};
@@ -57,6 +58,16 @@ pub struct Runner<M: Machine> {
     pub cuts: u64,
     /// What happened.
     pub marks: Marks,
+}
+
+/// Whether a transaction was refused because of its size, which depends on the journal's.
+fn is_too_large(op: &Op, error: &Error) -> bool {
+    let refused = match error {
+        Error::Unsupported(_) => true,
+        Error::Invalid(why) => why.contains("journal takes at once"),
+        _ => false,
+    };
+    refused && matches!(op, Op::Transaction { .. })
 }
 
 /// Error numbers that a failing disk explains.
@@ -218,27 +229,14 @@ impl<M: Machine> Runner<M> {
             Op::Unnamed { slot, .. } => before.slot(*slot),
             _ => None,
         };
-        let nameless_source = match op {
-            Op::Link { from, .. } => before
-                .resolve(from)
-                .and_then(|i| before.node(i))
-                .is_some_and(|n| n.nlink == 0),
-            _ => false,
-        };
         let expected = self.model.apply(op, fresh, most);
         if self.machine.is_dead() {
             return self.change_at_death(op, before, &found, expected.is_ok());
         }
-        if let Err(e) = &found {
-            let refused = nameless_source && e.errno() == libc::ENOENT;
-            if refused || (self.faulty && DISK_ERRORS.contains(&e.errno())) {
-                self.marks.hit(if refused {
-                    "link of a nameless inode refused"
-                } else {
-                    "change failed by the disk"
-                });
-                return self.uncertain(op, before, e.clone(), refused);
-            }
+        if let Err(e) = &found
+            && let Some(done) = self.refused(op, &before, e)
+        {
+            return done;
         }
         let answered = expect(found, expected).map_err(|e| self.failure(e))?;
         let Some((found, expected)) = answered else {
@@ -246,6 +244,10 @@ impl<M: Machine> Runner<M> {
             return Ok(());
         };
         self.marks.hit(&op.word());
+        self.check_limit(&before)?;
+        if let Op::Transaction { sync, .. } = op {
+            return self.transaction_done(found, *sync);
+        }
         if found != expected {
             return Err(self.failure(format!("answered {found:?}, expected {expected:?}")));
         }
@@ -266,6 +268,77 @@ impl<M: Machine> Runner<M> {
         }
         self.remember();
         Ok(())
+    }
+
+    /// What becomes of a change that was refused for a reason that the model does not know of, or
+    /// not for certain: its size, a flag, the limit, the disk.
+    fn refused(&mut self, op: &Op, before: &Model, e: &Error) -> Option<Result<(), Failure>> {
+        let nameless_source = match op {
+            Op::Link { from, .. } => before
+                .resolve(from)
+                .and_then(|i| before.node(i))
+                .is_some_and(|n| n.nlink == 0),
+            _ => false,
+        };
+        let forbidden = before.permission(op) != Permission::Allowed && e.errno() == libc::EPERM;
+        if forbidden || (nameless_source && e.errno() == libc::ENOENT) {
+            self.model = before.clone();
+            self.marks.hit(if forbidden {
+                "change forbidden by a flag"
+            } else {
+                "link of a nameless inode refused"
+            });
+            return Some(Ok(()));
+        }
+        if is_too_large(op, e) {
+            self.model = before.clone();
+            self.marks.hit("transaction too large");
+            return Some(self.check_all());
+        }
+        let limited = e.errno() == libc::EDQUOT && self.machine.limit().is_some();
+        if limited || (self.faulty && DISK_ERRORS.contains(&e.errno())) {
+            self.marks.hit(if limited {
+                "change refused by the limit"
+            } else {
+                "change failed by the disk"
+            });
+            return Some(self.uncertain(op, before.clone(), e));
+        }
+        None
+    }
+
+    /// Nothing grows beyond the limit.
+    fn check_limit(&self, before: &Model) -> Result<(), Failure> {
+        match self.machine.limit() {
+            Some(limit) if self.model.bytes() > limit.max(before.bytes()) => {
+                let bytes = self.model.bytes();
+                Err(self.failure(format!("{bytes} bytes, where the limit is {limit}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn transaction_done(&mut self, found: Answer, sync: bool) -> Result<(), Failure> {
+        if let Answer::Inode(first) = found {
+            if first <= self.given {
+                return Err(self.failure(format!("inode number {first} was given before")));
+            }
+            self.given = first;
+        }
+        self.remember();
+        if sync {
+            self.acknowledge(self.now);
+        }
+        Ok(())
+    }
+
+    /// The number of the first inode that a change made, as a state shows it.
+    pub(crate) fn made(before: &Model, op: &Op, found: &Model) -> Option<Ino> {
+        match op {
+            Op::Create { at, .. } => found.child(before.resolve(&at.dir)?, at.name),
+            Op::Transaction { steps, .. } => before.first_made(steps, found),
+            _ => None,
+        }
     }
 
     pub(crate) fn next_ino(&self) -> Ino {
@@ -308,30 +381,15 @@ impl<M: Machine> Runner<M> {
     }
 
     /// A change failed because of the disk: it must have happened wholly or not at all.
-    fn uncertain(
-        &mut self,
-        op: &Op,
-        before: Model,
-        e: Error,
-        refused: bool,
-    ) -> Result<(), Failure> {
+    fn uncertain(&mut self, op: &Op, before: Model, e: &Error) -> Result<(), Failure> {
         self.model = before;
-        if refused {
-            return Ok(());
-        }
         self.latched |= e.errno() != libc::ENOSPC && e.errno() != libc::EDQUOT;
         let found = dump(self.fs()?)
             .map_err(|d| self.failure(format!("after the error \"{e}\" of {op}: {d}")))?;
         if found.hash() == self.model.hash() && self.nameless_agree(&self.model)? {
             return Ok(());
         }
-        let fresh = match op {
-            Op::Create { at, .. } => self
-                .model
-                .resolve(&at.dir)
-                .and_then(|dir| found.child(dir, at.name)),
-            _ => None,
-        };
+        let fresh = Self::made(&self.model, op, &found);
         let mut done = self.model.clone();
         if done
             .apply(op, fresh.unwrap_or(self.next_ino()), u64::MAX)

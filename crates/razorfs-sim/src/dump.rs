@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use razorfs::{Error, FileKind, Ino, Result, SeekFor, Stat};
 
+use crate::flags::FORBIDDING;
 use crate::model::{Model, Node};
 use crate::names;
 use crate::subject::FileSystem;
@@ -137,6 +138,7 @@ fn read_node<F: FileSystem>(fs: &F, stat: &Stat) -> std::result::Result<Node, Du
     };
     let mut node = Node::new(kind, stat.mode & 0o7777);
     (node.uid, node.gid, node.rdev) = (stat.uid, stat.gid, stat.rdev);
+    node.flags = stat.flags & FORBIDDING;
     node.nlink = stat.nlink;
     (node.atime, node.mtime) = (Some(stat.atime), Some(stat.mtime));
     match kind {

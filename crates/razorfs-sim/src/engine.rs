@@ -1,18 +1,24 @@
 //! The engine on the simulated disk.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use razorfs::{
     AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
-    Options, RenameMode, Result, SeekFor, SetAttributes, Stat, Step, Volume, XattrMode,
+    Options, RenameMode, Result, SeekFor, SetAttributes, Stat, Step as Chore, Volume, XattrMode,
 };
 use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 
-use crate::op::{Fault, Work};
+use crate::names;
+use crate::op::{At, Fault, Step, Work};
+use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::subject::{Done, FileSystem, Machine};
+use crate::transaction::path_of;
 
 /// Checks the volume on a disk without the engine; tells what it finds, if anything.
 pub type Verify = fn(&Arc<dyn Disk>) -> std::result::Result<(), String>;
@@ -26,6 +32,8 @@ pub struct Setup {
     pub compression: Compression,
     /// Sizes of files.
     pub geometry: Geometry,
+    /// Most bytes of file data.
+    pub limit: Option<u64>,
     /// Bytes of the block cache.
     pub cache_bytes: u64,
     /// Seed of the disk's and the clock's randomness.
@@ -62,6 +70,7 @@ impl Setup {
                 .get(rng.below(3))
                 .copied()
                 .unwrap_or(1 << 20),
+            limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
             seed,
         }
     }
@@ -127,6 +136,7 @@ impl Machine for EngineMachine {
         let options = CreateOptions {
             compression: self.setup.compression,
             geometry: self.setup.geometry,
+            limit: self.setup.limit,
             ..CreateOptions::default()
         };
         Volume::create_on(
@@ -199,6 +209,10 @@ impl Machine for EngineMachine {
             }
             None => Ok(()),
         }
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.setup.limit
     }
 
     fn is_synchronous(&self) -> bool {
@@ -277,6 +291,29 @@ impl FileSystem for EngineFs {
     fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         self.volume.remove_xattr(ino, name)
     }
+    fn transaction(&self, steps: &[Step], sync: bool) -> Result<()> {
+        let mut tx = self.volume.root().transaction();
+        for step in steps {
+            match step {
+                Step::CreateDir(at) => tx.create_dir(path(at))?,
+                Step::Write(at, data) => tx.write(path(at), data.bytes())?,
+                Step::RemoveFile(at) => tx.remove_file(path(at))?,
+                Step::RemoveDir(at) => tx.remove_dir(path(at))?,
+                Step::RemoveDirAll(at) => tx.remove_dir_all(path(at))?,
+                Step::Rename(from, to) => tx.rename(path(from), path(to))?,
+                Step::HardLink(from, to) => tx.hard_link(path(from), path(to))?,
+                Step::Symlink(len, at) => {
+                    tx.symlink(OsString::from_vec(posix::target(*len)), path(at))?;
+                }
+                Step::Mode(at, mode) => tx.set_permissions(path(at), *mode)?,
+            }
+        }
+        tx.commit(if sync {
+            Durability::Synced
+        } else {
+            Durability::Async
+        })
+    }
     fn pin(&self, ino: Ino) {
         self.volume.pin(ino, 1);
     }
@@ -305,11 +342,11 @@ impl FileSystem for EngineFs {
 
     fn step(&self, work: Work) -> Result<bool> {
         self.volume.step(match work {
-            Work::Commit => Step::Commit,
-            Work::Checkpoint => Step::Checkpoint,
-            Work::Compact => Step::Compact,
-            Work::Reap => Step::Reap,
-            Work::Grow => Step::Grow,
+            Work::Commit => Chore::Commit,
+            Work::Checkpoint => Chore::Checkpoint,
+            Work::Compact => Chore::Compact,
+            Work::Reap => Chore::Reap,
+            Work::Grow => Chore::Grow,
         })
     }
 
@@ -330,6 +367,13 @@ impl FileSystem for EngineFs {
     fn close(self) -> Result<()> {
         self.volume.close()
     }
+}
+
+/// The path of a place as the library takes it.
+fn path(at: &At) -> PathBuf {
+    let names = path_of(at);
+    let names: Vec<&[u8]> = names.iter().map(|name| names::bytes(*name)).collect();
+    OsString::from_vec(names.join(&b'/')).into()
 }
 
 /// Whether an error says that bytes are damaged or the disk failed: what a reader may be told

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod dump;
 pub mod engine;
 pub mod farm;
+pub mod flags;
 pub mod flips;
 pub mod looks;
 pub mod marks;
@@ -26,6 +27,7 @@ mod sim_tests;
 pub mod subject;
 #[cfg(test)]
 mod toy;
+pub mod transaction;
 pub mod workload;
 
 /// The checker that is run after each cut and each clean close.

@@ -3,6 +3,7 @@
 use libc::{EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENXIO, ERANGE};
 use razorfs::{Error, FileKind, Ino, SeekFor, Stat};
 
+use crate::flags::FORBIDDING;
 use crate::model::{Errnos, Model, Node};
 use crate::names::{self, NameId, TOO_LONG};
 use crate::op::{At, Op};
@@ -48,6 +49,11 @@ pub fn check_stat(found: &Stat, ino: Ino, node: &Node) -> Check {
     field("uid", found.uid.into(), node.uid.into());
     field("gid", found.gid.into(), node.gid.into());
     field("rdev", found.rdev.into(), node.rdev.into());
+    field(
+        "flags",
+        (found.flags & FORBIDDING).into(),
+        node.flags.into(),
+    );
     match node.kind {
         FileKind::Regular => field("size", found.size, node.size),
         FileKind::Symlink => field("size", found.size, node.target.len() as u64),

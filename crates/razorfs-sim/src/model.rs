@@ -45,6 +45,8 @@ pub struct Node {
     pub gid: u32,
     /// Device number of a device file.
     pub rdev: u32,
+    /// The flags that forbid changes.
+    pub flags: u32,
     /// Number of names; 2 and the number of subdirectories for a directory.
     pub nlink: u32,
     /// Size of a regular file.
@@ -76,6 +78,7 @@ impl Node {
             uid: 0,
             gid: 0,
             rdev: 0,
+            flags: 0,
             nlink: 0,
             size: 0,
             parent: Ino(0),
@@ -108,7 +111,9 @@ impl Node {
 
     fn rehash(&mut self, ino: Ino) {
         let mut h = mix(ino.0, self.kind as u64);
-        for field in [self.perm, self.uid, self.gid, self.rdev, self.nlink] {
+        for field in [
+            self.perm, self.uid, self.gid, self.rdev, self.flags, self.nlink,
+        ] {
             h = mix(h, u64::from(field));
         }
         for field in [self.size, self.parent.0, self.content.hash()] {
@@ -196,6 +201,13 @@ impl Model {
     #[must_use]
     pub fn visible(&self) -> usize {
         self.nodes.values().filter(|n| n.nlink > 0).count()
+    }
+
+    /// Bytes of the regular files, those without a name included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.nodes.values().map(|n| n.size);
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// The inode of `name` in `dir`.
@@ -334,6 +346,7 @@ impl Model {
             | Op::ParentOf(who)
             | Op::Open { who, .. } => there(who),
             Op::Close(slot) => self.slot(*slot).is_some(),
+            Op::Transaction { steps, .. } => self.is_clear(steps),
             _ => true,
         }
     }
@@ -396,6 +409,7 @@ fn node_differences(path: &str, ino: Ino, want: &Node, got: &Node, out: &mut Vec
     field("uid", want.uid.into(), got.uid.into());
     field("gid", want.gid.into(), got.gid.into());
     field("rdev", want.rdev.into(), got.rdev.into());
+    field("flags", want.flags.into(), got.flags.into());
     field("nlink", want.nlink.into(), got.nlink.into());
     field("size", want.size, got.size);
     field("parent", want.parent.0, got.parent.0);

@@ -7,6 +7,7 @@ use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, X
 
 use crate::names::{self, NameId};
 use crate::rng::Rng;
+use crate::transaction::path_of;
 
 /// Number of slots that hold inodes open.
 pub const SLOTS: u8 = 4;
@@ -117,6 +118,55 @@ pub enum Fault {
     None,
 }
 
+/// One step of a transaction. Places are below paths, not slots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "named after the library's calls")]
+pub enum Step {
+    CreateDir(At),
+    Write(At, Data),
+    RemoveFile(At),
+    RemoveDir(At),
+    RemoveDirAll(At),
+    Rename(At, At),
+    HardLink(At, At),
+    /// A link to so many bytes.
+    Symlink(u16, At),
+    Mode(At, u32),
+}
+
+impl Step {
+    /// The paths in it.
+    #[must_use]
+    pub fn paths(&self) -> Vec<Vec<NameId>> {
+        match self {
+            Self::Rename(a, b) | Self::HardLink(a, b) => vec![path_of(a), path_of(b)],
+            Self::CreateDir(at)
+            | Self::Write(at, _)
+            | Self::RemoveFile(at)
+            | Self::RemoveDir(at)
+            | Self::RemoveDirAll(at)
+            | Self::Symlink(_, at)
+            | Self::Mode(at, _) => vec![path_of(at)],
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateDir(at) => write!(f, "mkdir {at}"),
+            Self::Write(at, data) => write!(f, "write {at} {data}"),
+            Self::RemoveFile(at) => write!(f, "unlink {at}"),
+            Self::RemoveDir(at) => write!(f, "rmdir {at}"),
+            Self::RemoveDirAll(at) => write!(f, "rm -r {at}"),
+            Self::Rename(from, to) => write!(f, "rename {from} {to}"),
+            Self::HardLink(from, to) => write!(f, "link {from} {to}"),
+            Self::Symlink(len, at) => write!(f, "symlink {at} -> {len} bytes"),
+            Self::Mode(at, mode) => write!(f, "chmod {at} {mode:o}"),
+        }
+    }
+}
+
 /// One step of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(
@@ -183,6 +233,11 @@ pub enum Op {
     RemoveXattr {
         who: Ref,
         name: NameId,
+    },
+    /// All of the steps or none; on the disk at once with `sync`.
+    Transaction {
+        steps: Vec<Step>,
+        sync: bool,
     },
     // What changes nothing.
     Read {
@@ -255,6 +310,7 @@ impl Op {
                 | Self::Copy { .. }
                 | Self::SetXattr { .. }
                 | Self::RemoveXattr { .. }
+                | Self::Transaction { .. }
         )
     }
 
@@ -363,6 +419,9 @@ impl fmt::Display for Op {
             Self::RemoveXattr { who, name } => {
                 write!(f, "removexattr {who} user.{}", short(*name))
             }
+            Self::Transaction { steps, sync } => {
+                write!(f, "transaction [{}], synced: {sync}", steps_of(steps))
+            }
             Self::Cut { calls, seed, again } => {
                 write!(
                     f,
@@ -383,13 +442,16 @@ impl fmt::Display for Op {
             Self::Close(slot) => write!(f, "close @{slot}"),
             Self::Step(work) => write!(f, "step {work:?}"),
             Self::Fault(fault) => write!(f, "fault {fault:?}"),
-            Self::Sync => f.write_str("sync"),
-            Self::SyncThen => f.write_str("sync-then"),
-            Self::Checkpoint => f.write_str("checkpoint"),
             Self::CheckAll => f.write_str("compare everything"),
             Self::Reopen => f.write_str("close and open"),
+            Self::Sync | Self::SyncThen | Self::Checkpoint => f.write_str(&self.word()),
         }
     }
+}
+
+fn steps_of(steps: &[Step]) -> String {
+    let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    steps.join("; ")
 }
 
 fn changes(set: &SetAttributes) -> String {

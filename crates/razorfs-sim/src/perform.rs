@@ -61,6 +61,19 @@ pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
             let ((dir, name), (to, new)) = (place(from)?, place(to)?);
             fs.rename(dir, name, to, new, *mode).map(|()| Answer::Done)
         }
+        Op::Transaction { steps, sync } => {
+            fs.transaction(steps, *sync)?;
+            Ok(match model.made_by(steps) {
+                Some((path, nth)) => {
+                    let mut at = Ino::ROOT;
+                    for name in path {
+                        at = fs.lookup(at, names::bytes(name))?.ino;
+                    }
+                    Answer::Inode(Ino(at.0.saturating_sub(nth)))
+                }
+                None => Answer::Done,
+            })
+        }
         _ => change_one(fs, ino, op),
     }
 }

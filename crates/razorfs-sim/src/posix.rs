@@ -7,6 +7,7 @@ use libc::{
 use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SetAttributes, XattrMode};
 use razorfs_format::record::{FILE_MAX, XATTR_VALUE_MAX};
 
+use crate::flags::{FORBIDDING, Permission};
 use crate::model::{Errnos, Model, Node};
 use crate::names::{NameId, TOO_LONG};
 use crate::op::{At, Data, Op, Ref};
@@ -50,7 +51,14 @@ impl Model {
     /// Does what `op` asks for, or changes nothing and answers with the errors it may give.
     /// A new inode gets the number `fresh`; a copy copies at most `most` bytes.
     pub fn apply(&mut self, op: &Op, fresh: Ino, most: u64) -> Outcome {
-        let outcome = self.dispatch(op, fresh, most);
+        let outcome = if self.permission(op) == Permission::Forbidden {
+            match self.clone().dispatch(op, fresh, most) {
+                Ok(_) => Err(&[EPERM] as Errnos),
+                Err(e) => Err(e),
+            }
+        } else {
+            self.dispatch(op, fresh, most)
+        };
         if outcome.is_ok() {
             self.reap();
         }
@@ -117,6 +125,10 @@ impl Model {
                 self.update(ino, |n| {
                     n.xattrs.remove(name);
                 });
+                Ok(Answer::Done)
+            }
+            Op::Transaction { steps, .. } => {
+                self.transact(steps, fresh)?;
                 Ok(Answer::Done)
             }
             _ => Ok(Answer::Done),
@@ -240,7 +252,7 @@ impl Model {
         self.update(ino, |n| n.nlink = if n.is_dir() { 0 } else { n.nlink - 1 });
     }
 
-    fn create(&mut self, at: &At, node: Node, fresh: Ino) -> Outcome {
+    pub(crate) fn create(&mut self, at: &At, node: Node, fresh: Ino) -> Outcome {
         let (dir, found) = self.new_place(at)?;
         if found.is_some() {
             return Err(&[EEXIST]);
@@ -363,6 +375,7 @@ impl Model {
             n.gid = set.gid.unwrap_or(n.gid);
             n.atime = set.atime.or(n.atime);
             n.mtime = set.mtime.or(n.mtime);
+            n.flags = set.flags.map_or(n.flags, |f| f & FORBIDDING);
         });
         Ok(Answer::Inode(ino))
     }

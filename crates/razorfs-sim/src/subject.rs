@@ -5,7 +5,7 @@ use razorfs::{
     AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat, XattrMode,
 };
 
-use crate::op::{Fault, Work};
+use crate::op::{Fault, Step, Work};
 
 /// What is called when something became durable, or failed to.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
@@ -35,6 +35,8 @@ pub trait FileSystem {
     fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()>;
     fn list_xattr(&self, ino: Ino) -> Result<Vec<Box<[u8]>>>;
     fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()>;
+    /// Does all steps or none; durable on return with `sync`.
+    fn transaction(&self, steps: &[Step], sync: bool) -> Result<()>;
     fn pin(&self, ino: Ino);
     fn unpin(&self, ino: Ino);
     fn sync(&self) -> Result<()>;
@@ -83,6 +85,10 @@ pub trait Machine {
     /// Whether there is a disk behind it at all: without, nothing can be closed and opened.
     fn is_persistent(&self) -> bool {
         true
+    }
+    /// Most bytes of file data that the volume takes.
+    fn limit(&self) -> Option<u64> {
+        None
     }
     /// Whether every change is durable when its call returns.
     fn is_synchronous(&self) -> bool;

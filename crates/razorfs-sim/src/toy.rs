@@ -12,7 +12,7 @@ use razorfs::{
 
 use crate::model::{Errnos, Model, Node};
 use crate::names;
-use crate::op::{At, Data, Fault, Op, Ref, Work};
+use crate::op::{At, Data, Fault, Op, Ref, Step, Work};
 use crate::posix::Answer;
 use crate::rng::Rng;
 use crate::subject::{Done, FileSystem, Machine};
@@ -253,7 +253,7 @@ fn stat(ino: Ino, node: &Node) -> Stat {
         uid: node.uid,
         gid: node.gid,
         rdev: node.rdev,
-        flags: 0,
+        flags: node.flags,
         size: match node.kind {
             FileKind::Symlink => node.target.len() as u64,
             _ => node.size,
@@ -501,6 +501,13 @@ impl FileSystem for ToyFs {
             name,
         })
         .map(|_| ())
+    }
+    fn transaction(&self, steps: &[Step], sync: bool) -> Result<()> {
+        self.change(&Op::Transaction {
+            steps: steps.to_vec(),
+            sync,
+        })?;
+        if sync { self.sync() } else { Ok(()) }
     }
     fn pin(&self, ino: Ino) {
         self.model().hold(ino);

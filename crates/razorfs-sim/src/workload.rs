@@ -1,15 +1,16 @@
 //! Seeded workloads. Each seed draws its own weights ("swarm testing": leaving kinds of operations
 //! out finds more than having all of them at once), its own few names, its own habits.
 
-use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, Time, XattrMode};
-use razorfs_format::record::{BLOCK, FILE_MAX, inode_flags};
+mod values;
+
+use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
+use razorfs_format::record::inode_flags;
 
 use crate::model::Model;
 use crate::names::{self, NameId};
-use crate::op::{At, Data, Op, Ref, SLOTS, Work};
+use crate::op::{At, Data, Op, Ref, Step, Work};
 use crate::rng::Rng;
 
-const BLOCK_BYTES: u64 = BLOCK as u64;
 /// Deepest path that a workload makes.
 const DEPTH: usize = 4;
 
@@ -30,6 +31,7 @@ enum Kind {
     Copy,
     SetXattr,
     RemoveXattr,
+    Transaction,
     Read,
     Seek,
     List,
@@ -45,7 +47,7 @@ enum Kind {
     Reopen,
 }
 
-const KINDS: [(Kind, u32); 27] = [
+const KINDS: [(Kind, u32); 28] = [
     (Kind::Create, 120),
     (Kind::Unnamed, 8),
     (Kind::Link, 40),
@@ -60,6 +62,7 @@ const KINDS: [(Kind, u32); 27] = [
     (Kind::Copy, 20),
     (Kind::SetXattr, 30),
     (Kind::RemoveXattr, 12),
+    (Kind::Transaction, 25),
     (Kind::Read, 50),
     (Kind::Seek, 20),
     (Kind::List, 12),
@@ -85,6 +88,8 @@ pub struct Workload {
     odd_names: bool,
     big_percent: u64,
     huge_offsets: bool,
+    /// Flags that forbid changes are set.
+    forbids: bool,
 }
 
 impl Workload {
@@ -117,6 +122,7 @@ impl Workload {
             odd_names: rng.chance(30),
             big_percent: [0, 2, 6, 15].get(rng.below(4)).copied().unwrap_or(2),
             huge_offsets: rng.chance(25),
+            forbids: rng.chance(25),
             rng,
         }
     }
@@ -177,6 +183,12 @@ impl Workload {
                 who: self.any(model),
                 name: self.xattr_name(),
             },
+            Kind::Transaction => Op::Transaction {
+                steps: (0..self.rng.range(1..6))
+                    .map(|_| self.transaction_step(model))
+                    .collect(),
+                sync: self.rng.chance(20),
+            },
             Kind::Open => Op::Open {
                 slot: self.slot(),
                 who: self.any(model),
@@ -189,6 +201,33 @@ impl Workload {
             Kind::CheckAll => Op::CheckAll,
             Kind::Reopen => Op::Reopen,
             _ => self.look(kind, model),
+        }
+    }
+
+    /// A place below a path. Later steps of a transaction often mean what earlier ones made.
+    fn path_place(&mut self, model: &Model, percent: u64) -> At {
+        loop {
+            let at = self.place(model, percent);
+            if matches!(at.dir, Ref::Path(_)) {
+                return at;
+            }
+        }
+    }
+
+    fn transaction_step(&mut self, model: &Model) -> Step {
+        match self.rng.range(0..16) {
+            0 | 1 => Step::CreateDir(self.path_place(model, 8)),
+            2..8 => Step::Write(self.path_place(model, 50), self.data()),
+            8 => Step::RemoveFile(self.path_place(model, 90)),
+            9 => Step::RemoveDir(self.path_place(model, 90)),
+            10 => Step::RemoveDirAll(self.path_place(model, 90)),
+            11..13 => Step::Rename(self.path_place(model, 92), self.path_place(model, 50)),
+            13 => Step::HardLink(self.path_place(model, 92), self.path_place(model, 10)),
+            14 => {
+                let len = 1 + self.rng.range(0..80) as u16;
+                Step::Symlink(len, self.path_place(model, 8))
+            }
+            _ => Step::Mode(self.path_place(model, 95), self.mode()),
         }
     }
 
@@ -268,20 +307,6 @@ impl Workload {
         }
     }
 
-    fn owner(&mut self) -> u32 {
-        self.rng
-            .pick(&[0, 0, 0, 1, 1000, u32::MAX - 1])
-            .copied()
-            .unwrap_or(0)
-    }
-
-    fn mode(&mut self) -> u32 {
-        self.rng
-            .pick(&[0o644, 0o755, 0o600, 0, 0o777, 0o1777])
-            .copied()
-            .unwrap_or(0o644)
-    }
-
     fn rename(&mut self, model: &Model) -> Op {
         let from = self.place(model, 92);
         let mut to = self.place(model, 50);
@@ -313,28 +338,23 @@ impl Workload {
             3 => (set.atime, set.mtime) = (Some(self.time()), Some(self.time())),
             4 => set.gid = Some(self.owner()),
             _ => {
-                let flags = [0, inode_flags::ZSTD, inode_flags::NO_COMPRESSION];
-                set.flags = self.rng.pick(&flags).copied();
+                let flags = [
+                    0,
+                    inode_flags::ZSTD,
+                    inode_flags::NO_COMPRESSION,
+                    inode_flags::APPEND,
+                    inode_flags::IMMUTABLE,
+                ];
+                let most = if self.forbids { flags.len() } else { 3 };
+                set.flags = flags.get(self.rng.below(most)).copied();
             }
         }
-        let who = if set.flags.is_some() {
+        let who = if set.flags.is_some() && !self.rng.chance(30) {
             self.file(model)
         } else {
             self.any(model)
         };
         Op::Set { who, set }
-    }
-
-    fn time(&mut self) -> Time {
-        let secs = match self.rng.range(0..4) {
-            0 => -(self.rng.range(0..4_000_000_000) as i64),
-            1 => self.rng.range(0..9_999_999_999) as i64,
-            _ => 1_700_000_000 + self.rng.range(0..1000) as i64,
-        };
-        Time {
-            secs,
-            nanos: self.rng.range(0..1_000_000_000) as u32,
-        }
     }
 
     fn truncate(&mut self, model: &Model) -> Op {
@@ -408,28 +428,6 @@ impl Workload {
             data,
             mode,
         }
-    }
-
-    fn xattr_name(&mut self) -> NameId {
-        match self.rng.range(0..40) {
-            0 => names::TOO_LONG,
-            1 => 8,
-            _ => self.rng.range(0..5) as NameId,
-        }
-    }
-
-    fn slot(&mut self) -> u8 {
-        self.rng.range(0..u64::from(SLOTS)) as u8
-    }
-
-    fn name(&mut self) -> NameId {
-        if self.odd_names && self.rng.chance(20) {
-            return match self.rng.range(0..9) {
-                0 => names::TOO_LONG,
-                _ => 8 + self.rng.range(0..4) as NameId,
-            };
-        }
-        self.rng.range(0..u64::from(self.names)) as NameId
     }
 
     /// Goes down from the root, preferably to a thing of the kind that is wanted: 0 anything,
@@ -521,57 +519,6 @@ impl Workload {
                 name,
             },
             None => self.place(model, 70),
-        }
-    }
-
-    fn len(&mut self) -> u64 {
-        if self.rng.chance(self.big_percent) {
-            return match self.rng.range(0..4) {
-                0 => BLOCK_BYTES,
-                1 => 2 * BLOCK_BYTES + self.rng.range(0..3),
-                _ => self.rng.range(0..300_000),
-            };
-        }
-        match self.rng.range(0..100) {
-            0 | 1 => 0,
-            2..50 => 1 + self.rng.range(0..120),
-            50..62 => 2040 + self.rng.range(0..16),
-            62..70 => 4096,
-            70..90 => self.rng.range(0..8192),
-            _ => self.rng.range(0..40_000),
-        }
-    }
-
-    fn data(&mut self) -> Data {
-        Data {
-            seed: self.rng.next() as u32,
-            len: self.len() as u32,
-        }
-    }
-
-    fn offset(&mut self, model: &Model, who: &Ref) -> u64 {
-        let node = model.resolve(who).and_then(|i| model.node(i));
-        let size = node.map_or(0, |n| n.size);
-        if self.huge_offsets && self.rng.chance(8) {
-            return match self.rng.range(0..6) {
-                0 => FILE_MAX - self.rng.range(0..2) * 1000,
-                1 => 1 << 40,
-                2 => FILE_MAX / 2,
-                _ => (130 << 20) + self.rng.range(0..400 << 20),
-            };
-        }
-        match self.rng.range(0..12) {
-            0 | 1 => 0,
-            2 | 3 => size,
-            4 => size.saturating_sub(self.rng.range(0..100)),
-            5 => size.saturating_add(self.rng.range(0..5000)).min(FILE_MAX),
-            6 => {
-                let block = BLOCK_BYTES * self.rng.range(0..4);
-                block.saturating_sub(self.rng.range(0..300))
-            }
-            7 => 4096 * self.rng.range(0..100),
-            8 => self.rng.range(0..400_000),
-            _ => self.rng.range(0..size.clamp(1, 1 << 40)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::library::OpenOptions;
-use crate::{Dir, Durability, Error, FileKind, Options, Step, Volume};
+use crate::{Dir, Durability, Error, FileKind, Options, SetAttributes, Step, Volume, inode_flags};
 
 fn root() -> Dir {
     Volume::for_tests(Options::default()).root()
@@ -145,6 +145,34 @@ fn a_transaction_sees_its_own_steps() {
     fs.remove_file("s").unwrap();
     while fs.volume().step(Step::Reap).unwrap() {}
     assert_eq!(fs.volume().inner.store.keys().len(), 1);
+}
+
+#[test]
+fn what_may_only_be_appended_to_is_not_replaced_by_path_either() {
+    let fs = root();
+    fs.write("log", b"kept").unwrap();
+    fs.write("empty", b"").unwrap();
+    let set = SetAttributes {
+        flags: Some(inode_flags::APPEND),
+        ..SetAttributes::default()
+    };
+    for name in ["log", "empty"] {
+        let ino = fs.metadata(name).unwrap().ino();
+        fs.volume().set_attributes(ino, &set).unwrap();
+        let refused = |result| assert!(matches!(result, Err(Error::NotPermitted(_))), "{name}");
+        refused(fs.write(name, b"new"));
+        refused(
+            OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(&fs, name)
+                .map(drop),
+        );
+        let mut tx = fs.transaction();
+        tx.write(name, b"new").unwrap();
+        refused(tx.commit(Durability::Async));
+    }
+    assert_eq!(fs.read("log").unwrap(), b"kept");
 }
 
 #[test]

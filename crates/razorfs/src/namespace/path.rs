@@ -5,7 +5,7 @@
 
 use razorfs_format::key::Key;
 use razorfs_format::op::OpType;
-use razorfs_format::record::{Dirent, FileKind, Inode};
+use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags};
 use razorfs_format::{Branch, Ino};
 
 use super::directory::{Slot, check_name};
@@ -175,8 +175,14 @@ impl Operation<'_> {
         if how.write && kind == FileKind::Directory {
             return Err(Error::IsADirectory);
         }
-        if how.truncate && self.inode(ino)?.size > 0 {
-            self.set_size(ino, 0)?;
+        if how.truncate {
+            let inode = self.inode(ino)?;
+            if inode.flags & inode_flags::APPEND != 0 {
+                return Err(Error::NotPermitted("the file is append-only"));
+            }
+            if inode.size > 0 {
+                self.set_size(ino, 0)?;
+            }
         }
         Ok(ino)
     }
