@@ -6,9 +6,9 @@
 mod direct;
 mod env;
 mod lock;
-mod own;
 #[cfg(test)]
 mod os_tests;
+mod own;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice};

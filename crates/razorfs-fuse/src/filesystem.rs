@@ -77,6 +77,11 @@ pub trait FileSystem: Send + Sync + 'static {
     fn unpin(&self, ino: Ino, n: u64);
     /// Calls `done` when everything done before is durable. Returns at once.
     fn sync_then(&self, done: Synced);
+    /// A request of this kind has ended with a panic: what it was about to do may be half done in
+    /// RAM, and must not reach the disk.
+    fn panicked(&self, request: &str) {
+        tracing::error!("a {request} request ended with a panic");
+    }
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self) {}
 }
