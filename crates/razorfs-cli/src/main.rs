@@ -17,6 +17,7 @@ mod server;
 mod signals;
 mod size;
 mod socket;
+mod sparse;
 mod tree;
 mod unmount;
 
