@@ -164,6 +164,29 @@ fn a_daemon_out_of_reach_is_not_taken_for_a_dead_one() {
 }
 
 #[test]
+fn a_volume_put_in_the_place_of_a_mounted_one_is_left_alone() {
+    let mount = Mount::with(&[]);
+    let pid = mount.pid();
+    let moved = mount.room.path().join("moved");
+    fs::rename(&mount.volume, &moved).unwrap();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    fs::write(mount.dir.join("file"), vec![7; 9 << 20]).unwrap();
+    fs::File::open(mount.dir.join("file"))
+        .and_then(|file| file.sync_all())
+        .unwrap();
+    // It is the other one's by now.
+    let listener = std::os::unix::net::UnixListener::bind(mount.volume.join("razorfs.sock"));
+    ok(["umount".as_ref(), moved.as_os_str()]);
+    assert!(!is_alive(pid));
+    assert!(mount.volume.join("razorfs.sock").exists());
+    drop(listener.unwrap());
+    mount.verify();
+    assert_eq!(ok(["ls".as_ref(), mount.volume.as_os_str()]), "");
+    ok(["verify".as_ref(), "--level=3".as_ref(), moved.as_os_str()]);
+    assert_eq!(ok(["ls".as_ref(), moved.as_os_str()]), "file\n");
+}
+
+#[test]
 fn a_volume_may_have_any_path() {
     let room = room();
     let odd = OsStr::from_bytes(b"a b\nc\xff,d\\e:\t");
