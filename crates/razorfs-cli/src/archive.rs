@@ -12,7 +12,8 @@ use razorfs::{FileKind, Time};
 use tar::{Archive, Entry, EntryType, Header};
 
 use crate::failure::{Failure, Result, plain, shown};
-use crate::tree::{Meta, Tree, inner, unpack_device};
+use crate::sparse::{Marks, Sparse};
+use crate::tree::{Meta, Source, Tree, inner, unpack_device};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,13 +161,15 @@ struct Unpack<'a> {
 
 impl Unpack<'_> {
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
-        let name = PathBuf::from(OsString::from_vec(entry.path_bytes().into_owned()));
-        let path = self.root.join(inner(&name)?);
         let Some(mut meta) = meta_of(entry.header()).map_err(broken)? else {
             return Ok(());
         };
         meta.size = entry.size();
-        let xattrs = extensions(entry, &mut meta).map_err(broken)?;
+        let Extensions { xattrs, sparse } = extensions(entry, &mut meta).map_err(broken)?;
+        let name = sparse.name().unwrap_or_else(|| entry.path_bytes());
+        let name = PathBuf::from(OsString::from_vec(name.into_owned()));
+        let path = self.root.join(inner(&name)?);
+        let sparse = sparse.size().map_err(broken)?;
         self.parents(&path)?;
         let there = self.tree.find(&path)?;
         let kind = entry.header().entry_type();
@@ -195,7 +198,7 @@ impl Unpack<'_> {
                 path.with_file_name(name)
             }
         };
-        self.create(entry, &at, &meta)?;
+        self.create(entry, &at, &meta, sparse)?;
         if kind != EntryType::Link {
             for xattr in &xattrs {
                 self.tree.set_xattr(&at, xattr)?;
@@ -232,7 +235,13 @@ impl Unpack<'_> {
         Ok(())
     }
 
-    fn create<R: Read>(&mut self, entry: &mut Entry<'_, R>, at: &Path, meta: &Meta) -> Result<()> {
+    fn create<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        at: &Path,
+        meta: &Meta,
+        sparse: Option<u64>,
+    ) -> Result<()> {
         let target = entry.link_name_bytes().unwrap_or_default().into_owned();
         let target = PathBuf::from(OsString::from_vec(target));
         if entry.header().entry_type() == EntryType::Link {
@@ -247,7 +256,13 @@ impl Unpack<'_> {
             left: entry.size(),
             inner: entry,
         };
-        self.tree.write(at, meta, &mut data, &mut |_| step(false))
+        match sparse {
+            None => self.tree.write(at, meta, &mut data, &mut |_| step(false)),
+            Some(size) => {
+                let mut data = Sparse::new(data, size).map_err(broken)?;
+                self.tree.write(at, meta, &mut data, &mut |_| step(false))
+            }
+        }
     }
 }
 
@@ -267,6 +282,8 @@ impl<R: Read> Read for Whole<R> {
         Ok(n)
     }
 }
+
+impl<R: Read> Source for Whole<R> {}
 
 /// What a header says; `None` for entries that are no files.
 fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
@@ -299,14 +316,17 @@ fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
     Ok(Some(meta))
 }
 
-/// What the extended header adds: exact times, large ids, extended attributes.
-fn extensions<R: Read>(
-    entry: &mut Entry<'_, R>,
-    meta: &mut Meta,
-) -> std::io::Result<Vec<(OsString, Vec<u8>)>> {
-    let mut xattrs = Vec::new();
+/// What the extended header adds besides exact times and large ids.
+#[derive(Default)]
+struct Extensions {
+    xattrs: Vec<(OsString, Vec<u8>)>,
+    sparse: Marks,
+}
+
+fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Result<Extensions> {
+    let mut found = Extensions::default();
     let Some(extensions) = entry.pax_extensions()? else {
-        return Ok(xattrs);
+        return Ok(found);
     };
     for extension in extensions {
         let extension = extension?;
@@ -319,12 +339,14 @@ fn extensions<R: Read>(
             b"gid" => meta.gid = text.parse().unwrap_or(meta.gid),
             key => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    xattrs.push((OsString::from_vec(name.to_vec()), value.to_vec()));
+                    let name = OsString::from_vec(name.to_vec());
+                    found.xattrs.push((name, value.to_vec()));
                 }
+                found.sparse.take(key, value);
             }
         }
     }
-    Ok(xattrs)
+    Ok(found)
 }
 
 /// What extended attributes are called in a tar.

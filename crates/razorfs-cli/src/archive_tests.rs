@@ -147,3 +147,48 @@ fn names_tell_the_packing() {
     assert_eq!(of("d.tar.zst"), Some(Packing::Zstd));
     assert_eq!(of("tar"), None);
 }
+
+#[test]
+fn sparse_files_of_gnu_tar_keep_name_and_content_in_every_format() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    let file = std::fs::File::create(from.join("sparse")).unwrap();
+    file.set_len(10 << 20).unwrap();
+    file.write_all_at(b"middle", 5_000_000).unwrap();
+    let tar = |options: &[&str]| {
+        let output = std::process::Command::new("tar")
+            .args(["-S", "-cf", "-", "-C"])
+            .arg(&from)
+            .args(options)
+            .arg("sparse")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        output.stdout
+    };
+    for (n, options) in [vec!["--format=gnu"], vec!["--format=posix"]]
+        .iter()
+        .enumerate()
+    {
+        let bytes = tar(options);
+        assert!(bytes.len() < 1 << 20, "it is not sparse");
+        let to = dir.path().join(n.to_string());
+        std::fs::create_dir(&to).unwrap();
+        let tree = HostTree::new(&to);
+        unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(())).unwrap();
+        let content = std::fs::read(to.join("sparse")).unwrap();
+        assert!(content == std::fs::read(from.join("sparse")).unwrap());
+    }
+    for version in ["0.0", "0.1"] {
+        let bytes = tar(&["--format=posix", &format!("--sparse-version={version}")]);
+        let to = dir.path().join(version);
+        std::fs::create_dir(&to).unwrap();
+        let tree = HostTree::new(&to);
+        let refused = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+        let line = refused.unwrap_err().message;
+        assert!(line.contains("--sparse-version=1.0"), "{line}");
+        assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+    }
+}

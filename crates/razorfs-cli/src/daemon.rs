@@ -87,8 +87,12 @@ fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
         let _ = sender.send(Event::Signal);
     })?;
     let volume = open(job)?;
+    // Ours to the end, even if another volume is at the path by then.
+    let home = socket::home(&job.volume);
     let outcome = mounted(job, &volume, events, &inbox, ready);
-    socket::remove(&job.volume);
+    if let Ok(home) = home {
+        socket::remove(&home);
+    }
     let closed = volume
         .close()
         .map_err(|e| Failure::engine("close", &job.volume, &e));

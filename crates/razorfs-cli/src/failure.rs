@@ -130,11 +130,10 @@ fn remedy_of(error: &std::io::Error) -> Option<&'static str> {
 }
 
 fn one_line(text: &str) -> String {
-    text.split('\n')
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let lines = text.split('\n').map(str::trim);
+    let line = lines.filter(|line| !line.is_empty());
+    // Also what comes from a daemon, which may be that of somebody else.
+    shown_bytes(line.collect::<Vec<_>>().join(" ").as_bytes())
 }
 
 #[cfg(test)]
@@ -146,6 +145,8 @@ mod tests {
         let failure = Failure::at("read", "a\nb\x1b[2J", "c\nd");
         assert_eq!(failure.message, "cannot read a\\nb\\u{1b}[2J: c d");
         assert_eq!(shown_bytes(b"a\xffb"), "a\\xffb");
+        let said = Failure::new("by a daemon\n\x1b]0;title\x07");
+        assert_eq!(said.message, "by a daemon \\u{1b}]0;title\\u{7}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod server;
 mod signals;
 mod size;
 mod socket;
+mod sparse;
 mod tree;
 mod unmount;
 

@@ -1,7 +1,12 @@
 //! Signals, taken by a thread of their own.
 #![expect(unsafe_code, reason = "the standard library has no signals")]
 
+use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::failure::{COULD_NOT_RUN, Failure, Result};
 
@@ -48,6 +53,29 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
+/// Reads as `R` does, but stops waiting for bytes when Ctrl-C came.
+pub struct Interruptible<R>(pub R);
+
+impl<R: Read + AsFd> Read for Interruptible<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let patience = Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        };
+        loop {
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            match poll(&mut fds, Some(&patience)) {
+                Ok(0) | Err(Errno::INTR) if interrupted() => {
+                    return Err(std::io::Error::other("interrupted"));
+                }
+                Ok(0) | Err(Errno::INTR) => {}
+                // Also where it cannot be waited for: reading tells.
+                _ => return self.0.read(buf),
+            }
+        }
+    }
+}
+
 fn block() -> Result<libc::sigset_t> {
     // SAFETY: a signal set is plain data, and sigemptyset initialises it before it is used; the
     // pointers are to live values.
@@ -58,9 +86,12 @@ fn block() -> Result<libc::sigset_t> {
             libc::sigaddset(&raw mut set, signal);
         }
         let none = std::ptr::null_mut();
+        let mut blocked = set;
+        // A limit to the size of files is an error of the write, and not the end of us.
+        libc::sigaddset(&raw mut blocked, libc::SIGXFSZ);
         (
             set,
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, none),
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, none),
         )
     };
     if outcome == 0 {

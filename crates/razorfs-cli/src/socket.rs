@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
@@ -89,11 +89,16 @@ impl Request {
 /// Path to the socket that fits `sun_path` however long the volume's path is, together with the
 /// open directory that it goes through.
 fn short_path(volume: &Path) -> std::io::Result<(OwnedFd, PathBuf)> {
-    // Not as a file: what is no directory, such as a pipe, might not answer.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(volume, flags, Mode::empty())?;
+    let dir = home(volume)?;
     let path = format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd());
     Ok((dir, path.into()))
+}
+
+/// The directory of a volume, wherever it is moved.
+pub fn home(volume: &Path) -> std::io::Result<OwnedFd> {
+    // Not as a file: what is no directory, such as a pipe, might not answer.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(volume, flags, Mode::empty())?)
 }
 
 /// Connects to the daemon of a volume; `None` if there is none.
@@ -116,10 +121,10 @@ pub fn listen(volume: &Path) -> std::io::Result<UnixListener> {
     listener
 }
 
-/// Removes the socket of a volume.
-pub fn remove(volume: &Path) {
+/// Removes the socket of the volume in this directory.
+pub fn remove(home: &OwnedFd) {
     // Nothing is lost if it stays: the next daemon removes it.
-    let _ = std::fs::remove_file(volume.join(NAME));
+    let _ = rustix::fs::unlinkat(home, NAME, AtFlags::empty());
 }
 
 /// Asks, and waits for the answer; `progress` sees what comes before it.

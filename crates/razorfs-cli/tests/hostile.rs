@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::support::{
-    Mount, fails, info, is_alive, is_mounted, ok, razorfs, room, run, signal, wait_until,
+    Mount, RAZORFS, fails, info, is_alive, is_mounted, ok, razorfs, room, run, signal, wait_until,
 };
 
 #[test]
@@ -164,6 +164,29 @@ fn a_daemon_out_of_reach_is_not_taken_for_a_dead_one() {
 }
 
 #[test]
+fn a_volume_put_in_the_place_of_a_mounted_one_is_left_alone() {
+    let mount = Mount::with(&[]);
+    let pid = mount.pid();
+    let moved = mount.room.path().join("moved");
+    fs::rename(&mount.volume, &moved).unwrap();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    fs::write(mount.dir.join("file"), vec![7; 9 << 20]).unwrap();
+    fs::File::open(mount.dir.join("file"))
+        .and_then(|file| file.sync_all())
+        .unwrap();
+    // It is the other one's by now.
+    let listener = std::os::unix::net::UnixListener::bind(mount.volume.join("razorfs.sock"));
+    ok(["umount".as_ref(), moved.as_os_str()]);
+    assert!(!is_alive(pid));
+    assert!(mount.volume.join("razorfs.sock").exists());
+    drop(listener.unwrap());
+    mount.verify();
+    assert_eq!(ok(["ls".as_ref(), mount.volume.as_os_str()]), "");
+    ok(["verify".as_ref(), "--level=3".as_ref(), moved.as_os_str()]);
+    assert_eq!(ok(["ls".as_ref(), moved.as_os_str()]), "file\n");
+}
+
+#[test]
 fn a_volume_may_have_any_path() {
     let room = room();
     let odd = OsStr::from_bytes(b"a b\nc\xff,d\\e:\t");
@@ -186,7 +209,7 @@ fn a_daemon_keeps_nothing_of_who_starts_it() {
     let lock = mount.room.path().join("lock");
     run(Command::new("flock")
         .arg(&lock)
-        .arg(crate::support::RAZORFS)
+        .arg(RAZORFS)
         .arg("mount")
         .args([&mount.volume, &mount.dir]));
     run(Command::new("flock").arg("-n").arg(&lock).arg("true"));
@@ -199,7 +222,7 @@ fn a_daemon_is_not_started_with_too_few_descriptors_to_answer() {
     let start = |limits: &str| {
         let script = format!("{limits}; exec timeout 60 \"$@\"");
         let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh", crate::support::RAZORFS, "mount"]);
+        command.args(["-c", &script, "sh", RAZORFS, "mount"]);
         command.args([&mount.volume, &mount.dir]).output().unwrap()
     };
     let refused = start("ulimit -n 12");
@@ -221,7 +244,7 @@ fn a_volume_that_could_not_be_created_leaves_nothing() {
     let script = "trap '' XFSZ; ulimit -f 1; exec \"$@\"";
     let create = |volume: &OsStr| {
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", crate::support::RAZORFS, "create"]);
+        command.args(["-c", script, "sh", RAZORFS, "create"]);
         command.arg(volume).output().unwrap().status.code()
     };
     assert_eq!(create(volume.as_os_str()), Some(1));
@@ -245,4 +268,63 @@ fn a_copy_of_a_symbolic_link_of_the_host_is_called_like_it() {
     ok(["cp", link.to_str().unwrap(), &mount.at("")]);
     assert_eq!(ok(["ls".as_ref(), mount.volume.as_os_str()]), "link\n");
     assert_eq!(ok(["cat", &mount.at("link")]), "x");
+}
+
+#[test]
+fn ctrl_c_ends_what_waits_for_others() {
+    // For the bytes of a tar that do not come.
+    let mount = Mount::new();
+    let mut child = Command::new(RAZORFS)
+        .args(["import".as_ref(), "-".as_ref(), mount.volume.as_os_str()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the volume is created", || {
+        mount.volume.join("SUPER").exists()
+    });
+    signal(child.id(), "INT");
+    let input = child.stdin.take();
+    wait_until("it has ended", || child.try_wait().unwrap().is_some());
+    drop(input);
+    assert!(!mount.volume.exists());
+    // For a daemon that does not answer.
+    mount.mount(&[]);
+    let pid = mount.pid();
+    signal(pid, "STOP");
+    let mut child = Command::new(RAZORFS)
+        .args(["verify".as_ref(), mount.volume.as_os_str()])
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    signal(child.id(), "INT");
+    wait_until("it has ended", || child.try_wait().unwrap().is_some());
+    signal(pid, "CONT");
+    mount.umount();
+}
+
+#[test]
+fn what_a_foreign_daemon_says_does_not_play_with_the_terminal() {
+    use std::io::{Read, Write};
+    let mount = Mount::new();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    let socket = mount.volume.join("razorfs.sock");
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let server = std::thread::spawn(move || {
+        for answer in [
+            r#"{"v":1,"done":{"volume":"\u001b[2J\nhealth      ok","health":"\u001b]0;x"}}"#,
+            r#"{"v":1,"failed":"no \u001b[2J","code":1}"#,
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 512]).unwrap();
+            let mut message = (answer.len() as u32).to_le_bytes().to_vec();
+            message.extend_from_slice(answer.as_bytes());
+            stream.write_all(&message).unwrap();
+        }
+    });
+    let said = ok(["info".as_ref(), mount.volume.as_os_str()]);
+    assert!(!said.contains('\u{1b}'), "{said:?}");
+    let said = fails(1, ["info".as_ref(), mount.volume.as_os_str()]);
+    assert!(!said.contains('\u{1b}'), "{said:?}");
+    server.join().unwrap();
 }

@@ -13,11 +13,12 @@ mod own;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{Dir, Disk, DiskError, DiskOp, File, Guard, LockMode, Name, OpenHow, Result, Space};
@@ -31,9 +32,13 @@ const ZEROS: usize = 1 << 20;
 const MAX_BUFS: usize = 1024;
 
 /// A volume in a directory of the host.
+///
+/// From [`Disk::lock`] on it is that very directory, wherever it is moved: what another one at its
+/// old path holds is not ours to write to.
 #[derive(Clone, Debug)]
 pub struct OsDisk {
     root: PathBuf,
+    held: Arc<OnceLock<OwnedFd>>,
 }
 
 fn failed(op: DiskOp, path: &Path, source: impl Into<io::Error>) -> DiskError {
@@ -63,7 +68,8 @@ impl OsDisk {
         let path = path.as_ref();
         // A later change of the working directory must not move the volume.
         let root = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self { root }
+        let held = Arc::default();
+        Self { root, held }
     }
 
     /// The same, making the directory (not its parents) if it is missing; its name is durable on
@@ -84,6 +90,26 @@ impl OsDisk {
         &self.root
     }
 
+    /// Holds the directory, if it is there and can be reached by its descriptor.
+    fn hold(&self) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.held.get().is_none()
+            && let Ok(fd) = rustix::fs::open(&self.root, flags, Mode::empty())
+            && by_descriptor(&fd).is_dir()
+        {
+            // Who was faster holds the same.
+            let _ = self.held.set(fd);
+        }
+    }
+
+    /// Where what `path` names is now; the path itself is for messages.
+    fn real(&self, path: &Path) -> PathBuf {
+        match (self.held.get(), path.strip_prefix(&self.root)) {
+            (Some(fd), Ok(below)) => by_descriptor(fd).join(below),
+            _ => path.to_owned(),
+        }
+    }
+
     fn dir_path(&self, dir: Dir) -> PathBuf {
         match dir {
             Dir::Root => self.root.clone(),
@@ -96,6 +122,11 @@ impl OsDisk {
         path.push(&*name.leaf);
         path
     }
+}
+
+/// A directory by its descriptor. Where there is no /proc, nothing is there.
+fn by_descriptor(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 /// Makes a directory; answers whether it was missing.
@@ -121,6 +152,7 @@ fn sync_path(path: &Path) -> Result<()> {
 impl Disk for OsDisk {
     fn open(&self, name: &Name, how: OpenHow) -> Result<Arc<dyn File>> {
         let path = self.file_path(name);
+        let real = self.real(&path);
         let mut options = OpenOptions::new();
         options.read(true).mode(0o600);
         match how {
@@ -129,8 +161,8 @@ impl Disk for OsDisk {
             OpenHow::CreateNew => options.write(true).create_new(true),
         };
         let opened = match how {
-            OpenHow::ReadUncached => Uncached::open(&path, &options).map(|(f, u)| (f, Some(u))),
-            _ => own::open(&path, &options, OFlags::empty()).map(|f| (f, None)),
+            OpenHow::ReadUncached => Uncached::open(&real, &options).map(|(f, u)| (f, Some(u))),
+            _ => own::open(&real, &options, OFlags::empty()).map(|f| (f, None)),
         };
         let (file, uncached) = opened.map_err(|e| failed(DiskOp::Open, &path, e))?;
         Ok(Arc::new(OsFile {
@@ -142,19 +174,20 @@ impl Disk for OsDisk {
 
     fn rename(&self, from: &Name, to: &Name) -> Result<()> {
         let path = self.file_path(from);
-        std::fs::rename(&path, self.file_path(to)).map_err(|e| failed(DiskOp::Rename, &path, e))
+        std::fs::rename(self.real(&path), self.real(&self.file_path(to)))
+            .map_err(|e| failed(DiskOp::Rename, &path, e))
     }
 
     fn remove(&self, name: &Name) -> Result<()> {
         let path = self.file_path(name);
-        std::fs::remove_file(&path).map_err(|e| failed(DiskOp::Remove, &path, e))
+        std::fs::remove_file(self.real(&path)).map_err(|e| failed(DiskOp::Remove, &path, e))
     }
 
     fn list(&self, dir: Dir) -> Result<Vec<Name>> {
         let path = self.dir_path(dir);
         let error = |e: io::Error| failed(DiskOp::List, &path, e);
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&path).map_err(error)? {
+        for entry in std::fs::read_dir(self.real(&path)).map_err(error)? {
             let entry = entry.map_err(error)?;
             // A name that is no UTF-8 is none of ours.
             if let Some(leaf) = entry.file_name().to_str()
@@ -167,7 +200,8 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: Dir) -> Result<()> {
-        sync_path(&self.dir_path(dir))
+        let path = self.dir_path(dir);
+        sync_path(&self.real(&path)).map_err(|e| failed(DiskOp::SyncDir, &path, e.source))
     }
 
     fn create_dirs(&self) -> Result<()> {
@@ -182,12 +216,14 @@ impl Disk for OsDisk {
 
     fn lock(&self, mode: LockMode) -> Result<Box<dyn Guard>> {
         // Whoever uses a volume comes by here first.
-        own::check_dirs(&self.root).map_err(|e| failed(DiskOp::Lock, &self.root, e))?;
-        lock::take(&self.root.join("LOCK"), mode)
+        self.hold();
+        let real = self.real(&self.root);
+        own::check_dirs(&real).map_err(|e| failed(DiskOp::Lock, &self.root, e))?;
+        lock::take(&self.root.join("LOCK"), &real.join("LOCK"), mode)
     }
 
     fn space(&self) -> Result<Space> {
-        let stat = retry(|| rustix::fs::statvfs(&self.root));
+        let stat = retry(|| rustix::fs::statvfs(self.real(&self.root)));
         let stat = stat.map_err(|e| failed(DiskOp::Space, &self.root, e))?;
         Ok(Space {
             total: stat.f_blocks.saturating_mul(stat.f_frsize),

@@ -81,6 +81,11 @@ pub trait FileSystem: Send + Sync + 'static {
     fn sync_then(&self, done: Synced);
     /// Nothing is written any more, as if the disk had failed.
     fn shut_down(&self) -> Result<()>;
+    /// A request of this kind has ended with a panic: what it was about to do may be half done in
+    /// RAM, and must not reach the disk.
+    fn panicked(&self, request: &str) {
+        tracing::error!("a {request} request ended with a panic");
+    }
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self) {}
 }

@@ -244,6 +244,8 @@ impl State {
 
 impl FileSystem for NullFs {
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
+        #[cfg(test)]
+        assert_ne!(name, b"panic", "a test wants to see a panic");
         check_name(name)?;
         let state = self.state.lock();
         let (ino, _) = state.find(parent, name)?;

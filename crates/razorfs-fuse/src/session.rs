@@ -114,7 +114,8 @@ impl Session {
             ready();
         }));
         let result = self.transport.serve(&self.operations);
-        self.unmounter.ended.store(true, Ordering::SeqCst);
+        // After an error the mount is still there: it is taken away when this is dropped.
+        self.unmounter.ended.store(result.is_ok(), Ordering::SeqCst);
         self.operations.ended();
         result
     }

@@ -129,4 +129,8 @@ impl FileSystem for Volume {
     fn sync_then(&self, done: Synced) {
         Self::sync_then(self, done)
     }
+
+    fn panicked(&self, request: &str) {
+        Self::refuse_writes(self, &format!("a {request} request ended with a panic"));
+    }
 }

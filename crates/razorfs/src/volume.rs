@@ -317,6 +317,13 @@ impl Volume {
         self.inner.store.shut_down();
     }
 
+    /// Has every later write refused with [`Error::Failed`], which names the reason, as after an
+    /// error of the disk: for who finds that what is in RAM cannot be trusted any more. What is on
+    /// the disk stays as it is, and the next opening recovers it.
+    pub fn refuse_writes(&self, why: &str) {
+        self.inner.store.fail(&Error::Failed(why.into()));
+    }
+
     /// Writes everything to where it stays, so that the next opening has nothing to replay.
     pub fn checkpoint(&self) -> Result<()> {
         self.inner.store.checkpoint()

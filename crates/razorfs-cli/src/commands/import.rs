@@ -9,7 +9,7 @@ use crate::commands::create;
 use crate::failure::{Failure, Result};
 use crate::place::{self, Opened, split};
 use crate::progress::{Progress, Unit};
-use crate::signals;
+use crate::signals::{self, Interruptible};
 use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
 
 /// Copies a directory or a tar into a volume
@@ -57,6 +57,10 @@ pub fn run(args: &Args) -> Result<u8> {
     if outcome.is_err() && fresh {
         create::remove(&full, existed);
     }
+    if outcome.is_err() {
+        // Whatever else went wrong because of it.
+        signals::check()?;
+    }
     outcome.map(|()| 0)
 }
 
@@ -73,7 +77,8 @@ enum Source {
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         if path == Path::new("-") {
-            return Ok(Self::Tar(Box::new(std::io::stdin().lock()), None));
+            let input = Interruptible(std::io::stdin().lock());
+            return Ok(Self::Tar(Box::new(input), None));
         }
         let failed = |e| Failure::host("open", path, &e);
         let meta = std::fs::metadata(path).map_err(failed)?;
@@ -81,7 +86,9 @@ impl Source {
             return Ok(Self::Directory(path.to_path_buf()));
         }
         let file = File::open(path).map_err(failed)?;
-        Ok(Self::Tar(Box::new(file), Some(meta.len())))
+        // A pipe has no length to tell progress by.
+        let len = meta.is_file().then_some(meta.len());
+        Ok(Self::Tar(Box::new(Interruptible(file)), len))
     }
 }
 

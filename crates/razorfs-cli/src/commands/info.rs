@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use razorfs::{Options, Volume};
 use serde_json::{Value, json};
 
-use crate::commands::{print, print_json};
+use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Place};
 use crate::size;
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<u8> {
     if args.json {
         print_json(&document)?;
     } else {
-        print(text(&document).as_bytes())?;
+        print_text(&text(&document))?;
     }
     Ok(0)
 }

@@ -21,11 +21,18 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown_bytes};
 
 /// Prints the one document of `--json`.
 pub fn print_json(value: &Value) -> Result<()> {
     print(format!("{value:#}\n").as_bytes())
+}
+
+/// Prints lines with what a volume or a daemon says, which may belong to somebody else: nothing in
+/// them plays with the terminal.
+pub fn print_text(lines: &str) -> Result<()> {
+    let lines = lines.split('\n').map(|line| shown_bytes(line.as_bytes()));
+    print(lines.collect::<Vec<_>>().join("\n").as_bytes())
 }
 
 /// Writes to standard output. A reader that has gone away, as in `razorfs ls | head`, ends the

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use razorfs::{Options, Volume};
 use serde_json::{Value, json};
 
-use crate::commands::{print, print_json};
+use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Place};
 use crate::socket::Request;
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<u8> {
     if args.json {
         print_json(&document)?;
     } else {
-        print(text(&document, args.prometheus).as_bytes())?;
+        print_text(&text(&document, args.prometheus))?;
     }
     Ok(0)
 }

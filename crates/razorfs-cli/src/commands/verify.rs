@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::check;
-use crate::commands::{print, print_json};
+use crate::commands::{print_json, print_text};
 use crate::failure::{DAMAGE, Result};
 use crate::place::Place;
 use crate::progress::{Progress, Unit};
@@ -46,23 +46,26 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
-    signals::note_interrupts()?;
     let mut progress = Progress::new("verify", Unit::Items, args.quiet);
     let document = match Place::find(&args.place)? {
+        // Ctrl-C ends this process at once, and the daemon stops when it cannot tell its progress.
         Place::Live(mut live) => live.ask_with(Request::Verify(args.level), &mut |step| {
             show(&mut progress, step);
         })?,
-        Place::Closed(volume) => check::run(&volume, args.level, None, &mut |step| {
-            show(&mut progress, step);
-            signals::check()
-        })?,
+        Place::Closed(volume) => {
+            signals::note_interrupts()?;
+            check::run(&volume, args.level, None, &mut |step| {
+                show(&mut progress, step);
+                signals::check()
+            })?
+        }
     };
     progress.clear();
     let clean = document.get("clean").and_then(Value::as_bool) == Some(true);
     if args.json {
         print_json(&document)?;
     } else {
-        print(text(&document, args.quiet).as_bytes())?;
+        print_text(&text(&document, args.quiet))?;
     }
     Ok(if clean { 0 } else { DAMAGE })
 }

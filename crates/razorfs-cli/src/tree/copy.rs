@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use razorfs::{FileKind, Time};
 
-use super::{Meta, Tree};
+use super::{Meta, Source, Tree};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::signals;
@@ -174,7 +173,7 @@ impl<'a> Copy<'a> {
         match meta.kind {
             FileKind::Regular => {
                 let mut data = self.from.read(from)?;
-                self.file(at, meta, &mut data)?;
+                self.file(at, meta, data.as_mut())?;
             }
             FileKind::Symlink => {
                 let target = self.from.target(from)?;
@@ -189,7 +188,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    fn file(&mut self, at: &Path, meta: &Meta, data: &mut dyn Read) -> Result<()> {
+    fn file(&mut self, at: &Path, meta: &Meta, data: &mut dyn Source) -> Result<()> {
         let progress = &mut *self.progress;
         self.to.write(at, meta, data, &mut |n| {
             progress.add(n);
@@ -267,8 +266,10 @@ mod tests {
         std::fs::write(a.join("sub/one"), b"one").unwrap();
         std::fs::hard_link(a.join("sub/one"), a.join("two")).unwrap();
         std::os::unix::fs::symlink("sub/one", a.join("link")).unwrap();
+        // Reading all of its zeros would take a day.
         let file = std::fs::File::create(a.join("sparse")).unwrap();
-        file.set_len(64 << 20).unwrap();
+        file.set_len(1 << 43).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"x", 1 << 42).unwrap();
         copy(&a, &b);
         std::fs::write(b.join("two"), b"changed").unwrap();
         copy(&a, &b);
@@ -276,7 +277,12 @@ mod tests {
         let one = std::fs::metadata(b.join("sub/one")).unwrap();
         assert_eq!(one.ino(), std::fs::metadata(b.join("two")).unwrap().ino());
         let sparse = std::fs::metadata(b.join("sparse")).unwrap();
-        assert_eq!((sparse.len(), sparse.blocks()), (64 << 20, 0));
+        assert_eq!(sparse.len(), 1 << 43);
+        assert!(sparse.blocks() < 4096);
+        let mut byte = [0];
+        let file = std::fs::File::open(b.join("sparse")).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 1 << 42).unwrap();
+        assert_eq!(&byte, b"x");
         let before = std::fs::metadata(a.join("sub")).unwrap();
         let after = std::fs::metadata(b.join("sub")).unwrap();
         assert_eq!(before.mtime_nsec(), after.mtime_nsec());
@@ -286,6 +292,6 @@ mod tests {
             Path::new("sub/one")
         );
         let tree = HostTree::new(&b);
-        assert_eq!(measure(&tree, Path::new("")).unwrap(), ((64 << 20) + 6, 4));
+        assert_eq!(measure(&tree, Path::new("")).unwrap(), ((1 << 43) + 6, 4));
     }
 }

@@ -6,16 +6,18 @@ use std::io::{Read, Write};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use razorfs::{FileKind, Time};
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
-use super::{CHUNK, Meta, Step, Tree, Xattr, is_zero, pack_device, read_full, unpack_device};
+use super::{
+    CHUNK, Meta, Source, Step, Tree, Xattr, is_zero, pack_device, read_full, unpack_device,
+};
 use crate::failure::{Failure, Result};
 
 /// A directory of the host.
@@ -106,13 +108,21 @@ impl HostTree {
         &self,
         file: &mut File,
         path: &Path,
-        data: &mut dyn Read,
+        data: &mut dyn Source,
         step: Step<'_>,
     ) -> Result<()> {
         let mut buf = vec![0; CHUNK];
         let mut len = 0u64;
         let mut hole = false;
         loop {
+            let gap = data.hole();
+            let gap = gap.map_err(|e| self.failed("read", path, e))?;
+            if gap > 0 {
+                hole = true;
+                len = len.saturating_add(gap);
+                step(gap)?;
+                continue;
+            }
             let n = read_full(data, &mut buf).map_err(|e| self.failed("read", path, e))?;
             let Some(piece) = buf.get(..n).filter(|piece| !piece.is_empty()) else {
                 break;
@@ -120,7 +130,6 @@ impl HostTree {
             let at = |e| self.failed("write", path, e);
             hole = is_zero(piece);
             if !hole {
-                use std::os::unix::fs::FileExt;
                 file.write_all_at(piece, len).map_err(at)?;
             }
             len += n as u64;
@@ -208,7 +217,7 @@ impl Tree for HostTree {
             .into_os_string())
     }
 
-    fn read(&self, path: &Path) -> Result<Box<dyn Read + '_>> {
+    fn read(&self, path: &Path) -> Result<Box<dyn Source + '_>> {
         let failed = |e| self.failed("open", path, e);
         // A pipe would make us wait.
         let file = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
@@ -221,10 +230,10 @@ impl Tree for HostTree {
             let (cause, remedy) = ("it is not a regular file", "name a file");
             return Err(Failure::with("read", self.full(path), cause, remedy));
         }
-        Ok(Box::new(file))
+        Ok(Box::new(HostFile { file, at: 0 }))
     }
 
-    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Read, step: Step<'_>) -> Result<()> {
+    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Source, step: Step<'_>) -> Result<()> {
         let failed = |e| self.failed("create", path, e);
         let full = self.locate(path).map_err(failed)?;
         let mut file = File::options()
@@ -358,6 +367,36 @@ impl Tree for HostTree {
         let dir = self.open(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY);
         let dir = dir.map_err(|e| self.failed("open", Path::new(""), e))?;
         rustix::fs::syncfs(dir).map_err(|e| self.failed("sync", Path::new(""), e))
+    }
+}
+
+/// Reads a file of the host from its beginning.
+struct HostFile {
+    file: File,
+    at: u64,
+}
+
+impl Read for HostFile {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Source for HostFile {
+    fn hole(&mut self) -> std::io::Result<u64> {
+        let next = match rustix::fs::seek(&self.file, SeekFrom::Data(self.at)) {
+            Ok(next) => next,
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => self.file.metadata()?.len(),
+            // A file system that does not tell.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(0),
+            Err(e) => return Err(e.into()),
+        };
+        let gap = next.saturating_sub(self.at);
+        self.at += gap;
+        Ok(gap)
     }
 }
 

@@ -6,9 +6,9 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use razorfs::{FileKind, Ino, NewNode, RenameMode, SetAttributes, Volume, XattrMode};
+use razorfs::{FileKind, Ino, NewNode, RenameMode, SeekFor, SetAttributes, Volume, XattrMode};
 
-use super::{CHUNK, Meta, Step, Tree, Xattr, inner, is_zero, read_full};
+use super::{CHUNK, Meta, Source, Step, Tree, Xattr, inner, is_zero, read_full};
 use crate::failure::{Failure, Result};
 
 /// So many symbolic links in one path are a loop.
@@ -132,11 +132,19 @@ impl VolumeTree {
             .map_err(|e| self.failed(what, path, &e))
     }
 
-    fn fill(&self, ino: Ino, path: &Path, data: &mut dyn Read, step: Step<'_>) -> Result<()> {
+    fn fill(&self, ino: Ino, path: &Path, data: &mut dyn Source, step: Step<'_>) -> Result<()> {
         let mut buf = vec![0; CHUNK];
         let mut len = 0u64;
         let mut hole = false;
         loop {
+            let gap = data.hole();
+            let gap = gap.map_err(|e| Failure::host("read the source of", self.shown(path), &e))?;
+            if gap > 0 {
+                hole = true;
+                len = len.saturating_add(gap);
+                step(gap)?;
+                continue;
+            }
             let n = read_full(data, &mut buf)
                 .map_err(|e| Failure::host("read the source of", self.shown(path), &e))?;
             let Some(piece) = buf.get(..n).filter(|piece| !piece.is_empty()) else {
@@ -214,7 +222,7 @@ impl Tree for VolumeTree {
         Ok(OsString::from_vec(target.into_vec()))
     }
 
-    fn read(&self, path: &Path) -> Result<Box<dyn Read + '_>> {
+    fn read(&self, path: &Path) -> Result<Box<dyn Source + '_>> {
         let ino = self.ino("open", path)?;
         let stat = self.volume.stat(ino);
         let stat = stat.map_err(|e| self.failed("open", path, &e))?;
@@ -228,7 +236,7 @@ impl Tree for VolumeTree {
         }))
     }
 
-    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Read, step: Step<'_>) -> Result<()> {
+    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Source, step: Step<'_>) -> Result<()> {
         let (dir, name) = self.name("create", path)?;
         let node = NewNode {
             uid: meta.uid,
@@ -359,5 +367,22 @@ impl Read for Reader<'_> {
             .map_err(std::io::Error::other)?;
         self.offset += n as u64;
         Ok(n)
+    }
+}
+
+impl Source for Reader<'_> {
+    fn hole(&mut self) -> std::io::Result<u64> {
+        let next = match self.volume.seek(self.ino, self.offset, SeekFor::Data) {
+            Ok(next) => next,
+            // Nothing but a hole up to the end.
+            Err(razorfs::Error::BeyondEnd) => {
+                let stat = self.volume.stat(self.ino);
+                stat.map_err(std::io::Error::other)?.size
+            }
+            Err(e) => return Err(std::io::Error::other(e)),
+        };
+        let gap = next.saturating_sub(self.offset);
+        self.offset += gap;
+        Ok(gap)
     }
 }

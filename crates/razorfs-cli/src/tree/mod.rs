@@ -108,6 +108,14 @@ pub type Xattr = (OsString, Vec<u8>);
 /// Called with the number of bytes after each piece of a file; an error stops the work.
 pub type Step<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
+/// The bytes of a file, with its holes.
+pub trait Source: Read {
+    /// Passes over the hole that begins here, if one does, and answers how long it is.
+    fn hole(&mut self) -> std::io::Result<u64> {
+        Ok(0)
+    }
+}
+
 /// The operations that the commands need. Paths are relative to the root of the tree, and `""`
 /// is the root. No operation follows a symbolic link in the last part of a path, but
 /// [`Tree::resolve`].
@@ -123,10 +131,10 @@ pub trait Tree {
     /// The target of a symbolic link.
     fn target(&self, path: &Path) -> Result<OsString>;
     /// The bytes of a file.
-    fn read(&self, path: &Path) -> Result<Box<dyn Read + '_>>;
+    fn read(&self, path: &Path) -> Result<Box<dyn Source + '_>>;
     /// Creates a file, which must not exist, with these bytes. On failure nothing stays. Runs of
     /// zeros become holes.
-    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Read, step: Step<'_>) -> Result<()>;
+    fn write(&self, path: &Path, meta: &Meta, data: &mut dyn Source, step: Step<'_>) -> Result<()>;
     /// Creates anything but a regular file.
     fn make(&self, path: &Path, meta: &Meta, target: &Path) -> Result<()>;
     /// Gives a file another name.
@@ -220,7 +228,7 @@ fn is_zero(piece: &[u8]) -> bool {
 }
 
 /// Reads until `buf` is full or the end.
-fn read_full(data: &mut dyn Read, buf: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(data: &mut dyn Source, buf: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match data.read(rest) {

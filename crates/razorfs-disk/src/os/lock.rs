@@ -35,10 +35,10 @@ impl Drop for OsGuard {
     }
 }
 
-/// Takes the lock or fails at once.
-pub(super) fn take(path: &Path, mode: LockMode) -> Result<Box<dyn Guard>> {
+/// Takes the lock at `real`, which is called `path`, or fails at once.
+pub(super) fn take(path: &Path, real: &Path, mode: LockMode) -> Result<Box<dyn Guard>> {
     let error = |e: io::Error| failed(DiskOp::Lock, path, e);
-    let Some(file) = open(path, mode).map_err(error)? else {
+    let Some(file) = open(real, mode).map_err(error)? else {
         let (file, named) = (None, false);
         return Ok(Box::new(OsGuard { file, named }));
     };

@@ -397,3 +397,30 @@ fn a_volume_of_somebody_else_leads_to_no_file_of_the_host() {
     assert!(disk.lock(LockMode::Exclusive).is_err());
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
 }
+
+#[test]
+fn a_volume_that_is_moved_while_it_is_locked_is_not_mistaken_for_another() {
+    let (dir, disk) = volume();
+    let guard = disk.lock(LockMode::Exclusive).unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::rename(disk.path(), &moved).unwrap();
+    let other = OsDisk::create(disk.path()).unwrap();
+    other.create_dirs().unwrap();
+    let file = disk.open(&name("P"), OpenHow::CreateNew).unwrap();
+    write(&*file, 0, b"ours");
+    disk.sync_dir(Dir::Pack).unwrap();
+    disk.rename(&name("P"), &name("Q")).unwrap();
+    assert_eq!(disk.list(Dir::Pack).unwrap(), [name("Q")]);
+    assert_eq!(other.list(Dir::Pack).unwrap(), []);
+    assert_eq!(std::fs::read(moved.join("pack/Q")).unwrap(), b"ours");
+    // The other one is another one.
+    drop(other.lock(LockMode::Exclusive).unwrap());
+    // Messages name the path that the volume was opened by.
+    let error = disk.open(&name("X"), OpenHow::Read).map(drop).unwrap_err();
+    assert!(
+        error.path.starts_with(disk.path().to_str().unwrap()),
+        "{error}"
+    );
+    disk.remove(&name("Q")).unwrap();
+    drop(guard);
+}

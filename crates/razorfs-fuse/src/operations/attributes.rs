@@ -79,9 +79,11 @@ impl Operations {
             if changes.mode.is_some() || without_set_ids(mode) != mode {
                 changes.mode = Some(without_set_ids(mode));
             }
-            self.remove_capability(ino)?;
         }
         let stat = self.fs.set_attributes(ino, &changes)?;
+        if has(flag::ATTR_KILL_SUIDGID) {
+            self.remove_capability(ino)?;
+        }
         if changes.mode.is_some() {
             self.privileges.changed(ino);
         }
@@ -193,9 +195,9 @@ impl Operations {
             }
             SHUTDOWN => return self.shut_down(&request.header, arg, reply),
             GET_FLAGS => self.get_flags(ino, &FLAGS, 4, out),
-            SET_FLAGS => self.set_flags(ino, &FLAGS, input, out),
+            SET_FLAGS => self.set_flags(request, &FLAGS, input, out),
             GET_FSX => self.get_flags(ino, &FSX_FLAGS, FSX, out),
-            SET_FSX => self.set_flags(ino, &FSX_FLAGS, input, out),
+            SET_FSX => self.set_flags(request, &FSX_FLAGS, input, out),
             _ => Err(Errno(libc::ENOTTY)),
         };
         self.finish(result, reply, out);
@@ -212,8 +214,16 @@ impl Operations {
         Ok(())
     }
 
-    /// Sets the flags that `table` has a word for and leaves the others.
-    fn set_flags(&self, ino: Ino, table: &[(u32, u32)], input: &[u8], out: &mut Vec<u8>) -> Result {
+    /// Sets the flags that `table` has a word for and leaves the others. Kernels before 5.13 do not
+    /// check who asks for it.
+    fn set_flags(
+        &self,
+        request: &Request<'_>,
+        table: &[(u32, u32)],
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result {
+        let (ino, caller) = (Ino(request.header.node), request.header.uid);
         let (theirs, rest) = input.split_first_chunk().ok_or(Errno(libc::EINVAL))?;
         let theirs = u32::from_ne_bytes(*theirs);
         let known = table
@@ -228,7 +238,13 @@ impl Operations {
             | inode_flags::IMMUTABLE
             | inode_flags::ZSTD
             | inode_flags::NO_COMPRESSION;
-        let kept = self.fs.stat(ino)?.flags & others & !known.1;
+        let stat = self.fs.stat(ino)?;
+        let guarded = inode_flags::IMMUTABLE | inode_flags::APPEND;
+        let guards_change = (stat.flags ^ set) & known.1 & guarded != 0;
+        if caller != 0 && (caller != stat.uid || guards_change) {
+            return Err(Errno(libc::EPERM));
+        }
+        let kept = stat.flags & others & !known.1;
         let changes = SetAttributes {
             flags: Some(kept | set),
             ..SetAttributes::default()

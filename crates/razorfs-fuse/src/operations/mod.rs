@@ -16,6 +16,7 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -226,9 +227,15 @@ impl Operations {
                 offset,
                 length,
                 mode,
-            } => self.allocate(ino, *offset, *length, *mode),
+            } => {
+                self.changed_by(request, ino)?;
+                self.allocate(ino, *offset, *length, *mode)
+            }
             Operation::Lseek { offset, whence } => self.seek(ino, *offset, *whence, out),
-            Operation::CopyFileRange { .. } => self.copy(ino, &request.operation, out),
+            Operation::CopyFileRange { to, .. } => {
+                self.changed_by(request, Ino(*to))?;
+                self.copy(ino, &request.operation, out)
+            }
             _ => Err(Errno(libc::ENOSYS)),
         }
     }
@@ -239,7 +246,15 @@ impl Handler for Operations {
         match protocol::parse(message, self.dialect()) {
             Ok(request) => {
                 self.statistics.count_request(request.header.opcode);
-                self.dispatch(&request, reply.request(request.header.unique), scratch);
+                let reply = reply.request(request.header.unique);
+                let work = AssertUnwindSafe(|| self.dispatch(&request, reply, scratch));
+                // A thread that went with it would be missed, and the mount hang with the last one.
+                // The caller gets EIO, as the answer has been dropped.
+                if std::panic::catch_unwind(work).is_err() {
+                    self.statistics.count_failure();
+                    let name = opcode::name(request.header.opcode);
+                    self.fs.panicked(name);
+                }
             }
             Err(e) => {
                 tracing::error!("{e}");

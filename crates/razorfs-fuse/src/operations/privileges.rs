@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use razorfs::{FileKind, Ino, SetAttributes};
 
 use super::{Operations, Result};
+use crate::protocol::Request;
 
 /// The extended attribute with the capabilities of a program.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
@@ -42,12 +43,22 @@ impl Privileges {
     /// The mode or the capabilities of the file have been changed. A check that began before sees
     /// another value in the slot and does not fill it.
     pub(super) fn changed(&self, ino: Ino) {
-        let n = self.changes.fetch_add(1, Ordering::Relaxed);
+        // From 1 on: a slot that was never used counts 0, and has to become another value too.
+        let n = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & !COUNT;
         self.slot(ino).store(COUNT | n, Ordering::SeqCst);
     }
 }
 
 impl Operations {
+    /// Clears what a write clears, before another request that changes the content. The kernel says
+    /// nothing about these: here it is root who may keep what would be cleared.
+    pub(super) fn changed_by(&self, request: &Request<'_>, ino: Ino) -> Result {
+        match request.header.uid {
+            0 => Ok(()),
+            _ => self.clear_privileges(ino),
+        }
+    }
+
     /// Clears what a write clears.
     pub(super) fn clear_privileges(&self, ino: Ino) -> Result {
         let slot = self.privileges.slot(ino);
@@ -78,5 +89,20 @@ pub(super) const fn without_set_ids(mode: u32) -> u32 {
         mode & !libc::S_ISGID
     } else {
         mode
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_change_of_all_is_seen_by_a_check_that_began_before() {
+        let privileges = Privileges::default();
+        let slot = privileges.slot(Ino(7));
+        let before = slot.load(Ordering::SeqCst);
+        privileges.changed(Ino(7));
+        let filled = slot.compare_exchange(before, 7, Ordering::SeqCst, Ordering::SeqCst);
+        assert!(filled.is_err());
     }
 }

@@ -27,12 +27,24 @@ fn operations() -> Operations {
 
 /// Carries a message out; the error number and the content of each answer.
 fn ask(operations: &Operations, opcode: u32, node: u64, body: &[u8]) -> Vec<(i32, Vec<u8>)> {
+    ask_as(operations, 0, opcode, node, body)
+}
+
+/// The same as a user.
+fn ask_as(
+    operations: &Operations,
+    uid: u32,
+    opcode: u32,
+    node: u64,
+    body: &[u8],
+) -> Vec<(i32, Vec<u8>)> {
     let mut message = Vec::new();
     message.u32((protocol::IN_HEADER + body.len()) as u32);
     message.u32(opcode);
     message.u64(3);
     message.u64(node);
-    message.zeros(16);
+    message.u32(uid);
+    message.zeros(12);
     message.extend_from_slice(body);
     let kept = Arc::new(Kept::default());
     operations.handle(&message, ReplyTo(kept.clone()), &mut Scratch::default());
@@ -125,4 +137,72 @@ fn a_directory_whose_next_entries_vanish_does_not_end_early() {
         }
     }
     assert_eq!(seen, 302);
+}
+
+#[test]
+fn a_request_that_panics_is_answered_and_the_thread_lives_on() {
+    let operations = operations();
+    for _ in 0..10 {
+        let answers = ask(&operations, opcode::LOOKUP, 1, b"panic\0");
+        assert_eq!(answers, [(libc::EIO, Vec::new())]);
+    }
+    let answers = ask(&operations, opcode::STATFS, 1, b"");
+    assert_eq!(answers[0].0, 0);
+}
+
+#[test]
+fn flags_are_for_the_owner_and_those_that_guard_for_root() {
+    let operations = operations();
+    let set = |uid: u32, flags: u32| {
+        let mut body = Vec::new();
+        body.zeros(12);
+        body.u32(0x4008_6602);
+        body.zeros(8);
+        body.u32(4);
+        body.u32(0);
+        body.u32(flags);
+        ask_as(&operations, uid, opcode::IOCTL, 1, &body)[0].0
+    };
+    let (immutable, compressed) = (0x10, 0x4);
+    assert_eq!(set(1000, compressed), libc::EPERM);
+    assert_eq!(set(1000, immutable), libc::EPERM);
+    let owner = razorfs::SetAttributes {
+        uid: Some(1000),
+        ..razorfs::SetAttributes::default()
+    };
+    operations.fs.set_attributes(Ino::ROOT, &owner).unwrap();
+    assert_eq!(set(1000, compressed), 0);
+    assert_eq!(set(1000, immutable), libc::EPERM);
+    assert_eq!(set(0, immutable), 0);
+    assert_eq!(set(1000, compressed), libc::EPERM);
+}
+
+#[test]
+fn whatever_changes_the_content_clears_setuid_but_for_root() {
+    let operations = operations();
+    let node = razorfs::NewNode::file(0o4755);
+    let made = operations.fs.create_node(Ino::ROOT, b"f", &node).unwrap();
+    let (mut allocate, mut copy) = (Vec::new(), Vec::new());
+    allocate.zeros(16);
+    allocate.u64(10);
+    allocate.zeros(8);
+    copy.zeros(16);
+    copy.u64(made.ino.0);
+    copy.zeros(32);
+    for (opcode, node, body) in [
+        (opcode::FALLOCATE, made.ino.0, allocate),
+        (opcode::COPY_FILE_RANGE, made.ino.0, copy),
+    ] {
+        for (uid, expected) in [(0, 0o4755), (1000, 0o755)] {
+            let setuid = razorfs::SetAttributes {
+                mode: Some(0o4755),
+                ..razorfs::SetAttributes::default()
+            };
+            operations.fs.set_attributes(made.ino, &setuid).unwrap();
+            operations.privileges.changed(made.ino);
+            ask_as(&operations, uid, opcode, node, &body);
+            let mode = operations.fs.stat(made.ino).unwrap().mode & 0o7777;
+            assert_eq!(mode, expected, "{} as {uid}", opcode::name(opcode));
+        }
+    }
 }

@@ -52,7 +52,15 @@ fn as_ordinary_user(test: &str, path: Option<&str>) {
         chown(&tmp, Some(NOBODY), Some(NOBODY)).unwrap();
         command.uid(NOBODY).gid(NOBODY);
     }
-    let out = command.output().unwrap();
+    // Another test may have started a program while this one was being copied, and have it open.
+    let out = loop {
+        match command.output() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            out => break out.unwrap(),
+        }
+    };
     let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && said.contains("1 passed"), "{said}");
 }

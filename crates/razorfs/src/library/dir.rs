@@ -107,6 +107,9 @@ impl Dir {
             let old = content.len();
             let more = size.saturating_sub(old as u64).max(1);
             let more = usize::try_from(more).map_err(|_| Error::FileTooLarge)?;
+            // A file that is all hole may be larger than any memory.
+            let room = content.try_reserve_exact(more);
+            room.map_err(|_| Error::FileTooLarge)?;
             content.resize(old + more, 0);
             let part = content.get_mut(old..).unwrap_or_default();
             let got = file.read_at(part, old as u64)?;

@@ -11,6 +11,13 @@ fn root() -> Dir {
 }
 
 #[test]
+fn a_file_larger_than_any_memory_is_an_error_and_not_the_end() {
+    let fs = root();
+    fs.create("huge").unwrap().set_len(1 << 62).unwrap();
+    assert!(matches!(fs.read("huge"), Err(Error::FileTooLarge)));
+}
+
+#[test]
 fn files_and_directories_by_path() {
     let fs = root();
     fs.create_dir_all("a/b/c").unwrap();
