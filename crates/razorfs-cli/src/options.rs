@@ -21,13 +21,16 @@ pub struct MountOptions {
     pub read_only: bool,
     /// When reading sets the time of access.
     pub atime: Atime,
+    /// Access lists are obeyed.
+    pub acl: bool,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
+    allow_other, ro, rw, acl, noacl, noatime, relatime, strictatime, nosuid, suid, nodev, dev, \
+    noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -43,6 +46,7 @@ impl Default for MountOptions {
             allow_other: false,
             read_only: false,
             atime: Atime::Relative,
+            acl: true,
             flags: Vec::new(),
         }
     }
@@ -61,7 +65,12 @@ impl MountOptions {
         } else {
             "default"
         };
-        json!({"durability": durability, "order": order, "cache": self.cache})
+        json!({
+            "durability": durability,
+            "order": order,
+            "cache": self.cache,
+            "acl": self.acl,
+        })
     }
 
     /// Reads the values of all `-o`, each a list separated by commas.
@@ -94,6 +103,8 @@ impl MountOptions {
             ("allow_other", None) => self.allow_other = true,
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
+            ("acl", None) => self.acl = true,
+            ("noacl", None) => self.acl = false,
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime" | "atime", None) => self.atime = Atime::Relative,
             ("strictatime", None) => self.atime = Atime::Strict,

@@ -74,6 +74,9 @@ fn options(job: &Job) -> SessionOptions {
     }
     options.mount.read_only = job.options.read_only;
     options.mount.atime = job.options.atime;
+    if !job.options.acl {
+        options.limits = options.limits.without_access_lists();
+    }
     if job.options.atime == Atime::Strict {
         options.limits = options.limits.seeing_opens();
     }

@@ -113,6 +113,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Without access lists. The kernel looks for one at the first use of each file that does not
+    /// belong to the caller.
+    #[must_use]
+    pub fn without_access_lists(mut self) -> Self {
+        self.without |= flags::POSIX_ACL | flags::DONT_MASK;
+        self
+    }
+
     /// So that the first read after each opening comes to the server, at the price of a request
     /// for each opening: what strictatime needs.
     #[must_use]

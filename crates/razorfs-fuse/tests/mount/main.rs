@@ -15,6 +15,7 @@ mod directories;
 mod lifetime;
 mod linux;
 mod names;
+mod sharing;
 mod times;
 mod users;
 
