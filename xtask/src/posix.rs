@@ -355,6 +355,41 @@ fn field<'a>(list: &'a str, key: usize, value: &str, wanted: usize) -> Option<&'
 mod tests {
     use super::*;
 
+    /// The text of all Rust files below `dir`.
+    fn sources(dir: &Path, into: &mut String) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                into.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_test_that_the_page_names_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let page = fs::read_to_string(root.join("docs/posix.md")).unwrap();
+        let mut code = String::new();
+        sources(&root.join("crates"), &mut code);
+        let mut named = 0;
+        for line in page.lines().filter(|line| line.starts_with("| ")) {
+            let column = line.trim_end_matches('|').rsplit('|').next().unwrap();
+            // What stands between two marks.
+            for name in column
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|n| !n.contains([':', '=']))
+            {
+                assert!(code.contains(&format!("fn {name}()")), "{name}");
+                named += 1;
+            }
+        }
+        assert!(named > 40, "{named}");
+    }
+
     #[test]
     fn groups_of_users_are_found() {
         let users = "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";

@@ -23,14 +23,16 @@ pub struct MountOptions {
     pub atime: Atime,
     /// No core is kept from sleeping for speed.
     pub power_save: bool,
+    /// Access lists are obeyed.
+    pub acl: bool,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, noatime, relatime, strictatime, powersave, nosuid, suid, nodev, dev, \
-    noexec, exec";
+    allow_other, ro, rw, acl, noacl, noatime, relatime, strictatime, powersave, nosuid, suid, \
+    nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -47,6 +49,7 @@ impl Default for MountOptions {
             read_only: false,
             atime: Atime::Relative,
             power_save: false,
+            acl: true,
             flags: Vec::new(),
         }
     }
@@ -65,7 +68,12 @@ impl MountOptions {
         } else {
             "default"
         };
-        json!({"durability": durability, "order": order, "cache": self.cache})
+        json!({
+            "durability": durability,
+            "order": order,
+            "cache": self.cache,
+            "acl": self.acl,
+        })
     }
 
     /// Reads the values of all `-o`, each a list separated by commas.
@@ -98,6 +106,8 @@ impl MountOptions {
             ("allow_other", None) => self.allow_other = true,
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
+            ("acl", None) => self.acl = true,
+            ("noacl", None) => self.acl = false,
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime" | "atime", None) => self.atime = Atime::Relative,
             ("strictatime", None) => self.atime = Atime::Strict,

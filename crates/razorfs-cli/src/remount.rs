@@ -75,6 +75,7 @@ fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flag
 fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
     let name = match word.split_once('=').map_or(word, |(name, _)| name) {
         "sync" | "async" | "durability" => "durability",
+        "acl" | "noacl" => "acl",
         name @ ("order" | "cache") => name,
         _ => return true,
     };
@@ -144,7 +145,13 @@ mod tests {
 
     #[test]
     fn what_cannot_change_is_refused_unless_it_is_so_already() {
-        let info = json!({"options": {"durability": "sync", "order": "default", "cache": 65536}});
+        let options = json!({
+            "durability": "sync",
+            "order": "default",
+            "cache": 65536,
+            "acl": true,
+        });
+        let info = json!({"options": options});
         let ask = |word| new_flags(&mount(), &["remount", word], Some(&info));
         for word in [
             "durability=sync",
@@ -156,7 +163,13 @@ mod tests {
         ] {
             assert!(ask(word).is_ok(), "{word}");
         }
-        for word in ["durability=async", "cache=1M", "order=strict", "frob"] {
+        for word in [
+            "durability=async",
+            "cache=1M",
+            "order=strict",
+            "noacl",
+            "frob",
+        ] {
             assert!(ask(word).is_err(), "{word}");
         }
         let mut other = mount();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use razorfs::Volume;
+use razorfs::{Atime, Volume};
 use razorfs_fuse::{MountError, Session, SessionOptions};
 
 use crate::daemon::Job;
@@ -77,6 +77,12 @@ fn options(job: &Job) -> SessionOptions {
     }
     options.mount.read_only = job.options.read_only;
     options.mount.atime = job.options.atime;
+    if !job.options.acl {
+        options.limits = options.limits.without_access_lists();
+    }
+    if job.options.atime == Atime::Strict {
+        options.limits = options.limits.seeing_opens();
+    }
     for flag in &job.options.flags {
         let known = options.mount.set(flag);
         debug_assert!(known, "{flag}");

@@ -350,3 +350,68 @@ fn errors_are_one_line_with_a_remedy() {
     assert!(help.contains("Examples:"));
     assert!(ok(["completions", "bash"]).contains("razorfs"));
 }
+
+/// The helper of mount(8), as it calls us.
+fn helper(mount: &Mount, options: &str) -> Command {
+    let mut command = Command::new(RAZORFS);
+    command.arg0("mount.razorfs");
+    command.args([&mount.volume, &mount.dir]);
+    command.args(["-o", options]);
+    command
+}
+
+#[test]
+fn a_mount_becomes_read_only_and_writable_again() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("SKIPPED: only root can change a mount");
+    }
+    let mount = Mount::with(&["-o", "cache=32M"]);
+    let file = mount.dir.join("a");
+    fs::write(&file, b"x").unwrap();
+    let flags = || {
+        let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let dir = mount.dir.to_str().unwrap();
+        let mut lines = list.lines().map(|line| line.split(' '));
+        lines.find_map(|mut fields| {
+            (fields.nth(4) == Some(dir)).then(|| fields.next().unwrap().to_owned())
+        })
+    };
+    let before = flags();
+    // Not while somebody may still write.
+    let open = fs::File::options().append(true).open(&file).unwrap();
+    let refused = helper(&mount, "remount,ro").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("open for writing"),
+        "{said}"
+    );
+    drop(open);
+    run(&mut helper(&mount, "rw,cache=32M,remount,ro"));
+    let refused = fs::write(&file, b"y").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    assert_eq!(fs::read(&file).unwrap(), b"x");
+    run(&mut helper(&mount, "remount,rw"));
+    assert_eq!(flags(), before);
+    fs::write(&file, b"y").unwrap();
+    run(&mut helper(&mount, "remount,noatime,nosuid"));
+    assert!(flags().unwrap().contains("noatime"));
+    // What is the daemon's cannot change.
+    let refused = helper(&mount, "remount,cache=64M").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("cache=64M"),
+        "{said}"
+    );
+    mount.umount();
+    // Opened for reading only, it stays so.
+    mount.mount(&["-o", "ro"]);
+    let refused = helper(&mount, "remount,rw").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("opened read-only"),
+        "{said}"
+    );
+    assert!(fs::write(&file, b"z").is_err());
+    mount.umount();
+    mount.verify();
+}

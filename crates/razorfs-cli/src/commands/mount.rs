@@ -35,6 +35,7 @@ Options:
   relatime                 reading sets the time of access if that is not later than the last
                            change, or a day old (default)
   strictatime, noatime     always, never
+  noacl                    access lists are refused and not obeyed
 
 Examples:
   razorfs mount demo.rzfs mnt

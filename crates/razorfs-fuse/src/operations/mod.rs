@@ -99,6 +99,15 @@ impl Operations {
             .map_or_else(Dialect::default, |n| n.dialect)
     }
 
+    /// What an opened file is answered with.
+    fn open_flags(&self) -> u32 {
+        if self.limits.keep_cache {
+            OPEN_KEEP_CACHE
+        } else {
+            0
+        }
+    }
+
     fn has(&self, flag: u64) -> bool {
         self.negotiated.get().is_some_and(|n| n.flags & flag != 0)
     }
@@ -165,7 +174,7 @@ impl Operations {
             Operation::Destroy | Operation::Release | Operation::ReleaseDir => reply.done(),
             Operation::Fsync | Operation::SyncFs => self.sync(reply, &[]),
             Operation::Open { .. } if !self.has(flags::NO_OPEN_SUPPORT) => {
-                protocol::put_open(&mut scratch.out, OPEN_KEEP_CACHE);
+                protocol::put_open(&mut scratch.out, self.open_flags());
                 reply.bytes(&scratch.out);
             }
             Operation::OpenDir if !self.has(flags::NO_OPENDIR_SUPPORT) => {

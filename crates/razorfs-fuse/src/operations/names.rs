@@ -2,7 +2,7 @@
 
 use razorfs::{Error, FileKind, Ino, NewNode, RenameMode, SetAttributes, Stat};
 
-use super::{Errno, OPEN_KEEP_CACHE, Operations, Result};
+use super::{Errno, Operations, Result};
 use crate::protocol::{self, Operation, Request};
 use crate::transport::Reply;
 
@@ -24,7 +24,7 @@ impl Operations {
             Operation::Create { .. } | Operation::TmpFile { .. }
         );
         if opened {
-            protocol::put_open(out, OPEN_KEEP_CACHE);
+            protocol::put_open(out, self.open_flags());
         }
         // Before the answer: the kernel may forget it right after.
         self.fs.pin(stat.ino, 1);

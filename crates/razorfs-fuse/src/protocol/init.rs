@@ -106,8 +106,29 @@ pub struct Limits {
     pub max_write: u32,
     /// Requests that the kernel keeps going without anybody waiting for them (read-ahead).
     pub max_background: u16,
-    /// Features to leave out, for measuring.
+    /// Features to leave out.
     pub without: u64,
+    /// Whether what was read stays in the kernel's cache when a file is opened again.
+    pub keep_cache: bool,
+}
+
+impl Limits {
+    /// Without access lists. The kernel looks for one at the first use of each file that does not
+    /// belong to the caller.
+    #[must_use]
+    pub fn without_access_lists(mut self) -> Self {
+        self.without |= flags::POSIX_ACL | flags::DONT_MASK;
+        self
+    }
+
+    /// So that the first read after each opening comes to the server, at the price of a request
+    /// for each opening: what strictatime needs.
+    #[must_use]
+    pub fn seeing_opens(mut self) -> Self {
+        self.without |= flags::NO_OPEN_SUPPORT | flags::NO_OPENDIR_SUPPORT | flags::CACHE_SYMLINKS;
+        self.keep_cache = false;
+        self
+    }
 }
 
 impl Default for Limits {
@@ -116,6 +137,7 @@ impl Default for Limits {
             max_write: 1 << 20,
             max_background: 64,
             without: 0,
+            keep_cache: true,
         }
     }
 }

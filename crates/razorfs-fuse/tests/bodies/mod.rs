@@ -35,6 +35,7 @@ fn one(message: &[u8], dialect: Dialect) {
                     max_write: 1 << 20,
                     max_background: u16::MAX,
                     without: 0,
+                    ..Limits::default()
                 };
                 let _ = negotiate(offer, &limits);
             }

@@ -7,7 +7,9 @@ use std::process::Command;
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
-use crate::volume;
+use razorfs_fuse::SessionOptions;
+
+use crate::{each_with, errno, volume};
 
 const NOBODY: u32 = 65534;
 const ACCESS: &str = "system.posix_acl_access";
@@ -55,6 +57,7 @@ fn nobody_can(command: &str, path: &Path) -> bool {
     let mut process = Command::new("sh");
     process.args(["-c", command]).arg(path);
     process.uid(NOBODY).gid(NOBODY);
+    process.stdout(std::process::Stdio::null());
     process.stderr(std::process::Stdio::null());
     process.status().unwrap().success()
 }
@@ -120,5 +123,24 @@ fn setgid_goes_when_a_stranger_to_the_group_sets_a_list() {
         }
         assert!(nobody_can(chmod, &dir));
         assert_eq!(mode(&dir), 0o775);
+    });
+}
+
+#[test]
+fn without_access_lists_they_are_refused_and_the_umask_counts() {
+    let mut options = SessionOptions::default();
+    options.limits = options.limits.without_access_lists();
+    each_with(&options, |mount| {
+        let dir = mount.path("d");
+        fs::create_dir(&dir).unwrap();
+        let list = list([7, 7, 5, 7, 0]);
+        for name in [ACCESS, DEFAULT] {
+            let refused = setxattr(&dir, name, &list, XattrFlags::empty());
+            assert_eq!(errno(refused), libc::EOPNOTSUPP);
+        }
+        let make = "cd \"$0\" && umask 027 && touch f && mkdir s";
+        let status = Command::new("sh").args(["-c", make]).arg(&dir).status();
+        assert!(status.unwrap().success());
+        assert_eq!((mode(&dir.join("f")), mode(&dir.join("s"))), (0o640, 0o750));
     });
 }

@@ -187,6 +187,12 @@ fn flags_of_chattr_are_kept() {
         };
         rustix::fs::futimens(&file, &now).unwrap();
         ioctl_setflags(&file, IFlags::empty()).unwrap();
+        // Compression, and none.
+        for flag in [IFlags::COMPRESSED, IFlags::from_bits_retain(0x400)] {
+            ioctl_setflags(&file, flag).unwrap();
+            assert_eq!(ioctl_getflags(&file).unwrap(), flag);
+        }
+        ioctl_setflags(&file, IFlags::empty()).unwrap();
         let unknown = ioctl_setflags(&file, IFlags::SYNC);
         assert_eq!(errno(unknown), libc::EOPNOTSUPP);
     });

@@ -15,12 +15,12 @@ mod directories;
 mod lifetime;
 mod linux;
 mod names;
+mod sharing;
 mod times;
 mod users;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -134,6 +134,16 @@ pub(crate) fn volume(test: impl Fn(&Mount, &Volume)) {
         &volume,
     );
     volume.close().unwrap();
+}
+
+/// Makes the kernel forget all inodes that nobody holds; as long as what it answers lives, no other
+/// test does. `None` where that is not allowed.
+pub(crate) fn forget_inodes() -> Option<MutexGuard<'static, ()>> {
+    static LAST: Mutex<()> = Mutex::new(());
+    // A test that failed with it has not made it any worse.
+    let guard = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let dropped = std::fs::write("/proc/sys/vm/drop_caches", "3");
+    dropped.is_ok().then_some(guard)
 }
 
 /// The error number of what must fail.

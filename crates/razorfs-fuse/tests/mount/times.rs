@@ -4,12 +4,14 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use razorfs::{Atime, Volume};
+use razorfs::{Atime, Options, Volume};
+use razorfs_fuse::SessionOptions;
 use rustix::fs::{Advice, fadvise};
 
-use crate::{Mount, volume};
+use crate::{Mount, available, volume};
 
 fn atime(path: &Path) -> (i64, i64) {
     let meta = fs::symlink_metadata(path).unwrap();
@@ -71,6 +73,38 @@ fn noatime_and_strictatime_are_what_they_say() {
             assert_eq!(atime(&path), second);
         }
     });
+}
+
+#[test]
+fn a_mount_with_strictatime_sees_every_opening() {
+    if !available() {
+        return;
+    }
+    let home = tempfile::TempDir::new().unwrap();
+    let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
+    volume.set_atime(Atime::Strict);
+    let mut options = SessionOptions::default();
+    options.limits = options.limits.seeing_opens();
+    let mount = Mount::new(Arc::new(volume.clone()), true, &options);
+    fs::write(mount.path("f"), b"content").unwrap();
+    std::os::unix::fs::symlink("target", mount.path("l")).unwrap();
+    for _ in 0..3 {
+        let before = [".", "f", "l"].map(|name| atime(&mount.path(name)));
+        std::thread::sleep(Duration::from_millis(20));
+        // From the kernel's cache, were it not for the option.
+        fs::read(mount.path("f")).unwrap();
+        fs::read_link(mount.path("l")).unwrap();
+        assert_eq!(fs::read_dir(mount.root()).unwrap().count(), 2);
+        let after = [".", "f", "l"].map(|name| atime(&mount.path(name)));
+        assert!(
+            after
+                .iter()
+                .zip(before)
+                .all(|(after, before)| *after > before)
+        );
+    }
+    mount.end();
+    volume.close().unwrap();
 }
 
 #[test]

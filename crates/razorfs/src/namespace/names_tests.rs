@@ -611,3 +611,21 @@ fn a_whiteout_takes_the_place_of_what_moved() {
     }
     v.rmdir(ROOT, b"d").unwrap();
 }
+
+#[test]
+fn a_file_has_65000_names_and_loses_them_again() {
+    const N: u32 = 65_000;
+    let v = volume();
+    let d = dir(&v, ROOT, "d");
+    let f = file(&v, d, "0");
+    for n in 1..N {
+        v.link(f, d, n.to_string().as_bytes()).unwrap();
+    }
+    assert_eq!(v.stat(f).unwrap().nlink, N);
+    assert_eq!(names(&v, d).len(), N as usize);
+    for n in 0..N {
+        v.unlink(d, n.to_string().as_bytes()).unwrap();
+    }
+    assert!(matches!(v.stat(f), Err(Error::NotFound)));
+    v.rmdir(ROOT, b"d").unwrap();
+}
