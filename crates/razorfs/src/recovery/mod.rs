@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
+use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
+use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 
@@ -73,6 +74,14 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         Ok(())
     };
     let (ring, mut report) = replay.run(&found, clean_end, read_only.is_some(), &mut agree)?;
+    if report.read_only
+        && !replay.has_root()?
+        && let Some(damage) = report.damage.pop()
+    {
+        // The volume was never checkpointed, and what made its root is damaged: there is nothing
+        // to show, and an empty tree would be a wrong answer.
+        return Err(damage.into());
+    }
     report
         .damage
         .extend(generations::lost(&found, report.newest_generation));
@@ -234,6 +243,16 @@ impl Replay {
         }
         let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply, agree)?;
         Ok((Some(ring), report))
+    }
+
+    /// Whether there is a tree at all.
+    fn has_root(&self) -> Result<bool> {
+        let key = Key::inode(Branch::HEAD, Ino::ROOT);
+        if self.memtable.get(&key).is_some() {
+            return Ok(true);
+        }
+        let record = self.levels.get(&key)?;
+        Ok(record.is_some_and(|r| r.value.is_some()))
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<()> {
