@@ -59,9 +59,6 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let guard = lock(disk.as_ref(), mode)?;
     let mut superblock = SuperFile::read(disk.as_ref())?.newest;
     let read_only = access(&superblock, options)?;
-    if read_only.is_none() {
-        superblock = SuperFile::read_and_heal(disk.as_ref())?.newest;
-    }
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let clean_end = superblock.clean_end();
     let found = superblock.clone();
@@ -69,6 +66,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let mut agree = |report: &RecoveryReport| {
         generations::check(disk.as_ref(), &found, report.newest_generation)?;
         if read_only.is_none() && !report.read_only {
+            SuperFile::read_and_heal(disk.as_ref())?;
             fence(&disk, env.as_ref(), &mut superblock)?;
         }
         Ok(())
