@@ -107,6 +107,15 @@ fn passes(mode: Mode, runs: u64) -> farm::Summary {
 fn the_engine_answers_as_the_reference_does() {
     let summary = passes(Mode::Differential, 60);
     assert!(summary.ops > 5000);
+    for mark in [
+        "transaction",
+        "transaction refused",
+        "change forbidden by a flag",
+        "change refused by the limit",
+    ] {
+        let marks = &summary.marks;
+        assert!(marks.count(mark) > 0, "{mark} never happened:\n{marks}");
+    }
 }
 
 #[test]

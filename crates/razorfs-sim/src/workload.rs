@@ -184,7 +184,7 @@ impl Workload {
                 name: self.xattr_name(),
             },
             Kind::Transaction => Op::Transaction {
-                steps: (0..self.rng.range(1..6))
+                steps: (0..self.rng.range(1..5))
                     .map(|_| self.transaction_step(model))
                     .collect(),
                 sync: self.rng.chance(20),

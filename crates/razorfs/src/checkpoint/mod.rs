@@ -253,10 +253,15 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// One compaction, if one is due; else one search for dead frames.
+    /// One compaction, if one is due; else one search for dead frames. Answers whether there was a
+    /// compaction: searches are in no hurry.
     pub fn compact(&self) -> Result<bool> {
         let done = self.compact_unlatched();
-        Ok(self.core.latching(done)? || self.search()?)
+        let compacted = self.core.latching(done)?;
+        if !compacted {
+            self.search()?;
+        }
+        Ok(compacted)
     }
 
     fn compact_unlatched(&self) -> Result<bool> {

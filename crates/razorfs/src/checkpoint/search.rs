@@ -12,20 +12,20 @@ use crate::data::{dead_runs, frames_of};
 use crate::store::Version;
 
 impl Checkpointer {
-    /// Searches one pack, if one is to be searched. Answers whether there was one.
-    pub(super) fn search(&self) -> Result<bool> {
+    /// Searches one pack, if one is to be searched.
+    pub(super) fn search(&self) -> Result<()> {
         let (pack, len, version) = {
             let mut installer = self.installer.lock();
             let newest = installer.superblock.generation;
             if installer.searched == newest {
-                return Ok(false);
+                return Ok(());
             }
             let flushed = installer.manifest.counters.epoch;
             match installer.account.unsearched(flushed) {
                 Some(pack) => (pack.id, pack.len, self.core.version.load_full()),
                 None => {
                     installer.searched = newest;
-                    return Ok(false);
+                    return Ok(());
                 }
             }
         };
@@ -34,13 +34,13 @@ impl Checkpointer {
         let mut installer = self.installer.lock();
         if holes.is_err() && !std::sync::Arc::ptr_eq(&version, &self.core.version.load()) {
             // A segment of that version may have gone; the next search has a newer one.
-            return Ok(true);
+            return Ok(());
         }
         // What is damaged is searched again after the next opening, and stays where it is.
         installer.account.searched(pack);
         let holes = holes?;
         Self::note_holes(&mut installer, pack, holes);
-        Ok(true)
+        Ok(())
     }
 
     /// The generation before the newest may refer to them still.

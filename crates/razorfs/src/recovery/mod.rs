@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
+use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
 use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
-use razorfs_format::{BatchSeq, Ino, Lsn, PackId, Place, VolumeId};
+use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 
@@ -58,9 +59,6 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let guard = lock(disk.as_ref(), mode)?;
     let mut superblock = SuperFile::read(disk.as_ref())?.newest;
     let read_only = access(&superblock, options)?;
-    if read_only.is_none() {
-        superblock = SuperFile::read_and_heal(disk.as_ref())?.newest;
-    }
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let clean_end = superblock.clean_end();
     let found = superblock.clone();
@@ -68,11 +66,20 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let mut agree = |report: &RecoveryReport| {
         generations::check(disk.as_ref(), &found, report.newest_generation)?;
         if read_only.is_none() && !report.read_only {
+            SuperFile::read_and_heal(disk.as_ref())?;
             fence(&disk, env.as_ref(), &mut superblock)?;
         }
         Ok(())
     };
     let (ring, mut report) = replay.run(&found, clean_end, read_only.is_some(), &mut agree)?;
+    if report.read_only
+        && !replay.has_root()?
+        && let Some(damage) = report.damage.pop()
+    {
+        // The volume was never checkpointed, and what made its root is damaged: there is nothing
+        // to show, and an empty tree would be a wrong answer.
+        return Err(damage.into());
+    }
     report
         .damage
         .extend(generations::lost(&found, report.newest_generation));
@@ -234,6 +241,16 @@ impl Replay {
         }
         let (ring, report) = Ring::recover(disk, vid, geometry, start, end, &mut apply, agree)?;
         Ok((Some(ring), report))
+    }
+
+    /// Whether there is a tree at all.
+    fn has_root(&self) -> Result<bool> {
+        let key = Key::inode(Branch::HEAD, Ino::ROOT);
+        if self.memtable.get(&key).is_some() {
+            return Ok(true);
+        }
+        let record = self.levels.get(&key)?;
+        Ok(record.is_some_and(|r| r.value.is_some()))
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<()> {

@@ -168,3 +168,17 @@ fn inode_numbers_that_several_crashes_lost_are_not_given_out_again() {
     let volume = open(&disk);
     assert_eq!(create(&volume, "d"), ino.next());
 }
+
+#[test]
+fn a_volume_whose_very_first_batch_is_damaged_is_refused_and_not_shown_empty() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.sync().unwrap();
+    let disk = cut(&disk);
+    // The first batch stands behind the header of the first file.
+    assert!(disk.flip_bit(&Name::new(Dir::Journal, "J-0000"), 4096 + 100, 0));
+    let error = try_open(&disk).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    assert!(error.to_string().contains("J-0000"), "{error}");
+}
