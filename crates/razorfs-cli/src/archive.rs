@@ -132,9 +132,9 @@ pub fn unpack(
         real: HashSet::new(),
         temporary: 0,
     };
-    let mut entries = archive.entries().map_err(broken)?;
+    let entries = archive.entries().map_err(broken)?;
     bound.headers(0);
-    while let Some(entry) = entries.next() {
+    for entry in entries {
         bound.data();
         let mut entry = entry.map_err(broken)?;
         unpack.entry(&mut entry)?;
