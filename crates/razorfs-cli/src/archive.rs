@@ -11,6 +11,7 @@ use std::rc::Rc;
 use razorfs::{FileKind, Time};
 use tar::{Archive, Entry, EntryType, Header};
 
+use crate::bounded::Bounded;
 use crate::failure::{Failure, Result, plain, shown};
 use crate::sparse::{Marks, Sparse};
 use crate::tree::{Meta, Source, Tree, inner, unpack_device};
@@ -121,6 +122,7 @@ pub fn unpack(
     root: &Path,
     step: &mut dyn FnMut(bool) -> Result<()>,
 ) -> Result<()> {
+    let (data, bound) = Bounded::new(data);
     let mut archive = Archive::new(data);
     let mut unpack = Unpack {
         tree,
@@ -130,8 +132,15 @@ pub fn unpack(
         real: HashSet::new(),
         temporary: 0,
     };
-    for entry in archive.entries().map_err(broken)? {
-        unpack.entry(&mut entry.map_err(broken)?)?;
+    let entries = archive.entries().map_err(broken)?;
+    bound.headers(0);
+    for entry in entries {
+        bound.data();
+        let mut entry = entry.map_err(broken)?;
+        unpack.entry(&mut entry)?;
+        // Of other kinds than these the data are passed over.
+        let read = entry.header().entry_type() == EntryType::Regular;
+        bound.headers(if read { 0 } else { entry.size() });
     }
     // The times of directories last, because filling them changes them; the deepest first.
     while let Some((path, meta)) = unpack.directories.pop() {

@@ -192,3 +192,20 @@ fn sparse_files_of_gnu_tar_keep_name_and_content_in_every_format() {
         assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn a_header_without_end_is_refused_before_it_fills_the_memory() {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    let endless = header.as_bytes().chain(std::io::repeat(b'x'));
+    let (counted, dir) = (Counted::new(endless), tempfile::tempdir().unwrap());
+    let count = counted.count();
+    let tree = HostTree::new(dir.path());
+    let refused = unpack(counted, &tree, Path::new(""), &mut |_| Ok(()));
+    let line = refused.unwrap_err().message;
+    assert!(line.contains("too long"), "{line}");
+    assert!(count.get() < 100 << 20);
+}

@@ -1,6 +1,7 @@
 //! The `razorfs` command.
 
 mod archive;
+mod bounded;
 mod check;
 mod commands;
 mod daemon;

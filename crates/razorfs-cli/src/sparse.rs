@@ -1,10 +1,10 @@
 //! Sparse files in tars of the pax format, as GNU tar writes them.
 //!
 //! The extended header of an entry names the file (`GNU.sparse.name`) and its size
-//! (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal numbers, each
-//! ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is the number of
-//! pieces, and each piece has an offset and a length; the bytes of the pieces follow. That is
-//! version 1.0 of the form; entries of older versions are refused.
+//! (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal numbers,
+//! each ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is the
+//! number of pieces, and each piece has an offset and a length; the bytes of the pieces follow.
+//! That is version 1.0 of the form; entries of older versions are refused.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

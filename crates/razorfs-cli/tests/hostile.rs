@@ -98,6 +98,13 @@ fn nothing_is_copied_into_itself() {
     }
     let line = fails(1, ["cp", "-r", dir, &mount.at("again")]);
     assert!(line.contains("is in it"), "{line}");
+    // Relative paths are no way around it.
+    let out = Command::new(RAZORFS)
+        .args(["export", ".", "again"])
+        .current_dir(&mount.dir)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
     assert!(!mount.dir.join("again").exists());
     mount.umount();
     // Nor by a detour inside of the volume.

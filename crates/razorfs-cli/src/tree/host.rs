@@ -350,7 +350,7 @@ impl Tree for HostTree {
     }
 
     fn host_path(&self, path: &Path) -> Option<PathBuf> {
-        let full = self.full(path);
+        let full = std::path::absolute(self.full(path)).ok()?;
         // The part that does not exist yet has no symbolic links.
         let real = |dir: &Path| {
             let rest = full.strip_prefix(dir).ok()?;
