@@ -24,15 +24,18 @@ cp -r "$built/test" "$built/ext" "$built/src" "$1"
 cp "$built/testfixture" "$1"
 mkdir "$1/work"
 chown -R nobody "$1"
-cd "$1/work"
-failed=()
-for test in "${tests[@]}"; do
-    setpriv --reuid=nobody --regid=65534 --clear-groups timeout 300 \
-        ../testfixture "../test/$test.test" >"../$test.log" 2>&1 || failed+=("$test")
-done
+export DIR=$1
+# Each in a directory of its own, for they all use the same names.
+one() {
+    mkdir "$DIR/work/$1" && chown nobody "$DIR/work/$1" && cd "$DIR/work/$1"
+    setpriv --reuid=nobody --regid=65534 --clear-groups timeout 400 \
+        ../../testfixture "../../test/$1.test" >"$DIR/$1.log" 2>&1 || echo "$1"
+}
+export -f one
+mapfile -t failed < <(printf '%s\n' "${tests[@]}" | xargs -P 2 -I {} bash -c 'one {}')
 for test in "${failed[@]}"; do
     echo "$test:"
-    grep -E '^! |FATAL|Error' "../$test.log" | head -20 || tail -5 "../$test.log"
+    grep -E '^! |FATAL|Error' "$1/$test.log" | head -20 || tail -5 "$1/$test.log"
 done
 echo "$((${#tests[@]} - ${#failed[@]})) of ${#tests[@]} test files pass"
 [ ${#failed[@]} = 0 ]
