@@ -20,7 +20,8 @@ use crate::socket::{self, Request};
 #[command(
     after_help = "Both are created if they are missing. The command returns when the \
 directory is usable; a daemon then runs in the background and writes its log to \
-VOLUME/razorfs.log.
+VOLUME/razorfs.log. A signal unmounts; while the mount is in use it is taken away and served on,
+and a second signal ends the daemon at once.
 
 Options:
   durability=sync          every operation is on the disk when it returns
