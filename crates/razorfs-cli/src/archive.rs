@@ -12,7 +12,7 @@ use razorfs::{FileKind, Time};
 use tar::{Archive, Entry, EntryType, Header};
 
 use crate::failure::{Failure, Result, plain, shown};
-use crate::tree::{Meta, Tree, inner, unpack_device};
+use crate::tree::{Meta, Tree, Xattr, inner, unpack_device};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,9 +132,13 @@ pub fn unpack(
     for entry in archive.entries().map_err(broken)? {
         unpack.entry(&mut entry.map_err(broken)?)?;
     }
-    // The times of directories last, because filling them changes them; the deepest first.
-    while let Some((path, meta)) = unpack.directories.pop() {
+    // The times of directories last, because filling them changes them; the deepest first. Their
+    // attributes too: what is created in a directory inherits its default access list.
+    while let Some((path, meta, xattrs)) = unpack.directories.pop() {
         if tree.find(&path)?.is_some_and(|there| there.is_dir()) {
+            for xattr in &xattrs {
+                tree.set_xattr(&path, xattr)?;
+            }
             tree.dress(&path, &meta)?;
         }
     }
@@ -152,7 +156,7 @@ struct Unpack<'a> {
     tree: &'a dyn Tree,
     root: &'a Path,
     step: &'a mut dyn FnMut(bool) -> Result<()>,
-    directories: Vec<(PathBuf, Meta)>,
+    directories: Vec<(PathBuf, Meta, Vec<Xattr>)>,
     /// Paths that are known to be directories, and no symbolic links.
     real: HashSet<PathBuf>,
     temporary: u64,
@@ -172,7 +176,7 @@ impl Unpack<'_> {
         let kind = entry.header().entry_type();
         let directory = meta.is_dir() && kind != EntryType::Link;
         if path == self.root || (directory && there.is_some_and(|there| there.is_dir())) {
-            self.directories.push((path, meta));
+            self.directories.push((path, meta, xattrs));
             return (self.step)(false);
         }
         if let Some(there) = there
@@ -197,7 +201,7 @@ impl Unpack<'_> {
         };
         self.create(entry, &at, &meta)?;
         if kind != EntryType::Link {
-            for xattr in &xattrs {
+            for xattr in xattrs.iter().filter(|_| !directory) {
                 self.tree.set_xattr(&at, xattr)?;
             }
             self.tree.dress(&at, &meta)?;
@@ -210,7 +214,7 @@ impl Unpack<'_> {
             }
         }
         if directory {
-            self.directories.push((path, meta));
+            self.directories.push((path, meta, xattrs));
         }
         (self.step)(!directory)
     }
