@@ -14,7 +14,7 @@ use tar::{Archive, Entry, EntryType, Header};
 use crate::bounded::Bounded;
 use crate::failure::{Failure, Result, plain, shown};
 use crate::sparse::{Marks, Sparse};
-use crate::tree::{Meta, Source, Tree, inner, unpack_device};
+use crate::tree::{Meta, Source, Tree, Xattr, inner, unpack_device};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,9 +142,13 @@ pub fn unpack(
         let read = entry.header().entry_type() == EntryType::Regular;
         bound.headers(if read { 0 } else { entry.size() });
     }
-    // The times of directories last, because filling them changes them; the deepest first.
-    while let Some((path, meta)) = unpack.directories.pop() {
+    // The times of directories last, because filling them changes them; the deepest first. Their
+    // attributes too: what is created in a directory inherits its default access list.
+    while let Some((path, meta, xattrs)) = unpack.directories.pop() {
         if tree.find(&path)?.is_some_and(|there| there.is_dir()) {
+            for xattr in &xattrs {
+                tree.set_xattr(&path, xattr)?;
+            }
             tree.dress(&path, &meta)?;
         }
     }
@@ -162,7 +166,7 @@ struct Unpack<'a> {
     tree: &'a dyn Tree,
     root: &'a Path,
     step: &'a mut dyn FnMut(bool) -> Result<()>,
-    directories: Vec<(PathBuf, Meta)>,
+    directories: Vec<(PathBuf, Meta, Vec<Xattr>)>,
     /// Paths that are known to be directories, and no symbolic links.
     real: HashSet<PathBuf>,
     temporary: u64,
@@ -184,7 +188,7 @@ impl Unpack<'_> {
         let kind = entry.header().entry_type();
         let directory = meta.is_dir() && kind != EntryType::Link;
         if path == self.root || (directory && there.is_some_and(|there| there.is_dir())) {
-            self.directories.push((path, meta));
+            self.directories.push((path, meta, xattrs));
             return (self.step)(false);
         }
         if let Some(there) = there
@@ -209,7 +213,7 @@ impl Unpack<'_> {
         };
         self.create(entry, &at, &meta, sparse)?;
         if kind != EntryType::Link {
-            for xattr in &xattrs {
+            for xattr in xattrs.iter().filter(|_| !directory) {
                 self.tree.set_xattr(&at, xattr)?;
             }
             self.tree.dress(&at, &meta)?;
@@ -222,7 +226,7 @@ impl Unpack<'_> {
             }
         }
         if directory {
-            self.directories.push((path, meta));
+            self.directories.push((path, meta, xattrs));
         }
         (self.step)(!directory)
     }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
-use crate::tree::HostTree;
+use crate::tree::{HostTree, VolumeTree};
 
 fn round_trip(packing: Packing, from: &Path, to: &Path) {
     let tree = HostTree::new(from);
@@ -208,4 +208,52 @@ fn a_header_without_end_is_refused_before_it_fills_the_memory() {
     let line = refused.unwrap_err().message;
     assert!(line.contains("too long"), "{line}");
     assert!(count.get() < 100 << 20);
+}
+
+#[test]
+fn default_access_lists_do_not_spread_by_unpacking() {
+    use razorfs::{Ino, NewNode, Options, Volume, XattrMode};
+    let room = tempfile::tempdir().unwrap();
+    let volume = |name: &str| {
+        let path = room.path().join(name);
+        Volume::open_or_create(&path, Options::default()).unwrap()
+    };
+    let list: [&[u8]; 6] = [
+        &[2, 0, 0, 0],
+        &[1, 0, 7, 0, 255, 255, 255, 255],
+        &[2, 0, 7, 0, 5, 0, 0, 0],
+        &[4, 0, 5, 0, 255, 255, 255, 255],
+        &[16, 0, 7, 0, 255, 255, 255, 255],
+        &[32, 0, 5, 0, 255, 255, 255, 255],
+    ];
+    let (list, name) = (list.concat(), b"system.posix_acl_default");
+    let from = volume("from");
+    let dir = NewNode::directory(0o755);
+    let d = from.create_node(Ino::ROOT, b"d", &dir).unwrap().ino;
+    from.create_node(d, b"plain", &NewNode::file(0o640))
+        .unwrap();
+    // It came after the file.
+    from.set_xattr(d, name, &list, XattrMode::Set).unwrap();
+    let tree = VolumeTree::new(from, "from");
+    let root = Path::new("");
+    let target = Path::new("x.tar");
+    let bytes = pack(
+        &tree,
+        root,
+        target,
+        Vec::new(),
+        Packing::Plain,
+        &mut |_, _| Ok(()),
+    )
+    .unwrap();
+    tree.into_volume().close().unwrap();
+    let tree = VolumeTree::new(volume("to"), "to");
+    unpack(bytes.as_slice(), &tree, root, &mut |_| Ok(())).unwrap();
+    let to = tree.into_volume();
+    let d = to.find_by_path(b"d").unwrap();
+    assert_eq!(*to.get_xattr(d, name).unwrap(), *list);
+    let plain = to.find_by_path(b"d/plain").unwrap();
+    assert!(to.list_xattr(plain).unwrap().is_empty());
+    assert_eq!(to.stat(plain).unwrap().mode & 0o7777, 0o640);
+    to.close().unwrap();
 }

@@ -148,6 +148,42 @@ fn a_shutdown_loses_what_is_not_durable_and_nothing_else() {
     }
 }
 
+/// FS_IOC_FSGETXATTR or FS_IOC_FSSETXATTR.
+fn extended_flags(file: &File, request: libc::c_ulong, form: &mut [u32; 7]) -> io::Result<()> {
+    // SAFETY: both take a pointer to 28 bytes, which live until they return.
+    match unsafe { libc::ioctl(file.as_raw_fd(), request, form) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[test]
+fn flags_have_an_extended_form() {
+    const GET: libc::c_ulong = 0x801c_581f;
+    const SET: libc::c_ulong = 0x401c_5820;
+    const APPEND: u32 = 0x10;
+    volume(|mount, _| {
+        let file = File::create(mount.path("f")).unwrap();
+        let mut form = [7; 7];
+        extended_flags(&file, GET, &mut form).unwrap();
+        assert_eq!(form, [0; 7]);
+        if !root() {
+            return;
+        }
+        form[0] = APPEND;
+        extended_flags(&file, SET, &mut form).unwrap();
+        form = [7; 7];
+        extended_flags(&file, GET, &mut form).unwrap();
+        assert_eq!(form, [APPEND, 0, 0, 0, 0, 0, 0]);
+        assert!(file.set_len(1).is_err());
+        // A project is refused, and changes nothing.
+        let project = extended_flags(&file, SET, &mut [0, 0, 0, 5, 0, 0, 0]);
+        assert!(project.is_err());
+        extended_flags(&file, SET, &mut [0; 7]).unwrap();
+        file.set_len(1).unwrap();
+    });
+}
+
 /// A file handle, as the kernel wants it.
 #[repr(C)]
 struct Handle {
