@@ -3,9 +3,11 @@
 //! Waking a sleeping core is most of what a request costs that a program waits for: the core of the
 //! reader sleeps until the request is there, and the core of the program until the answer is, most
 //! of all in a virtual machine, where sleeping means leaving it. So while requests come in a row,
-//! two threads of idle priority keep those two cores busy with nothing. They give way to anybody at
-//! once; without requests they sleep after a moment; and requests that come now and then do not
-//! wake them.
+//! two threads of idle priority keep those two cores busy with nothing. Without requests they sleep
+//! after a moment; requests that come now and then do not wake them; and where others have enough
+//! to do for all cores, none sleeps anyway and they rest. Idle priority alone would not see to
+//! that: it holds among the threads of one session, and a scheduler that shares the cores between
+//! sessions gives a session of idle threads as much as any.
 #![expect(unsafe_code, reason = "nothing safe sets the scheduling of one thread")]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,8 +20,11 @@ use crate::clock::monotonic;
 const LINGER: u64 = 200_000;
 /// Requests farther apart than this do not come in a row.
 const ROW: u64 = 1_000_000;
-/// How often it is looked where the reader and the program run.
+/// How often it is looked where the reader and the program run, and what else does.
 const LOOK: u64 = 1_000_000;
+/// For how long there is no vigil where others need the cores, at first and at most.
+const SHORTEST_REST: u64 = 50_000_000;
+const LONGEST_REST: u64 = 2_000_000_000;
 
 /// Which core a thread keeps awake.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +46,12 @@ pub(super) struct Vigil {
     reader: AtomicU32,
     /// The thread that the latest request is from.
     client: AtomicU32,
+    /// The threads that are not asleep.
+    awake: AtomicU32,
     asleep: AtomicBool,
+    /// No vigil before this moment.
+    rest_until: AtomicU64,
+    rest: AtomicU64,
     ended: Mutex<bool>,
     wake: Condvar,
 }
@@ -64,7 +74,7 @@ impl Vigil {
     pub(super) fn request(&self, client: u32) {
         let now = monotonic();
         let last = self.last_request.swap(now, Ordering::Relaxed);
-        if now.saturating_sub(last) > ROW {
+        if now.saturating_sub(last) > ROW || now < self.rest_until.load(Ordering::Relaxed) {
             return;
         }
         self.until.store(now + LINGER, Ordering::Relaxed);
@@ -90,20 +100,9 @@ impl Vigil {
         }
         let mut at = None;
         loop {
-            let mut look = 0;
-            loop {
-                let now = monotonic();
-                if now >= self.until.load(Ordering::Relaxed) {
-                    break;
-                }
-                if now >= look {
-                    look = now + LOOK;
-                    self.follow(kept, &mut at);
-                }
-                // Not only a pause: on a core that is needed this gives way sooner than the
-                // scheduler would, whose groups may weigh an idle thread as much as another's.
-                std::thread::yield_now();
-            }
+            self.awake.fetch_add(1, Ordering::Relaxed);
+            self.stay_awake(kept, &mut at);
+            self.awake.fetch_sub(1, Ordering::Relaxed);
             let mut ended = self.ended.lock();
             if *ended {
                 return;
@@ -113,6 +112,39 @@ impl Vigil {
                 self.wake.wait(&mut ended);
             }
         }
+    }
+
+    fn stay_awake(&self, kept: Kept, at: &mut Option<u32>) {
+        let mut look = 0;
+        let mut others = Others::default();
+        loop {
+            let now = monotonic();
+            if now >= self.until.load(Ordering::Relaxed) {
+                return;
+            }
+            if now >= look {
+                look = now + LOOK;
+                self.follow(kept, at);
+                let seen = runnable().map(|n| n.saturating_sub(self.awake.load(Ordering::Relaxed)));
+                match others.enough(seen) {
+                    Some(true) => return self.rest(now),
+                    Some(false) => self.rest.store(0, Ordering::Relaxed),
+                    None => {}
+                }
+            }
+            // Not only a pause: on a core that is needed this gives way sooner than the scheduler
+            // would.
+            std::thread::yield_now();
+        }
+    }
+
+    /// Others need the cores: each time for longer.
+    fn rest(&self, now: u64) {
+        let rest = self.rest.load(Ordering::Relaxed) * 2;
+        let rest = rest.clamp(SHORTEST_REST, LONGEST_REST);
+        self.rest.store(rest, Ordering::Relaxed);
+        self.rest_until.store(now + rest, Ordering::Relaxed);
+        self.until.store(0, Ordering::Relaxed);
     }
 
     fn follow(&self, kept: Kept, at: &mut Option<u32>) {
@@ -125,6 +157,44 @@ impl Vigil {
             *at = core.filter(|&core| move_to(core));
         }
     }
+}
+
+/// How many others want to run, looked at a few times.
+#[derive(Default)]
+struct Others {
+    looks: u32,
+    sum: u32,
+}
+
+impl Others {
+    /// Looks until one may say something.
+    const LOOKS: u32 = 8;
+
+    /// Whether they have enough to do for all cores, each time it can be told: a program and the
+    /// server that take turns are one, and now and then two.
+    fn enough(&mut self, seen: Option<u32>) -> Option<bool> {
+        self.sum += seen?;
+        self.looks += 1;
+        if self.looks < Self::LOOKS {
+            return None;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        // More than the number of cores less a quarter of one, on average.
+        let enough = 4 * self.sum > (4 * cores - 1) * self.looks;
+        *self = Self::default();
+        Some(enough)
+    }
+}
+
+/// The threads of the machine that run or could.
+fn runnable() -> Option<u32> {
+    running(&std::fs::read_to_string("/proc/loadavg").ok()?)
+}
+
+/// The number before the slash in the fourth field, as proc(5) has it.
+fn running(loadavg: &str) -> Option<u32> {
+    let field = loadavg.split_ascii_whitespace().nth(3)?;
+    field.split_once('/')?.0.parse().ok()
 }
 
 /// The core that a thread ran on last, as proc(5) has it.
@@ -200,6 +270,32 @@ mod tests {
         assert_eq!(processor(""), None);
         let own = core_of(std::process::id()).expect("this process has one");
         assert!(cores().contains(&own));
+    }
+
+    #[test]
+    fn there_is_no_vigil_where_others_have_enough_to_do() {
+        assert_eq!(running("8.16 12.80 12.26 11/141 29539\n"), Some(11));
+        assert_eq!(running(""), None);
+        assert!(runnable().is_some_and(|n| n > 0));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        for (n, enough) in [(0, false), (cores - 1, false), (cores, true)] {
+            let mut others = Others::default();
+            for _ in 1..Others::LOOKS {
+                assert_eq!(others.enough(Some(n)), None);
+            }
+            assert_eq!(others.enough(Some(n)), Some(enough), "{n} of {cores}");
+        }
+        let vigil = Vigil::default();
+        let mut now = monotonic();
+        for _ in 0..10 {
+            vigil.rest(now);
+            now += LONGEST_REST;
+        }
+        vigil.rest(now);
+        assert_eq!(vigil.rest_until.load(Ordering::Relaxed), now + LONGEST_REST);
+        vigil.request(1);
+        vigil.request(1);
+        assert_eq!(vigil.until.load(Ordering::Relaxed), 0, "not while it rests");
     }
 
     /// Whether the threads are awake within a while.
