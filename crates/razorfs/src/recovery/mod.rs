@@ -381,7 +381,7 @@ impl Opening {
             generation: self.superblock.generation,
             ids,
             inodes: counters.inodes as i64,
-            bytes: counters.bytes as i64,
+            bytes: counters.bytes,
             read_only: self.read_only,
             fence,
         });
