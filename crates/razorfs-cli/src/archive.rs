@@ -13,7 +13,7 @@ use tar::{Archive, Entry, EntryType, Header};
 
 use crate::bounded::Bounded;
 use crate::failure::{Failure, Result, plain, shown};
-use crate::sparse::{Marks, Sparse};
+use crate::sparse::{Layout, Marks, Sparse};
 use crate::tree::{Meta, Source, Tree, inner, unpack_device};
 
 /// How a tar is compressed.
@@ -500,9 +500,25 @@ impl<W: Write> Pack<'_, W> {
                 }
             }
         }
+        let name = entry_name(self.path);
+        let (mut data, mut layout) = (None, None);
+        if kind == EntryType::Regular {
+            let mut source = self.tree.read(self.full)?;
+            if let Some((pieces, size)) = source.pieces().map_err(failed)? {
+                layout = Layout::new(pieces, size).map(|layout| (layout, size));
+            }
+            data = Some(source);
+        }
+        if let Some((layout, size)) = &layout {
+            more.extend(layout.marks(name.as_os_str().as_bytes(), *size));
+        }
         let pairs = more.iter().map(|(k, v)| (k.as_str(), v.as_slice()));
         self.builder.append_pax_extensions(pairs).map_err(failed)?;
-        let mut header = Header::new_gnu();
+        // GNU tar looks for sparse files of this form in entries of the standard's form alone.
+        let mut header = match layout {
+            Some(_) => Header::new_ustar(),
+            None => Header::new_gnu(),
+        };
         header.set_entry_type(kind);
         header.set_mode(meta.mode);
         header.set_uid(u64::from(meta.uid));
@@ -511,10 +527,11 @@ impl<W: Write> Pack<'_, W> {
         let (major, minor) = unpack_device(meta.rdev);
         header.set_device_major(major).map_err(failed)?;
         header.set_device_minor(minor).map_err(failed)?;
-        let name = entry_name(self.path);
-        if kind == EntryType::Regular {
+        if let (Some(data), Some((layout, size))) = (&mut data, &layout) {
+            return self.sparse(&mut header, data.as_mut(), layout, *size, step);
+        }
+        if let Some(data) = data {
             header.set_size(meta.size);
-            let data = self.tree.read(self.full)?;
             let mut refused = None;
             let source = Exact {
                 inner: data,
@@ -539,6 +556,75 @@ impl<W: Write> Pack<'_, W> {
                 .append_data(&mut header, name, std::io::empty()),
         };
         appended.map_err(failed)
+    }
+
+    /// A file with holes: a list of its pieces and what is in them.
+    fn sparse(
+        &mut self,
+        header: &mut Header,
+        data: &mut dyn Source,
+        layout: &Layout,
+        size: u64,
+        step: &mut dyn FnMut(u64, bool) -> Result<()>,
+    ) -> Result<()> {
+        let failed = |e: std::io::Error| Failure::host("write to", self.target, &e);
+        // A reader that knows sparse files takes the name from the extended header.
+        let base = self.path.file_name().unwrap_or_default().as_bytes();
+        let base = OsStr::from_bytes(base.get(..90).unwrap_or(base));
+        let name = Path::new("GNUSparseFile.0").join(base);
+        header.set_path(name).map_err(failed)?;
+        header.set_size(layout.stored);
+        header.set_cksum();
+        let mut refused = None;
+        let holes = size.saturating_sub(layout.pieces.iter().map(|piece| piece.1).sum());
+        step(holes, false)?;
+        let pieces = Pieces {
+            inner: data,
+            pieces: layout.pieces.iter(),
+            left: 0,
+        };
+        let exact = Exact {
+            inner: pieces,
+            left: layout.stored.saturating_sub(layout.list.len() as u64),
+            step: &mut |n| step(n, false),
+            refused: &mut refused,
+        };
+        let appended = self
+            .builder
+            .append(header, layout.list.as_slice().chain(exact));
+        match (appended, refused) {
+            (_, Some(failure)) => Err(failure),
+            (appended, None) => appended.map_err(failed),
+        }
+    }
+}
+
+/// What is in the pieces of a file, one after the other; what is missing of one is zeros.
+struct Pieces<'a> {
+    inner: &'a mut dyn Source,
+    pieces: std::slice::Iter<'a, (u64, u64)>,
+    left: u64,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        while self.left == 0 {
+            let Some((offset, len)) = self.pieces.next() else {
+                return Ok(0);
+            };
+            self.inner.go_to(*offset)?;
+            self.left = *len;
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let most = most.min(buf.len());
+        let buf = buf.get_mut(..most).unwrap_or_default();
+        let mut n = self.inner.read(buf)?;
+        if n == 0 {
+            buf.fill(0);
+            n = buf.len();
+        }
+        self.left -= n as u64;
+        Ok(n)
     }
 }
 
