@@ -1,6 +1,10 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
+use crate::pack::{pack, time_text};
 use crate::tree::HostTree;
 
 fn round_trip(packing: Packing, from: &Path, to: &Path) {

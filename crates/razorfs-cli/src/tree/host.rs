@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{
-    CHUNK, Meta, Source, Step, Tree, Xattr, is_zero, pack_device, pieces_by, read_full,
+    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, is_zero, pack_device, pieces_by, read_full,
     unpack_device,
 };
 use crate::failure::{Failure, Result};
@@ -458,7 +458,7 @@ impl Source for HostFile {
         Ok(gap)
     }
 
-    fn pieces(&mut self) -> std::io::Result<Option<(Vec<(u64, u64)>, u64)>> {
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
         let size = self.file.metadata()?.len();
         let mut told = true;
         let pieces = pieces_by(size, |what, offset| {

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use razorfs::{FileKind, Ino, NewNode, RenameMode, SeekFor, SetAttributes, Volume, XattrMode};
 
-use super::{CHUNK, Meta, Source, Step, Tree, Xattr, inner, is_zero, pieces_by, read_full};
+use super::{CHUNK, Meta, Piece, Source, Step, Tree, Xattr, inner, is_zero, pieces_by, read_full};
 use crate::failure::{Failure, Result};
 
 /// So many symbolic links in one path are a loop.
@@ -386,7 +386,7 @@ impl Source for Reader<'_> {
         Ok(gap)
     }
 
-    fn pieces(&mut self) -> std::io::Result<Option<(Vec<(u64, u64)>, u64)>> {
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
         let size = self.volume.stat(self.ino).map_err(std::io::Error::other)?;
         let size = size.size;
         let pieces = pieces_by(size, |what, offset| {

@@ -108,6 +108,9 @@ pub type Xattr = (OsString, Vec<u8>);
 /// Called with the number of bytes after each piece of a file; an error stops the work.
 pub type Step<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
+/// Offset and length of what has data in a file.
+pub type Piece = (u64, u64);
+
 /// The bytes of a file, with its holes.
 pub trait Source: Read {
     /// Passes over the hole that begins here, if one does, and answers how long it is.
@@ -117,7 +120,7 @@ pub trait Source: Read {
 
     /// Offset and length of what has data from the beginning on, in order, and the size of the
     /// file; `None` if that is not known beforehand.
-    fn pieces(&mut self) -> std::io::Result<Option<(Vec<(u64, u64)>, u64)>> {
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
         Ok(None)
     }
 
@@ -132,7 +135,7 @@ pub trait Source: Read {
 fn pieces_by(
     size: u64,
     mut seek: impl FnMut(SeekFor, u64) -> std::io::Result<Option<u64>>,
-) -> std::io::Result<Vec<(u64, u64)>> {
+) -> std::io::Result<Vec<Piece>> {
     let (mut pieces, mut at) = (Vec::new(), 0);
     while at < size
         && let Some(start) = seek(SeekFor::Data, at)?.filter(|start| *start < size)

@@ -1,6 +1,7 @@
-//! When maintenance that failed is tried again, and whether its failure is news.
+//! When maintenance that failed is tried again, and whether its failure is news. Moments are those
+//! of the monotonic clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Error;
 
@@ -13,21 +14,21 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(super) struct Backoff {
     pause: Duration,
-    until: Option<Instant>,
+    until: Option<Duration>,
     /// The cause that was told last.
     told: Option<String>,
 }
 
 impl Backoff {
     /// Whether it is time for a try. What somebody asked for does not wait.
-    pub fn is_due(&self, asked: bool, now: Instant) -> bool {
+    pub fn is_due(&self, asked: bool, now: Duration) -> bool {
         asked || self.until.is_none_or(|until| now >= until)
     }
 
     /// Takes note of a failure; answers whether its cause is another than before.
-    pub fn failed(&mut self, error: &Error, now: Instant) -> bool {
+    pub fn failed(&mut self, error: &Error, now: Duration) -> bool {
         self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
-        self.until = now.checked_add(self.pause);
+        self.until = Some(now.saturating_add(self.pause));
         let cause = cause(error);
         let news = self.told.as_ref() != Some(&cause);
         self.told = Some(cause);
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_and_a_cause_is_told_once() {
-        let mut now = Instant::now();
+        let mut now = Duration::from_secs(7);
         let mut backoff = Backoff::default();
         assert!(backoff.is_due(false, now));
         let mut pauses = Vec::new();

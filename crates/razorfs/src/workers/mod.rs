@@ -7,7 +7,7 @@ mod backoff;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::store::Core;
 use crate::{Error, Result};
@@ -159,7 +159,8 @@ const UPKEEP_NAP: Duration = Duration::from_millis(500);
 fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
     let mut pauses = Pauses::default();
     while !stop.load(Ordering::Acquire) {
-        if !upkeep_step(store, maintenance, &mut pauses, Instant::now()) {
+        let now = Duration::from_nanos(store.env.monotonic());
+        if !upkeep_step(store, maintenance, &mut pauses, now) {
             let mut wanted = store.signals.wanted.lock();
             if !(wanted.checkpoint || wanted.stop) {
                 store.signals.maintain.wait_for(&mut wanted, UPKEEP_NAP);
@@ -181,7 +182,7 @@ fn upkeep_step(
     store: &Core,
     maintenance: &dyn Maintenance,
     pauses: &mut Pauses,
-    now: Instant,
+    now: Duration,
 ) -> bool {
     let asked = {
         let mut wanted = store.signals.wanted.lock();
@@ -271,7 +272,7 @@ mod tests {
         let volume = Volume::for_tests(Options::default());
         let store: &Core = &volume.inner.store;
         let (work, mut pauses) = (Failing::default(), Pauses::default());
-        let start = Instant::now();
+        let start = Duration::from_secs(7);
         // Half an hour, with two looks a second.
         for n in 0..3600 {
             let now = start + UPKEEP_NAP * n;
