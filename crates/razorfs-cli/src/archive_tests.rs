@@ -1,6 +1,10 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
+use crate::pack::{pack, time_text};
 use crate::tree::{HostTree, VolumeTree};
 
 fn round_trip(packing: Packing, from: &Path, to: &Path) {
@@ -256,4 +260,55 @@ fn default_access_lists_do_not_spread_by_unpacking() {
     assert!(to.list_xattr(plain).unwrap().is_empty());
     assert_eq!(to.stat(plain).unwrap().mode & 0o7777, 0o640);
     to.close().unwrap();
+}
+
+#[test]
+fn holes_are_packed_as_holes_and_gnu_tar_reads_them() {
+    use std::os::unix::fs::FileExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir(&from).unwrap();
+    let long = "n".repeat(150);
+    for (name, places) in [
+        ("middle", vec![0, 1 << 42]),
+        (long.as_str(), vec![1 << 33, 1 << 34]),
+        ("nothing", vec![]),
+    ] {
+        let file = std::fs::File::create(from.join(name)).unwrap();
+        // Packing its zeros would take a day.
+        file.set_len(1 << 43).unwrap();
+        for at in places {
+            file.write_all_at(b"data", at).unwrap();
+        }
+    }
+    let check = |to: &Path| {
+        for name in ["middle", &long, "nothing"] {
+            let file = std::fs::File::open(to.join(name)).unwrap();
+            let meta = file.metadata().unwrap();
+            assert_eq!(meta.len(), 1 << 43, "{name}");
+            assert!(meta.blocks() < 1 << 14, "{name}");
+        }
+        for (name, at) in [("middle", 0), ("middle", 1 << 42), (&long, 1 << 34)] {
+            let file = std::fs::File::open(to.join(name)).unwrap();
+            let mut data = [0; 5];
+            file.read_exact_at(&mut data, at).unwrap();
+            assert_eq!(&data, b"data\0", "{name}");
+        }
+    };
+    round_trip(Packing::Plain, &from, &to);
+    check(&to);
+    let (root, tree) = (Path::new(""), HostTree::new(&from));
+    let plain = Packing::Plain;
+    let step = &mut |_, _| Ok(());
+    let bytes = pack(&tree, root, Path::new("x.tar"), Vec::new(), plain, step).unwrap();
+    assert!(bytes.len() < 1 << 20);
+    let (tar, out) = (dir.path().join("x.tar"), dir.path().join("gnu"));
+    std::fs::write(&tar, bytes).unwrap();
+    std::fs::create_dir(&out).unwrap();
+    let mut gnu = std::process::Command::new("tar");
+    let done = gnu.arg("-xf").arg(&tar).arg("-C").arg(&out).output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    check(&out);
 }

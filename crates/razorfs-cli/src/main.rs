@@ -12,6 +12,7 @@ mod log;
 mod mountinfo;
 mod names;
 mod options;
+mod pack;
 mod place;
 mod progress;
 mod remount;

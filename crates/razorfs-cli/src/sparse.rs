@@ -73,6 +73,66 @@ fn number(digits: &[u8]) -> io::Result<u64> {
     text.parse().map_err(|_| odd())
 }
 
+/// How a sparse file is written: its list, the pieces that are in it, and the size of the entry.
+pub struct Layout {
+    /// The list, filled up to whole blocks.
+    pub list: Vec<u8>,
+    /// Offset and length of what has data, in order.
+    pub pieces: Vec<(u64, u64)>,
+    /// Bytes of the entry.
+    pub stored: u64,
+}
+
+impl Layout {
+    /// The layout of a file of `size` bytes with these pieces; `None` if it has no holes.
+    pub fn new(mut pieces: Vec<(u64, u64)>, size: u64) -> Option<Self> {
+        if pieces.iter().map(|piece| piece.1).sum::<u64>() >= size {
+            return None;
+        }
+        // Small holes go first where there are more pieces than a reader takes.
+        let mut gap = 512;
+        while pieces.len() as u64 >= MAX_PIECES {
+            pieces.dedup_by(|next, piece| {
+                let joined = next.0.saturating_sub(piece.0.saturating_add(piece.1)) <= gap;
+                if joined {
+                    piece.1 = next.0.saturating_add(next.1).saturating_sub(piece.0);
+                }
+                joined
+            });
+            gap = gap.saturating_mul(2);
+        }
+        // As in other tars the list names the end, where the last thing is a hole.
+        let end = pieces.last().is_none_or(|p| p.0.saturating_add(p.1) < size);
+        let listed = pieces.iter().copied().chain(end.then_some((size, 0)));
+        let count = pieces.len() + usize::from(end);
+        let mut list = format!("{count}\n").into_bytes();
+        for (offset, len) in listed {
+            list.extend_from_slice(format!("{offset}\n{len}\n").as_bytes());
+        }
+        list.resize(list.len().next_multiple_of(BLOCK), 0);
+        let data: u64 = pieces.iter().map(|piece| piece.1).sum();
+        let stored = data.saturating_add(list.len() as u64);
+        Some(Self {
+            list,
+            pieces,
+            stored,
+        })
+    }
+
+    /// What the extended header says of the file.
+    pub fn marks(&self, name: &[u8], size: u64) -> [(String, Vec<u8>); 5] {
+        let text = |n: u64| n.to_string().into_bytes();
+        [
+            ("GNU.sparse.major", text(1)),
+            ("GNU.sparse.minor", text(0)),
+            ("GNU.sparse.name", name.to_vec()),
+            ("GNU.sparse.realsize", text(size)),
+            ("size", text(self.stored)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+    }
+}
+
 /// The bytes of a sparse file.
 pub struct Sparse<R> {
     inner: R,

@@ -13,6 +13,9 @@ pub enum FileName {
     Lock,
     /// `RESERVE`: ballast that is given back when the host is full.
     Reserve,
+    /// `CREATING`: the volume is being created; durable before any other file of a volume, and
+    /// durably gone before the volume takes anything.
+    Creating,
     /// `journal/J-<slot>`: one file of the journal ring; its header tells its current life.
     Journal(u32),
     /// `meta/M-<id>.rm`.
@@ -35,7 +38,7 @@ impl FileName {
     #[must_use]
     pub const fn dir(self) -> &'static str {
         match self {
-            Self::Super | Self::Lock | Self::Reserve => "",
+            Self::Super | Self::Lock | Self::Reserve | Self::Creating => "",
             Self::Journal(_) => "journal",
             Self::Manifest(_) | Self::Segment(_) | Self::ManifestTmp(_) | Self::SegmentTmp(_) => {
                 "meta"
@@ -51,6 +54,7 @@ impl FileName {
             Self::Super => "SUPER".into(),
             Self::Lock => "LOCK".into(),
             Self::Reserve => "RESERVE".into(),
+            Self::Creating => "CREATING".into(),
             Self::Journal(slot) => format!("J-{slot:04}"),
             Self::Manifest(id) => format!("M-{:016x}.rm", id.0),
             Self::Segment(id) => format!("S-{:016x}.rs", id.0),
@@ -69,6 +73,7 @@ impl FileName {
                 "SUPER" => Self::Super,
                 "LOCK" => Self::Lock,
                 "RESERVE" => Self::Reserve,
+                "CREATING" => Self::Creating,
                 _ => return None,
             },
             "journal" => Self::Journal(leaf.strip_prefix("J-")?.parse().ok()?),
@@ -115,6 +120,7 @@ mod tests {
             FileName::Super,
             FileName::Lock,
             FileName::Reserve,
+            FileName::Creating,
             FileName::Journal(3),
             FileName::Manifest(ManifestId(0xabc)),
             FileName::Segment(SegmentId(7)),

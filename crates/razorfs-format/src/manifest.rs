@@ -22,6 +22,7 @@
 //! | 3 COUNTERS | `next ino u64 | next segment u64 | next pack u64 | next manifest u64 | inodes u64 | bytes u64 | epoch u64 | lsn u64` |
 //! | 4 BRANCHES | each: `id v | parent v | epoch v | name bytes` |
 //! | 5 SNAPSHOTS | each: `id v | branch v | epoch v | time u64 | name bytes` |
+//! | 2³¹ SIZES | `bytes u128`; only where `bytes` of COUNTERS is all ones, because the sum needs more than 64 bits |
 
 use std::collections::BTreeSet;
 
@@ -38,6 +39,8 @@ const VERSION: u16 = 1;
 const HEADER_LEN: usize = 48;
 /// Kinds from here on may be passed over by whoever does not know them.
 const OPTIONAL: u32 = 0x8000_0000;
+/// The sum of sizes that is too large for its counter.
+const SIZES: u32 = OPTIONAL;
 
 /// A segment, as the manifest lists it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +101,8 @@ pub struct Counters {
     pub next_manifest: ManifestId,
     /// Inodes that have a name or are held open.
     pub inodes: u64,
-    /// Sum of the sizes of regular files.
-    pub bytes: u64,
+    /// Sum of the sizes of regular files, at most `i128::MAX`.
+    pub bytes: u128,
     /// Everything up to this epoch is in segments.
     pub epoch: Epoch,
     /// Everything before this operation is in segments.
@@ -237,7 +240,7 @@ fn put_counters(counters: &Counters, out: &mut Vec<u8>) {
         counters.next_pack.0,
         counters.next_manifest.0,
         counters.inodes,
-        counters.bytes,
+        u64::try_from(counters.bytes).unwrap_or(u64::MAX),
         counters.epoch.0,
         counters.lsn.0,
     ] {
@@ -252,10 +255,21 @@ fn take_counters(t: &mut Take<'_>) -> Result<Counters> {
         next_pack: PackId(t.u64()?),
         next_manifest: ManifestId(t.u64()?),
         inodes: t.u64()?,
-        bytes: t.u64()?,
+        bytes: u128::from(t.u64()?),
         epoch: Epoch(t.u64()?),
         lsn: Lsn(t.u64()?),
     })
+}
+
+/// The sum of sizes in full, where the counter is `at_least`, all ones.
+fn take_sizes(t: &mut Take<'_>, at_least: u128) -> Result<u128> {
+    let start = *t;
+    let bytes = u128::from_le_bytes(t.array()?);
+    if at_least != u128::from(u64::MAX) || bytes <= at_least || bytes > i128::MAX as u128 {
+        let expected = "a sum of more than 64 bits, where the counter is all ones";
+        return Err(start.error(expected, bytes));
+    }
+    Ok(bytes)
 }
 
 fn put_branch(meta: &BranchMeta, out: &mut Vec<u8>) {
@@ -331,13 +345,16 @@ impl Manifest {
     pub fn to_bytes(&self, volume: VolumeId) -> Vec<u8> {
         let mut counters = Vec::new();
         put_counters(&self.counters, &mut counters);
-        let sections = [
+        let mut sections = vec![
             (1, put_all(&self.segments, put_segment)),
             (2, put_all(&self.packs, put_pack)),
             (3, counters),
             (4, put_all(&self.branches, put_branch)),
             (5, put_all(&self.snapshots, put_snapshot)),
         ];
+        if self.counters.bytes > u128::from(u64::MAX) {
+            sections.push((SIZES, self.counters.bytes.to_le_bytes().to_vec()));
+        }
         let len = HEADER_LEN + sections.iter().map(|(_, p)| p.len() + 12).sum::<usize>() + 4;
         let mut out = Vec::with_capacity(len);
         out.put_u32(MAGIC);
@@ -401,6 +418,12 @@ impl Manifest {
                 }
                 4 => manifest.branches = take_all(payload, take_branch)?,
                 5 => manifest.snapshots = take_all(payload, take_snapshot)?,
+                SIZES => {
+                    let mut payload = payload;
+                    let counter = manifest.counters.bytes;
+                    manifest.counters.bytes = take_sizes(&mut payload, counter)?;
+                    payload.end()?;
+                }
                 _ if kind >= OPTIONAL => {}
                 _ => return Err(payload.error("a section that is known", kind)),
             }

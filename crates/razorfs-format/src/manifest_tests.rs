@@ -189,3 +189,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_sum_of_sizes_beyond_64_bits_reads_back_and_one_within_adds_no_section() {
+    let mut manifest = Manifest::default();
+    manifest.counters.bytes = u128::from(u64::MAX);
+    let short = manifest.to_bytes(VID);
+    assert_eq!(
+        Manifest::decode(&short, VID, manifest.id),
+        Ok(manifest.clone())
+    );
+    for more in [1, 7, i128::MAX as u128 - u128::from(u64::MAX)] {
+        manifest.counters.bytes = u128::from(u64::MAX) + more;
+        let long = manifest.to_bytes(VID);
+        assert_eq!(long.len(), short.len() + 12 + 16);
+        assert_eq!(
+            Manifest::decode(&long, VID, manifest.id),
+            Ok(manifest.clone())
+        );
+    }
+    manifest.counters.bytes = u128::MAX;
+    assert!(Manifest::decode(&manifest.to_bytes(VID), VID, manifest.id).is_err());
+}

@@ -371,7 +371,7 @@ impl Check<'_> {
             s.find(K::CounterInodes, "counters", detail);
         }
         let regular = self.nodes.values().filter(|n| n.kind == FileKind::Regular);
-        let bytes = regular.fold(0u64, |sum, n| sum.saturating_add(n.size));
+        let bytes = regular.fold(0, |sum: u128, n| sum.saturating_add(n.size.into()));
         if says.bytes != bytes {
             let detail = format!("expected {bytes}, got {}", says.bytes);
             s.find(K::CounterBytes, "counters", detail);

@@ -626,7 +626,8 @@ fn numbers_at_their_limits_get_an_answer() {
         let newest = superblock(i);
         edit_manifest(i, &newest, |m| {
             m.counters.next_ino = Ino(max);
-            (m.counters.inodes, m.counters.bytes, m.counters.epoch) = (max, max, Epoch(max));
+            (m.counters.inodes, m.counters.epoch) = (max, Epoch(max));
+            m.counters.bytes = i128::MAX as u128;
             for p in &mut m.packs {
                 (p.len, p.total, p.live) = (max, max, max);
             }

@@ -31,7 +31,8 @@ pub struct Volume {
 /// Making, opening and closing.
 impl Volume {
     /// Creates a volume in the directory `path`, which is made if it is missing and must hold no
-    /// volume yet. The volume is durable when this returns.
+    /// volume yet. The volume is durable when this returns; what a creation that was interrupted
+    /// has left is removed first.
     pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<()> {
         let disk = Arc::new(OsDisk::create(path)?);
         Self::create_on(disk, Arc::new(OsEnv), options)
@@ -50,6 +51,12 @@ impl Volume {
             Err(e) => return Err(e),
         }
         Self::open(path, options)
+    }
+
+    /// Whether [`Volume::create`] finds neither a volume in the directory `path` nor files that
+    /// may be left of one. What an interrupted creation has left does not count.
+    pub fn may_create(path: impl AsRef<Path>) -> Result<bool> {
+        crate::recovery::is_free(&OsDisk::new(path))
     }
 
     /// Creates a volume on a disk.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use razorfs::{Compression, CreateOptions, Error, Volume};
+use razorfs_disk::Dir;
 
 use crate::failure::{Failure, Result};
 use crate::{place, size};
@@ -45,7 +46,32 @@ pub fn options() -> CreateOptions {
 
 /// Creates a volume at `path`, and says so if something is there.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<()> {
-    if place::is_volume(path) {
+    let empty = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        Err(e) => return Err(Failure::host("create", path, &e)),
+    };
+    if !empty {
+        check_leavings(path)?;
+    }
+    let existed = path.exists();
+    Volume::create(path, options).map_err(|e| {
+        // If somebody else creates it at the same time, it is theirs.
+        if empty && !matches!(e, Error::Exists | Error::Locked(_)) {
+            remove(path, existed);
+        }
+        Failure::engine("create", path, &e)
+    })
+}
+
+/// What a creation makes in the volume's directory, besides the directories of the layout.
+const OURS: [&str; 3] = ["SUPER", "LOCK", "CREATING"];
+
+/// That a directory which is not empty holds nothing but what an interrupted creation has left.
+fn check_leavings(path: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Failure::host("create", path, &e);
+    let free = Volume::may_create(path).map_err(|e| Failure::engine("create", path, &e))?;
+    if place::is_volume(path) && !free {
         let remedy = "use it, or name another path";
         return Err(Failure::with(
             "create",
@@ -54,24 +80,17 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<()> {
             remedy,
         ));
     }
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                let cause = "the directory is not empty";
-                return Err(Failure::with("create", path, cause, "name another path"));
-            }
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Failure::host("create", path, &e)),
+    let mut foreign = !free;
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let mut known = OURS.into_iter().chain(Dir::ALL.map(Dir::path));
+        foreign |= !known.any(|ours| name == *ours);
     }
-    let existed = path.exists();
-    Volume::create(path, options).map_err(|e| {
-        // If somebody else creates it at the same time, it is theirs.
-        if !matches!(e, Error::Exists | Error::Locked(_)) {
-            remove(path, existed);
-        }
-        Failure::engine("create", path, &e)
-    })
+    if foreign {
+        let cause = "the directory is not empty";
+        return Err(Failure::with("create", path, cause, "name another path"));
+    }
+    Ok(())
 }
 
 /// Removes a volume that this command has created, but not a directory that was there before. The
@@ -107,6 +126,43 @@ fn compression(text: &str) -> std::result::Result<Compression, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interrupted_creation_is_created_anew_and_foreign_files_are_left_alone() {
+        let room = tempfile::tempdir().unwrap();
+        let (whole, path) = (room.path().join("whole"), room.path().join("path"));
+        let options = CreateOptions::default();
+        create(&whole, &options).unwrap();
+        assert!(create(&whole, &options).is_err());
+        // As a process leaves it that is killed before it has written the superblock.
+        let half = || {
+            let _ = std::fs::remove_dir_all(&path);
+            for dir in Dir::ALL {
+                std::fs::create_dir_all(path.join(dir.path())).unwrap();
+            }
+            for file in ["LOCK", "journal/J-0000", "meta/M-0000000000000001.rm"] {
+                std::fs::copy(whole.join(file), path.join(file)).unwrap();
+            }
+            std::fs::write(path.join("SUPER"), vec![0; 4 * 4096]).unwrap();
+        };
+        half();
+        // Without the mark it may be what is left of a volume.
+        assert!(create(&path, &options).is_err());
+        assert!(path.join("meta/M-0000000000000001.rm").exists());
+        std::fs::write(path.join("CREATING"), b"").unwrap();
+        std::fs::write(path.join("mine"), b"mine").unwrap();
+        assert!(create(&path, &options).is_err());
+        assert_eq!(std::fs::read(path.join("mine")).unwrap(), b"mine");
+        std::fs::remove_file(path.join("mine")).unwrap();
+        create(&path, &options).unwrap();
+        assert!(!path.join("CREATING").exists());
+        let volume = Volume::open(&path, razorfs::Options::default()).unwrap();
+        volume.close().unwrap();
+        // Directories alone.
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::create_dir_all(path.join("journal")).unwrap();
+        create(&path, &options).unwrap();
+    }
 
     #[test]
     fn compression_is_read() {

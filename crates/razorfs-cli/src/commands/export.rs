@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::archive::{self, Packing};
+use crate::archive::Packing;
 use crate::failure::{Failure, Result};
+use crate::pack;
 use crate::place::{Opened, spot};
 use crate::progress::{Progress, Unit};
 use crate::signals;
@@ -123,7 +124,7 @@ fn pack<W: Write>(
     packing: Packing,
     progress: &mut Progress,
 ) -> Result<W> {
-    archive::pack(tree, path, target, out, packing, &mut |n, item| {
+    pack::pack(tree, path, target, out, packing, &mut |n, item| {
         progress.add(n);
         if item {
             progress.item();

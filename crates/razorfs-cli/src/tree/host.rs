@@ -9,14 +9,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use razorfs::{FileKind, Time};
+use razorfs::{FileKind, SeekFor, Time};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
 use super::{
-    CHUNK, Meta, Source, Step, Tree, Xattr, is_zero, pack_device, read_full, unpack_device,
+    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, is_zero, pack_device, pieces_by, read_full,
+    unpack_device,
 };
 use crate::failure::{Failure, Result};
 
@@ -78,8 +79,7 @@ impl HostTree {
     /// Where `path` is. What its last part leads to, if it is a symbolic link, is not looked at.
     fn locate(&self, path: &Path) -> std::io::Result<Located> {
         let Some(mount) = &self.mount else {
-            let path = self.full(path);
-            return Ok(Located { path, _dir: None });
+            return locate_on_host(self.full(path));
         };
         let (parent, name) = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => (parent, name),
@@ -146,21 +146,80 @@ impl HostTree {
 impl Mount {
     /// Opens a path in the mount, through symbolic links.
     fn open(&self, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        let flags = flags | OFlags::CLOEXEC;
-        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), inside) {
-                // Something was renamed meanwhile.
-                Err(Errno::AGAIN) => {}
-                other => return Ok(other?),
-            }
+        let mut inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut dir = None;
+        let mut steps = steps(path).into_iter().peekable();
+        while let Some(step) = steps.next() {
+            let flags = match steps.peek() {
+                Some(_) => DIRECTORY,
+                None => flags | OFlags::CLOEXEC,
+            };
+            let from = dir.as_ref().unwrap_or(&self.root);
+            dir = Some(open_inside(from, &step, flags, inside)?);
+            // A later step does not begin at the root, which a link would lead back to.
+            inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        }
+        dir.ok_or_else(|| Errno::NOENT.into())
+    }
+}
+
+fn open_inside(
+    dir: &OwnedFd,
+    path: &Path,
+    flags: OFlags,
+    inside: ResolveFlags,
+) -> std::io::Result<OwnedFd> {
+    loop {
+        match rustix::fs::openat2(dir, path, flags, Mode::empty(), inside) {
+            // Something was renamed meanwhile.
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
         }
     }
+}
+
+/// Bytes of a path that the kernel takes in one call, with room to spare.
+const STEP: usize = 3072;
+
+/// A path in pieces that the kernel takes, each to be looked up in what the one before leads to.
+fn steps(path: &Path) -> Vec<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return vec![".".into()];
+    }
+    if path.as_os_str().len() <= STEP {
+        return vec![path.into()];
+    }
+    let mut steps = vec![PathBuf::new()];
+    for part in path.components() {
+        match steps.last_mut() {
+            Some(last) if last.as_os_str().len() + part.as_os_str().len() < STEP => last.push(part),
+            _ => steps.push(part.as_os_str().into()),
+        }
+    }
+    steps
+}
+
+/// Where a path of the host is. One that is too long for the kernel is walked by descriptors.
+fn locate_on_host(path: PathBuf) -> std::io::Result<Located> {
+    if path.as_os_str().len() <= STEP {
+        return Ok(Located { path, _dir: None });
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::NAMETOOLONG.into());
+    };
+    let mut dir = None;
+    for step in steps(parent) {
+        let opened = match &dir {
+            None => rustix::fs::open(&step, DIRECTORY, Mode::empty())?,
+            Some(dir) => rustix::fs::openat(dir, &step, DIRECTORY, Mode::empty())?,
+        };
+        dir = Some(opened);
+    }
+    let dir: OwnedFd = dir.ok_or(Errno::NOENT)?;
+    Ok(Located {
+        path: at_descriptor(&dir).join(name),
+        _dir: Some(dir),
+    })
 }
 
 /// For holding a file without opening it, be it a symbolic link.
@@ -398,6 +457,33 @@ impl Source for HostFile {
         self.at += gap;
         Ok(gap)
     }
+
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
+        let size = self.file.metadata()?.len();
+        let mut told = true;
+        let pieces = pieces_by(size, |what, offset| {
+            let from = match what {
+                SeekFor::Data => SeekFrom::Data(offset),
+                SeekFor::Hole => SeekFrom::Hole(offset),
+            };
+            match rustix::fs::seek(&self.file, from) {
+                Ok(at) => Ok(Some(at)),
+                Err(Errno::NXIO) => Ok(None),
+                // A file system that does not tell.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                    told = false;
+                    Ok(None)
+                }
+                Err(e) => Err(e.into()),
+            }
+        })?;
+        Ok(told.then_some((pieces, size)))
+    }
+
+    fn go_to(&mut self, offset: u64) -> std::io::Result<()> {
+        self.at = offset;
+        Ok(())
+    }
 }
 
 /// Attributes that mean the same on another file system: not the labels of this host.
@@ -434,3 +520,7 @@ fn from_host(meta: &std::fs::Metadata) -> Meta {
         btime: None,
     }
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use razorfs::{FileKind, Ino, NewNode, RenameMode, SeekFor, SetAttributes, Volume, XattrMode};
 
-use super::{CHUNK, Meta, Source, Step, Tree, Xattr, inner, is_zero, read_full};
+use super::{CHUNK, Meta, Piece, Source, Step, Tree, Xattr, inner, is_zero, pieces_by, read_full};
 use crate::failure::{Failure, Result};
 
 /// So many symbolic links in one path are a loop.
@@ -384,5 +384,23 @@ impl Source for Reader<'_> {
         let gap = next.saturating_sub(self.offset);
         self.offset += gap;
         Ok(gap)
+    }
+
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
+        let size = self.volume.stat(self.ino).map_err(std::io::Error::other)?;
+        let size = size.size;
+        let pieces = pieces_by(size, |what, offset| {
+            match self.volume.seek(self.ino, offset, what) {
+                Ok(at) => Ok(Some(at)),
+                Err(razorfs::Error::BeyondEnd) => Ok(None),
+                Err(e) => Err(std::io::Error::other(e)),
+            }
+        })?;
+        Ok(Some((pieces, size)))
+    }
+
+    fn go_to(&mut self, offset: u64) -> std::io::Result<()> {
+        self.offset = offset;
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use razorfs::{FileKind, Stat, Time};
+use razorfs::{FileKind, SeekFor, Stat, Time};
 
 pub use copy::{Copy, CopyOptions, measure};
 pub use host::HostTree;
@@ -108,12 +108,47 @@ pub type Xattr = (OsString, Vec<u8>);
 /// Called with the number of bytes after each piece of a file; an error stops the work.
 pub type Step<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
+/// Offset and length of what has data in a file.
+pub type Piece = (u64, u64);
+
 /// The bytes of a file, with its holes.
 pub trait Source: Read {
     /// Passes over the hole that begins here, if one does, and answers how long it is.
     fn hole(&mut self) -> std::io::Result<u64> {
         Ok(0)
     }
+
+    /// Offset and length of what has data from the beginning on, in order, and the size of the
+    /// file; `None` if that is not known beforehand.
+    fn pieces(&mut self) -> std::io::Result<Option<(Vec<Piece>, u64)>> {
+        Ok(None)
+    }
+
+    /// Goes on at an offset.
+    fn go_to(&mut self, _offset: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::NotSeekable.into())
+    }
+}
+
+/// The pieces of a file of `size` bytes, by what tells where data or a hole begins at or after an
+/// offset, `None` if nowhere.
+fn pieces_by(
+    size: u64,
+    mut seek: impl FnMut(SeekFor, u64) -> std::io::Result<Option<u64>>,
+) -> std::io::Result<Vec<Piece>> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < size
+        && let Some(start) = seek(SeekFor::Data, at)?.filter(|start| *start < size)
+    {
+        let end = seek(SeekFor::Hole, start)?.unwrap_or(size).min(size);
+        if end <= start {
+            // It is being changed; the next look may be another one.
+            break;
+        }
+        pieces.push((start, end - start));
+        at = end;
+    }
+    Ok(pieces)
 }
 
 /// The operations that the commands need. Paths are relative to the root of the tree, and `""`

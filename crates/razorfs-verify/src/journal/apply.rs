@@ -74,7 +74,7 @@ impl Replay {
         let c = &mut self.counters;
         match counter {
             Counter::Inodes => c.inodes = c.inodes.saturating_add_signed(delta),
-            Counter::Bytes => c.bytes = c.bytes.saturating_add_signed(delta),
+            Counter::Bytes => c.bytes = c.bytes.saturating_add_signed(delta.into()),
             Counter::NextIno => c.next_ino = Ino(c.next_ino.0.saturating_add_signed(delta)),
         }
     }

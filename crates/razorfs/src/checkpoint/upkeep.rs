@@ -104,7 +104,7 @@ impl Checkpointer {
             features: [features.compat, features.ro_compat, features.incompat],
             generation: superblock.generation.0,
             inodes: core.inodes.load(Ordering::Relaxed).max(0) as u64,
-            bytes: core.bytes.load(Ordering::Relaxed).max(0) as u64,
+            bytes: core.bytes.saturated(),
             limit: superblock.geometry.limit,
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|s| s.bytes).sum(),

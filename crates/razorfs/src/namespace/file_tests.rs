@@ -356,3 +356,56 @@ fn a_nameless_file_that_nobody_was_told_of_is_removed() {
     while v.step(Step::Reap).unwrap() {}
     assert_eq!(v.space().unwrap().inodes, before);
 }
+
+#[test]
+fn sizes_that_need_more_than_64_bits_are_counted_over_checkpoint_crash_and_opening() {
+    let options = Options {
+        threads: false,
+        ..Options::default()
+    };
+    let disk = SimDisk::new();
+    let create = CreateOptions::from(&options);
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(SimEnv::new(1)), &create).unwrap();
+    let open = |disk: &SimDisk| {
+        let env = Arc::new(SimEnv::new(2));
+        Volume::open_on(Arc::new(disk.clone()), env, options.clone()).unwrap()
+    };
+    let sum = |volume: &Volume| volume.inner.store.bytes.get();
+    let volume = open(&disk);
+    let most = i64::MAX as u64;
+    let mut files = Vec::new();
+    for name in [b"a", b"b", b"c"] {
+        let node = NewNode::file(0o644);
+        files.push(volume.create_node(Ino::ROOT, name, &node).unwrap().ino);
+    }
+    resize(&volume, files[0], most);
+    volume.write(files[1], 0, b"more").unwrap();
+    assert_eq!(volume.info().bytes, most + 4);
+    for ino in &files {
+        resize(&volume, *ino, most);
+    }
+    assert_eq!(sum(&volume), 3 * u128::from(most));
+    assert_eq!(volume.info().bytes, u64::MAX);
+    // Once from the journal, once from the manifest.
+    volume.sync().unwrap();
+    let volume = open(&disk.power_cut_with(|_| 0));
+    assert_eq!(sum(&volume), 3 * u128::from(most));
+    let disk = SimDisk::new();
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(SimEnv::new(1)), &create).unwrap();
+    let volume = open(&disk);
+    for name in [b"a", b"b", b"c"] {
+        let node = NewNode::file(0o644);
+        let ino = volume.create_node(Ino::ROOT, name, &node).unwrap().ino;
+        resize(&volume, ino, most);
+    }
+    volume.close().unwrap();
+    let volume = open(&disk);
+    assert_eq!(sum(&volume), 3 * u128::from(most));
+    let ino = volume.lookup(Ino::ROOT, b"a").unwrap().ino;
+    resize(&volume, ino, 1);
+    assert_eq!(sum(&volume), 2 * u128::from(most) + 1);
+    assert_eq!(volume.info().bytes, u64::MAX);
+    let ino = volume.lookup(Ino::ROOT, b"c").unwrap().ino;
+    resize(&volume, ino, 1);
+    assert_eq!(volume.info().bytes, most + 2);
+}

@@ -59,7 +59,7 @@ pub(crate) struct Operation<'a> {
     inodes: BTreeMap<Ino, Box<Loaded>>,
     overlay: Option<BTreeMap<Key, Option<Bytes>>>,
     data_bytes: u64,
-    growth: i64,
+    growth: i128,
     pub(super) afterwards: Vec<Afterwards>,
 }
 
@@ -116,7 +116,8 @@ impl<'a> Operation<'a> {
 
     /// Bytes of data that it lays down, and by how much the files grow in all.
     pub(super) fn volume_of_data(&self) -> (u64, u64) {
-        (self.data_bytes, self.growth.max(0) as u64)
+        let growth = u64::try_from(self.growth.max(0));
+        (self.data_bytes, growth.unwrap_or(u64::MAX))
     }
 
     /// The transaction, and what to tell the pin table after its commit.
@@ -253,7 +254,7 @@ impl<'a> Operation<'a> {
 
     pub(super) fn count(&mut self, counter: Counter, delta: i64) {
         if counter == Counter::Bytes {
-            self.growth += delta;
+            self.growth += i128::from(delta);
         }
         if delta != 0 {
             self.tx.count(counter, delta);

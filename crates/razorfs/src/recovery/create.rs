@@ -13,12 +13,14 @@ use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
 };
 
+use super::unfinished;
 use crate::checkpoint::name_of;
 use crate::checkpoint::superfile::SuperFile;
 use crate::journal::{Batch, Ring};
 use crate::{CreateOptions, Error, Result, namespace};
 
-/// Writes an empty volume. The superblock comes last: what has none is no volume.
+/// Writes an empty volume. The mark of a creation comes first and goes last; the superblock is the
+/// last file, so what has the mark and no superblock was never a volume.
 pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions) -> Result<()> {
     if options.journal_copies != 1 {
         return Err(Error::Unsupported("more than one copy of the journal"));
@@ -28,13 +30,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     }
     disk.create_dirs()?;
     let _guard = super::lock(disk.as_ref(), LockMode::Exclusive)?;
-    if disk
-        .list(Dir::Root)?
-        .iter()
-        .any(|name| &*name.leaf == "SUPER")
-    {
-        return Err(Error::Exists);
-    }
+    unfinished::begin(disk.as_ref())?;
     let mut uuid = [0; 16];
     let mut hash_key = [0; 16];
     for half in uuid.chunks_mut(8).chain(hash_key.chunks_mut(8)) {
@@ -60,7 +56,8 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
         hash_key,
         geometry,
     };
-    SuperFile::create(disk.as_ref(), &superblock)
+    SuperFile::create(disk.as_ref(), &superblock)?;
+    unfinished::finish(disk.as_ref())
 }
 
 /// The root directory comes into being like everything else: by the journal.

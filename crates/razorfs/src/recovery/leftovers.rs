@@ -55,7 +55,11 @@ impl Opening {
                     || self.replay.frames.contains_key(id)
             }
             FileName::ManifestTmp(_) | FileName::SegmentTmp(_) => false,
-            FileName::Super | FileName::Lock | FileName::Reserve | FileName::Journal(_) => true,
+            FileName::Super
+            | FileName::Lock
+            | FileName::Reserve
+            | FileName::Creating
+            | FileName::Journal(_) => true,
         };
         for file in self.listing()? {
             if !named(&file) {

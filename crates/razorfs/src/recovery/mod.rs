@@ -8,6 +8,7 @@ mod config;
 mod create;
 mod generations;
 mod leftovers;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
+pub(crate) use unfinished::is_free;
 
 use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
@@ -57,7 +59,10 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         LockMode::Exclusive
     };
     let guard = lock(disk.as_ref(), mode)?;
-    let mut superblock = SuperFile::read(disk.as_ref())?.newest;
+    let read = SuperFile::read(disk.as_ref());
+    let mut superblock = read
+        .map_err(|e| unfinished::explain(disk.as_ref(), e))?
+        .newest;
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let clean_end = superblock.clean_end();
@@ -66,6 +71,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let mut agree = |report: &RecoveryReport| {
         generations::check(disk.as_ref(), &found, report.newest_generation)?;
         if read_only.is_none() && !report.read_only {
+            unfinished::finish(disk.as_ref())?;
             SuperFile::read_and_heal(disk.as_ref())?;
             fence(&disk, env.as_ref(), &mut superblock)?;
         }
@@ -381,7 +387,7 @@ impl Opening {
             generation: self.superblock.generation,
             ids,
             inodes: counters.inodes as i64,
-            bytes: counters.bytes as i64,
+            bytes: counters.bytes,
             read_only: self.read_only,
             fence,
         });
@@ -416,3 +422,5 @@ impl Opening {
 
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod unfinished_tests;

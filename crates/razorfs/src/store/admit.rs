@@ -184,9 +184,11 @@ impl Core {
 
     fn count(&self, counter: Counter, delta: i64) {
         match counter {
-            Counter::Inodes => self.inodes.fetch_add(delta, Ordering::Relaxed),
-            Counter::Bytes => self.bytes.fetch_add(delta, Ordering::Relaxed),
-            Counter::NextIno => 0,
-        };
+            Counter::Inodes => {
+                self.inodes.fetch_add(delta, Ordering::Relaxed);
+            }
+            Counter::Bytes => self.bytes.add(delta),
+            Counter::NextIno => {}
+        }
     }
 }

@@ -171,7 +171,7 @@ impl Core {
     fn push_frozen(&self, version: &Version, cut: BatchSeq, lsn: razorfs_format::Lsn) {
         let counters = CountersAt {
             inodes: self.inodes.load(Ordering::Relaxed).max(0) as u64,
-            bytes: self.bytes.load(Ordering::Relaxed).max(0) as u64,
+            bytes: self.bytes.get(),
             next_ino: Ino(self.ids.ino.load(Ordering::Relaxed)),
             lsn,
         };

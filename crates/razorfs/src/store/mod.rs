@@ -19,6 +19,7 @@ mod read;
 mod scan_tests;
 #[cfg(test)]
 mod stress_tests;
+mod sum;
 mod tx;
 mod upkeep;
 
@@ -46,6 +47,7 @@ pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
 pub(crate) use limits::Limits;
+use sum::Sum;
 pub(crate) use tx::{Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
 
@@ -63,7 +65,7 @@ pub(crate) struct Frozen {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CountersAt {
     pub inodes: u64,
-    pub bytes: u64,
+    pub bytes: u128,
     pub next_ino: Ino,
     pub lsn: Lsn,
 }
@@ -214,7 +216,8 @@ pub(crate) struct Core {
     dirty: AtomicUsize,
     pub ids: Arc<Ids>,
     pub inodes: AtomicI64,
-    pub bytes: AtomicI64,
+    /// Sum of the sizes of all files.
+    pub bytes: Sum,
     failed: OnceLock<Arc<str>>,
     /// Whether the volume is still this host's.
     pub fence: Arc<Fence>,
@@ -258,7 +261,7 @@ pub(crate) struct Start {
     pub generation: Generation,
     pub ids: Arc<Ids>,
     pub inodes: i64,
-    pub bytes: i64,
+    pub bytes: u128,
     pub read_only: Option<Arc<str>>,
     pub fence: Arc<Fence>,
     pub ballast: Ballast,
@@ -296,7 +299,7 @@ impl Core {
             dirty: AtomicUsize::new(0),
             ids: start.ids,
             inodes: AtomicI64::new(start.inodes),
-            bytes: AtomicI64::new(start.bytes),
+            bytes: Sum::new(start.bytes),
             failed: OnceLock::new(),
             fence: start.fence,
             closed: AtomicBool::new(false),
@@ -382,7 +385,7 @@ impl Core {
     /// Reserves room for `bytes` of data, which let files grow by `growth`, so that running out
     /// of space is told here and not at a later sync.
     pub fn reserve(&self, bytes: u64, growth: u64) -> Result<()> {
-        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
+        let used = self.bytes.saturated();
         if let Some(limit) = self.tuning.limit
             && growth > 0
             && used.saturating_add(growth) > limit
@@ -425,7 +428,7 @@ impl Core {
     /// have on the same host is no part of it.
     pub fn space(&self) -> Result<VolumeSpace> {
         let host = self.disk.space()?;
-        let used = self.bytes.load(Ordering::Relaxed).max(0) as u64;
+        let used = self.bytes.saturated();
         let inodes = self.inodes.load(Ordering::Relaxed).max(0) as u64;
         let left = self
             .tuning
@@ -479,7 +482,9 @@ impl Core {
                 Counter::Inodes => {
                     counters.inodes = counters.inodes.saturating_add_signed(delta);
                 }
-                Counter::Bytes => counters.bytes = counters.bytes.saturating_add_signed(delta),
+                Counter::Bytes => {
+                    counters.bytes = counters.bytes.saturating_add_signed(delta.into());
+                }
                 Counter::NextIno => {
                     counters.next_ino = Ino(counters.next_ino.0.saturating_add_signed(delta));
                 }

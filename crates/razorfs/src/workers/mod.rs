@@ -2,6 +2,8 @@
 //! checkpoints and compacts, one reaps. Without them (`Options::threads` off) whoever needs the
 //! work done does it, step by step, which is how the simulator replays a seed.
 
+mod backoff;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use crate::store::Core;
 use crate::{Error, Result};
+use backoff::Backoff;
 
 /// Maintenance that the engine's rooms offer, in the order in which it is tried.
 pub(crate) trait Maintenance: Send + Sync + 'static {
@@ -154,15 +157,10 @@ fn reaper_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
 const UPKEEP_NAP: Duration = Duration::from_millis(500);
 
 fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
+    let mut pauses = Pauses::default();
     while !stop.load(Ordering::Acquire) {
-        let busy = match upkeep_step(store, maintenance) {
-            Ok(busy) => busy,
-            Err(e) => {
-                tracing::warn!(error = %e, "maintenance failed and will be tried again");
-                false
-            }
-        };
-        if !busy {
+        let now = Duration::from_nanos(store.env.monotonic());
+        if !upkeep_step(store, maintenance, &mut pauses, now) {
             let mut wanted = store.signals.wanted.lock();
             if !(wanted.checkpoint || wanted.stop) {
                 store.signals.maintain.wait_for(&mut wanted, UPKEEP_NAP);
@@ -171,33 +169,119 @@ fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
     }
 }
 
-fn upkeep_step(store: &Core, maintenance: &dyn Maintenance) -> Result<bool> {
-    let wanted = {
+/// A try may use up a number and a file, so what fails is not tried all the time.
+#[derive(Default)]
+struct Pauses {
+    checkpoint: Backoff,
+    grow: Backoff,
+    compact: Backoff,
+}
+
+/// Does what is due; answers whether there was anything, without a failure.
+fn upkeep_step(
+    store: &Core,
+    maintenance: &dyn Maintenance,
+    pauses: &mut Pauses,
+    now: Duration,
+) -> bool {
+    let asked = {
         let mut wanted = store.signals.wanted.lock();
-        let stop = wanted.stop;
-        let taken = std::mem::take(&mut *wanted);
-        wanted.stop = stop;
-        taken
+        std::mem::take(&mut wanted.checkpoint)
     };
     if store.failure().is_some() {
-        return Ok(false);
+        return false;
     }
-    let mut done = Ok(false);
-    let mut step = |due: bool, work: &dyn Fn() -> Result<bool>| {
+    let (mut busy, mut failed) = (false, false);
+    let mut step = |what, pause: &mut Backoff, work: &dyn Fn() -> Result<bool>| {
         // The last clone of a volume may have been dropped by the reaper, here: then it is not
         // ours to write to any more.
-        if due && !store.is_closed() {
-            // What fails keeps nothing else from being done: reaping and compaction are what a
-            // full host needs.
-            done = match (std::mem::replace(&mut done, Ok(false)), work()) {
-                (Err(first), _) | (Ok(_), Err(first)) => Err(first),
-                (Ok(a), Ok(b)) => Ok(a | b),
-            };
+        if store.is_closed() || !pause.is_due(asked, now) {
+            return;
+        }
+        // What fails keeps nothing else from being done: reaping and compaction are what a
+        // full host needs.
+        match work() {
+            Ok(done) => {
+                busy |= done;
+                if pause.succeeded() {
+                    tracing::info!(what, "maintenance succeeds again");
+                }
+            }
+            Err(e) => {
+                failed = true;
+                if pause.failed(&e, now) {
+                    tracing::warn!(
+                        what,
+                        error = %e,
+                        "maintenance failed; it is tried again after ever longer pauses, and \
+                         this is told once"
+                    );
+                }
+            }
         }
     };
-    let checkpoint = wanted.checkpoint || maintenance.checkpoint_is_due();
-    step(checkpoint, &|| maintenance.checkpoint());
-    step(true, &|| maintenance.grow());
-    step(true, &|| maintenance.compact());
-    done
+    if asked || maintenance.checkpoint_is_due() {
+        let work = || maintenance.checkpoint();
+        step("checkpoint", &mut pauses.checkpoint, &work);
+    }
+    step("journal", &mut pauses.grow, &|| maintenance.grow());
+    step("compaction", &mut pauses.compact, &|| maintenance.compact());
+    busy && !failed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::{Options, Volume};
+
+    /// Whose every try fails.
+    #[derive(Default)]
+    struct Failing {
+        tries: AtomicU32,
+    }
+
+    impl Failing {
+        fn fail(&self) -> Result<bool> {
+            self.tries.fetch_add(1, Ordering::Relaxed);
+            Err(Error::Failed("too many open files".into()))
+        }
+    }
+
+    impl Maintenance for Failing {
+        fn checkpoint_is_due(&self) -> bool {
+            true
+        }
+        fn checkpoint(&self) -> Result<bool> {
+            self.fail()
+        }
+        fn compact(&self) -> Result<bool> {
+            self.fail()
+        }
+        fn reap(&self) -> Result<bool> {
+            Ok(false)
+        }
+        fn grow(&self) -> Result<bool> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn maintenance_that_fails_is_tried_ever_less_often_but_at_once_if_asked_for() {
+        let volume = Volume::for_tests(Options::default());
+        let store: &Core = &volume.inner.store;
+        let (work, mut pauses) = (Failing::default(), Pauses::default());
+        let start = Duration::from_secs(7);
+        // Half an hour, with two looks a second.
+        for n in 0..3600 {
+            let now = start + UPKEEP_NAP * n;
+            assert!(!upkeep_step(store, &work, &mut pauses, now));
+        }
+        let tries = work.tries.load(Ordering::Relaxed);
+        assert!((2 * 30..2 * 40).contains(&tries), "{tries} tries");
+        store.signals.wanted.lock().checkpoint = true;
+        upkeep_step(store, &work, &mut pauses, start + UPKEEP_NAP * 3600);
+        assert_eq!(work.tries.load(Ordering::Relaxed), tries + 2);
+    }
 }
