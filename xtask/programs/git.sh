@@ -20,7 +20,7 @@ one() {
     timeout 400 bash "./$1" --root="$ROOT/trash" -q >"$ROOT/logs/$1" 2>&1 || echo "$1"
 }
 export -f one
-failed=$(xargs -P 2 -I {} bash -c 'one {}' <"$1/scripts")
+failed=$(xargs -P 3 -I {} bash -c 'one {}' <"$1/scripts")
 for script in $failed; do
     echo "$script:"
     grep -E '^not ok|^error|^FATAL' "$1/logs/$script" | head -20 || tail -5 "$1/logs/$script"

@@ -25,14 +25,14 @@ cp "$built/testfixture" "$1"
 mkdir "$1/work"
 chown -R nobody "$1"
 export DIR=$1
-# Each in a directory of its own, for they all use the same names.
+# Each in a directory of its own, for they all use the same names. Most wait for the disk.
 one() {
     mkdir "$DIR/work/$1" && chown nobody "$DIR/work/$1" && cd "$DIR/work/$1"
     setpriv --reuid=nobody --regid=65534 --clear-groups timeout 400 \
         ../../testfixture "../../test/$1.test" >"$DIR/$1.log" 2>&1 || echo "$1"
 }
 export -f one
-mapfile -t failed < <(printf '%s\n' "${tests[@]}" | xargs -P 2 -I {} bash -c 'one {}')
+mapfile -t failed < <(printf '%s\n' "${tests[@]}" | xargs -P 4 -I {} bash -c 'one {}')
 for test in "${failed[@]}"; do
     echo "$test:"
     grep -E '^! |FATAL|Error' "$1/$test.log" | head -20 || tail -5 "$1/$test.log"
