@@ -49,6 +49,7 @@ impl<R: Read> Read for Bounded<R> {
             return Err(io::Error::other("the header of an entry is too long"));
         }
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        // `most` is within the buffer, so nothing is left out here.
         let n = self.inner.read(buf.get_mut(..most).unwrap_or_default())?;
         if left != u64::MAX {
             self.bound.0.set(left.saturating_sub(n as u64));

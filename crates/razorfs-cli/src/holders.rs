@@ -76,6 +76,7 @@ fn held_by(pid: u32, dir: &Path) -> Option<Holder> {
 pub fn is_running(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
     threads.into_iter().flatten().flatten().any(|thread| {
+        // A thread that has ended since it was listed has no such file, and does not run.
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         let state = stat.rsplit(") ").next().unwrap_or_default();
         !state.is_empty() && !state.starts_with(['Z', 'X'])
