@@ -21,8 +21,6 @@ pub struct MountOptions {
     pub read_only: bool,
     /// When reading sets the time of access.
     pub atime: Atime,
-    /// No core is kept from sleeping for speed.
-    pub power_save: bool,
     /// Access lists are obeyed.
     pub acl: bool,
     /// Flags for the kernel, such as `nosuid`.
@@ -31,7 +29,7 @@ pub struct MountOptions {
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, acl, noacl, noatime, relatime, strictatime, powersave, nosuid, suid, \
+    allow_other, ro, rw, acl, noacl, noatime, relatime, strictatime, nosuid, suid, \
     nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
@@ -48,7 +46,6 @@ impl Default for MountOptions {
             allow_other: false,
             read_only: false,
             atime: Atime::Relative,
-            power_save: false,
             acl: true,
             flags: Vec::new(),
         }
@@ -111,7 +108,6 @@ impl MountOptions {
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime" | "atime", None) => self.atime = Atime::Relative,
             ("strictatime", None) => self.atime = Atime::Strict,
-            ("powersave", None) => self.power_save = true,
             ("nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec", None) => {
                 self.flags.push(name.to_owned());
             }
@@ -133,13 +129,12 @@ mod tests {
     #[test]
     fn options_are_read_and_the_last_one_counts() {
         let lists = [
-            "durability=sync,order=strict,cache=64M,noatime,powersave".to_owned(),
+            "durability=sync,order=strict,cache=64M,noatime".to_owned(),
             "defaults,nofail,x-systemd.automount,rw,ro,nosuid,durability=journal-only".to_owned(),
         ];
         let options = MountOptions::parse(&lists).unwrap();
         assert_eq!(options.durability, Durability::JournalOnly);
         assert!(options.strict_order && options.read_only && !options.allow_other);
-        assert!(options.power_save);
         assert_eq!(options.cache, Some(64 << 20));
         assert_eq!(options.atime, Atime::Never);
         assert_eq!(options.flags, ["nosuid"]);

@@ -67,10 +67,7 @@ fn serve(session: Session, sender: &Sender<std::io::Result<()>>, ended: impl FnO
 }
 
 fn options(job: &Job) -> SessionOptions {
-    let mut options = SessionOptions {
-        keep_awake: !job.options.power_save,
-        ..SessionOptions::default()
-    };
+    let mut options = SessionOptions::default();
     options.mount.source = job.volume.clone().into_os_string();
     if job.options.allow_other {
         options.mount.allow_other = Some(true);

@@ -1,6 +1,6 @@
 //! Serves the null file system on a directory until it is unmounted, for measuring the protocol.
 //!
-//! `serve_null DIR [threads=N] [keep_awake=true|false] [without=FLAGS]`, the flags being bits of
+//! `serve_null DIR [threads=N] [stay_near=true|false] [without=FLAGS]`, the flags being bits of
 //! INIT in hexadecimal. Prints the counters of requests at the end.
 
 use std::path::Path;
@@ -18,7 +18,7 @@ fn main() -> Result<(), Failure> {
         let (name, value) = word.split_once('=').ok_or("an option is NAME=VALUE")?;
         match name {
             "threads" => options.threads = value.parse()?,
-            "keep_awake" => options.keep_awake = value.parse()?,
+            "stay_near" => options.stay_near = value.parse()?,
             "without" => options.limits.without = u64::from_str_radix(value, 16)?,
             _ => return Err(format!("no such option: {name}").into()),
         }

@@ -20,9 +20,9 @@ pub struct SessionOptions {
     pub mount: MountOptions,
     /// Number of threads that serve it.
     pub threads: usize,
-    /// Whether two threads of idle priority keep cores from sleeping while requests come in a row:
-    /// up to twice as fast, and some power. Not done on one core or under a quota of time.
-    pub keep_awake: bool,
+    /// Whether a program whose requests come in a row is served on its own core, where nobody has
+    /// to be woken: several times as fast.
+    pub stay_near: bool,
     /// Sizes.
     pub limits: Limits,
     /// For how long the kernel caches.
@@ -34,7 +34,7 @@ impl Default for SessionOptions {
         Self {
             mount: MountOptions::default(),
             threads: 4,
-            keep_awake: true,
+            stay_near: true,
             limits: Limits::default(),
             validity: Validity::default(),
         }
@@ -87,7 +87,7 @@ impl Session {
             threads: options.threads.max(1),
             // The kernel wants room for the headers besides the data.
             message: options.limits.max_write as usize + 4096,
-            keep_awake: options.keep_awake,
+            stay_near: options.stay_near,
         };
         let transport = Device::new(mounted.fd, device).map_err(|error| MountError::Other {
             what: "the descriptor of the mount",

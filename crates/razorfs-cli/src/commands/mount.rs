@@ -31,7 +31,6 @@ Options:
                            system calls
   cache=SIZE               RAM for what was read (default 256M)
   allow_other              other users may use the mount
-  powersave                requests in a row do not keep cores from sleeping: slower, less power
   ro, nosuid, nodev, noexec
   relatime                 reading sets the time of access if that is not later than the last
                            change, or a day old (default)

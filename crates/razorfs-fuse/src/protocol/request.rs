@@ -260,6 +260,22 @@ pub fn header_of(message: &[u8]) -> Option<Header> {
     read_header(&mut Take(message)).ok()
 }
 
+/// Bytes of data that a message brings or asks for, as far as its shape tells.
+#[must_use]
+pub fn data_of(message: &[u8]) -> u64 {
+    let asked = |message: &[u8]| {
+        let mut t = Take(message);
+        let header = read_header(&mut t)?;
+        if header.opcode != opcode::READ {
+            return Ok(0);
+        }
+        // The handle and the offset come before.
+        t.skip(16)?;
+        t.u32().map(u64::from)
+    };
+    asked(message).unwrap_or(0).max(message.len() as u64)
+}
+
 fn read_header(t: &mut Take<'_>) -> Result<Header, Short> {
     let header = Header {
         len: t.u32()?,

@@ -7,6 +7,9 @@
 //! - requests come without a pause, so that there is work for more than one thread, or
 //! - a whole tick has passed with a request being carried out and nobody reading. One parked
 //!   thread, the deputy, looks for that; it stops looking while the device is idle.
+//!
+//! While one program asks for little things in a row, the reader is a companion of it; see
+//! [`super::near`].
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,13 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::vigil::{Kept, Vigil};
+use super::near::{self, Near};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
-use crate::protocol::header_of;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -29,8 +31,6 @@ const ROW: u32 = 8;
 const TICK: Duration = Duration::from_millis(2);
 /// Ticks without a request after which the deputy rests.
 const QUIET_TICKS: u32 = 10;
-/// Bytes; they read one small file.
-const VIGIL_STACK: usize = 128 << 10;
 
 /// How the device is served.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +39,8 @@ pub struct DeviceOptions {
     pub threads: usize,
     /// Bytes of the largest message: the largest write and its headers.
     pub message: usize,
-    /// Whether cores are kept from sleeping while requests come in a row.
-    pub keep_awake: bool,
+    /// Whether a program whose requests come in a row is served on its own core.
+    pub stay_near: bool,
 }
 
 struct Channel {
@@ -58,10 +58,8 @@ impl ReplySink for Channel {
 pub struct Device {
     channel: Arc<Channel>,
     options: DeviceOptions,
-    vigil: Vigil,
-    /// What its threads keep; none without a vigil.
-    kept: Vec<Kept>,
-    /// Whether somebody is the reader.
+    near: Option<Near>,
+    /// Whether somebody is the reader, the companion apart.
     reading: AtomicBool,
     /// Requests taken.
     taken: AtomicU64,
@@ -91,16 +89,10 @@ impl Device {
     pub fn new(fd: OwnedFd, options: DeviceOptions) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-        let kept = if options.keep_awake {
-            Vigil::kept()
-        } else {
-            Vec::new()
-        };
         Ok(Self {
             channel: Arc::new(Channel { fd }),
             options,
-            vigil: Vigil::default(),
-            kept,
+            near: options.stay_near.then(Near::new).flatten(),
             reading: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             resting: AtomicBool::new(false),
@@ -127,11 +119,16 @@ impl Device {
         }
     }
 
-    /// The reader's part: returns with a message or at the end.
-    fn wait(&self, buf: &mut [u8]) -> io::Result<Took> {
+    /// The reader's part: returns with a message, at the end, or with nothing after `patience`.
+    fn wait(&self, buf: &mut [u8], patience: Option<Duration>) -> io::Result<Took> {
+        let patience = patience.map(|patience| Timespec {
+            tv_sec: 0,
+            tv_nsec: patience.subsec_nanos().into(),
+        });
         loop {
             let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, patience.as_ref()) {
+                Ok(0) => return Ok(Took::Nothing),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -159,13 +156,13 @@ impl Device {
                 Took::End => return Ok(()),
                 Took::Nothing => {
                     row = 0;
-                    if self.reading.swap(true, Ordering::SeqCst) {
+                    if self.is_near() || self.reading.swap(true, Ordering::SeqCst) {
                         if self.park() {
                             return Ok(());
                         }
                         continue;
                     }
-                    let took = self.wait(&mut buf);
+                    let took = self.wait(&mut buf, None);
                     self.reading.store(false, Ordering::SeqCst);
                     match took? {
                         Took::Message(n) => {
@@ -178,12 +175,53 @@ impl Device {
                 }
             };
             let message = buf.get(..n).unwrap_or_default();
-            if !self.kept.is_empty() {
-                self.vigil
-                    .request(header_of(message).map_or(0, |header| header.pid));
+            if let Some(near) = &self.near {
+                near.seen(message);
             }
             handler.handle(message, ReplyTo(self.sink()), &mut scratch);
         }
+    }
+
+    /// The companion's part: returns at the end.
+    fn accompany(&self, near: &Near, handler: &dyn Handler) -> io::Result<()> {
+        if !near.be_companion() {
+            // Then there is none; the others serve until the end.
+            return Ok(());
+        }
+        let mut buf = vec![0; self.options.message];
+        let mut scratch = Scratch::default();
+        while let Some(mut visit) = near.wait() {
+            let mut stays = near.follow(&mut visit);
+            while stays && near.is_wanted(&visit) {
+                let n = match self.wait(&mut buf, Some(near::ROW))? {
+                    Took::Message(n) => n,
+                    Took::Nothing => break,
+                    Took::End => {
+                        self.end();
+                        return Ok(());
+                    }
+                };
+                self.rouse();
+                let message = buf.get(..n).unwrap_or_default();
+                stays = near.stays(&mut visit, message);
+                handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            }
+            near.leave(&visit);
+            // Somebody else has to read.
+            self.call();
+        }
+        Ok(())
+    }
+
+    /// Whether a message waits to be read.
+    fn is_asked(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether the companion reads.
+    fn is_near(&self) -> bool {
+        self.near.as_ref().is_some_and(Near::is_here)
     }
 
     /// There is work for one more.
@@ -222,7 +260,7 @@ impl Device {
             if quiet >= QUIET_TICKS {
                 self.resting.store(true, Ordering::SeqCst);
                 // Either the reader sees that we rest, or we see that it has left.
-                if self.reading.load(Ordering::SeqCst) {
+                if self.reading.load(Ordering::SeqCst) && !self.is_near() {
                     self.wake.wait(&mut parked);
                 }
                 self.resting.store(false, Ordering::SeqCst);
@@ -236,6 +274,10 @@ impl Device {
             if now != seen {
                 seen = now;
                 quiet = 0;
+            } else if let Some(near) = self.near.as_ref().filter(|near| near.is_here()) {
+                // It goes by itself after a pause half as long.
+                near.dismiss(self.is_asked());
+                break;
             } else if self.reading.load(Ordering::SeqCst) {
                 quiet += 1;
             } else {
@@ -256,7 +298,9 @@ impl Device {
     fn end(&self) {
         self.parked.lock().ended = true;
         self.wake.notify_all();
-        self.vigil.end();
+        if let Some(near) = &self.near {
+            near.end();
+        }
     }
 }
 
@@ -278,11 +322,17 @@ impl Transport for Device {
                         .spawn_scoped(scope, run)?,
                 );
             }
-            for &kept in &self.kept {
-                std::thread::Builder::new()
-                    .name("vigil".to_owned())
-                    .stack_size(VIGIL_STACK)
-                    .spawn_scoped(scope, move || self.vigil.watch(kept))?;
+            if let Some(near) = &self.near {
+                let accompany = move || {
+                    let result = self.accompany(near, handler);
+                    // The end is the same for all; where there is no companion, nothing has ended.
+                    if result.is_err() {
+                        self.end();
+                    }
+                    result
+                };
+                let builder = std::thread::Builder::new().name("fuse-near".to_owned());
+                others.push(builder.spawn_scoped(scope, accompany)?);
             }
             let mut result = run();
             for other in others {

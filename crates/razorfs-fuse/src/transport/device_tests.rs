@@ -1,6 +1,7 @@
 //! The device's threads, over a socket that keeps messages whole, as /dev/fuse does.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -8,16 +9,37 @@ use parking_lot::Mutex;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use rustix::net::{socketpair, sockopt};
 
+use super::cores::Cores;
 use super::*;
 
 /// A message starting with `s` waits until told; any other is answered with its first byte.
 struct Waits {
     entered: Sender<()>,
     go_on: Mutex<Receiver<()>>,
+    /// What the companion was given.
+    accompanied: AtomicUsize,
+}
+
+/// A message of a program.
+fn message(name: u8, program: u32) -> [u8; 40] {
+    let mut message = [0; 40];
+    message[0] = name;
+    message[32..36].copy_from_slice(&program.to_ne_bytes());
+    message
+}
+
+fn this_thread() -> u32 {
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
 }
 
 impl Handler for Waits {
     fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) {
+        if std::thread::current().name() == Some("fuse-near") {
+            self.accompanied.fetch_add(1, Ordering::SeqCst);
+        }
         if message[0] == b's' {
             self.entered.send(()).unwrap();
             let _ = self.go_on.lock().recv();
@@ -34,7 +56,12 @@ fn answer(socket: &OwnedFd) -> u8 {
 }
 
 /// Runs `test` with the kernel's end of a served device.
-fn served(keep_awake: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
+fn served(stay_near: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
+    let test = |kernel: &OwnedFd, _: &Waits, entered, go_on| test(kernel, entered, go_on);
+    served_by(stay_near, test);
+}
+
+fn served_by(stay_near: bool, test: impl Fn(&OwnedFd, &Waits, Receiver<()>, Sender<()>)) {
     let kind = SocketType::SEQPACKET;
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (kernel, ours) = pair.unwrap();
@@ -43,17 +70,18 @@ fn served(keep_awake: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
     let options = DeviceOptions {
         threads: 4,
         message: 4096,
-        keep_awake,
+        stay_near,
     };
     let device = Device::new(ours, options).unwrap();
     let ((entered, has_entered), (go_on, may_go_on)) = (channel(), channel());
     let handler = Waits {
         entered,
         go_on: Mutex::new(may_go_on),
+        accompanied: AtomicUsize::new(0),
     };
     std::thread::scope(|scope| {
         let server = scope.spawn(|| device.serve(&handler));
-        test(&kernel, has_entered, go_on);
+        test(&kernel, &handler, has_entered, go_on);
         drop(kernel);
         server.join().unwrap().unwrap();
     });
@@ -61,10 +89,10 @@ fn served(keep_awake: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
 
 #[test]
 fn a_slow_request_does_not_hold_up_the_others() {
-    for keep_awake in [true, false] {
+    for stay_near in [true, false] {
         // Long enough for the deputy to rest, and not.
         for pause in [0, 100] {
-            served(keep_awake, |kernel, entered, go_on| {
+            served(stay_near, |kernel, entered, go_on| {
                 for slow in 1..=3 {
                     std::thread::sleep(Duration::from_millis(pause));
                     send(kernel, b"s", SendFlags::empty()).unwrap();
@@ -93,6 +121,74 @@ fn every_request_of_a_flood_is_answered() {
             let mut answers: Vec<_> = (0..50).map(|_| answer(kernel)).collect();
             answers.sort_unstable();
             assert_eq!(answers, (0..50).collect::<Vec<_>>());
+        }
+    });
+}
+
+/// Asks in a row until the companion has come; false where it does not, as the machine is busy.
+fn accompanied(kernel: &OwnedFd, handler: &Waits) -> bool {
+    let before = handler.accompanied.load(Ordering::SeqCst);
+    for _ in 0..200_000 {
+        send(kernel, &message(b'x', this_thread()), SendFlags::empty()).unwrap();
+        assert_eq!(answer(kernel), b'x');
+        if handler.accompanied.load(Ordering::SeqCst) > before {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_program_that_asks_in_a_row_is_accompanied() {
+    if Cores::allowed().unwrap().count() < 2 {
+        return;
+    }
+    served_by(true, |kernel, handler, _entered, _go_on| {
+        for _ in 0..20 {
+            assert!(accompanied(kernel, handler), "it never came");
+            // Longer than it waits, so that it has to come again.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    served_by(false, |kernel, handler, _entered, _go_on| {
+        for _ in 0..100 {
+            send(kernel, &message(b'x', this_thread()), SendFlags::empty()).unwrap();
+            answer(kernel);
+        }
+        assert_eq!(handler.accompanied.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_companion_that_is_held_up_holds_up_nobody() {
+    served_by(true, |kernel, handler, entered, go_on| {
+        for _ in 0..10 {
+            accompanied(kernel, handler);
+            send(kernel, &message(b's', this_thread()), SendFlags::empty()).unwrap();
+            entered.recv_timeout(Duration::from_secs(10)).unwrap();
+            for program in [this_thread(), 0, 1, u32::MAX] {
+                for _ in 0..8 {
+                    send(kernel, &message(b'y', program), SendFlags::empty()).unwrap();
+                    assert_eq!(answer(kernel), b'y');
+                }
+            }
+            go_on.send(()).unwrap();
+            assert_eq!(answer(kernel), b's');
+        }
+    });
+}
+
+#[test]
+fn programs_that_take_turns_are_all_answered() {
+    served(true, |kernel, _entered, _go_on| {
+        // Rows of one and the other of all lengths; some programs are gone.
+        for row in [1, 2, 3, 4, 5, 8, 16, 17] {
+            for program in [this_thread(), 1, u32::MAX, 0].repeat(20) {
+                for _ in 0..row {
+                    send(kernel, &message(b'z', program), SendFlags::empty()).unwrap();
+                    assert_eq!(answer(kernel), b'z');
+                }
+            }
         }
     });
 }

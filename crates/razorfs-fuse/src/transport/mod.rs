@@ -1,9 +1,10 @@
 //! Moving messages between the kernel and a [`Handler`], without knowing what they say.
 
+mod cores;
 mod device;
 #[cfg(test)]
 mod device_tests;
-mod vigil;
+mod near;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

@@ -172,9 +172,9 @@ fn mount_points_that_will_not_do_are_refused_with_a_remedy() {
 
 #[test]
 fn many_programs_at_once_are_served() {
-    for keep_awake in [true, false] {
+    for stay_near in [true, false] {
         let options = SessionOptions {
-            keep_awake,
+            stay_near,
             ..SessionOptions::default()
         };
         each_with(&options, |mount| {
