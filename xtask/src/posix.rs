@@ -20,6 +20,10 @@ const TOOLS: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
 const TESTS: usize = 398;
 const READ_ONLY_TESTS: usize = 13;
 
+/// Those that do not need root, and the user and group that they run as: nobody, nogroup.
+const ORDINARY_TESTS: usize = 254;
+const NOBODY: u32 = 65534;
+
 /// What cannot pass, and why.
 const LEFT_OUT: [(&str, &str); 1] = [(
     "link::link_count_max",
@@ -222,6 +226,9 @@ fn suites(root: &Path, ops: &str) -> Result<(), String> {
         run::check(bind)?;
     }
     pjdfstest(&tools.join("pjdfstest"), &razorfs, &place)?;
+    if is_root() {
+        pjdfstest_of_an_ordinary_user(&tools.join("pjdfstest"), &razorfs, &place)?;
+    }
     let config = write(&place, "fsx.toml", FSX_CONFIG)?;
     for (options, seed) in FSX_RUNS {
         let mount = Mount::new(&razorfs, &place, options)?;
@@ -274,6 +281,54 @@ fn pjdfstest(program: &Path, razorfs: &Path, place: &Place) -> Result<(), String
         );
     }
     mount.end()
+}
+
+/// The tests that do not need root, on a mount of the user nobody.
+fn pjdfstest_of_an_ordinary_user(
+    program: &Path,
+    razorfs: &Path,
+    place: &Place,
+) -> Result<(), String> {
+    let own = place.0.join("nobody");
+    let (volume, dir) = (own.join("volume.rzfs"), own.join("mnt"));
+    // Copies, as the user may not walk to where they are built.
+    let copy = |file: &Path, name: &str| {
+        let to = own.join(name);
+        let copied = fs::copy(file, &to).map(|_| to);
+        copied.map_err(|e| format!("cannot copy {}: {e}", file.display()))
+    };
+    fs::create_dir(&own).map_err(|e| format!("{}: {e}", own.display()))?;
+    let (program, razorfs) = (copy(program, "pjdfstest")?, copy(razorfs, "razorfs")?);
+    let config = write(
+        place,
+        "nobody.toml",
+        &format!("{CONFIG}[dummy_auth]\nentries = [{}]\n", users()?),
+    )?;
+    let id = NOBODY.to_string();
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY))
+        .map_err(|e| format!("{}: {e}", own.display()))?;
+    let as_nobody = |program: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]);
+        command.arg(program);
+        command
+    };
+    run::check_quietly(as_nobody(&razorfs).arg("mount").args([&volume, &dir]))?;
+    let mut all = as_nobody(&program);
+    all.arg("-c").arg(&config).arg("-p").arg(&dir);
+    all.args(["-s", "/dev/shm"]);
+    let all = outcome(all);
+    run::check_quietly(as_nobody(&razorfs).arg("umount").arg(&dir))?;
+    let all = all?;
+    if (all.passed, all.skipped.len()) != (ORDINARY_TESTS, TESTS - ORDINARY_TESTS) {
+        return Err(format!(
+            "pjdfstest of an ordinary user: {} tests passed, {ORDINARY_TESTS} should; left out: {:?}",
+            all.passed, all.skipped
+        ));
+    }
+    println!("pjdfstest: {ORDINARY_TESTS} tests pass for an ordinary user, the others need root");
+    let mut verify = as_nobody(&razorfs);
+    run::check_quietly(verify.args(["verify", "--quiet", "--level=3"]).arg(&volume))
 }
 
 /// What a run of pjdfstest has said.
