@@ -10,14 +10,14 @@ use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 /// gets it beside busy ones: in some 30 ms, and in a second with what is usual.
 const SLICE: u64 = 100_000;
 
-/// The cores that this process may run on.
+/// The cores that a thread may run on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cores(CpuSet);
 
 impl Cores {
-    /// Those of the calling thread.
-    pub(super) fn allowed() -> io::Result<Self> {
-        Ok(Self(sched_getaffinity(None)?))
+    /// Those of a thread; none is the calling one.
+    pub(super) fn of(thread: Option<Pid>) -> io::Result<Self> {
+        Ok(Self(sched_getaffinity(thread)?))
     }
 
     /// How many there are.
@@ -82,31 +82,50 @@ fn field(stat: &[u8], number: usize) -> Option<&str> {
     rest.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
-/// The threads of the machine that run or could.
-pub(super) fn runnable() -> Option<u32> {
-    running(&std::fs::read_to_string("/proc/loadavg").ok()?)
+/// Whether a thread of idle priority is let run beside busy ones within some 30 ms. Since Linux 6.6
+/// it waits as long as its slice, weighed, is; and only since 6.12 it may ask for a short one.
+pub(super) fn slices_are_short() -> bool {
+    kernel_has_short_slices(rustix::system::uname().release().to_bytes())
 }
 
-/// The number before the slash in the fourth field, as proc(5) has it.
-fn running(loadavg: &str) -> Option<u32> {
-    let field = loadavg.split_ascii_whitespace().nth(3)?;
-    field.split_once('/')?.0.parse().ok()
+fn kernel_has_short_slices(release: &[u8]) -> bool {
+    let release = String::from_utf8_lossy(release);
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    !matches!((next(), next()), (None, _) | (Some(6), Some(6..12)))
 }
 
 /// Gives the calling thread the lowest priority there is, and not those that it may start; everybody
 /// may do that.
-#[expect(unsafe_code, reason = "nothing safe sets the policy of a thread")]
 pub(super) fn be_idle() -> bool {
-    // SAFETY: both structures are plain data of the sizes given and live for the calls.
+    ask_for_short_slices();
+    set_policy(0, libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK)
+}
+
+/// Gives a thread of this process the usual priority; not everybody may do that.
+pub(super) fn be_usual(thread: Pid) -> bool {
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    set_policy(thread.as_raw_nonzero().get(), policy)
+}
+
+#[expect(unsafe_code, reason = "nothing safe sets the policy of a thread")]
+fn set_policy(thread: libc::pid_t, policy: libc::c_int) -> bool {
+    // SAFETY: the structure is plain data and lives for the call.
+    unsafe {
+        let parameter: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(thread, policy, &raw const parameter) == 0
+    }
+}
+
+#[expect(unsafe_code, reason = "nothing safe sets the slice of a thread")]
+fn ask_for_short_slices() {
+    // SAFETY: the structure is plain data of the size given and lives for the call.
     unsafe {
         let mut attributes: libc::sched_attr = std::mem::zeroed();
         attributes.size = size_of::<libc::sched_attr>() as u32;
         attributes.sched_runtime = SLICE;
-        // Kernels before 6.12 take no notice of it.
+        // A request; kernels before 6.12 take no notice of it.
         libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
-        let parameter: libc::sched_param = std::mem::zeroed();
-        let policy = libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK;
-        libc::sched_setscheduler(0, policy, &raw const parameter) == 0
     }
 }
 
@@ -130,24 +149,38 @@ mod tests {
     }
 
     #[test]
-    fn those_that_could_run_are_counted() {
-        assert_eq!(running("8.16 12.80 12.26 11/141 29539\n"), Some(11));
-        assert_eq!(running(""), None);
-        assert!(runnable().is_some_and(|n| n > 0));
+    fn kernels_that_let_it_wait_for_long_are_known() {
+        for (release, short) in [
+            ("5.15.0-119-generic", true),
+            ("6.1.0-28-amd64", true),
+            ("6.6.1", false),
+            ("6.11-rc2", false),
+            ("6.12.0", true),
+            ("6.18.44", true),
+            ("7.0", true),
+            ("x", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                kernel_has_short_slices(release.as_bytes()),
+                short,
+                "{release}"
+            );
+        }
     }
 
     #[test]
     fn a_thread_runs_where_it_was_put() {
-        let cores = Cores::allowed().unwrap();
+        let cores = Cores::of(None).unwrap();
         let me = gettid();
         let status = Status::of(me.as_raw_nonzero().get().unsigned_abs()).unwrap();
         for core in (0..CpuSet::MAX_CPU).filter(|&core| cores.0.is_set(core)) {
             assert!(cores.pin(me, core));
             assert_eq!(status.core(), Some(core));
-            assert_eq!(Cores::allowed().unwrap().count(), 1);
+            assert_eq!(Cores::of(None).unwrap().count(), 1);
         }
         cores.unpin(me);
-        assert_eq!(Cores::allowed().unwrap().count(), cores.count());
+        assert_eq!(Cores::of(None).unwrap().count(), cores.count());
         assert!(!cores.pin(me, CpuSet::MAX_CPU), "there is no such core");
     }
 }

@@ -13,14 +13,16 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Scope, ScopedJoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::thread::{Pid, gettid};
 
 use super::near::{self, Near};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
@@ -58,23 +60,46 @@ impl ReplySink for Channel {
 pub struct Device {
     channel: Arc<Channel>,
     options: DeviceOptions,
-    near: Option<Near>,
+    pub(super) near: Option<Near>,
     /// Whether somebody is the reader, the companion apart.
     reading: AtomicBool,
     /// Requests taken.
     taken: AtomicU64,
+    /// Each by its number.
+    workers: Vec<OnceLock<Worker>>,
+    /// The number of the deputy.
+    deputy: AtomicUsize,
     /// Whether the deputy waits without looking.
     resting: AtomicBool,
+    /// Whether the companion has gone since the deputy last looked.
+    left: AtomicBool,
     parked: Mutex<Parked>,
     wake: Condvar,
 }
 
+/// No worker's number.
+const NOBODY: usize = usize::MAX;
+
+struct Worker {
+    thread: Thread,
+    id: Pid,
+}
+
+impl Worker {
+    fn current() -> Self {
+        Self {
+            thread: std::thread::current(),
+            id: gettid(),
+        }
+    }
+}
+
+/// The workers that wait to be needed; the companion does not come near this.
 #[derive(Default)]
 struct Parked {
     threads: usize,
     /// Threads called that have not come yet.
     called: usize,
-    deputy: bool,
     ended: bool,
 }
 
@@ -95,7 +120,10 @@ impl Device {
             near: options.stay_near.then(Near::new).flatten(),
             reading: AtomicBool::new(false),
             taken: AtomicU64::new(0),
+            workers: (0..options.threads).map(|_| OnceLock::new()).collect(),
+            deputy: AtomicUsize::new(NOBODY),
             resting: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             parked: Mutex::default(),
             wake: Condvar::new(),
         })
@@ -139,7 +167,11 @@ impl Device {
         }
     }
 
-    fn work(&self, handler: &dyn Handler) -> io::Result<()> {
+    /// A worker's part: returns at the end. `me` is its number.
+    fn work(&self, me: usize, handler: &dyn Handler) -> io::Result<()> {
+        if let Some(worker) = self.workers.get(me) {
+            worker.get_or_init(Worker::current);
+        }
         let mut buf = vec![0; self.options.message];
         let mut scratch = Scratch::default();
         let mut row = 0;
@@ -157,7 +189,7 @@ impl Device {
                 Took::Nothing => {
                     row = 0;
                     if self.is_near() || self.reading.swap(true, Ordering::SeqCst) {
-                        if self.park() {
+                        if self.park(me) {
                             return Ok(());
                         }
                         continue;
@@ -175,40 +207,43 @@ impl Device {
                 }
             };
             let message = buf.get(..n).unwrap_or_default();
-            if let Some(near) = &self.near {
+            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            if let Some(near) = &self.near
+                && !self.reading.load(Ordering::SeqCst)
+            {
                 near.seen(message);
             }
-            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
         }
     }
 
     /// The companion's part: returns at the end.
     fn accompany(&self, near: &Near, handler: &dyn Handler) -> io::Result<()> {
         if !near.be_companion() {
-            // Then there is none; the others serve until the end.
+            // Then there is none; the others serve.
             return Ok(());
         }
         let mut buf = vec![0; self.options.message];
         let mut scratch = Scratch::default();
-        while let Some(mut visit) = near.wait() {
+        let worker = || self.workers.iter().find_map(|w| w.get()).map(|w| w.id);
+        while let Some(mut visit) = near.wait(worker()) {
             let mut stays = near.follow(&mut visit);
+            // Looked at after it moved, which undoes what the dismissal did.
             while stays && near.is_wanted(&visit) {
-                let n = match self.wait(&mut buf, Some(near::ROW))? {
-                    Took::Message(n) => n,
-                    Took::Nothing => break,
-                    Took::End => {
-                        self.end();
-                        return Ok(());
+                match self.wait(&mut buf, Some(near::ROW))? {
+                    Took::Message(n) => {
+                        self.rouse();
+                        let message = buf.get(..n).unwrap_or_default();
+                        handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+                        stays = near.stays(&mut visit, message);
                     }
-                };
-                self.rouse();
-                let message = buf.get(..n).unwrap_or_default();
-                stays = near.stays(&mut visit, message);
-                handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+                    Took::Nothing => stays = false,
+                    // The others see it as well.
+                    Took::End => return Ok(()),
+                }
             }
             near.leave(&visit);
-            // Somebody else has to read.
-            self.call();
+            self.left.store(true, Ordering::SeqCst);
+            self.wake_deputy();
         }
         Ok(())
     }
@@ -229,65 +264,51 @@ impl Device {
         let mut parked = self.parked.lock();
         if parked.threads > parked.called {
             parked.called += 1;
-            self.wake.notify_one();
+            drop(parked);
+            if !self.wake.notify_one() {
+                self.wake_deputy();
+            }
         }
     }
 
     /// The device is not idle any more.
     fn rouse(&self) {
         if self.resting.load(Ordering::SeqCst) {
-            let _parked = self.parked.lock();
-            self.wake.notify_all();
+            self.wake_deputy();
         }
     }
 
-    /// Waits to be needed; true at the end.
-    fn park(&self) -> bool {
+    /// Takes no lock: the companion does this too.
+    fn wake_deputy(&self) {
+        let deputy = self.deputy.load(Ordering::SeqCst);
+        if let Some(worker) = self.workers.get(deputy).and_then(OnceLock::get) {
+            worker.thread.unpark();
+        }
+    }
+
+    /// Waits to be needed; true at the end. `me` is the number of this worker.
+    fn park(&self, me: usize) -> bool {
         let mut parked = self.parked.lock();
         parked.threads += 1;
-        let mut deputy = false;
-        let mut seen = self.taken.load(Ordering::Relaxed);
-        let mut quiet = 0;
+        let mut watch = None;
         while !parked.ended && parked.called == 0 {
-            if !deputy && !parked.deputy {
-                parked.deputy = true;
-                deputy = true;
-            }
-            if !deputy {
+            if watch.is_none() && self.deputy.load(Ordering::SeqCst) != NOBODY {
                 self.wake.wait(&mut parked);
                 continue;
             }
-            if quiet >= QUIET_TICKS {
-                self.resting.store(true, Ordering::SeqCst);
-                // Either the reader sees that we rest, or we see that it has left.
-                if self.reading.load(Ordering::SeqCst) && !self.is_near() {
-                    self.wake.wait(&mut parked);
-                }
-                self.resting.store(false, Ordering::SeqCst);
-                quiet = 0;
-                continue;
-            }
-            if !self.wake.wait_for(&mut parked, TICK).timed_out() {
-                continue;
-            }
-            let now = self.taken.load(Ordering::Relaxed);
-            if now != seen {
-                seen = now;
-                quiet = 0;
-            } else if let Some(near) = self.near.as_ref().filter(|near| near.is_here()) {
-                // It goes by itself after a pause half as long.
-                near.dismiss(self.is_asked());
-                break;
-            } else if self.reading.load(Ordering::SeqCst) {
-                quiet += 1;
-            } else {
+            self.deputy.store(me, Ordering::SeqCst);
+            drop(parked);
+            let watch = watch.get_or_insert_with(|| Watch::new(self));
+            let needed = self.look(watch);
+            parked = self.parked.lock();
+            if needed {
                 break;
             }
         }
         parked.threads -= 1;
         parked.called = parked.called.saturating_sub(1);
-        if deputy {
-            parked.deputy = false;
+        if watch.is_some() {
+            self.deputy.store(NOBODY, Ordering::SeqCst);
             if parked.threads > 0 {
                 self.wake.notify_one();
             }
@@ -295,19 +316,87 @@ impl Device {
         parked.ended
     }
 
+    /// The deputy's part: waits for a tick, or to be woken, and says whether somebody has to read.
+    fn look(&self, watch: &mut Watch) -> bool {
+        if watch.quiet >= QUIET_TICKS {
+            self.resting.store(true, Ordering::SeqCst);
+            // Either the reader sees that we rest, or we see that it has left.
+            if self.reading.load(Ordering::SeqCst) && !self.is_near() {
+                std::thread::park();
+            }
+            self.resting.store(false, Ordering::SeqCst);
+            *watch = Watch::new(self);
+            return false;
+        }
+        std::thread::park_timeout(TICK);
+        let reading = self.reading.load(Ordering::SeqCst);
+        if self.left.swap(false, Ordering::SeqCst) && !reading && !self.is_near() {
+            return true;
+        }
+        let taken = self.taken.load(Ordering::Relaxed);
+        if taken != watch.taken {
+            *watch = Watch::new(self);
+            return false;
+        }
+        if watch.since.elapsed() < TICK {
+            // Woken for something else.
+            return false;
+        }
+        if let Some(near) = self.near.as_ref().filter(|near| near.is_here()) {
+            // It goes by itself after a pause half as long.
+            near.dismiss(self.is_asked());
+            return true;
+        }
+        watch.since = Instant::now();
+        watch.quiet += 1;
+        !reading
+    }
+
     fn end(&self) {
         self.parked.lock().ended = true;
         self.wake.notify_all();
+        self.wake_deputy();
         if let Some(near) = &self.near {
             near.end();
         }
     }
 }
 
+/// What the deputy has seen.
+struct Watch {
+    /// Requests taken, since when no other was, and ticks since then.
+    taken: u64,
+    since: Instant,
+    quiet: u32,
+}
+
+impl Watch {
+    fn new(device: &Device) -> Self {
+        Self {
+            taken: device.taken.load(Ordering::Relaxed),
+            since: Instant::now(),
+            quiet: 0,
+        }
+    }
+}
+
+/// Starts a thread. With fewer than wanted it is slower, and that is all.
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'scope,
+) -> Option<ScopedJoinHandle<'scope, io::Result<()>>> {
+    let builder = std::thread::Builder::new().name(name.clone());
+    let started = builder.spawn_scoped(scope, run);
+    started
+        .inspect_err(|e| tracing::warn!("the thread {name} cannot be started: {e}"))
+        .ok()
+}
+
 impl Transport for Device {
     fn serve(&self, handler: &dyn Handler) -> io::Result<()> {
-        let run = || {
-            let result = self.work(handler);
+        let run = &|me| {
+            let result = self.work(me, handler);
             // The end is the same for all; an error ends all as well.
             self.end();
             result
@@ -315,26 +404,13 @@ impl Transport for Device {
         std::thread::scope(|scope| {
             let mut others = Vec::new();
             for n in 1..self.options.threads {
-                let name = format!("fuse-{n}");
-                others.push(
-                    std::thread::Builder::new()
-                        .name(name)
-                        .spawn_scoped(scope, run)?,
-                );
+                others.extend(start(scope, format!("fuse-{n}"), move || run(n)));
             }
             if let Some(near) = &self.near {
-                let accompany = move || {
-                    let result = self.accompany(near, handler);
-                    // The end is the same for all; where there is no companion, nothing has ended.
-                    if result.is_err() {
-                        self.end();
-                    }
-                    result
-                };
-                let builder = std::thread::Builder::new().name("fuse-near".to_owned());
-                others.push(builder.spawn_scoped(scope, accompany)?);
+                let accompany = move || self.accompany(near, handler);
+                others.extend(start(scope, "fuse-near".to_owned(), accompany));
             }
-            let mut result = run();
+            let mut result = run(0);
             for other in others {
                 let other = other.join();
                 let other = other.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));

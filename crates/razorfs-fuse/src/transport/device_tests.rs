@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use rustix::net::{socketpair, sockopt};
 
-use super::cores::Cores;
+use super::cores::{Cores, slices_are_short};
 use super::*;
 
 /// A message starting with `s` waits until told; any other is answered with its first byte.
@@ -57,11 +57,17 @@ fn answer(socket: &OwnedFd) -> u8 {
 
 /// Runs `test` with the kernel's end of a served device.
 fn served(stay_near: bool, test: impl Fn(&OwnedFd, Receiver<()>, Sender<()>)) {
-    let test = |kernel: &OwnedFd, _: &Waits, entered, go_on| test(kernel, entered, go_on);
+    let test = |kernel: &OwnedFd, _: &Served<'_>, entered, go_on| test(kernel, entered, go_on);
     served_by(stay_near, test);
 }
 
-fn served_by(stay_near: bool, test: impl Fn(&OwnedFd, &Waits, Receiver<()>, Sender<()>)) {
+/// What serves.
+struct Served<'a> {
+    device: &'a Device,
+    handler: &'a Waits,
+}
+
+fn served_by(stay_near: bool, test: impl Fn(&OwnedFd, &Served<'_>, Receiver<()>, Sender<()>)) {
     let kind = SocketType::SEQPACKET;
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (kernel, ours) = pair.unwrap();
@@ -81,7 +87,11 @@ fn served_by(stay_near: bool, test: impl Fn(&OwnedFd, &Waits, Receiver<()>, Send
     };
     std::thread::scope(|scope| {
         let server = scope.spawn(|| device.serve(&handler));
-        test(&kernel, &handler, has_entered, go_on);
+        let served = Served {
+            device: &device,
+            handler: &handler,
+        };
+        test(&kernel, &served, has_entered, go_on);
         drop(kernel);
         server.join().unwrap().unwrap();
     });
@@ -125,45 +135,47 @@ fn every_request_of_a_flood_is_answered() {
     });
 }
 
-/// Asks in a row until the companion has come; false where it does not, as the machine is busy.
-fn accompanied(kernel: &OwnedFd, handler: &Waits) -> bool {
-    let before = handler.accompanied.load(Ordering::SeqCst);
-    for _ in 0..200_000 {
+/// Asks in a row until the companion has come; false where there is none. It is called, as by
+/// itself it does not come to a busy machine.
+fn accompanied(kernel: &OwnedFd, served: &Served<'_>) -> bool {
+    let Some(near) = &served.device.near else {
+        return false;
+    };
+    let before = served.handler.accompanied.load(Ordering::SeqCst);
+    let start = Instant::now();
+    while served.handler.accompanied.load(Ordering::SeqCst) == before {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came");
         send(kernel, &message(b'x', this_thread()), SendFlags::empty()).unwrap();
         assert_eq!(answer(kernel), b'x');
-        if handler.accompanied.load(Ordering::SeqCst) > before {
-            return true;
-        }
+        near.invite();
     }
-    false
+    true
 }
 
 #[test]
 fn a_program_that_asks_in_a_row_is_accompanied() {
-    if Cores::allowed().unwrap().count() < 2 {
-        return;
-    }
-    served_by(true, |kernel, handler, _entered, _go_on| {
+    let able = Cores::of(None).unwrap().count() > 1 && slices_are_short();
+    served_by(true, |kernel, served, _entered, _go_on| {
         for _ in 0..20 {
-            assert!(accompanied(kernel, handler), "it never came");
+            assert_eq!(accompanied(kernel, served), able);
             // Longer than it waits, so that it has to come again.
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    served_by(false, |kernel, handler, _entered, _go_on| {
+    served_by(false, |kernel, served, _entered, _go_on| {
         for _ in 0..100 {
             send(kernel, &message(b'x', this_thread()), SendFlags::empty()).unwrap();
             answer(kernel);
         }
-        assert_eq!(handler.accompanied.load(Ordering::SeqCst), 0);
+        assert_eq!(served.handler.accompanied.load(Ordering::SeqCst), 0);
     });
 }
 
 #[test]
 fn a_companion_that_is_held_up_holds_up_nobody() {
-    served_by(true, |kernel, handler, entered, go_on| {
+    served_by(true, |kernel, served, entered, go_on| {
         for _ in 0..10 {
-            accompanied(kernel, handler);
+            accompanied(kernel, served);
             send(kernel, &message(b's', this_thread()), SendFlags::empty()).unwrap();
             entered.recv_timeout(Duration::from_secs(10)).unwrap();
             for program in [this_thread(), 0, 1, u32::MAX] {
@@ -190,5 +202,34 @@ fn programs_that_take_turns_are_all_answered() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn a_companion_that_is_still_busy_is_not_waited_for() {
+    served_by(true, |kernel, served, entered, go_on| {
+        if !accompanied(kernel, served) {
+            return;
+        }
+        send(kernel, &message(b's', this_thread()), SendFlags::empty()).unwrap();
+        entered.recv_timeout(Duration::from_secs(10)).unwrap();
+        let near = served.device.near.as_ref().unwrap();
+        // Until it was dismissed; then whoever calls it does so in vain, and the others serve.
+        let start = Instant::now();
+        while near.is_here() {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "it is never dismissed"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for _ in 0..100 {
+            near.invite();
+            assert!(!near.is_here(), "it cannot come");
+            send(kernel, &message(b'y', 1), SendFlags::empty()).unwrap();
+            assert_eq!(answer(kernel), b'y');
+        }
+        go_on.send(()).unwrap();
+        assert_eq!(answer(kernel), b's');
     });
 }
