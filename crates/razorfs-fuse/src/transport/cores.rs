@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
-/// Nanoseconds that a thread of idle priority asks for at a time. The less it asks for the sooner it
-/// gets it beside busy ones: in some 30 ms, and in a second with what is usual.
+/// Nanoseconds that a thread of idle priority asks for at a time. The less it asks for the sooner
+/// it gets it beside busy ones: in some 30 ms, and in a second with what is usual.
 const SLICE: u64 = 100_000;
 
 /// The cores that a thread may run on.
@@ -95,8 +95,8 @@ fn kernel_has_short_slices(release: &[u8]) -> bool {
     !matches!((next(), next()), (None, _) | (Some(6), Some(6..12)))
 }
 
-/// Gives the calling thread the lowest priority there is, and not those that it may start; everybody
-/// may do that.
+/// Gives the calling thread the lowest priority there is, and not those that it may start;
+/// everybody may do that.
 pub(super) fn be_idle() -> bool {
     ask_for_short_slices();
     set_policy(0, libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK)

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +26,7 @@ use rustix::thread::{Pid, gettid};
 
 use super::near::{self, Near};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
+use crate::clock::monotonic;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -338,7 +339,7 @@ impl Device {
             *watch = Watch::new(self);
             return false;
         }
-        if watch.since.elapsed() < TICK {
+        if monotonic() - watch.since < TICK.as_nanos() as u64 {
             // Woken for something else.
             return false;
         }
@@ -347,7 +348,7 @@ impl Device {
             near.dismiss(self.is_asked());
             return true;
         }
-        watch.since = Instant::now();
+        watch.since = monotonic();
         watch.quiet += 1;
         !reading
     }
@@ -366,7 +367,7 @@ impl Device {
 struct Watch {
     /// Requests taken, since when no other was, and ticks since then.
     taken: u64,
-    since: Instant,
+    since: u64,
     quiet: u32,
 }
 
@@ -374,7 +375,7 @@ impl Watch {
     fn new(device: &Device) -> Self {
         Self {
             taken: device.taken.load(Ordering::Relaxed),
-            since: Instant::now(),
+            since: monotonic(),
             quiet: 0,
         }
     }

@@ -6,15 +6,15 @@
 //! thread come in a row, a thread of its own, the *companion*, follows it to its core and reads
 //! there.
 //!
-//! The program has to stay there, too. A scheduler that wakes a thread looks for an idle core, first
-//! at the one that the thread ran on last; and a core that is at work for threads of idle priority
-//! only counts as idle. So the companion has idle priority. It is never in the way of anybody
-//! either, but where others keep its core busy it is not let run: then it is *dismissed* by a thread
-//! that looks, the others serve as they do without it, and it stays away for a while.
+//! The program has to stay there, too. A scheduler that wakes a thread looks for an idle core,
+//! first at the one that the thread ran on last; and a core that is at work for threads of idle
+//! priority only counts as idle. So the companion has idle priority. It is never in the way of
+//! anybody either, but where others keep its core busy it is not let run: then it is *dismissed* by
+//! a thread that looks, the others serve as they do without it, and it stays away for a while.
 //!
-//! While it is not let run it may hold whatever it took. So it takes no lock of the transport, which
-//! the thread that dismisses it needs; all they share is atomic. The locks of the engine it takes
-//! like any other thread; docs/decisions/0007 tells what that may cost.
+//! While it is not let run it may hold whatever it took. So it takes no lock of the transport,
+//! which the thread that dismisses it needs; all they share is atomic. The locks of the engine it
+//! takes like any other thread; docs/decisions/0007 tells what that may cost.
 //!
 //! This is for small requests, which come one after another. Large ones take long enough for two
 //! cores to be of use, and requests of several programs at a time have several cores anyway.
