@@ -18,7 +18,7 @@ use razorfs_format::pack::{
     Depth, Footer as PackFooter, HEADER_LEN, Scanned, decode_trailer, encode_header,
     encode_trailer, scan_frames,
 };
-use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Xattr};
+use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Shared, Xattr};
 use razorfs_format::segment::check::check_segment;
 use razorfs_format::segment::seal::unseal;
 use razorfs_format::segment::{
@@ -151,6 +151,7 @@ fn record(key: &Key, value: &[u8], seen: &mut Seen) -> Result<(), FormatError> {
         Tag::Dirent => Dirent::decode(value, place)?.to_bytes(),
         Tag::Inode => Inode::decode(value, place)?.to_bytes(),
         Tag::Orphan => Orphan::decode(value, place)?.to_bytes(),
+        Tag::Shared => Shared::decode(value, place)?.to_bytes(),
         Tag::Xattr => Xattr::decode(value, place)?.to_bytes(),
         Tag::Link => Box::default(),
         Tag::Extent => {

@@ -10,6 +10,7 @@
 mod acl;
 mod atime;
 mod attributes;
+mod copy;
 mod create;
 mod dentries;
 mod directory;
