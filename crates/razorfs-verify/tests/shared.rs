@@ -257,6 +257,44 @@ fn the_first_sharing_marks_both_generations() {
     assert_eq!(bits(&disk), [SHARED_FRAMES; 4]);
 }
 
+/// Which frames died before the volume was opened stands nowhere; they are found again by asking
+/// who wrote them, who may be gone while others refer to them.
+#[test]
+fn the_search_for_dead_frames_spares_shared_ones() {
+    let (disk, env, v) = tiny(13);
+    let source = create_file(&v, "source");
+    let data = Rng(2).bytes(2_000_000);
+    v.write(source, 0, &data).unwrap();
+    v.step(Step::Commit).unwrap();
+    let copy = create_file(&v, "copy");
+    v.copy_range(source, 0, copy, 0, u64::MAX).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    remove(&v, "source");
+    // Every other block of the copy is its own, so that the packs are worth a search.
+    let mut want = data.clone();
+    for n in (0..15).step_by(2) {
+        let at = n * BLOCK as usize;
+        want[at..at + BLOCK as usize].fill(n as u8);
+        v.write(copy, at as u64, &want[at..at + BLOCK as usize])
+            .unwrap();
+    }
+    v.step(Step::Checkpoint).unwrap();
+    // What died now is known, so it is a crash that loses the knowledge.
+    drop(v);
+    let v = open(&disk, &env);
+    for n in 0..60 {
+        v.step(Step::Compact).unwrap();
+        let set = SetAttributes {
+            uid: Some(n),
+            ..SetAttributes::default()
+        };
+        v.set_attributes(Ino::ROOT, &set).unwrap();
+        v.step(Step::Checkpoint).unwrap();
+    }
+    assert!(read(&v, copy) == want);
+    clean(&disk);
+}
+
 fn newest(image: &Image) -> (Superblock, Manifest) {
     let bytes = image.bytes(&file(Dir::Root, "SUPER")).unwrap();
     let slots = bytes.chunks(SLOT).enumerate();

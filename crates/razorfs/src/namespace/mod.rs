@@ -27,6 +27,8 @@ mod xattr;
 #[cfg(test)]
 mod attributes_tests;
 #[cfg(test)]
+mod copy_tests;
+#[cfg(test)]
 mod file_tests;
 #[cfg(test)]
 mod model_tests;
