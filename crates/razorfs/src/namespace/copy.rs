@@ -3,14 +3,16 @@
 //! A step looks at some blocks of the source under the locks of both files and commits one
 //! transaction: what stands in frames is referred to, what stands in RAM or in records is written,
 //! and holes make holes. A frame that is the source's own becomes a shared one: its reference in
-//! the source is laid over itself, with its origin, in the same transaction. A crash between two
-//! steps leaves a shorter copy.
+//! the source is laid over itself, with its origin, in the same transaction. A step takes at least
+//! as much as one of [`Namespace::write`] does: a shorter copy happens wholly or not at all. A
+//! crash between two steps leaves a shorter copy.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use razorfs_format::op::OpType;
 use razorfs_format::record::{BLOCK, FILE_MAX, Fragment, FragmentKind, PackRef, inode_flags};
-use razorfs_format::{Epoch, Ino};
+use razorfs_format::{Epoch, Ino, PackId};
 
 use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
@@ -23,8 +25,10 @@ use crate::{Error, Result};
 const SHARE_MIN: u32 = 4096;
 /// A frame that shows in more pieces than this in a block is copied.
 const MARKS_MAX: usize = 8;
-/// Journal bytes of a step, at most, if the journal takes so many.
+/// Journal bytes of a step, about, if the journal takes so many.
 const STEP_MOST: usize = 64 << 10;
+/// A step goes on until it has copied so much; a hole that is longer has a step of its own.
+const STEP_LEAST: u64 = WRITE_AT_ONCE as u64;
 /// How often a step is tried anew because the memtable was frozen meanwhile, before it copies.
 const TRIES: u32 = 3;
 
@@ -84,21 +88,9 @@ struct Plan {
     writes: Vec<(u64, Vec<u8>)>,
     holes: Vec<Range<u64>>,
     /// Bytes that are written.
-    written: usize,
-    /// Frames could not be shared because the volume does not say so.
-    not_allowed: bool,
-}
-
-impl Plan {
-    /// Bytes that it takes in the journal, about.
-    fn cost(&self, inline_max: usize) -> usize {
-        let patches = self.marks.len() + self.shares.len() + self.holes.len() + self.writes.len();
-        let inline = |(_, bytes): &(u64, Vec<u8>)| match bytes.len() {
-            len if len <= inline_max => len,
-            _ => 0,
-        };
-        patches * OVERHEAD + self.writes.iter().map(inline).sum::<usize>()
-    }
+    written: u64,
+    /// Bytes that it takes in the journal, at most.
+    cost: usize,
 }
 
 impl Namespace {
@@ -183,23 +175,23 @@ impl Namespace {
         let mut op = self.begin(OpType::Write)?;
         let size = op.writable(copy.to)?.size;
         op.check_append_only(copy.to, copy.to_off)?;
-        if let Some(gap) = self.gap(copy)? {
+        let gap = self.gap(copy)?;
+        if gap > STEP_LEAST {
             return self.copy_gap(copy.to, copy.to_off..copy.to_off + gap);
         }
-        let plan = self.plan(copy, how)?;
-        if plan.not_allowed {
-            return Ok(Step::NotAllowed);
-        }
+        let plan = match self.plan(copy, how)? {
+            Ok(plan) => plan,
+            Err(step) => return Ok(step),
+        };
         let end = copy.to_off + plan.len;
         self.make_room(copy.to, end)?;
-        let inline_max = self.store.tuning.inline_max;
-        let bytes = (plan.written + plan.cost(inline_max)) as u64;
+        let bytes = plan.written + plan.cost as u64;
         self.store.reserve(bytes, end.saturating_sub(size))?;
         self.carry_out(copy, plan)
     }
 
-    /// How many bytes from the beginning are a hole that goes on at least to the end of its block.
-    fn gap(&self, copy: Copy) -> Result<Option<u64>> {
+    /// How many bytes from the beginning are a hole.
+    fn gap(&self, copy: Copy) -> Result<u64> {
         let end = copy.from_off + copy.len;
         let mut data = end;
         let blocks = copy.from_off / BLOCK64..end.div_ceil(BLOCK64);
@@ -212,8 +204,7 @@ impl Namespace {
                 }
                 false
             })?;
-        let next = (copy.from_off / BLOCK64 + 1) * BLOCK64;
-        Ok((data >= next.min(end)).then(|| data.min(end) - copy.from_off))
+        Ok(data.min(end).saturating_sub(copy.from_off))
     }
 
     /// Makes a range of the target a hole, whatever stands there. The caller holds the lock.
@@ -230,53 +221,51 @@ impl Namespace {
         Ok(Step::Done(len, self.commit(op)?))
     }
 
-    /// What the next step does. The caller holds the locks.
-    fn plan(&self, copy: Copy, how: How) -> Result<Plan> {
+    /// What the next step does, or why there is none. The caller holds the locks.
+    fn plan(&self, copy: Copy, how: How) -> Result<std::result::Result<Plan, Step>> {
         let most = (self.store.limits.most() / 4).min(STEP_MOST);
-        let inline_max = self.store.tuning.inline_max;
         let mut plan = Plan::default();
         for (block, off, len) in pieces(copy.from_off..copy.from_off + copy.len) {
             let layout = self.store.layout(copy.from, block)?;
-            if plan.epoch.is_some_and(|epoch| epoch != layout.epoch) {
+            let enough = plan.len >= STEP_LEAST;
+            let is_hole = |run: &Run| matches!(run.what, What::Hole);
+            if enough && layout.runs.iter().all(is_hole) {
+                // It may be a long one.
                 break;
+            }
+            if plan.epoch.is_some_and(|epoch| epoch != layout.epoch) {
+                return Ok(Err(Step::Late));
             }
             let mut marked = Vec::new();
             for run in &layout.runs {
                 let (from, to) = (run.off.max(off), (run.off + run.len).min(off + len));
-                if from >= to {
-                    continue;
-                }
                 let at = copy.to_off + plan.len;
-                for (target, target_off, len) in pieces(at..at + u64::from(to - from)) {
-                    let full = plan.cost(inline_max) > most || plan.written >= WRITE_AT_ONCE;
-                    if plan.len > 0 && full {
-                        return Ok(plan);
+                for (_, target_off, len) in pieces(at..at + u64::from(to.saturating_sub(from))) {
+                    let enough = plan.len >= STEP_LEAST;
+                    if enough && (plan.cost > most || plan.written >= STEP_LEAST) {
+                        return Ok(Ok(plan));
                     }
-                    // Each piece goes on where the last one ended.
-                    let source = copy.from_off + plan.len;
-                    let skip = (source - block * BLOCK64) as u32 - run.off;
-                    let fits = how == How::Share && len >= SHARE_MIN && layout.is_steady;
+                    // A step that has become dear before it is long enough goes on in the way that
+                    // takes the least of the journal.
+                    let dear = plan.cost > most;
+                    let fits = how == How::Share && len >= SHARE_MIN && layout.is_steady && !dear;
+                    let piece = (target_off, len);
                     match &run.what {
-                        What::Hole => plan.hole(target * BLOCK64 + u64::from(target_off), len),
-                        What::Own(r) | What::Shared(r) if fits && marks_of(&layout, r) => {
-                            if !self
-                                .store
-                                .sharing
-                                .load(std::sync::atomic::Ordering::Acquire)
-                            {
-                                plan.not_allowed = true;
-                                return Ok(plan);
+                        What::Hole if !dear => plan.hole(copy, len),
+                        What::Own(r) | What::Shared(r) if fits && is_markable(&layout, r) => {
+                            if !self.store.sharing.load(Ordering::Acquire) {
+                                return Ok(Err(Step::NotAllowed));
                             }
                             plan.epoch = Some(layout.epoch);
                             if matches!(run.what, What::Own(_)) {
                                 plan.mark(block, &layout, r, &mut marked);
                             }
-                            plan.share(target, target_off, len, r, skip);
+                            plan.share(copy, piece, r, block * BLOCK64 + u64::from(run.off));
                         }
-                        What::Own(_) | What::Shared(_) | What::Bytes => {
+                        _ => {
                             if let Err(e) = self.plan_write(&mut plan, copy, len) {
                                 // What comes before a damaged part is copied.
-                                return if plan.len > 0 { Ok(plan) } else { Err(e) };
+                                return if enough { Ok(Ok(plan)) } else { Err(e) };
                             }
                         }
                     }
@@ -284,7 +273,7 @@ impl Namespace {
                 }
             }
         }
-        Ok(plan)
+        Ok(Ok(plan))
     }
 
     /// Reads what is written to the target; it lies in one block of each file.
@@ -293,12 +282,16 @@ impl Namespace {
         let mut bytes = vec![0; len as usize];
         let (block, off) = (source / BLOCK64, (source % BLOCK64) as u32);
         self.store.read_block(copy.from, block, off, &mut bytes)?;
-        plan.written += bytes.len();
+        plan.written += u64::from(len);
+        plan.cost += bytes.len().min(self.store.tuning.inline_max);
         match plan.writes.last_mut() {
             Some((at, last)) if *at + last.len() as u64 == target && target % BLOCK64 != 0 => {
                 last.append(&mut bytes);
             }
-            _ => plan.writes.push((target, bytes)),
+            _ => {
+                plan.cost += OVERHEAD;
+                plan.writes.push((target, bytes));
+            }
         }
         Ok(())
     }
@@ -352,13 +345,16 @@ fn same_frame<'l>(
 }
 
 /// Whether few enough pieces of a block show the frame that all of them can get its origin.
-fn marks_of(layout: &Layout, r: &PackRef) -> bool {
+fn is_markable(layout: &Layout, r: &PackRef) -> bool {
     same_frame(layout, r).count() <= MARKS_MAX
 }
 
 impl Plan {
-    fn hole(&mut self, at: u64, len: u32) {
+    /// The next `len` bytes of the target, which lie in one block, are a hole.
+    fn hole(&mut self, copy: Copy, len: u32) {
+        let at = copy.to_off + self.len;
         let end = at + u64::from(len);
+        self.cost += OVERHEAD;
         match self.holes.last_mut() {
             Some(last) if last.end == at => last.end = end,
             _ => self.holes.push(at..end),
@@ -367,13 +363,7 @@ impl Plan {
 
     /// All that the source's block shows of a frame gets the origin: its reference is a shared one
     /// from now on, and would be an own one, too, if a piece of it stayed.
-    fn mark(
-        &mut self,
-        block: u64,
-        layout: &Layout,
-        r: &PackRef,
-        marked: &mut Vec<(razorfs_format::PackId, u64)>,
-    ) {
+    fn mark(&mut self, block: u64, layout: &Layout, r: &PackRef, marked: &mut Vec<(PackId, u64)>) {
         if marked.contains(&(r.pack, r.pos)) {
             return;
         }
@@ -385,16 +375,22 @@ impl Plan {
                 len: run.len,
                 kind: FragmentKind::Pack(r.clone()),
             };
+            self.cost += OVERHEAD;
             self.marks.push((block, fragment));
         }
     }
 
-    fn share(&mut self, block: u64, off: u32, len: u32, r: &PackRef, skip: u32) {
+    /// The next bytes of the target, so many at this offset of their block, are those of the frame
+    /// that the source shows from `begin` on.
+    fn share(&mut self, copy: Copy, (off, len): (u32, u32), r: &PackRef, begin: u64) {
+        let ahead = (copy.from_off + self.len).saturating_sub(begin);
         let r = PackRef {
-            skip: r.skip + skip,
+            skip: r.skip + ahead as u32,
             ..r.clone()
         };
+        let block = (copy.to_off + self.len) / BLOCK64;
         let kind = FragmentKind::Pack(r);
+        self.cost += OVERHEAD;
         self.shares.push((block, Fragment { off, len, kind }));
     }
 }
