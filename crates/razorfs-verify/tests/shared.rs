@@ -363,3 +363,158 @@ fn wrong_counts_of_shared_frames_are_found() {
     assert!(has(without(&removed, Tag::Extent), K::SharedCount));
     assert!(has(without(&removed, Tag::Shared), K::SharedCountHigh));
 }
+
+/// One of several threads that work on files of their own, and copy from some that all have.
+struct Hand {
+    v: Volume,
+    rng: Rng,
+    id: u64,
+    common: Vec<(Ino, Vec<u8>)>,
+    files: Vec<(Ino, Vec<u8>)>,
+    made: u64,
+}
+
+impl Hand {
+    fn file(&mut self) -> (Ino, Vec<u8>) {
+        self.made += 1;
+        let name = format!("{}-{}", self.id, self.made);
+        (create_file(&self.v, &name), Vec::new())
+    }
+
+    fn step(&mut self) {
+        let n = self.rng.below(self.files.len() as u64) as usize;
+        match self.rng.below(10) {
+            0..=4 => {
+                let from = match self.rng.below(2) {
+                    0 => self.common[self.rng.below(self.common.len() as u64) as usize].clone(),
+                    _ => self.files[self.rng.below(self.files.len() as u64) as usize].clone(),
+                };
+                let at = self.rng.below(from.1.len() as u64 + 1);
+                let to = self.rng.below(200_000);
+                let len = self.rng.below(150_000).min(from.1.len() as u64 - at);
+                let (ino, bytes) = &mut self.files[n];
+                if *ino == from.0 && at < to + len && to < at + len {
+                    return;
+                }
+                let copied = self.v.copy_range(from.0, at, *ino, to, len);
+                assert_eq!(copied.unwrap(), len);
+                if len > 0 {
+                    let end = (to + len) as usize;
+                    bytes.resize(bytes.len().max(end), 0);
+                    let part = &from.1[at as usize..(at + len) as usize];
+                    bytes[to as usize..end].copy_from_slice(part);
+                }
+            }
+            5..=7 => {
+                // Many pieces make a block that is written anew.
+                let len = [3000, 9000, 60_000][self.rng.below(3) as usize];
+                let (at, new) = (self.rng.below(150_000) as usize, self.rng.bytes(len));
+                let (ino, bytes) = &mut self.files[n];
+                self.v.write(*ino, at as u64, &new).unwrap();
+                bytes.resize(bytes.len().max(at + len), 0);
+                bytes[at..at + len].copy_from_slice(&new);
+            }
+            8 => {
+                let size = self.rng.below(200_000);
+                let set = SetAttributes {
+                    size: Some(size),
+                    ..SetAttributes::default()
+                };
+                let (ino, bytes) = &mut self.files[n];
+                self.v.set_attributes(*ino, &set).unwrap();
+                bytes.resize(size as usize, 0);
+            }
+            _ => {
+                // The oldest goes, and a new one comes.
+                let name = format!("{}-{}", self.id, self.made + 1 - self.files.len() as u64);
+                self.v.unlink(Ino::ROOT, name.as_bytes()).unwrap();
+                self.files.remove(0);
+                let new = self.file();
+                self.files.push(new);
+            }
+        }
+    }
+
+    fn check(&self) {
+        for (ino, bytes) in self.common.iter().chain(&self.files) {
+            assert!(
+                read(&self.v, *ino) == *bytes,
+                "inode {ino} of thread {}",
+                self.id
+            );
+        }
+    }
+}
+
+#[test]
+fn threads_that_copy_from_each_other_lose_nothing() {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(14));
+    create(&disk, &env);
+    let threads = Options {
+        threads: true,
+        ..options()
+    };
+    let open = || {
+        let (disk, env) = (Arc::new(disk.clone()), Arc::new(env.clone()));
+        Volume::open_on(disk, env, threads.clone()).unwrap()
+    };
+    let v = open();
+    let mut rng = Rng(14);
+    let common: Vec<_> = (0..3)
+        .map(|n| {
+            let (ino, bytes) = (create_file(&v, &format!("common-{n}")), rng.bytes(180_000));
+            v.write(ino, 0, &bytes).unwrap();
+            (ino, bytes)
+        })
+        .collect();
+    v.sync().unwrap();
+    let work = |id: u64| {
+        let (v, rng, common) = (v.clone(), Rng(id), common.clone());
+        std::thread::spawn(move || {
+            let mut hand = Hand {
+                v,
+                rng,
+                id,
+                common,
+                files: Vec::new(),
+                made: 0,
+            };
+            for _ in 0..4 {
+                let new = hand.file();
+                hand.files.push(new);
+            }
+            for n in 0..2500 {
+                hand.step();
+                if n % 100 == 0 {
+                    hand.check();
+                }
+            }
+            hand.check();
+            hand
+        })
+    };
+    let hands: Vec<_> = (1..=3).map(work).collect();
+    let mut hands: Vec<Hand> = hands.into_iter().map(|h| h.join().unwrap()).collect();
+    v.checkpoint().unwrap();
+    hands.iter().for_each(Hand::check);
+    hands.iter_mut().for_each(|hand| hand.v = v.clone());
+    assert!(v.stats().checkpoints > 3, "{:?}", v.stats());
+    let kept: Vec<_> = hands
+        .into_iter()
+        .map(|h| (h.id, h.common, h.files))
+        .collect();
+    v.close().unwrap();
+    clean(&disk);
+    let v = open();
+    for (id, common, files) in kept {
+        let hand = Hand {
+            v: v.clone(),
+            rng: Rng(0),
+            id,
+            common,
+            files,
+            made: 0,
+        };
+        hand.check();
+    }
+}
