@@ -37,7 +37,7 @@ impl Shared {
         }
         let at_bytes = t;
         let bytes = t.varint_max(frame_len(BLOCK))?;
-        if bytes < FRAME_HEADER_LEN || bytes % FRAME_ALIGN != 0 {
+        if bytes < FRAME_HEADER_LEN || !bytes.is_multiple_of(FRAME_ALIGN) {
             return Err(at_bytes.error("the bytes of a frame", bytes));
         }
         t.end()?;

@@ -44,7 +44,9 @@ impl Seen {
         let mut wanted: BTreeSet<String> = ["superblock", "manifest", "journal file", "batch"]
             .into_iter()
             .chain(["frame", "pack trailer", "block of D"])
-            .chain(["inline", "packed", "PUT", "NEW", "DEL", "PATCH", "CTR"])
+            .chain([
+                "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR",
+            ])
             .map(String::from)
             .collect();
         for tag in Tag::ALL {
@@ -157,10 +159,11 @@ fn record(key: &Key, value: &[u8], seen: &mut Seen) -> Result<(), FormatError> {
         Tag::Extent => {
             let extent = Extent::decode(value, place)?;
             for fragment in &extent.fragments {
-                seen.count(match fragment.kind {
+                seen.count(match &fragment.kind {
                     FragmentKind::Hole => "hole",
                     FragmentKind::Reserved => "reserved",
                     FragmentKind::Inline(_) => "inline",
+                    FragmentKind::Pack(r) if r.origin.is_some() => "shared",
                     FragmentKind::Pack(_) => "packed",
                 });
             }

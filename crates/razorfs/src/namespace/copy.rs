@@ -192,6 +192,12 @@ impl Namespace {
 
     /// How many bytes from the beginning are a hole.
     fn gap(&self, copy: Copy) -> Result<u64> {
+        let off = (copy.from_off % BLOCK64) as u32;
+        let first = self.store.layout(copy.from, copy.from_off / BLOCK64)?;
+        let here = first.runs.iter().find(|run| run.off + run.len > off);
+        if here.is_some_and(|run| !matches!(run.what, What::Hole)) {
+            return Ok(0);
+        }
         let end = copy.from_off + copy.len;
         let mut data = end;
         let blocks = copy.from_off / BLOCK64..end.div_ceil(BLOCK64);
@@ -285,7 +291,9 @@ impl Namespace {
         plan.written += u64::from(len);
         plan.cost += bytes.len().min(self.store.tuning.inline_max);
         match plan.writes.last_mut() {
-            Some((at, last)) if *at + last.len() as u64 == target && target % BLOCK64 != 0 => {
+            Some((at, last))
+                if *at + last.len() as u64 == target && !target.is_multiple_of(BLOCK64) =>
+            {
                 last.append(&mut bytes);
             }
             _ => {
