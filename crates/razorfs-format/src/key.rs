@@ -8,11 +8,13 @@
 //! | `I` | ino | [`crate::record::Inode`] |
 //! | `L` | ino, parent ino, cookie | empty: a back link, kept only while nlink > 1 |
 //! | `O` | ino | [`crate::record::Orphan`] |
+//! | `S` | pack, position of the frame | [`crate::record::Shared`] |
 //! | `X` | ino, hash of the name, seq u8 | [`crate::record::Xattr`] |
 //!
-//! `P`, `R` and `Z` are reserved. Ino is always the eight bytes at offset 5.
+//! `P`, `R` and `Z` are reserved. Ino is always the eight bytes at offset 5; in an `S` key, whose
+//! branch is that of the head, they are the pack.
 
-use crate::ids::{Branch, Ino};
+use crate::ids::{Branch, Ino, PackId};
 
 /// Which table a key belongs to. The discriminant is the byte on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -28,18 +30,21 @@ pub enum Tag {
     Link = b'L',
     /// Inodes to be reaped, or truncations to be finished.
     Orphan = b'O',
+    /// How many blocks share a frame; written by flushes alone, never journaled.
+    Shared = b'S',
     /// Extended attributes.
     Xattr = b'X',
 }
 
 impl Tag {
     /// All tables, in key order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Dirent,
         Self::Extent,
         Self::Inode,
         Self::Link,
         Self::Orphan,
+        Self::Shared,
         Self::Xattr,
     ];
 
@@ -52,6 +57,7 @@ impl Tag {
             b'I' => Self::Inode,
             b'L' => Self::Link,
             b'O' => Self::Orphan,
+            b'S' => Self::Shared,
             b'X' => Self::Xattr,
             _ => return None,
         })
@@ -62,7 +68,7 @@ impl Tag {
     pub const fn key_len(self) -> usize {
         match self {
             Self::Inode | Self::Orphan => 13,
-            Self::Dirent | Self::Extent => 21,
+            Self::Dirent | Self::Extent | Self::Shared => 21,
             Self::Xattr => 22,
             Self::Link => 29,
         }
@@ -135,6 +141,14 @@ impl Key {
     #[must_use]
     pub fn orphan(branch: Branch, ino: Ino) -> Self {
         Self::start(Tag::Orphan, branch, ino)
+    }
+
+    /// The frame whose header stands at `pos` of `pack`.
+    #[must_use]
+    pub fn shared(pack: PackId, pos: u64) -> Self {
+        let mut key = Self::start(Tag::Shared, Branch::HEAD, Ino(pack.0));
+        key.push(&pos.to_be_bytes());
+        key
     }
 
     /// Extended attribute of `ino` with this name hash; `seq` tells colliding names apart.
@@ -211,14 +225,21 @@ impl Key {
         }
     }
 
-    /// The inode: the directory of an entry, the file of an extent, else the inode itself.
+    /// The inode: the directory of an entry, the file of an extent, else the inode itself. Of a
+    /// shared frame it is [`Key::pack`].
     #[must_use]
     pub fn ino(&self) -> Ino {
         Ino(self.u64_at(5))
     }
 
+    /// The pack of a shared frame.
+    #[must_use]
+    pub fn pack(&self) -> PackId {
+        PackId(self.u64_at(5))
+    }
+
     /// The second number: cookie of an entry, block of an extent, parent of a link, name hash of
-    /// an attribute. Zero for inodes and orphans.
+    /// an attribute, position of a shared frame. Zero for inodes and orphans.
     #[must_use]
     pub fn second(&self) -> u64 {
         self.u64_at(13)
@@ -277,6 +298,7 @@ impl std::fmt::Debug for Key {
                 )
             }
             Tag::Orphan => write!(f, "O[{branch}]{ino}"),
+            Tag::Shared => write!(f, "S[{branch}]{ino}@{}", self.second()),
             Tag::Xattr => write!(
                 f,
                 "X[{branch}]{ino}:{:#x}.{}",

@@ -10,6 +10,8 @@
 //! | NEW | `5 | key string | value string`: a PUT of a key that never existed before, so that deleting it again needs no tombstone |
 //! | WHO | `6 | uid varint | gid varint | pid varint`: who asked, for the audit trail; changes nothing |
 //!
+//! Keys are those of any table but `S`, which follows from the extents.
+//!
 //! A PATCH lays one fragment over whatever the block already holds; it is resolved when the
 //! memtable is flushed, so that redo reads nothing and an appended log line is logged once.
 
@@ -176,7 +178,9 @@ impl Mutation {
         fn key(t: &mut Take<'_>) -> Result<Key> {
             let start = *t;
             let bytes = t.bytes(32)?;
+            // The counts of shared frames follow from the extents, and only flushes write them.
             Key::from_bytes(bytes)
+                .filter(|key| key.tag() != Tag::Shared)
                 .ok_or_else(|| start.error("a key", format_args!("bytes {bytes:02x?}")))
         }
         let start = *t;
@@ -257,4 +261,28 @@ pub fn decode_ops(payload: &[u8], place: Place) -> Result<Vec<Op>> {
         ops.push(Op { ty, mutations });
     }
     Ok(ops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PackId;
+    use crate::layout::FileName;
+
+    #[test]
+    fn the_count_of_a_shared_frame_is_never_journaled() {
+        let key = Key::shared(PackId(3), 4096);
+        let put = Mutation::Put {
+            key,
+            value: [1, 56].into(),
+            new: true,
+        };
+        for mutation in [put, Mutation::Del { key }] {
+            let mut bytes = Vec::new();
+            mutation.encode(&mut bytes);
+            let place = Place::new(FileName::Journal(0), 0);
+            let read = Mutation::decode(&mut Take::new(&bytes, place, "test"));
+            assert!(read.is_err(), "{read:?}");
+        }
+    }
 }

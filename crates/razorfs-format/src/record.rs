@@ -5,6 +5,7 @@
 //! | inode | `version 1 u8 | mode v | nlink v | uid v | gid v | rdev v | flags v | size v | blocks v | atime, mtime, ctime, btime (seconds sv, nanoseconds v) | parent v | cookie u64 | entries v | target bytes` |
 //! | dirent | `kind u8 | ino v | name bytes` |
 //! | extent | fragments until the end, sorted, not overlapping |
+//! | shared | `count v | bytes v`: blocks that refer to the frame, at least 1, and its bytes in the pack |
 //! | orphan | `1 u8` reap the inode; `2 u8 | from v` extents from block `from` on are being removed |
 //! | xattr | `name bytes | value bytes` |
 //!
@@ -16,12 +17,14 @@
 //! crc u32 each: one for a compressed frame, one for each 16 KiB of a raw one`).
 
 mod fragment;
+mod shared;
 
 use crate::error::{Place, Result};
 use crate::ids::Ino;
 use crate::wire::{Put, Take};
 
 pub use fragment::{Codec, Extent, Fragment, FragmentKind, Origin, PackRef};
+pub use shared::Shared;
 
 /// log2 of the size of a logical block.
 pub const BLOCK_LOG2: u32 = 17;

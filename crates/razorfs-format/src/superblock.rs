@@ -63,7 +63,11 @@ pub const KNOWN_COMPAT: u64 = 0;
 /// Features without which a volume may still be read.
 pub const KNOWN_RO_COMPAT: u64 = 0;
 /// Features without which a volume may not be touched.
-pub const KNOWN_INCOMPAT: u64 = 0;
+pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES;
+/// Incompatible: blocks share frames, which `S` records count. Set durably before the first
+/// reference with an origin is journaled: who does not count them would take the frames of a
+/// removed file for dead.
+pub const SHARED_FRAMES: u64 = 1;
 
 /// Where the fields stand in a slot.
 pub mod offset {

@@ -123,7 +123,9 @@ fn unknown_features_close_doors() {
     assert_eq!(f.access(), Access::Writable);
     f.ro_compat = 4;
     assert_eq!(f.access(), Access::ReadOnly(4));
-    f.incompat = 8;
+    f.incompat = SHARED_FRAMES;
+    assert_eq!(f.access(), Access::ReadOnly(4));
+    f.incompat |= 8;
     assert_eq!(f.access(), Access::Refused(8));
 }
 

@@ -59,7 +59,7 @@ const KINDS: [(Kind, u32); 28] = [
     (Kind::Write, 140),
     (Kind::Append, 40),
     (Kind::Allocate, 35),
-    (Kind::Copy, 20),
+    (Kind::Copy, 50),
     (Kind::SetXattr, 30),
     (Kind::RemoveXattr, 12),
     (Kind::Transaction, 25),
@@ -396,12 +396,20 @@ impl Workload {
         } else {
             self.file(model)
         };
+        // Often much or all of a file, so that whole frames are shared, and shared again.
+        let size = model.resolve(&from).and_then(|i| model.node(i));
+        let size = size.map_or(0, |n| n.size).min(1 << 20);
+        let (from_offset, len) = match self.rng.range(0..4) {
+            0 => (0, size),
+            1 => (4096 * self.rng.range(0..4), self.rng.range(0..size.max(1))),
+            _ => (self.offset(model, &from).min(1 << 30), self.len()),
+        };
         Op::Copy {
-            from_offset: self.offset(model, &from).min(1 << 30),
+            from_offset,
             to_offset: self.offset(model, &to),
             from,
             to,
-            len: self.len().max(1),
+            len: len.max(1),
         }
     }
 

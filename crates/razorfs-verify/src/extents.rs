@@ -8,12 +8,16 @@ use crate::FindingKind as K;
 use crate::namespace::{Node, Nodes, place_of, unreadable};
 use crate::packs::Packs;
 use crate::session::Session;
+use crate::shares::Shares;
 use crate::view::{Found, View};
 
 const BLOCK64: u64 = BLOCK as u64;
 
+/// What references are compared with.
+type Data = (Shares, Packs);
+
 /// Checks all extents.
-pub fn check(s: &mut Session<'_>, nodes: &Nodes, view: &View, mut packs: Option<&mut Packs>) {
+pub fn check(s: &mut Session<'_>, nodes: &Nodes, view: &View, mut data: Option<&mut Data>) {
     let mut done = 0;
     view.scan(s, Tag::Extent, &mut |s, found| {
         if done % 4096 == 0 {
@@ -23,8 +27,8 @@ pub fn check(s: &mut Session<'_>, nodes: &Nodes, view: &View, mut packs: Option<
         if found.key.branch() != Branch::HEAD {
             return;
         }
-        let packs = packs.as_deref_mut();
-        if let Err(e) = extent(s, nodes, &found, packs) {
+        let data = data.as_deref_mut();
+        if let Err(e) = extent(s, nodes, &found, data) {
             unreadable(s, &found.key, &e);
         }
     });
@@ -34,7 +38,7 @@ fn extent(
     s: &mut Session<'_>,
     nodes: &Nodes,
     found: &Found<'_>,
-    packs: Option<&mut Packs>,
+    data: Option<&mut Data>,
 ) -> Result<(), FormatError> {
     let flushed = match found.flushed {
         Some(value) => Extent::decode(value, place_of())?.fragments,
@@ -45,8 +49,8 @@ fn extent(
         s.checked.extents += 1;
         place(s, nodes, &found.key, &fragments);
     }
-    if let Some(packs) = packs {
-        packs.count(&flushed);
+    if let Some((shares, packs)) = data {
+        packs.count(shares.refer(s, &found.key, &flushed));
         for fragment in &fragments {
             if let FragmentKind::Pack(r) = &fragment.kind {
                 packs.refer(s, &found.key, fragment, r);

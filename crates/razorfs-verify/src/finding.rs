@@ -265,6 +265,12 @@ kinds! {
     PackTornHole = 614 Note
         "Space of data that no file refers to was given back in part only, by a power failure."
         "None: the rest goes with the pack.";
+    SharedCount = 615 Error
+        "More blocks share data than the volume says: the data could be removed too early."
+        "Do not write to the volume; run `razorfs repair`: it counts again.";
+    SharedCountHigh = 616 Warning
+        "Fewer blocks share data than the volume says: their space may not come back."
+        "Run `razorfs repair`: it counts again.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

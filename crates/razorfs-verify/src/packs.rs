@@ -15,9 +15,9 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{
     Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, HEADER_LEN, Scanned, TrailerEntry,
-    check_header, decode_trailer, frame_end, frame_len, scan_frames,
+    check_header, decode_trailer, frame_end, scan_frames,
 };
-use razorfs_format::record::{Fragment, FragmentKind, PackRef};
+use razorfs_format::record::{Fragment, PackRef};
 use razorfs_format::{Epoch, FormatError, PackId, VolumeId};
 
 use crate::FindingKind as K;
@@ -136,20 +136,9 @@ impl Packs {
         s.progress("packs", total, total);
     }
 
-    /// Counts what a block of the segments refers to.
-    pub fn count(&mut self, fragments: &[Fragment]) {
-        let mut frames: Vec<(PackId, u64, u64)> = fragments
-            .iter()
-            .filter_map(|f| match &f.kind {
-                FragmentKind::Pack(r) if r.origin.is_none() => {
-                    Some((r.pack, r.pos, frame_len(r.stored_len)))
-                }
-                _ => None,
-            })
-            .collect();
-        frames.sort_unstable();
-        frames.dedup_by_key(|(pack, pos, _)| (*pack, *pos));
-        for (id, _, bytes) in frames {
+    /// Counts frames that the segments refer to, each once.
+    pub fn count(&mut self, frames: Vec<(PackId, u64)>) {
+        for (id, bytes) in frames {
             if let Some(pack) = self.packs.get_mut(&id) {
                 pack.live = pack.live.saturating_add(bytes);
             }

@@ -24,7 +24,7 @@ impl Churn {
         let name = format!("n{}", self.rng.below(self.names));
         let name = name.as_bytes();
         let found = self.volume.lookup(Ino::ROOT, name).ok();
-        match (self.rng.below(16), found) {
+        match (self.rng.below(20), found) {
             (0..=4, None) => {
                 let node = self
                     .volume
@@ -66,6 +66,19 @@ impl Churn {
                 // Nameless and held, to be removed at the next mount.
                 self.volume.pin(stat.ino, 1);
                 self.volume.unlink(Ino::ROOT, name)?;
+            }
+            (16..=18, Some(stat)) => {
+                let other = format!("n{}", self.rng.below(self.names));
+                if let Ok(to) = self.volume.lookup(Ino::ROOT, other.as_bytes()) {
+                    let (from_off, to_off) = (self.rng.below(50_000), self.rng.below(200_000));
+                    let len = 1 + self.rng.below(150_000);
+                    let copied = (self.volume).copy_range(stat.ino, from_off, to.ino, to_off, len);
+                    match copied {
+                        // The file may be the same, and the ranges overlap.
+                        Ok(_) | Err(razorfs::Error::Invalid(_)) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
             }
             (12, _) => drop(self.volume.step(Step::Reap)?),
             (13, _) => drop(self.volume.step(Step::Compact)?),

@@ -568,8 +568,8 @@ fn what_is_planted_is_found() {
         .into_iter()
         .flat_map(|group| check_all(group()))
         .collect();
-    // Planted below.
-    kinds.insert(K::Unreadable);
+    // Planted below, and in `shared.rs`.
+    kinds.extend([K::Unreadable, K::SharedCount, K::SharedCountHigh]);
     let all: BTreeSet<K> = K::ALL.iter().copied().collect();
     assert_eq!(kinds, all);
 }

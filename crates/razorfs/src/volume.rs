@@ -274,6 +274,8 @@ impl Volume {
     }
 
     /// Copies bytes between files, or between ranges of one that do not overlap; answers how many.
+    /// What stands in packs is shared and not copied, so that it takes no space until one of both
+    /// is written over; that is all that was synced. Up to 1 MiB is copied wholly or not at all.
     pub fn copy_range(
         &self,
         from: Ino,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Place;
-use crate::ids::{Branch, Epoch, Ino, SegmentId, VolumeId};
+use crate::ids::{Branch, Epoch, Ino, PackId, SegmentId, VolumeId};
 use crate::key::{Key, Tag};
 use crate::layout::FileName;
 use crate::record::{Codec, Dirent, FileKind};
@@ -215,6 +215,7 @@ fn any_key(tag: Tag) -> impl Strategy<Value = Key> {
             Tag::Inode => Key::inode(branch, Ino(second)),
             Tag::Link => Key::link(branch, ino, Ino(second), u64::from(seq)),
             Tag::Orphan => Key::orphan(branch, Ino(second)),
+            Tag::Shared => Key::shared(PackId(ino.0), second),
             Tag::Xattr => Key::xattr(branch, ino, second, seq),
         }
     })

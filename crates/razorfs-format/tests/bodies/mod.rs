@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Body)] = &[
     ("dirent", records::dirent),
     ("extent", records::extent),
     ("orphan", records::orphan),
+    ("shared", records::shared),
     ("xattr", records::xattr),
     ("file_name", records::file_name),
     ("superblock", roots::superblock),

@@ -2,7 +2,7 @@
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::{DIRECTORIES, FileName};
-use razorfs_format::record::{Dirent, Extent, Inode, Orphan, Xattr, is_name};
+use razorfs_format::record::{Dirent, Extent, Inode, Orphan, Shared, Xattr, is_name};
 use razorfs_format::wire::{Put, Take};
 
 use super::HERE;
@@ -44,7 +44,7 @@ pub fn key(data: &[u8]) {
             let next = key.successor();
             let wrapped = bytes.iter().skip(1).all(|b| *b == 0xff);
             assert!(next > key || wrapped);
-            let _ = (key.branch(), key.ino(), key.xattr_seq());
+            let _ = (key.branch(), key.ino(), key.pack(), key.xattr_seq());
             if tag.key_len() >= 21 {
                 let _ = key.second();
             }
@@ -85,6 +85,12 @@ pub fn extent(data: &[u8]) {
 pub fn orphan(data: &[u8]) {
     if let Ok(orphan) = Orphan::decode(data, HERE) {
         assert_eq!(&*orphan.to_bytes(), data);
+    }
+}
+
+pub fn shared(data: &[u8]) {
+    if let Ok(shared) = Shared::decode(data, HERE) {
+        assert_eq!(&*shared.to_bytes(), data);
     }
 }
 

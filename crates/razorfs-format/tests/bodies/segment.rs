@@ -12,7 +12,7 @@ use razorfs_format::segment::{
     Block, BlockBuilder, FOOTER_LEN, Filter, Footer, HEADER_LEN, Header, Position, ValueBuf,
     filter, filter_hash,
 };
-use razorfs_format::{Branch, Epoch, Ino};
+use razorfs_format::{Branch, Epoch, Ino, PackId};
 
 use super::{HERE, SEGMENT, Source, VID, fit, put};
 
@@ -292,6 +292,7 @@ fn next_row(from: &mut Source<'_>, tag: Tag, n: &mut u64) -> Row {
         Tag::Inode => Key::inode(head, Ino(*n)),
         Tag::Link => Key::link(head, ino, Ino(2), *n),
         Tag::Orphan => Key::orphan(head, Ino(*n)),
+        Tag::Shared => Key::shared(PackId(ino.0), *n),
         Tag::Xattr => Key::xattr(head, ino, *n, shape & 1),
     };
     let value = match (shape >> 4, tag) {

@@ -6,8 +6,8 @@ use razorfs_format::names;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::pack::{TrailerEntry, encode_trailer};
 use razorfs_format::record::{
-    Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Inode, Origin, Orphan, PackRef, Time,
-    Xattr,
+    Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Inode, Origin, Orphan, PackRef,
+    Shared, Time, Xattr,
 };
 use razorfs_format::segment::BlockBuilder;
 use razorfs_format::superblock::{
@@ -124,6 +124,9 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "extent" => vec![extent().to_bytes().into(), Vec::new()],
         "orphan" => [Orphan::Reap, Orphan::Trim { from: 1 << 40 }]
             .map(|o| o.to_bytes().into())
+            .into(),
+        "shared" => [(1, 56), (1 << 40, 131_128)]
+            .map(|(count, bytes)| Shared { count, bytes }.to_bytes().into())
             .into(),
         "xattr" => vec![xattr()],
         "ops" => vec![ops()],

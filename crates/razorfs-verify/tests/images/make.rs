@@ -177,6 +177,31 @@ fn unclean(clean: &Image) -> SimDisk {
     copy
 }
 
+/// A volume of files that share data, some of it as the segments and some as the journal has it.
+fn shared(clean: &Image) -> Image {
+    let (disk, env) = (SimDisk::from_image(clean), SimEnv::new(SEED + 3));
+    let volume = open(&disk, &env, Compression::Lz4);
+    let source = put(&volume, Ino::ROOT, "shared", &text(40_000, 11));
+    volume.write(source, 200_000, &text(9000, 12)).unwrap();
+    volume.step(Step::Commit).unwrap();
+    let copy = put(&volume, Ino::ROOT, "copy", b"");
+    volume.copy_range(source, 0, copy, 0, u64::MAX).unwrap();
+    let parts = put(&volume, Ino::ROOT, "parts", b"");
+    volume
+        .copy_range(copy, 5000, parts, 130_000, 20_000)
+        .unwrap();
+    volume.checkpoint().unwrap();
+    volume.unlink(Ino::ROOT, b"shared").unwrap();
+    volume.write(copy, 10_000, &text(8000, 13)).unwrap();
+    volume.checkpoint().unwrap();
+    let again = put(&volume, Ino::ROOT, "again", b"");
+    volume.copy_range(copy, 0, again, 4000, u64::MAX).unwrap();
+    volume.sync().unwrap();
+    let image = image_of(&disk);
+    drop(volume);
+    image
+}
+
 /// The power fails while a batch is written: the first seed that leaves a torn one.
 fn torn(unclean: &Image) -> Image {
     for seed in 0..400 {
@@ -214,7 +239,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
+    "shared",
     "torn",
     "journal-damaged",
     "segment-damaged",
@@ -235,6 +261,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        shared(&clean),
         torn(&unclean),
         flipped(&unclean, Dir::Journal, K::JournalBatchDamaged),
         flipped(&clean, Dir::Meta, K::SegmentBlock),

@@ -18,7 +18,7 @@ use razorfs_format::pack::{
     Depth, Footer as PackFooter, HEADER_LEN, Scanned, decode_trailer, encode_header,
     encode_trailer, scan_frames,
 };
-use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Xattr};
+use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Shared, Xattr};
 use razorfs_format::segment::check::check_segment;
 use razorfs_format::segment::seal::unseal;
 use razorfs_format::segment::{
@@ -44,7 +44,9 @@ impl Seen {
         let mut wanted: BTreeSet<String> = ["superblock", "manifest", "journal file", "batch"]
             .into_iter()
             .chain(["frame", "pack trailer", "block of D"])
-            .chain(["inline", "packed", "PUT", "NEW", "DEL", "PATCH", "CTR"])
+            .chain([
+                "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR",
+            ])
             .map(String::from)
             .collect();
         for tag in Tag::ALL {
@@ -151,15 +153,17 @@ fn record(key: &Key, value: &[u8], seen: &mut Seen) -> Result<(), FormatError> {
         Tag::Dirent => Dirent::decode(value, place)?.to_bytes(),
         Tag::Inode => Inode::decode(value, place)?.to_bytes(),
         Tag::Orphan => Orphan::decode(value, place)?.to_bytes(),
+        Tag::Shared => Shared::decode(value, place)?.to_bytes(),
         Tag::Xattr => Xattr::decode(value, place)?.to_bytes(),
         Tag::Link => Box::default(),
         Tag::Extent => {
             let extent = Extent::decode(value, place)?;
             for fragment in &extent.fragments {
-                seen.count(match fragment.kind {
+                seen.count(match &fragment.kind {
                     FragmentKind::Hole => "hole",
                     FragmentKind::Reserved => "reserved",
                     FragmentKind::Inline(_) => "inline",
+                    FragmentKind::Pack(r) if r.origin.is_some() => "shared",
                     FragmentKind::Pack(_) => "packed",
                 });
             }

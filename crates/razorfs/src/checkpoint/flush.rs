@@ -1,14 +1,15 @@
 //! A frozen memtable becomes segments: patches are resolved against what lies below, inline bytes
-//! that grew too large move into packs, and the account of the packs follows.
+//! that grew too large move into packs, and what came and went of the references to frames is
+//! summed up.
 
-use razorfs_format::SegmentId;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::record::{Extent, Fragment, FragmentKind};
+use razorfs_format::{Epoch, SegmentId};
 
 use super::Installer;
 use crate::Result;
-use crate::data::{self, FrameIdentity, FrameWrite};
+use crate::data::{self, FrameIdentity, FrameWrite, Settled, Turnover};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::memtable::Slot;
 use crate::tree::piece::Piece;
@@ -22,8 +23,10 @@ const GATHER: usize = 8 << 20;
 pub(super) struct Flushed {
     /// The segments, under their temporary names.
     pub segments: Vec<SegmentMeta>,
-    /// Extents before and after, where they differ.
-    pub extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
+    /// The references to frames that came and went.
+    turnover: Turnover,
+    /// What that means for the packs.
+    pub settled: Settled,
 }
 
 /// Writes the segments of a frozen memtable. After an error `flushed` has those that were written.
@@ -37,17 +40,20 @@ pub(super) fn flush(
     let run = installer.next_run;
     let epoch = frozen.memtable.epoch;
     for tag in Tag::ALL {
-        let records: Vec<Record> = if tag == Tag::Extent {
-            extents(core, installer, version, frozen, flushed)?
-        } else {
-            let records = frozen.memtable.sorted(tag, |slot| match slot {
-                Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
-                Slot::Del | Slot::Block(_) => None,
-            });
-            records
-                .into_iter()
-                .map(|(key, value)| Record { key, epoch, value })
-                .collect()
+        let records: Vec<Record> = match tag {
+            Tag::Extent => extents(core, installer, version, frozen, flushed)?,
+            // After the extents, from which they follow.
+            Tag::Shared => shared(version, epoch, flushed)?,
+            _ => {
+                let records = frozen.memtable.sorted(tag, |slot| match slot {
+                    Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
+                    Slot::Del | Slot::Block(_) => None,
+                });
+                records
+                    .into_iter()
+                    .map(|(key, value)| Record { key, epoch, value })
+                    .collect()
+            }
         };
         if records.is_empty() {
             continue;
@@ -66,6 +72,20 @@ pub(super) fn flush(
         )?);
     }
     Ok(())
+}
+
+/// The counts of shared frames that the flush changes.
+fn shared(version: &Version, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
+    let turnover = std::mem::take(&mut flushed.turnover);
+    flushed.settled = turnover.settle(|pack, pos| version.shared(pack, pos))?;
+    let counts = flushed.settled.counts.iter();
+    Ok(counts
+        .map(|(pack, pos, count)| Record {
+            key: Key::shared(*pack, *pos),
+            epoch,
+            value: count.map(|c| c.to_bytes().into()),
+        })
+        .collect())
 }
 
 /// A block on its way to its record.
@@ -195,7 +215,7 @@ fn finish(
         let value = (!extent.fragments.is_empty()).then(|| extent.to_bytes().into());
         records.push(Record { key, epoch, value });
         if block.before != extent.fragments {
-            flushed.extents.push((block.before, extent.fragments));
+            flushed.turnover.note(&block.before, &extent.fragments);
         }
     }
     Ok(())

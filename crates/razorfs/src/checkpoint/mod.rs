@@ -32,11 +32,10 @@ use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
-use razorfs_format::record::Fragment;
-use razorfs_format::superblock::{ManifestRef, State, Superblock};
+use razorfs_format::superblock::{ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
-use crate::data::{Account, PackWriter, Position};
+use crate::data::{Account, PackWriter, Position, Settled};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
@@ -126,8 +125,8 @@ struct Edit {
     removed: Vec<SegmentId>,
     /// The frozen memtable that `added` holds.
     flushed: Option<Arc<Frozen>>,
-    /// Extents before and after, for the account of the packs.
-    extents: Vec<(Vec<Fragment>, Vec<Fragment>)>,
+    /// For the account of the packs.
+    settled: Settled,
 }
 
 /// The next generation.
@@ -246,7 +245,7 @@ impl Checkpointer {
             cold: Some(cold),
             removed: Vec::new(),
             flushed: Some(Arc::clone(frozen)),
-            extents: flushed.extents,
+            settled: flushed.settled,
         };
         self.install(installer, Some(edit), state)?;
         self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -301,7 +300,7 @@ impl Checkpointer {
             cold: None,
             removed: output.removed,
             flushed: None,
-            extents: Vec::new(),
+            settled: Settled::default(),
         };
         self.install(&mut installer, Some(edit), State::Dirty)?;
         self.core.counts.compactions.fetch_add(1, Ordering::Relaxed);
@@ -335,6 +334,23 @@ impl Checkpointer {
             }
             self.core.note_room();
         }
+    }
+
+    /// Lets blocks share frames from now on. Both generations that could be mounted say so before:
+    /// a version that does not count shared frames must open neither.
+    pub fn allow_sharing(&self) -> Result<()> {
+        let mut installer = self.installer.lock();
+        if self.core.sharing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.core.check_writable()?;
+        installer.superblock.features.incompat |= SHARED_FRAMES;
+        for _ in 0..2 {
+            let installed = self.install(&mut installer, None, State::Dirty);
+            self.core.latching(installed)?;
+        }
+        self.core.sharing.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Writes the next generation.
@@ -392,9 +408,7 @@ impl Checkpointer {
         let (mut packs, mut dead, mut tables) = (Vec::new(), Vec::new(), None);
         if let Some(edit) = edit {
             let mut account = installer.account.clone();
-            for (before, after) in &edit.extents {
-                account.apply(before, after);
-            }
+            account.apply(&edit.settled);
             let mut manifest = self.next_manifest(installer, edit, superblock.generation);
             // An identity is used once, whatever comes of it: the superblock of a try that seems
             // to have failed may be on the disk, and name the manifest of that try.

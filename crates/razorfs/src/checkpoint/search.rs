@@ -64,6 +64,10 @@ impl Checkpointer {
     ) -> Result<Vec<std::ops::Range<u64>>> {
         let frames = self.core.reader.entries(pack, len)?;
         dead_runs(&frames, &mut |frame| {
+            // The file that wrote it may be gone, or have written over it.
+            if version.shared(pack, frame.pos)?.is_some() {
+                return Ok(true);
+            }
             let key = Key::extent(frame.branch, frame.ino, frame.block);
             let mut used = frames_of(&version.base_extent(&key)?);
             Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))

@@ -1,7 +1,7 @@
 //! What in each pack is still referred to.
 //!
-//! Counting happens only when a memtable is flushed: for each block the frames of the old list
-//! that the new one lacks are debited, those that only the new one has are credited. So what was
+//! Counting happens only when a memtable is flushed: a frame that the first reference came to is
+//! credited, one that the last reference has left is debited ([`super::Turnover`]). So what was
 //! written and overwritten within one epoch is never counted, and the sum over all flushes is what
 //! a recount of all extents finds.
 
@@ -10,11 +10,10 @@ use std::ops::Range;
 
 use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{HEADER_LEN, PackState};
-use razorfs_format::record::Fragment;
 use razorfs_format::{Epoch, PackId};
 
 use super::dead::DeadRuns;
-use super::fragments::{FrameUse, frames_of};
+use super::turnover::Settled;
 
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
 #[derive(Clone, Debug, Default)]
@@ -47,26 +46,20 @@ impl Account {
         *meta = known.meta(meta.live);
     }
 
-    /// Counts what replacing one block's list by another does.
-    pub fn apply(&mut self, before: &[Fragment], after: &[Fragment]) {
-        let own = |list| frames_of(list).filter(|f| !f.foreign);
-        let (old, new): (Vec<FrameUse>, Vec<FrameUse>) =
-            (own(before).collect(), own(after).collect());
-        // Both are sorted by (pack, pos), each of which occurs once.
-        let at = |f: &FrameUse| (f.pack, f.pos);
-        let lacks =
-            |list: &[FrameUse], f: &FrameUse| list.binary_search_by_key(&at(f), at).is_err();
-        for f in new.iter().filter(|f| lacks(&old, f)) {
-            self.entry(f.pack).live += f.bytes;
+    /// Counts what a flush has changed.
+    pub fn apply(&mut self, settled: &Settled) {
+        for (pack, bytes) in &settled.born {
+            self.entry(*pack).live += bytes;
         }
-        for f in old.iter().filter(|f| lacks(&new, f)) {
-            let used = self.entry(f.pack);
+        for (pack, frame) in &settled.died {
+            let bytes = frame.end - frame.start;
+            let used = self.entry(*pack);
             debug_assert!(
-                used.live >= f.bytes,
+                used.live >= bytes,
                 "a frame is debited that was not credited"
             );
-            used.live = used.live.saturating_sub(f.bytes);
-            self.dead.died(f.pack, f.pos..f.pos.saturating_add(f.bytes));
+            used.live = used.live.saturating_sub(bytes);
+            self.dead.died(*pack, frame.clone());
         }
     }
 

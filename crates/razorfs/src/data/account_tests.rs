@@ -1,15 +1,23 @@
 //! The account against a recount of everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use razorfs_format::pack::TrailerEntry;
-use razorfs_format::record::{Codec, FragmentKind, Origin, PackRef};
+use razorfs_format::record::{Codec, Fragment, FragmentKind, Origin, PackRef, Shared};
 use razorfs_format::{Branch, Ino};
 
 use super::super::dead::{PUNCH_MIN, dead_runs};
-use super::super::fragments::overlay;
+use super::super::fragments::{frames_of, overlay};
+use super::super::turnover::Turnover;
 use super::*;
+
+/// One flush that replaces one block, where nothing is shared.
+fn apply(account: &mut Account, before: &[Fragment], after: &[Fragment]) {
+    let mut turnover = Turnover::default();
+    turnover.note(before, after);
+    account.apply(&turnover.settle(|_, _| Ok(None)).unwrap());
+}
 
 /// What happens to one of a few blocks.
 #[derive(Clone, Debug)]
@@ -19,7 +27,14 @@ enum Step {
         block: usize,
         off: u32,
         len: u32,
-        foreign: bool,
+    },
+    /// A part of what a block shows of a frame is laid over another, or the same, block.
+    Share {
+        from: usize,
+        nth: usize,
+        cut: u32,
+        to: usize,
+        off: u32,
     },
     Erase {
         block: usize,
@@ -33,10 +48,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let range = (0..8u32, 1..8u32).prop_map(|(o, l)| (o * 16384, l * 16384));
     let step = prop_oneof![
-        6 => (0..6usize, range.clone(), prop::bool::weighted(0.1)).prop_map(
-            |(block, (off, len), foreign)| {
-                Step::Write { block, off, len: len.min(131_072 - off), foreign }
-            }
+        6 => (0..6usize, range.clone()).prop_map(|(block, (off, len))| {
+            Step::Write { block, off, len: len.min(131_072 - off) }
+        }),
+        4 => (0..6usize, 0..9usize, 0..3u32, 0..6usize, 0..131_072u32).prop_map(
+            |(from, nth, cut, to, off)| Step::Share { from, nth, cut, to, off }
         ),
         2 => (0..6usize, range).prop_map(|(block, (off, len))| {
             Step::Erase { block, off, len: len.min(131_072 - off) }
@@ -54,7 +70,7 @@ struct Packs {
 }
 
 impl Packs {
-    fn frame(&mut self, len: u32, birth: Epoch, foreign: bool) -> (PackRef, Option<PackState>) {
+    fn frame(&mut self, len: u32, birth: Epoch) -> (PackRef, Option<PackState>) {
         let mut sealed = None;
         if self.open.len > 1_000_000 {
             sealed = Some(PackState {
@@ -70,12 +86,6 @@ impl Packs {
             ino: Ino(1),
             block: 0,
         };
-        let origin = Origin {
-            branch: Branch(1),
-            ino: Ino(5),
-            block: 5,
-            offset: 0,
-        };
         let r = PackRef {
             pack: self.open.id,
             pos: entry.pos,
@@ -84,7 +94,7 @@ impl Packs {
             skip: 0,
             codec: Codec::None,
             birth,
-            origin: foreign.then_some(origin),
+            origin: None,
             crcs: Box::new([]),
         };
         self.all.push(entry);
@@ -92,6 +102,76 @@ impl Packs {
         self.open.cover(&r);
         (r, sealed)
     }
+}
+
+/// What sharing does to the lists: all of the frame in the source's block gets an origin, and a
+/// part of one piece is laid over the target.
+fn share(now: &mut [Vec<Fragment>], step: &Step) {
+    let Step::Share {
+        from,
+        nth,
+        cut,
+        to,
+        off,
+    } = step
+    else {
+        return;
+    };
+    let packed = |f: &&Fragment| matches!(f.kind, FragmentKind::Pack(_));
+    let seen: Vec<Fragment> = now[*from].iter().filter(packed).cloned().collect();
+    let Some(piece) = seen.get(*nth) else {
+        return;
+    };
+    let FragmentKind::Pack(r) = &piece.kind else {
+        return;
+    };
+    let origin = r.origin.unwrap_or_else(|| Origin {
+        branch: Branch::HEAD,
+        ino: Ino(1),
+        block: *from as u64,
+        offset: piece.off - r.skip,
+    });
+    for f in &mut now[*from] {
+        if let FragmentKind::Pack(s) = &mut f.kind
+            && (s.pack, s.pos) == (r.pack, r.pos)
+        {
+            s.origin = Some(origin);
+        }
+    }
+    let cut = piece.len / 4 * cut;
+    let (skip, len) = (r.skip + cut, (piece.len - cut).min(131_072 - off));
+    let origin = Some(origin);
+    let kind = FragmentKind::Pack(PackRef {
+        skip,
+        origin,
+        ..r.clone()
+    });
+    overlay(
+        &mut now[*to],
+        Fragment {
+            off: *off,
+            len,
+            kind,
+        },
+    );
+}
+
+type Counts = BTreeMap<(PackId, u64), Shared>;
+
+/// Each reference of each kind, counted one by one.
+fn recount(blocks: &[Vec<Fragment>]) -> (BTreeSet<(PackId, u64)>, Counts) {
+    let (mut live, mut counts) = (BTreeSet::new(), Counts::new());
+    for f in blocks.iter().flat_map(|list| frames_of(list)) {
+        live.insert((f.pack, f.pos));
+        if f.foreign {
+            let none = Shared {
+                count: 0,
+                bytes: f.bytes,
+            };
+            counts.entry((f.pack, f.pos)).or_insert(none).count += 1;
+        }
+    }
+    (live, counts)
 }
 
 proptest! {
@@ -104,33 +184,41 @@ proptest! {
         // What was flushed, and what a memtable on top of it says.
         let mut flushed: Vec<Vec<Fragment>> = vec![Vec::new(); 6];
         let mut now = flushed.clone();
+        let mut counts = Counts::new();
         // Dead for good, as of each flush.
         let mut punched: BTreeSet<(PackId, u64)> = BTreeSet::new();
         for step in steps.into_iter().chain([Step::Flush, Step::Flush]) {
             match step {
-                Step::Write { block, off, len, foreign } => {
-                    let (r, sealed) = packs.frame(len, epoch, foreign);
+                Step::Write { block, off, len } => {
+                    let (r, sealed) = packs.frame(len, epoch);
                     account.note(&packs.open);
                     if let Some(sealed) = sealed {
                         account.note(&sealed);
                     }
                     overlay(&mut now[block], Fragment { off, len, kind: FragmentKind::Pack(r) });
                 }
+                Step::Share { .. } => share(&mut now, &step),
                 Step::Erase { block, off, len } => {
                     overlay(&mut now[block], Fragment { off, len, kind: FragmentKind::Hole });
                 }
                 Step::Flush => {
+                    let mut turnover = Turnover::default();
                     for (old, new) in flushed.iter_mut().zip(&now) {
-                        account.apply(old, new);
+                        turnover.note(old, new);
                         old.clone_from(new);
                     }
+                    let settled =
+                        turnover.settle(|pack, pos| Ok(counts.get(&(pack, pos)).copied())).unwrap();
+                    for (pack, pos, count) in &settled.counts {
+                        match count {
+                            Some(count) => counts.insert((*pack, *pos), *count),
+                            None => counts.remove(&(*pack, *pos)),
+                        };
+                    }
+                    account.apply(&settled);
                     account.flushed(epoch);
-                    let live: BTreeSet<(PackId, u64)> = flushed
-                        .iter()
-                        .flat_map(|list| frames_of(list))
-                        .filter(|f| !f.foreign)
-                        .map(|f| (f.pack, f.pos))
-                        .collect();
+                    let (live, counted) = recount(&flushed);
+                    prop_assert_eq!(&counts, &counted);
                     for p in account.packs() {
                         let count: u64 = packs
                             .all
@@ -164,7 +252,7 @@ proptest! {
             let live: BTreeSet<u64> = flushed
                 .iter()
                 .flat_map(|list| frames_of(list))
-                .filter(|f| f.pack == p.id && !f.foreign)
+                .filter(|f| f.pack == p.id)
                 .map(|f| f.pos)
                 .collect();
             let list: Vec<TrailerEntry> = packs
@@ -231,20 +319,24 @@ fn a_run_is_given_out_when_old_enough_and_again_when_it_has_grown() {
     let at = |n: u64| 4096 + n * 8192;
     let mut account = Account::new([pack(1, true, 100 * 8192, 100 * 8192, 3)]);
     for n in (0..7).chain(8..10) {
-        account.apply(&[fragment(at(n), len)], &[]);
+        apply(&mut account, &[fragment(at(n), len)], &[]);
     }
     account.flushed(Epoch(5));
     assert_eq!(account.take_punchable(Epoch(5)), []);
-    account.apply(&[fragment(at(7), len)], &[]);
+    apply(&mut account, &[fragment(at(7), len)], &[]);
     account.flushed(Epoch(6));
     assert_eq!(account.take_punchable(Epoch(5)), []);
     // The header of the first frame stays.
     let first = [(PackId(1), 8192..at(10))];
     assert_eq!(account.take_punchable(Epoch(6)), first);
     assert_eq!(account.take_punchable(Epoch(6)), []);
-    account.apply(&[fragment(at(10), len)], &[fragment(at(10), len)]);
-    account.apply(&[fragment(at(11), len)], &[]);
-    account.apply(&[fragment(at(10), len)], &[]);
+    apply(
+        &mut account,
+        &[fragment(at(10), len)],
+        &[fragment(at(10), len)],
+    );
+    apply(&mut account, &[fragment(at(11), len)], &[]);
+    apply(&mut account, &[fragment(at(10), len)], &[]);
     account.flushed(Epoch(7));
     assert_eq!(
         account.take_punchable(Epoch(7)),
@@ -283,4 +375,48 @@ fn packs_are_deletable_and_cleanable_only_when_all_of_them_was_flushed() {
     let known = account.get(PackId(2)).unwrap();
     assert!(known.sealed && known.total == 1000 && known.last_birth == Epoch(4));
     assert_eq!(account.totals(), (8 * (1000 + HEADER_LEN), 1610));
+}
+
+fn shared(mut f: Fragment) -> Fragment {
+    if let FragmentKind::Pack(r) = &mut f.kind {
+        r.origin = Some(Origin {
+            branch: Branch::HEAD,
+            ino: Ino(9),
+            block: 0,
+            offset: 0,
+        });
+    }
+    f
+}
+
+#[test]
+fn a_frame_that_becomes_shared_is_neither_debited_nor_credited() {
+    let own = fragment(4096, 1000);
+    let mut account = Account::new([pack(1, true, 2000, 1056, 1)]);
+    let mut turnover = Turnover::default();
+    // The order in which blocks come does not matter, nor that of losing and gaining.
+    turnover.note(&[], &[shared(own.clone())]);
+    turnover.note(std::slice::from_ref(&own), &[shared(own.clone())]);
+    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    let two = Shared {
+        count: 2,
+        bytes: 1056,
+    };
+    assert_eq!(settled.counts, [(PackId(1), 4096, Some(two))]);
+    account.apply(&settled);
+    account.flushed(Epoch(2));
+    assert_eq!(account.get(PackId(1)).unwrap().live, 1056);
+    assert!(account.fully_dead(Epoch(2)).is_empty());
+    // The last one of the two takes it along, and not the first.
+    for (left, live) in [(2, 1056), (1, 0)] {
+        let mut turnover = Turnover::default();
+        turnover.note(&[shared(own.clone())], &[]);
+        let was = Shared { count: left, ..two };
+        let settled = turnover.settle(|_, _| Ok(Some(was))).unwrap();
+        let now = (left > 1).then_some(Shared { count: 1, ..two });
+        assert_eq!(settled.counts, [(PackId(1), 4096, now)]);
+        account.apply(&settled);
+        assert_eq!(account.get(PackId(1)).unwrap().live, live);
+    }
+    assert_eq!(account.fully_dead(Epoch(2)), [PackId(1)]);
 }

@@ -85,6 +85,9 @@ fn join(list: &mut Vec<Fragment>, at: usize) {
         (FragmentKind::Inline(x), FragmentKind::Inline(y)) if a.len + b.len <= JOIN => {
             *x = [&**x, &**y].concat().into();
         }
+        (FragmentKind::Pack(x), FragmentKind::Pack(y))
+            if (x.pack, x.pos, &x.origin) == (y.pack, y.pos, &y.origin)
+                && x.skip + a.len == y.skip => {}
         _ => return,
     }
     a.len += b.len;
@@ -135,7 +138,7 @@ pub struct FrameUse {
     pub pos: u64,
     /// Bytes of the frame in the pack, header and padding included.
     pub bytes: u64,
-    /// Another file wrote it: this list neither debits nor credits it.
+    /// It is shared: the reference has an origin, and is counted in the tree.
     pub foreign: bool,
 }
 
@@ -153,7 +156,8 @@ pub fn frames_of(list: &[Fragment]) -> impl Iterator<Item = FrameUse> + use<> {
             _ => None,
         })
         .collect();
-    frames.sort_unstable();
+    // One of both kinds would be a mistake, and then the frame had better be counted.
+    frames.sort_unstable_by_key(|f| (f.pack, f.pos, !f.foreign));
     frames.dedup_by_key(|f| (f.pack, f.pos));
     frames.into_iter()
 }

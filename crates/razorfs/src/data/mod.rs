@@ -12,6 +12,7 @@ mod dead;
 mod effort;
 mod fragments;
 mod reader;
+mod turnover;
 mod writer;
 
 pub use account::Account;
@@ -22,6 +23,7 @@ pub use fragments::{
 pub use razorfs_format::compress::Compression;
 pub use razorfs_format::pack::{FrameIdentity, PackState};
 pub use reader::{PackReader, StoredFrame, read_fragments};
+pub use turnover::{Settled, Turnover};
 pub use writer::{FrameWrite, PackWriter, Position};
 
 use razorfs_disk::{Dir, Name};

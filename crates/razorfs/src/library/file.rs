@@ -191,6 +191,50 @@ impl File {
         }
     }
 
+    /// Lays `len` bytes of `from`, or all from `from_offset` on if that is 0, over this file at
+    /// `offset`, as `FICLONERANGE` does. Data are shared and take no space until one of both files
+    /// is written over; what cannot be shared, which is less than 4 KiB of a run of data, or was
+    /// written while this ran, is copied. Everything is on the disk first. After an error a first
+    /// part may have been cloned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the range passes the end of `from`, or the ranges of one file overlap;
+    /// [`Error::Unsupported`] if `from` is of another volume.
+    pub fn clone_range(&self, from: &Self, from_offset: u64, len: u64, offset: u64) -> Result<()> {
+        self.check_writable()?;
+        from.check_readable()?;
+        if !std::sync::Arc::ptr_eq(&self.volume.inner, &from.volume.inner) {
+            return Err(Error::Unsupported("a clone from another volume"));
+        }
+        if self.options.append {
+            return Err(Error::NotPermitted("the file is open for appending"));
+        }
+        let left = from.metadata()?.len().checked_sub(from_offset);
+        let len = match (left, len) {
+            (Some(left), 0) => left,
+            (Some(left), len) if len <= left => len,
+            _ => return Err(Error::Invalid("the range passes the end of the file")),
+        };
+        if len == 0 {
+            return Ok(());
+        }
+        // What is in RAM could only be copied.
+        self.volume.sync()?;
+        let mut done = 0;
+        while done < len {
+            let (at, to) = (from_offset + done, offset.saturating_add(done));
+            match self
+                .volume
+                .copy_range(from.ino, at, self.ino, to, len - done)?
+            {
+                0 => return Err(Error::Invalid("the file has become shorter meanwhile")),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
     /// Truncates, or extends with zeros that take no space.
     pub fn set_len(&self, size: u64) -> Result<()> {
         self.check_writable()?;

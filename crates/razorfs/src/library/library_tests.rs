@@ -275,3 +275,36 @@ fn with_threads_the_reaper_works_by_itself_and_ends_with_the_volume() {
     drop(fs);
     volume.close().unwrap();
 }
+
+#[test]
+fn a_clone_shares_all_or_says_why_not() {
+    let fs = root();
+    let data: Vec<u8> = (0..300_000_u32).map(|i| (i * 7 / 5) as u8).collect();
+    fs.write("a", &data).unwrap();
+    fs.write("b", b"short").unwrap();
+    let both = OpenOptions::new().read(true).write(true);
+    let (a, b) = (both.open(&fs, "a").unwrap(), both.open(&fs, "b").unwrap());
+    b.clone_range(&a, 0, 0, 4096).unwrap();
+    let got = fs.read("b").unwrap();
+    assert!(got[..5] == *b"short" && got[5..4096] == [0; 4091] && got[4096..] == data);
+    b.clone_range(&a, 100_000, 50_000, 0).unwrap();
+    assert!(fs.read("b").unwrap()[..50_000] == data[100_000..150_000]);
+    for (at, len) in [(0, 300_001), (300_001, 0), (u64::MAX, 5)] {
+        let past = b.clone_range(&a, at, len, 0);
+        assert!(matches!(past, Err(Error::Invalid(_))), "{at} {len}");
+    }
+    assert!(matches!(
+        a.clone_range(&a, 0, 10, 5),
+        Err(Error::Invalid(_))
+    ));
+    a.clone_range(&a, 0, 100_000, 200_000).unwrap();
+    assert!(fs.read("a").unwrap()[200_000..] == data[..100_000]);
+    let reader = OpenOptions::new().read(true).open(&fs, "a").unwrap();
+    let refused = reader.clone_range(&b, 0, 0, 0);
+    assert!(matches!(refused, Err(Error::NotPermitted(_))));
+    let elsewhere = root();
+    elsewhere.write("a", b"x").unwrap();
+    let other = elsewhere.open("a").unwrap();
+    let refused = b.clone_range(&other, 0, 0, 0);
+    assert!(matches!(refused, Err(Error::Unsupported(_))));
+}

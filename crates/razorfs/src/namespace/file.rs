@@ -23,7 +23,7 @@ pub(super) const AT_ONCE: u64 = 1024;
 /// write over it.
 const AT_ONCE_IN_TRANSACTION: u64 = 65536;
 /// Most bytes that go into one journal transaction; a longer write is several.
-const WRITE_AT_ONCE: usize = 1 << 20;
+pub(super) const WRITE_AT_ONCE: usize = 1 << 20;
 
 /// Most blocks that one operation erases, if the journal takes so many.
 const ERASE_MOST: usize = 65536;
@@ -31,7 +31,7 @@ const ERASE_MOST: usize = 65536;
 /// the ends of a range, and for the inode.
 const ERASE_BYTES: usize = 64;
 
-const BLOCK64: u64 = BLOCK as u64;
+pub(super) const BLOCK64: u64 = BLOCK as u64;
 
 /// The pieces of `range`, block by block: block, offset in it, length.
 pub(super) fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, u32, u32)> {
@@ -48,7 +48,7 @@ pub(super) fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, u32, u32)>
     })
 }
 
-fn check_regular(inode: &Inode) -> Result<()> {
+pub(super) fn check_regular(inode: &Inode) -> Result<()> {
     match inode.kind() {
         FileKind::Regular => Ok(()),
         FileKind::Directory => Err(Error::IsADirectory),
@@ -58,7 +58,7 @@ fn check_regular(inode: &Inode) -> Result<()> {
 
 impl Operation<'_> {
     /// The inode of a regular file whose bytes may change.
-    fn writable(&mut self, ino: Ino) -> Result<&Inode> {
+    pub(super) fn writable(&mut self, ino: Ino) -> Result<&Inode> {
         let inode = self.inode(ino)?;
         check_regular(inode)?;
         if inode.flags & inode_flags::IMMUTABLE != 0 {
@@ -68,7 +68,7 @@ impl Operation<'_> {
     }
 
     /// Fails if bytes before the end of the file would change though only appending is allowed.
-    fn check_append_only(&mut self, ino: Ino, offset: u64) -> Result<()> {
+    pub(super) fn check_append_only(&mut self, ino: Ino, offset: u64) -> Result<()> {
         let inode = self.inode(ino)?;
         if inode.flags & inode_flags::APPEND != 0 && offset < inode.size {
             return Err(Error::NotPermitted("the file is append-only"));
@@ -77,7 +77,7 @@ impl Operation<'_> {
     }
 
     /// Bytes of the file changed, and with them perhaps its size.
-    fn data_changed(&mut self, ino: Ino, size: u64) -> Result<()> {
+    pub(super) fn data_changed(&mut self, ino: Ino, size: u64) -> Result<()> {
         let now = self.now;
         let inode = self.change(ino)?;
         let delta = size as i64 - inode.size as i64;
@@ -315,50 +315,6 @@ impl Namespace {
         self.commit(op)
     }
 
-    /// Copies bytes from one file to another, or within one.
-    pub(crate) fn copy_range(
-        &self,
-        from: Ino,
-        from_off: u64,
-        to: Ino,
-        to_off: u64,
-        len: u64,
-    ) -> Result<u64> {
-        let overlap =
-            from_off < to_off.saturating_add(len) && to_off < from_off.saturating_add(len);
-        if from == to && overlap && len > 0 {
-            return Err(Error::Invalid("the ranges overlap"));
-        }
-        check_regular(&self.find_by_inode(to)?)?;
-        let source = self.find_by_inode(from)?;
-        check_regular(&source)?;
-        // What the copy itself appends is not copied again.
-        let len = len.min(source.size.saturating_sub(from_off));
-        let mut buf = vec![0; len.min(WRITE_AT_ONCE as u64) as usize];
-        let mut done = 0;
-        while done < len {
-            let want = (len - done).min(buf.len() as u64) as usize;
-            let part = buf.get_mut(..want).unwrap_or_default();
-            let (from_off, to_off) = (from_off.saturating_add(done), to_off.saturating_add(done));
-            let copied = self.read(from, from_off, part).and_then(|got| {
-                let part = buf.get(..got).unwrap_or_default();
-                Ok((got, self.write(to, to_off, part)?))
-            });
-            match copied {
-                Ok((_, written)) => done += written as u64,
-                Err(e) if done == 0 => return Err(e),
-                Err(_) => break,
-            }
-            if !matches!(copied, Ok((got, written)) if got == want && written == got) {
-                break;
-            }
-        }
-        if done == 0 {
-            self.wait(None)?;
-        }
-        Ok(done)
-    }
-
     /// Reserves, punches or zeroes a range.
     pub(crate) fn allocate(
         &self,
@@ -404,7 +360,7 @@ impl Namespace {
     /// Makes a range of the file read as zeros, holding nothing. What the journal does not take at
     /// once goes in steps from the front, each of which leaves a file that a shorter call would
     /// have left; the last one is added to `op`. The caller holds the lock.
-    fn erase_most<'a>(
+    pub(super) fn erase_most<'a>(
         &'a self,
         mut op: Operation<'a>,
         ino: Ino,

@@ -10,6 +10,7 @@
 mod acl;
 mod atime;
 mod attributes;
+mod copy;
 mod create;
 mod dentries;
 mod directory;
@@ -25,6 +26,8 @@ mod xattr;
 
 #[cfg(test)]
 mod attributes_tests;
+#[cfg(test)]
+mod copy_tests;
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]

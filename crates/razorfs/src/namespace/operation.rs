@@ -6,6 +6,7 @@
 //! so it can read the store directly; a transaction of several operations must see what its
 //! earlier ones changed, and keeps that in an overlay.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use razorfs_format::error::Place;
@@ -268,8 +269,15 @@ impl<'a> Operation<'a> {
         self.tx.patch(key, Fragment { off, len, kind });
     }
 
+    /// Lays a part of a frame over a part of a block.
+    pub(super) fn refer(&mut self, ino: Ino, block: u64, fragment: Fragment) {
+        self.tx
+            .patch(Key::extent(Branch::HEAD, ino, block), fragment);
+    }
+
     /// Lays data over a part of a block.
-    pub(super) fn data(&mut self, ino: Ino, block: u64, off: u32, bytes: &'a [u8]) {
+    pub(super) fn data(&mut self, ino: Ino, block: u64, off: u32, bytes: impl Into<Cow<'a, [u8]>>) {
+        let bytes = bytes.into();
         self.data_bytes += bytes.len() as u64;
         self.tx.write(ino, block, off, bytes);
     }

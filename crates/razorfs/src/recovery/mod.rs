@@ -21,7 +21,7 @@ use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::FragmentKind;
-use razorfs_format::superblock::{Access, ManifestRef, State, Superblock};
+use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
@@ -385,6 +385,7 @@ impl Opening {
             replayed: report.bytes,
             next_lsn: counters.lsn,
             generation: self.superblock.generation,
+            sharing: self.superblock.features.incompat & SHARED_FRAMES != 0,
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::Counter;
-use razorfs_format::{BatchSeq, Branch};
+use razorfs_format::{BatchSeq, Branch, Epoch};
 
 use super::batch::OpenBatch;
 use super::tx::{Step, Ticket};
@@ -18,11 +18,23 @@ const ROOM_TRIES: u64 = 4;
 /// The same for one that fits in the empty journal, where others compete for the room.
 const MOST_TRIES: u64 = 1000;
 
+/// What a transaction holds while it is applied, its batch, whether the journal should be woken.
+type Admitted<'a> = (RwLockReadGuard<'a, ()>, BatchSeq, bool);
+
 impl Core {
     /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
     pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
+        match self.commit_in(tx, None)? {
+            Some(ticket) => Ok(ticket),
+            None => unreachable!("any epoch will do"),
+        }
+    }
+
+    /// The same if it becomes part of `epoch`; answers nothing, and changes nothing, if that was
+    /// frozen before.
+    pub fn commit_in(&self, tx: Tx<'_>, epoch: Option<Epoch>) -> Result<Option<Ticket>> {
         if tx.is_empty() {
-            return Ok(Ticket(()));
+            return Ok(Some(Ticket(())));
         }
         self.check_writable()?;
         let size = tx.journal_size(self.tuning.inline_max);
@@ -33,25 +45,28 @@ impl Core {
         for step in &tx.steps {
             step.encode(&mut mutations);
         }
-        let (_gate, batch, wake) = self.admit(&tx, &mutations, size)?;
+        let Some((_gate, batch, wake)) = self.admit(&tx, &mutations, size, epoch)? else {
+            return Ok(None);
+        };
         self.apply(tx, batch);
         self.counts.ops.fetch_add(1, Ordering::Relaxed);
         if wake {
             self.signals.commit.notify_one();
         }
-        Ok(Ticket(()))
+        Ok(Some(Ticket(())))
     }
 
     /// Appends a transaction to the open batch once that, the journal and the dirty data have room
     /// for it. Looking and appending are one step, or several writers would take the same room;
     /// and the gate is held from then on, so that the batch stays open until the transaction is
-    /// applied. Answers whether the journal should be woken, too.
+    /// applied. Answers whether the journal should be woken, too; nothing if the epoch has passed.
     fn admit(
         &self,
         tx: &Tx<'_>,
         mutations: &[u8],
         size: usize,
-    ) -> Result<(RwLockReadGuard<'_, ()>, BatchSeq, bool)> {
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Admitted<'_>>> {
         let data = tx.data_size();
         let first = self.room_made.load(Ordering::Relaxed);
         loop {
@@ -59,6 +74,9 @@ impl Core {
             let mut open = self.open.lock();
             // Again, under the gate: closing the volume waits for whoever is inside.
             self.check_writable()?;
+            if epoch.is_some_and(|epoch| epoch != self.version.load().active.epoch) {
+                return Ok(None);
+            }
             let dirty = self.dirty.load(Ordering::Relaxed);
             let full = (open.journal_bytes > 0
                 && open.journal_bytes + size > self.limits.soft_batch())
@@ -66,7 +84,7 @@ impl Core {
             let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
             if fits && !full {
                 let (batch, wake) = self.append(&mut open, tx, mutations, size);
-                return Ok((gate, batch, wake));
+                return Ok(Some((gate, batch, wake)));
             }
             drop(gate);
             if full && self.tuning.threads && self.is_stuck() {

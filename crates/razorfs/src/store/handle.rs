@@ -143,6 +143,15 @@ impl Store {
         }
     }
 
+    /// Lets blocks share frames. The first time it writes two generations; the caller holds no
+    /// lock.
+    pub fn allow_sharing(&self) -> Result<()> {
+        if self.sharing.load(std::sync::atomic::Ordering::Acquire) {
+            return Ok(());
+        }
+        self.checkpointer.allow_sharing()
+    }
+
     /// From now on nothing is written any more, as if the disk had failed.
     pub fn shut_down(&self) {
         let core = &self.checkpointer.core;

@@ -13,6 +13,7 @@ mod commit;
 #[cfg(test)]
 mod full_tests;
 mod handle;
+mod layout;
 mod limits;
 mod read;
 #[cfg(test)]
@@ -46,9 +47,10 @@ pub(crate) use ballast::Ballast;
 pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
+pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
 use sum::Sum;
-pub(crate) use tx::{Ticket, Tx};
+pub(crate) use tx::{OVERHEAD, Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
 
 pub(crate) use crate::tree::Bytes;
@@ -212,6 +214,8 @@ pub(crate) struct Core {
     pub since_cut: AtomicU64,
     /// The newest generation of the superblock.
     pub generation: AtomicU64,
+    /// Whether blocks may share frames: the superblock says so.
+    pub sharing: AtomicBool,
     /// File data in RAM that has no place yet.
     dirty: AtomicUsize,
     pub ids: Arc<Ids>,
@@ -259,6 +263,8 @@ pub(crate) struct Start {
     pub replayed: u64,
     pub next_lsn: Lsn,
     pub generation: Generation,
+    /// Whether the superblock says that blocks share frames.
+    pub sharing: bool,
     pub ids: Arc<Ids>,
     pub inodes: i64,
     pub bytes: u128,
@@ -296,6 +302,7 @@ impl Core {
             room_error: Mutex::new(None),
             since_cut: AtomicU64::new(start.replayed),
             generation: AtomicU64::new(start.generation.0),
+            sharing: AtomicBool::new(start.sharing),
             dirty: AtomicUsize::new(0),
             ids: start.ids,
             inodes: AtomicI64::new(start.inodes),

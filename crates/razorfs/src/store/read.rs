@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
-use razorfs_format::record::{BLOCK, Extent, Fragment, FragmentKind};
-use razorfs_format::{Branch, Ino, Place, SegmentId};
+use razorfs_format::record::{BLOCK, Extent, Fragment, FragmentKind, Shared};
+use razorfs_format::{Branch, Ino, PackId, Place, SegmentId};
 
 use super::{Core, Version};
 use crate::data::{FrameIdentity, PackReader};
@@ -19,13 +19,16 @@ type Chunk = (Vec<(Key, Bytes)>, Option<Key>);
 /// A memtable's part of a chunk.
 type Layer = std::vec::IntoIter<(Key, Option<Bytes>)>;
 
+/// Records of segments passed their block's checksum; the place only names the table.
+const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
+
 /// Records taken from each layer at a time by a scan; few in tests, so that all scans have several.
 const CHUNK: usize = if cfg!(test) { 3 } else { 256 };
 
 impl Core {
     /// Runs a read against the newest version. A version that another one replaced meanwhile may
     /// have lost its files, or parts of them, under the reader; the newer one has what it needs.
-    fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
+    pub(super) fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
         let mut version = self.version.load();
         loop {
             match read(&version) {
@@ -223,14 +226,21 @@ impl Version {
         Ok(pieces)
     }
 
+    /// How many blocks of the segments share a frame, if any do.
+    pub fn shared(&self, pack: PackId, pos: u64) -> Result<Option<Shared>> {
+        let key = Key::shared(pack, pos);
+        let Some(value) = self.levels.get(&key)?.and_then(|record| record.value) else {
+            return Ok(None);
+        };
+        Ok(Some(Shared::decode(&value, SEGMENTS)?))
+    }
+
     /// The extent record that the segments have for a block.
     pub fn base_extent(&self, key: &Key) -> Result<Vec<Fragment>> {
         let Some(value) = self.levels.get(key)?.and_then(|record| record.value) else {
             return Ok(Vec::new());
         };
-        // The bytes passed their block's checksum; the place only names the table.
-        let place = Place::new(FileName::Segment(SegmentId(0)), 0);
-        Ok(Extent::decode(&value, place)?.fragments)
+        Ok(Extent::decode(&value, SEGMENTS)?.fragments)
     }
 }
 
@@ -242,7 +252,7 @@ fn min(a: Option<Key>, b: Option<Key>) -> Option<Key> {
 }
 
 /// What is left of `holes` when `range` is filled: calls `fill` with each part.
-fn fill(
+pub(super) fn fill(
     holes: &mut Vec<Range<u32>>,
     range: &Range<u32>,
     fill: &mut dyn FnMut(Range<u32>) -> Result<()>,

@@ -72,7 +72,7 @@ impl Ticket {
 }
 
 /// Bytes that a touched inode or a placed piece takes in the journal, at most, besides its data.
-pub(super) const OVERHEAD: usize = 160;
+pub(crate) const OVERHEAD: usize = 160;
 
 impl<'a> Tx<'a> {
     /// An empty transaction for an operation.

@@ -156,13 +156,14 @@ impl Levels {
 
     pub(super) fn table(&self, tag: Tag) -> &Table {
         // The match makes the index certain.
-        let [d, e, i, l, o, x] = &self.0.tables;
+        let [d, e, i, l, o, s, x] = &self.0.tables;
         match tag {
             Tag::Dirent => d,
             Tag::Extent => e,
             Tag::Inode => i,
             Tag::Link => l,
             Tag::Orphan => o,
+            Tag::Shared => s,
             Tag::Xattr => x,
         }
     }

@@ -1,0 +1,130 @@
+//! Where the bytes of a block stand, for whoever wants to refer to the same frames.
+//!
+//! A frame that nothing refers to is given back some time after the flush that found so, and
+//! nothing brings it back. Whoever makes a reference to a frame that another block shows has to be
+//! sure that no flush lets go of it first:
+//!
+//! - Operations take it away under the lock of the block's inode, which the caller holds.
+//! - A flush lets go of a frame that is still seen only where it writes a block of many pieces
+//!   anew. That cannot happen to what is frozen if it has few pieces, and a block of which that is
+//!   not certain is not [steady](Layout::is_steady).
+//! - The memtable that is active is not being flushed; a transaction that is committed while it is
+//!   active is part of the same flush. The [epoch](Layout::epoch) says which one it was, and
+//!   [`Core::commit_in`] asks for it.
+//!
+//! So a reference that is committed was made while the frame was referred to, in the epoch of the
+//! look or before, by something that the flush of that epoch sees too.
+
+use razorfs_format::key::Key;
+use razorfs_format::record::{BLOCK, FragmentKind, Origin, PackRef};
+use razorfs_format::{Branch, Epoch, Ino};
+
+use super::read::fill;
+use super::{Core, Version};
+use crate::Result;
+use crate::data::MAX_FRAGMENTS;
+use crate::tree::piece::Piece;
+
+/// What the bytes of a run are.
+pub(crate) enum What {
+    /// Zeros, or reserved; nothing stored.
+    Hole,
+    /// In RAM or in a record.
+    Bytes,
+    /// In a frame whose reference has an origin.
+    Shared(PackRef),
+    /// In a frame that is this block's own; here the reference has the origin all the same.
+    Own(PackRef),
+}
+
+/// A run of bytes of a block.
+pub(crate) struct Run {
+    /// Offset in the block.
+    pub off: u32,
+    /// Length, at least 1.
+    pub len: u32,
+    pub what: What,
+}
+
+/// The runs of a block.
+pub(crate) struct Layout {
+    /// In order, without gaps, and all of the block.
+    pub runs: Vec<Run>,
+    /// That of the active memtable.
+    pub epoch: Epoch,
+    /// No flush that has begun, or will of what is frozen, lets go of a frame that is seen here.
+    pub is_steady: bool,
+}
+
+impl Core {
+    /// Where the bytes of a block stand. The caller holds the inode's lock.
+    pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
+        let key = Key::extent(Branch::HEAD, ino, block);
+        self.with_version(|version| {
+            let pieces = version.pieces(&key)?;
+            let mut holes = Vec::with_capacity(4);
+            holes.push(0..BLOCK);
+            let mut runs = Vec::with_capacity(pieces.len() + 2);
+            let run = |part: std::ops::Range<u32>, what| Run {
+                off: part.start,
+                len: part.end - part.start,
+                what,
+            };
+            for piece in &pieces {
+                fill(&mut holes, &piece.range(), &mut |part| {
+                    let what = what(piece, part.start, &key);
+                    runs.push(run(part, what));
+                    Ok(())
+                })?;
+            }
+            runs.extend(holes.into_iter().map(|hole| run(hole, What::Hole)));
+            runs.sort_unstable_by_key(|run| run.off);
+            Ok(Layout {
+                runs,
+                epoch: version.active.epoch,
+                is_steady: version.is_steady(&key)?,
+            })
+        })
+    }
+}
+
+impl Version {
+    /// Whether no frozen memtable's flush writes the block anew. Each piece that is laid over a
+    /// list makes it longer by two at most.
+    fn is_steady(&self, key: &Key) -> Result<bool> {
+        let mut pieces = Vec::new();
+        for frozen in &self.frozen {
+            frozen.memtable.pieces(key, &mut pieces);
+        }
+        if pieces.is_empty() {
+            return Ok(true);
+        }
+        Ok(self.base_extent(key)?.len() + 2 * pieces.len() <= MAX_FRAGMENTS)
+    }
+}
+
+/// What a piece shows from `at` on.
+fn what(piece: &Piece, at: u32, key: &Key) -> What {
+    let Piece::Fixed(fragment) = piece else {
+        return What::Bytes;
+    };
+    match &fragment.kind {
+        FragmentKind::Hole | FragmentKind::Reserved => What::Hole,
+        FragmentKind::Inline(_) => What::Bytes,
+        FragmentKind::Pack(r) => {
+            let mut seen = r.clone();
+            seen.skip += at - fragment.off;
+            if r.origin.is_some() {
+                return What::Shared(seen);
+            }
+            seen.origin = Some(Origin {
+                branch: key.branch(),
+                ino: key.ino(),
+                block: key.second(),
+                // Where the frame began in the block when it was written.
+                offset: fragment.off.saturating_sub(r.skip),
+            });
+            What::Own(seen)
+        }
+    }
+}
