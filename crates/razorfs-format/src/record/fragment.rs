@@ -31,7 +31,7 @@ impl Codec {
     }
 }
 
-/// Who wrote a frame, where that is not the file that refers to it.
+/// For which block a frame was written, in a reference that may be one of several to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// Branch at writing.
@@ -61,7 +61,8 @@ pub struct PackRef {
     pub codec: Codec,
     /// Epoch in which the frame was written; part of its checksums.
     pub birth: Epoch,
-    /// Set where another file wrote the frame; such a reference never debits the pack.
+    /// Set where others may refer to the frame, too: an `S` record counts such references. One
+    /// without is the only one, and by the block that the frame was written for.
     pub origin: Option<Origin>,
     /// One checksum for a compressed frame; one for each 16 KiB of a raw one.
     pub crcs: Box<[u32]>,
@@ -197,6 +198,11 @@ impl Fragment {
             0 if skip > off => {
                 return Err(at_skip.error(format_args!("skip of at most {off}"), skip));
             }
+            // Its frame began there, and does not reach beyond the block either.
+            0 if off - skip > BLOCK - raw_len => {
+                let most = BLOCK - raw_len;
+                return Err(at_skip.error(format_args!("a frame at {most} or before"), off - skip));
+            }
             0 => None,
             1 => Some(Origin {
                 branch: Branch(t.varint32()?),
@@ -260,5 +266,43 @@ impl Extent {
             fragments.push(fragment);
         }
         Ok(Self { fragments })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::FileName;
+
+    /// A copy gives such a fragment its origin, which would then not be read.
+    #[test]
+    fn an_own_frame_that_would_reach_beyond_its_block_is_refused() {
+        let read = |off: u32, skip: u32| {
+            let raw_len = BLOCK - 4096;
+            let kind = FragmentKind::Pack(PackRef {
+                pack: PackId(1),
+                pos: 4096,
+                stored_len: raw_len,
+                raw_len,
+                skip,
+                codec: Codec::None,
+                birth: Epoch(1),
+                origin: None,
+                crcs: vec![0; PackRef::crc_count(Codec::None, raw_len)].into(),
+            });
+            let len = 4096;
+            let mut bytes = Vec::new();
+            Fragment { off, len, kind }.encode(&mut bytes);
+            Fragment::decode(&mut Take::new(
+                &bytes,
+                Place::new(FileName::Super, 0),
+                "test",
+            ))
+        };
+        assert!(read(4096, 0).is_ok());
+        assert!(read(65536, 61440).is_ok());
+        let e = read(65536, 61439).unwrap_err().to_string();
+        assert!(e.contains("4096") && e.contains("4097"), "{e}");
+        assert!(read(0, 1).is_err());
     }
 }
