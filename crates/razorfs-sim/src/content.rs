@@ -30,7 +30,7 @@ impl Content {
 
     fn set(&mut self, index: u64, bytes: Option<Box<[u8]>>) {
         let new = bytes
-            .filter(|b| b.iter().any(|b| *b != 0))
+            .filter(|b| **b != [0; CHUNK as usize])
             .map(|bytes| Chunk {
                 hash: mix(hash_bytes(&bytes), index),
                 bytes,

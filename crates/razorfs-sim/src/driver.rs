@@ -25,6 +25,7 @@ pub struct Failure {
     pub what: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct State {
     /// The operation that led to it.
     pub(crate) op: usize,

@@ -15,6 +15,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
+use crate::outcomes::Outcomes;
 use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::subject::{Done, FileSystem, Machine};
@@ -83,6 +84,10 @@ pub struct EngineMachine {
     setup: Setup,
     verify: Option<Verify>,
     calls_before: u64,
+    /// What the next cut leaves; a seed says it for those after it.
+    outcomes: Option<Outcomes>,
+    /// The disk as it was when its power went, for the other outcomes of that cut.
+    dead: Option<(SimDisk, Outcomes)>,
 }
 
 impl EngineMachine {
@@ -95,7 +100,16 @@ impl EngineMachine {
             setup,
             verify,
             calls_before: 0,
+            outcomes: None,
+            dead: None,
         }
+    }
+
+    /// All of these outcomes of the first cut are recovered from.
+    #[must_use]
+    pub fn with_outcomes(mut self, outcomes: Outcomes) -> Self {
+        self.outcomes = Some(outcomes);
+        self
     }
 
     /// A disk with these files.
@@ -166,7 +180,24 @@ impl Machine for EngineMachine {
 
     fn revive(&mut self, seed: u64) {
         self.calls_before += self.disk.op_count();
-        self.disk = self.disk.power_cut(&mut SimRng::new(seed));
+        self.disk = match self.outcomes.take() {
+            Some(outcomes) => {
+                let after = outcomes.cut(&self.disk);
+                self.dead = Some((self.disk.clone(), outcomes));
+                after
+            }
+            None => self.disk.power_cut(&mut SimRng::new(seed)),
+        };
+    }
+
+    fn next_outcome(&mut self) -> bool {
+        match &self.dead {
+            Some((dead, outcomes)) if outcomes.are_left() => {
+                self.disk = outcomes.cut(dead);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn fault(&mut self, fault: Fault) {

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
+use razorfs_sim::coverage;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
+use razorfs_sim::outcomes;
 use razorfs_sim::run::{Mode, Size};
+use razorfs_sim::short::{self, Depth};
 
 const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
 
@@ -16,6 +19,8 @@ WHAT is one of
   --faults        syncs that fail, short writes, full disks
   --diff          no cuts: answers compared with the reference file system
   --exhaustive    with --seed: a cut at every changing call of the disk of one run
+  --short         all workloads of one and two operations, cut at every call, with all outcomes
+                  of a cut that has few
   --flips         every bit of a small volume flipped, one at a time
 and more
   --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
@@ -23,11 +28,14 @@ and more
   --ops N         operations between two cuts (default: 40)
   --failures N    stop after N failures (default: 5)
   --quick         --flips: one bit of every byte, and whole sectors
+  --every N       --short: of the workloads of two operations, one of N as the seed says
   --marks         print how often what happened";
 
 struct Args {
     mode: Option<Mode>,
     exhaustive: bool,
+    short: bool,
+    every: usize,
     flips: bool,
     quick: bool,
     cuts: u64,
@@ -44,6 +52,8 @@ fn parse() -> Result<Args, String> {
     let mut args = Args {
         mode: None,
         exhaustive: false,
+        short: false,
+        every: 1,
         flips: false,
         quick: false,
         cuts: u64::MAX,
@@ -68,6 +78,8 @@ fn parse() -> Result<Args, String> {
             "--faults" => args.mode = Some(Mode::Faults),
             "--diff" => args.mode = Some(Mode::Differential),
             "--exhaustive" => args.exhaustive = true,
+            "--short" => args.short = true,
+            "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--quick" => args.quick = true,
             "--seed" => args.seed = Some(number()?),
@@ -146,7 +158,7 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
     });
     let elapsed = env.monotonic() - start;
     if args.marks {
-        println!("{}", summary.marks);
+        println!("{}\n{}", summary.marks, coverage::taken());
     }
     println!("{} µs a run", elapsed / 1000 / summary.runs.max(1));
     println!("{}", line(&summary, plan.first_seed));
@@ -187,9 +199,49 @@ fn every_call(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
         }
     });
     if args.marks {
-        println!("{}", summary.marks);
+        println!("{}\n{}", summary.marks, coverage::taken());
     }
     println!("{}", line(&summary, seed));
+    ExitCode::from(u8::from(!summary.findings.is_empty()))
+}
+
+/// Every short workload.
+fn all_short(plan: &Plan, args: &Args) -> ExitCode {
+    let depth = Depth {
+        effort: outcomes::Effort {
+            all: 256,
+            sample: 12,
+        },
+        nested: 1,
+        every: args.every,
+    };
+    let (env, printed) = (OsEnv, AtomicU64::new(0));
+    let start = env.monotonic();
+    let summary = short::run(plan, depth, |sum| {
+        let elapsed = env.monotonic() - start;
+        let due = elapsed / 5_000_000_000;
+        if printed.swap(due, Ordering::Relaxed) < due {
+            let seconds = elapsed / 1_000_000_000;
+            println!(
+                "{seconds} s: cuts: {}, failures: {}",
+                sum.cuts,
+                sum.findings.len()
+            );
+        }
+        true
+    });
+    for finding in &summary.findings {
+        println!("{finding}\n");
+    }
+    if args.marks {
+        println!("{}\n{}", summary.marks, coverage::taken());
+    }
+    println!(
+        "short workloads: {}, cuts: {}, failures: {}",
+        summary.marks.count(short::WORKLOAD),
+        summary.cuts,
+        summary.findings.len()
+    );
     ExitCode::from(u8::from(!summary.findings.is_empty()))
 }
 
@@ -246,6 +298,9 @@ fn main() -> ExitCode {
     let plan = plan(&args);
     if args.flips {
         return flip(&plan, &args);
+    }
+    if args.short {
+        return all_short(&plan, &args);
     }
     match args.seed {
         Some(seed) if args.exhaustive => every_call(&plan, seed, &args),

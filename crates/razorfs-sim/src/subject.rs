@@ -72,6 +72,10 @@ pub trait Machine {
     fn is_dead(&self) -> bool;
     /// The power goes if it has not, some of what was not synced is lost, the power comes back.
     fn revive(&mut self, seed: u64);
+    /// Puts the disk back to another outcome of the last cut; false if there is none left.
+    fn next_outcome(&mut self) -> bool {
+        false
+    }
     /// Plants a fault, or takes all away.
     fn fault(&mut self, fault: Fault);
     /// Number of changing calls so far.

@@ -7,6 +7,7 @@ use razorfs_format::{ManifestId, PackId, SegmentId};
 use super::Opening;
 use crate::Result;
 use crate::checkpoint::name_of;
+use crate::marks::{self, Mark};
 
 impl Opening {
     fn listing(&self) -> Result<Vec<FileName>> {
@@ -64,6 +65,7 @@ impl Opening {
         for file in self.listing()? {
             if !named(&file) {
                 self.disk.remove(&name_of(file))?;
+                marks::hit(Mark::RecoveryLeftover);
             }
         }
         Ok(())
