@@ -62,6 +62,10 @@ impl Setup {
             geometry.memtable_bytes = 8 << 10;
             geometry.pack_bytes = 192 << 10;
             geometry.checkpoint_journal = 32 << 10;
+        } else if rng.chance(15) {
+            // More to each, so that the journal fills up.
+            geometry.memtable_bytes = 1 << 20;
+            geometry.checkpoint_journal = 4 << 20;
         }
         Self {
             durability,

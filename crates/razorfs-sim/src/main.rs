@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use razorfs::marks::Mark;
 use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
 use razorfs_sim::coverage;
@@ -19,6 +20,7 @@ WHAT is one of
   --faults        syncs that fail, short writes, full disks
   --diff          no cuts: answers compared with the reference file system
   --exhaustive    with --seed: a cut at every changing call of the disk of one run
+  --corpus        all runs that failed once
   --short         all workloads of one and two operations, cut at every call, with all outcomes
                   of a cut that has few
   --flips         every bit of a small volume flipped, one at a time
@@ -27,17 +29,21 @@ and more
   --runs N        most runs
   --ops N         operations between two cuts (default: 40)
   --failures N    stop after N failures (default: 5)
-  --quick         --flips: one bit of every byte, and whole sectors
+  --quick         --flips: one bit of every byte, and whole sectors and pages
+  --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
   --every N       --short: of the workloads of two operations, one of N as the seed says
-  --marks         print how often what happened";
+  --marks         print how often what happened
+  --complete      fail unless every rare branch of the engine was taken that such runs lead to";
 
 struct Args {
     mode: Option<Mode>,
     exhaustive: bool,
     short: bool,
+    corpus: bool,
     every: usize,
     flips: bool,
     quick: bool,
+    blocks: bool,
     cuts: u64,
     seed: Option<u64>,
     runs: Option<u64>,
@@ -46,6 +52,7 @@ struct Args {
     ops: u64,
     failures: usize,
     marks: bool,
+    complete: bool,
 }
 
 fn parse() -> Result<Args, String> {
@@ -53,9 +60,11 @@ fn parse() -> Result<Args, String> {
         mode: None,
         exhaustive: false,
         short: false,
+        corpus: false,
         every: 1,
         flips: false,
         quick: false,
+        blocks: false,
         cuts: u64::MAX,
         seed: None,
         runs: None,
@@ -64,6 +73,7 @@ fn parse() -> Result<Args, String> {
         ops: 40,
         failures: 5,
         marks: false,
+        complete: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -79,9 +89,11 @@ fn parse() -> Result<Args, String> {
             "--diff" => args.mode = Some(Mode::Differential),
             "--exhaustive" => args.exhaustive = true,
             "--short" => args.short = true,
+            "--corpus" => args.corpus = true,
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--quick" => args.quick = true,
+            "--blocks" => args.blocks = true,
             "--seed" => args.seed = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--jobs" => args.jobs = number()? as usize,
@@ -89,6 +101,7 @@ fn parse() -> Result<Args, String> {
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,
+            "--complete" => args.complete = true,
             _ => return Err(format!("{word} is not known\n\n{USAGE}")),
         }
     }
@@ -162,7 +175,16 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
     }
     println!("{} µs a run", elapsed / 1000 / summary.runs.max(1));
     println!("{}", line(&summary, plan.first_seed));
-    ExitCode::from(u8::from(!summary.findings.is_empty()))
+    let complete = !args.complete || is_complete(&coverage::missing(plan.mode));
+    ExitCode::from(u8::from(!summary.findings.is_empty() || !complete))
+}
+
+/// Tells of the branches that were not taken.
+fn is_complete(missing: &[Mark]) -> bool {
+    for mark in missing {
+        println!("NEVER TAKEN: {}", mark.text());
+    }
+    missing.is_empty()
 }
 
 /// One seed, step by step.
@@ -203,6 +225,37 @@ fn every_call(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
     }
     println!("{}", line(&summary, seed));
     ExitCode::from(u8::from(!summary.findings.is_empty()))
+}
+
+/// The runs that failed once.
+fn corpus(plan: &Plan) -> ExitCode {
+    let mut failed = 0;
+    let mut runs = 0;
+    let lines = include_str!("../corpus").lines();
+    for line in lines.filter(|line| !line.starts_with('#')) {
+        let (mode, seed) = line.split_once(' ').unwrap_or_default();
+        let mode = match mode {
+            "cuts" => Mode::Cuts,
+            "faults" => Mode::Faults,
+            _ => {
+                println!("corpus: {line} is not a mode and a seed");
+                return ExitCode::from(2);
+            }
+        };
+        let Ok(seed) = seed.parse() else {
+            println!("corpus: {line} is not a mode and a seed");
+            return ExitCode::from(2);
+        };
+        let plan = Plan { mode, ..*plan };
+        let report = plan.run(seed);
+        runs += 1;
+        if let Some(failure) = &report.failure {
+            println!("{}\n", farm::finding(&plan, seed, &report, failure));
+            failed += 1;
+        }
+    }
+    println!("corpus: {runs} runs, failures: {failed}");
+    ExitCode::from(u8::from(failed > 0))
 }
 
 /// Every short workload.
@@ -247,10 +300,10 @@ fn all_short(plan: &Plan, args: &Args) -> ExitCode {
 
 /// Rot.
 fn flip(plan: &Plan, args: &Args) -> ExitCode {
-    let effort = if args.quick {
-        Effort::Quick
-    } else {
-        Effort::EveryBit
+    let effort = match (args.quick, args.blocks) {
+        (_, true) => Effort::Blocks,
+        (true, _) => Effort::Quick,
+        _ => Effort::EveryBit,
     };
     let mut failed = false;
     let first = plan.first_seed;
@@ -264,7 +317,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             }
         };
         for (victim, how) in victims.iter().zip(["closed", "cut off"]) {
-            let damages = flips::damages(&victim.image, effort, seed);
+            let damages = flips::damages(victim, effort, seed);
             let (all, bytes) = (damages.len() as u64, victim.image.total_len());
             println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
             let outcome = flips::run(victim, &damages, plan.jobs, |at| {
@@ -284,6 +337,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             failed |= !outcome.failures.is_empty();
         }
     }
+    failed |= args.complete && !is_complete(&coverage::missing_of_damage());
     ExitCode::from(u8::from(failed))
 }
 
@@ -301,6 +355,9 @@ fn main() -> ExitCode {
     }
     if args.short {
         return all_short(&plan, &args);
+    }
+    if args.corpus {
+        return corpus(&plan);
     }
     match args.seed {
         Some(seed) if args.exhaustive => every_call(&plan, seed, &args),

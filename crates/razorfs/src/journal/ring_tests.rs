@@ -409,6 +409,23 @@ fn a_full_ring_says_so_and_goes_on_after_a_release() {
 }
 
 #[test]
+fn what_is_not_synced_fits_in_one_file() {
+    let disk = blank();
+    let (mut ring, _) = create(&disk);
+    let least = 28 << 10;
+    for seq in 1..=3 {
+        ring.append(&batch(seq, vec![7; 9000])).unwrap();
+        assert!(ring.unsynced_bytes() <= least, "{}", ring.unsynced_bytes());
+    }
+    assert_eq!(
+        ring.durable(),
+        BatchSeq(2),
+        "the third one made it too much"
+    );
+    assert!(crate::marks::count(crate::marks::Mark::JournalSyncForced) > 0);
+}
+
+#[test]
 fn growth_takes_steps_and_survives_cuts() {
     let disk = blank();
     let (mut ring, start) = create(&disk);

@@ -282,6 +282,7 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
         deepest[1..4].iter().all(|n| *n > 50),
         "the test goes deep: {deepest:?}"
     );
+    assert!(crate::marks::count(crate::marks::Mark::CompactionBuried) > 0);
 }
 
 #[test]
