@@ -1,8 +1,10 @@
 //! The account against a recount of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use proptest::prelude::*;
+use razorfs_disk::{DiskError, DiskOp};
 use razorfs_format::layout::FileName;
 use razorfs_format::pack::TrailerEntry;
 use razorfs_format::record::{Codec, Fragment, FragmentKind, Origin, PackRef, Shared};
@@ -481,10 +483,19 @@ fn a_count_that_cannot_be_read_keeps_the_frame_and_does_not_stop_the_flush() {
     turnover.note(std::slice::from_ref(&own), &[]);
     let settled = turnover.settle(|_, _| Err(damaged().into())).unwrap();
     assert!(settled.died.len() == 1 && settled.counts.is_empty());
-    // The host may be able to read it the next time.
-    let mut turnover = Turnover::default();
-    turnover.note(&[own], &[]);
-    assert!(turnover.settle(|_, _| Err(Error::NoSpace)).is_err());
+    // What the host cannot read, or has lost, is no better; what it may be able to do the next
+    // time is tried again.
+    let disk = |op, kind: io::ErrorKind| Error::from(DiskError::new(op, "S", kind.into()));
+    for (error, goes_on) in [
+        (disk(DiskOp::Read, io::ErrorKind::Other), true),
+        (disk(DiskOp::Open, io::ErrorKind::NotFound), true),
+        (disk(DiskOp::Open, io::ErrorKind::OutOfMemory), false),
+    ] {
+        let mut turnover = Turnover::default();
+        turnover.note(&[shared(own.clone())], &[]);
+        let settled = turnover.settle(|_, _| Err(error.clone()));
+        assert_eq!(settled.is_ok(), goes_on, "{error}");
+    }
 }
 
 #[test]
