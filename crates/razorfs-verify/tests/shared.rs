@@ -449,6 +449,47 @@ fn damaged_counts_stop_no_flush_and_free_no_frame() {
     open(&disk, &env).close().unwrap();
 }
 
+/// The same in the extents of a file: it can be removed, or written anew.
+#[test]
+fn a_file_with_damaged_extents_can_be_removed_and_stops_no_flush_then() {
+    let (disk, env, v) = tiny(17);
+    let data = Rng(4).bytes(60_000);
+    let files = ["f", "g", "h"].map(|name| create_file(&v, name));
+    v.write(files[0], 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    v.copy_range(files[0], 0, files[1], 0, u64::MAX).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    v.write(files[2], 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    let (_, manifest) = newest(&image_of(&disk));
+    // That of both files that share, and not the third's.
+    let extents = manifest.segments.iter().filter(|s| s.tag == Tag::Extent);
+    let shared = extents.filter(|s| s.first.ino() <= files[1]);
+    let shared: Vec<_> = shared.map(|s| name_of(FileName::Segment(s.id))).collect();
+    for segment in &shared {
+        assert!(disk.flip_bit(segment, 80, 3));
+    }
+    drop(v);
+    let v = open(&disk, &env);
+    let live = v.info().pack_live_bytes;
+    let mut byte = [0];
+    assert!(v.read(files[0], 0, &mut byte).is_err() && v.read(files[1], 0, &mut byte).is_err());
+    // What is left of a block that is written in part cannot be told: that is not guessed.
+    v.write(files[0], 100, b"part of a block").unwrap();
+    assert!(v.step(Step::Checkpoint).is_err() && v.close().is_err());
+    let v = open(&disk, &env);
+    remove(&v, "f");
+    v.write(files[1], 0, &vec![5; BLOCK as usize]).unwrap();
+    settle(&v);
+    assert!(read(&v, files[1]) == vec![5; BLOCK as usize] && read(&v, files[2]) == data);
+    assert!(v.info().pack_live_bytes >= live);
+    remove(&v, "g");
+    settle(&v);
+    v.close().unwrap();
+    let v = open(&disk, &env);
+    assert!(read(&v, files[2]) == data);
+}
+
 /// One of several threads that work on files of their own, and copy from some that all have.
 struct Hand {
     v: Volume,

@@ -12,12 +12,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use razorfs_disk::DiskOp;
 use razorfs_format::PackId;
 use razorfs_format::record::{Fragment, Shared};
 
 use super::fragments::frames_of;
-use crate::{Error, Result};
+use crate::Result;
 
 /// References of one kind to one frame in the blocks that a flush changes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,8 +101,8 @@ impl Turnover {
                 false => match counted(pack, pos) {
                     Ok(record) => Some(record.map_or(0, |s| s.count)),
                     // What has an own reference is not shared.
-                    Err(e) if is_lost(&e) && own.before > 0 && shared.before == 0 => Some(0),
-                    Err(e) if is_lost(&e) => {
+                    Err(e) if e.is_loss() && own.before > 0 && shared.before == 0 => Some(0),
+                    Err(e) if e.is_loss() => {
                         why = Some(e);
                         None
                     }
@@ -137,15 +136,5 @@ impl Turnover {
             tracing::warn!(frames = kept, "shared frames stay for ever: {why}");
         }
         Ok(settled)
-    }
-}
-
-/// Whether what was to be read is damaged, cannot be read, or is gone; and not just out of reach,
-/// as if too many files were open.
-fn is_lost(e: &Error) -> bool {
-    match e {
-        Error::Corrupt(_) => true,
-        Error::Disk(e) => e.op == DiskOp::Read || e.is_not_found(),
-        _ => false,
     }
 }
