@@ -300,7 +300,7 @@ impl Namespace {
         }
         let checked = self.store.check_frame(r);
         if let Err(e) = &checked {
-            tracing::warn!(error = %e, "a frame is not shared");
+            tracing::debug!(error = %e, "a frame is copied and not shared");
         }
         plan.looked = Some((whole, checked.is_ok()));
         checked.is_ok()
