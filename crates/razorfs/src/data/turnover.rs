@@ -6,8 +6,8 @@
 //! one block loses may be what another has got.
 //!
 //! A count that cannot be read, or that is too low for what goes, says nothing of what is left.
-//! Then the frame stays for ever ([`Shared::KEPT`]): nothing is credited or debited for it any more,
-//! and the record that says so lies over the damaged one: later flushes need not read that.
+//! Then the frame stays for ever ([`Shared::KEPT`]): nothing is credited or debited for it any
+//! more, and the record that says so lies over the damaged one: later flushes need not read that.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
