@@ -117,10 +117,15 @@ fn extents(
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
     for (key, (below, fresh, pieces)) in blocks {
-        let before = if fresh {
-            Vec::new()
-        } else {
-            version.base_extent(&key)?
+        let before = match (!fresh).then(|| version.base_extent(&key)) {
+            None => Vec::new(),
+            // Nothing of it stays, so that only the space of its frames is lost. A file whose
+            // extents are damaged can be removed, and does not stop the checkpoints then.
+            Some(Err(e)) if !below && e.is_loss() => {
+                tracing::warn!(error = %e, "what a block referred to is not given back");
+                Vec::new()
+            }
+            Some(before) => before?,
         };
         let after = resolve(&before, below, &pieces);
         bytes += data::inline_bytes(&after).max(64) as usize;

@@ -68,8 +68,9 @@ impl Checkpointer {
     /// Notes what the new generation does not need any more.
     pub(super) fn collect(&self, installer: &mut Installer, edit: Option<&Edit>, next: &mut Next) {
         let since = next.superblock.generation;
-        let packs = std::mem::take(&mut next.dead).into_iter();
-        let mut files: Vec<FileName> = packs.map(FileName::Pack).collect();
+        let packs = std::mem::take(&mut next.dead);
+        self.core.ids.forget_packs(&packs);
+        let mut files: Vec<FileName> = packs.into_iter().map(FileName::Pack).collect();
         if let Some(edit) = edit {
             files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
         }

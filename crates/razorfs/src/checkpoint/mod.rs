@@ -100,8 +100,8 @@ impl Installer {
 
     /// Bytes that segments and packs take.
     fn stored(&self) -> u64 {
-        let segments: u64 = self.manifest.segments.iter().map(|s| s.bytes).sum();
-        segments.saturating_add(self.account.totals().0)
+        let segments = self.manifest.segments.iter().map(|s| s.bytes);
+        segments.fold(self.account.totals().0, u64::saturating_add)
     }
 }
 
@@ -347,9 +347,17 @@ impl Checkpointer {
             return Ok(());
         }
         self.core.check_writable()?;
-        installer.superblock.features.incompat |= SHARED_FRAMES;
         for _ in 0..2 {
+            let was = (
+                installer.superblock.generation,
+                installer.superblock.features,
+            );
+            installer.superblock.features.incompat |= SHARED_FRAMES;
             let installed = self.install(&mut installer, None, State::Dirty);
+            if installer.superblock.generation == was.0 {
+                // Nothing is shared: what is written next does not say so either.
+                installer.superblock.features = was.1;
+            }
             self.core.latching(installed)?;
         }
         self.core.sharing.store(true, Ordering::Release);
@@ -411,6 +419,11 @@ impl Checkpointer {
         let (mut packs, mut dead, mut tables) = (Vec::new(), Vec::new(), None);
         if let Some(edit) = edit {
             let mut account = installer.account.clone();
+            // Packs that are new are known from their writers; no other becomes known.
+            let known = self.core.journal().hot.states().into_iter();
+            for state in known.chain(installer.cold.states()) {
+                account.note(&state);
+            }
             account.apply(&edit.settled);
             let mut manifest = self.next_manifest(installer, edit, superblock.generation);
             // An identity is used once, whatever comes of it: the superblock of a try that seems

@@ -81,6 +81,8 @@ struct Plan {
     len: u64,
     /// Of the memtable in which frames were seen.
     epoch: Option<Epoch>,
+    /// The frame that was looked at last, and whether it is there; often several pieces show one.
+    looked: Option<(PackRef, bool)>,
     /// References of the source that get their origin: block, and what is laid over it.
     marks: Vec<(u64, Fragment)>,
     /// References of the target.
@@ -265,7 +267,9 @@ impl Namespace {
                     let piece = (target_off, len);
                     match &run.what {
                         What::Hole if !dear => plan.hole(copy, len),
-                        What::Own(r) | What::Shared(r) if fits && is_markable(&layout, r) => {
+                        What::Own(r) | What::Shared(r)
+                            if fits && is_markable(&layout, r) && self.holds(&mut plan, r) =>
+                        {
                             if !self.store.sharing.load(Ordering::Acquire) {
                                 return Ok(Err(Step::NotAllowed));
                             }
@@ -287,6 +291,26 @@ impl Namespace {
             }
         }
         Ok(Ok(plan))
+    }
+
+    /// Whether a frame is there as its reference says. If not it is not shared: what can be read of
+    /// it is copied, and the rest is an error like that of reading it.
+    fn holds(&self, plan: &mut Plan, r: &PackRef) -> bool {
+        let whole = PackRef {
+            skip: 0,
+            ..r.clone()
+        };
+        if let Some((last, holds)) = &plan.looked
+            && *last == whole
+        {
+            return *holds;
+        }
+        let checked = self.store.check_frame(r);
+        if let Err(e) = &checked {
+            tracing::debug!(error = %e, "a frame is copied and not shared");
+        }
+        plan.looked = Some((whole, checked.is_ok()));
+        checked.is_ok()
     }
 
     /// Reads what is written to the target; it lies in one block of each file.
