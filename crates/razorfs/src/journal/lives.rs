@@ -39,6 +39,17 @@ impl Ring {
         }
     }
 
+    /// Goes on in another file, so that the one in use can be emptied and grow; if a file is left
+    /// for the day that a sync fails.
+    pub fn turn(&mut self) -> Result<()> {
+        self.check_running()?;
+        if self.available().count() < 2 {
+            return Ok(());
+        }
+        self.sync()?;
+        self.open_life().map_err(|e| self.stop(e))
+    }
+
     /// The prepared file, or the largest free one; of these the one that was used longest ago.
     pub(super) fn best_free(&self) -> Option<u32> {
         let rank = |f: &&RingFile| (f.role == Role::Prepared, f.len, std::cmp::Reverse(f.jid));
