@@ -97,10 +97,15 @@ impl Workload {
             7 if self.rng.chance(20) => len += self.rng.range(0..600),
             _ => {}
         }
-        match self.rng.chance(50) {
-            true => Op::Collapse { who, offset, len },
-            false => Op::Insert { who, offset, len },
+        if self.rng.chance(40) {
+            return Op::Insert { who, offset, len };
         }
+        if self.rng.chance(75) {
+            // So that something is left behind it.
+            let most = size.saturating_sub(offset + 1) / 4096 * 4096;
+            len = len.min(most).max(4096);
+        }
+        Op::Collapse { who, offset, len }
     }
 
     pub(super) fn offset(&mut self, model: &Model, who: &Ref) -> u64 {
