@@ -69,8 +69,7 @@ impl Checkpointer {
         self.make_room()?;
         self.grow_empty_files(bytes)?;
         if self.core.limits.most() < bytes {
-            let turned = self.core.journal().ring.turn();
-            self.core.latching(turned)?;
+            self.core.latching(self.core.turn_journal())?;
             self.make_room()?;
             let installer = self.installer.lock();
             self.core.journal().ring.release(installer.previous_cut);

@@ -421,6 +421,64 @@ fn the_journal_grows_for_what_moves_and_has_its_limit() {
     assert!(has(7999, 0) && has(8191, 4096));
 }
 
+/// The power goes at each call to the disk while the journal grows for what moves.
+#[test]
+fn a_cut_while_the_journal_grows_leaves_the_file_before_or_after() {
+    use razorfs_disk::sim::{SimDisk, SimEnv};
+    use std::sync::Arc;
+    let options = Options {
+        geometry: crate::Geometry::tiny(),
+        threads: false,
+        ..Options::default()
+    };
+    let env = Arc::new(SimEnv::new(1));
+    let open = |disk: &SimDisk| {
+        Volume::open_on(Arc::new(disk.clone()), env.clone(), options.clone()).unwrap()
+    };
+    let disk = SimDisk::new();
+    let create_options = crate::CreateOptions::from(&options);
+    Volume::create_on(Arc::new(disk.clone()), env.clone(), &create_options).unwrap();
+    let v = open(&disk);
+    let (f, piece) = (create(&v, b"f"), bytes(13, B));
+    v.write(f, 0, &piece).unwrap();
+    v.step(Step::Commit).unwrap();
+    for n in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
+        v.copy_range(f, 0, f, n * BLOCK, n * BLOCK).unwrap();
+    }
+    v.sync().unwrap();
+    let image = razorfs_disk::sim::Image::load(&disk).unwrap();
+    drop(v);
+    let (mut before, mut after, mut calls) = (0, 0, 1);
+    loop {
+        let disk = SimDisk::from_image(&image);
+        let v = open(&disk);
+        let first = disk.op_count();
+        disk.cut_after(first + calls);
+        let done = v.insert_range(f, 4096, 4096).and_then(|()| v.sync());
+        drop(v);
+        let disk = disk.power_cut(&mut SimRng::new(calls));
+        let v = open(&disk);
+        let gap = v.stat(f).unwrap().size - 1024 * BLOCK;
+        assert!(gap == 4096 || (gap == 0 && done.is_err()));
+        for block in [0, 1, 500, 1022] {
+            let mut got = vec![0; B];
+            v.read(f, block * BLOCK + 4096 + gap, &mut got).unwrap();
+            assert!(got[..B - 4096] == piece[4096..] && got[B - 4096..] == piece[..4096]);
+        }
+        v.insert_range(f, 4096, 4096).unwrap();
+        v.step(Step::Checkpoint).unwrap();
+        (before, after) = match gap {
+            0 => (before + 1, after),
+            _ => (before, after + 1),
+        };
+        if done.is_ok() {
+            break;
+        }
+        calls += 1;
+    }
+    assert!(before > 20 && after > 0, "{before} {after}");
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Rng(u64);
 
