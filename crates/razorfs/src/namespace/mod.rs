@@ -36,6 +36,8 @@ mod model_tests;
 #[cfg(test)]
 mod names_tests;
 #[cfg(test)]
+mod shift_flush_tests;
+#[cfg(test)]
 mod shift_tests;
 
 use dentries::Dentries;

@@ -132,6 +132,7 @@ fn what_is_in_ram_moves_at_once_and_times_and_size_change() {
     v.insert_range(f, 8192, 4096).unwrap();
     insert(&mut data, 8192, 4096);
     assert!(read(&v, f) == data);
+    assert_eq!(v.seek(f, 0, SeekFor::Hole).unwrap(), 8192);
     v.collapse_range(f, 4096, 135_168).unwrap();
     collapse(&mut data, 4096, 135_168);
     assert!(read(&v, f) == data);
@@ -212,34 +213,6 @@ fn a_frame_that_is_only_cut_stays_an_own_one() {
     v.step(Step::Checkpoint).unwrap();
     assert_eq!(shared(&v), 2);
     assert!(read(&v, f) == data);
-}
-
-/// See `a_block_that_a_frozen_memtable_will_write_anew_is_copied`: here it is flushed first.
-#[test]
-fn a_block_that_a_frozen_memtable_will_write_anew_is_flushed_first() {
-    let v = volume();
-    let f = create(&v, b"f");
-    for n in 0..20 {
-        v.write(f, n * 6000, &bytes(n, 5000)).unwrap();
-    }
-    v.step(Step::Commit).unwrap();
-    let mut data = read(&v, f);
-    assert_eq!(frames(&v, f, 0), (0, 20));
-    assert!(v.inner.store.freeze().unwrap());
-    assert!(!v.inner.store.layout(f, 0).unwrap().is_steady);
-    v.insert_range(f, 4096, 4096).unwrap();
-    insert(&mut data, 4096, 4096);
-    assert!(frames(&v, f, 0).0 > 0);
-    assert_eq!(frames(&v, f, 0).1, 0);
-    for n in 0..4 {
-        let set = SetAttributes {
-            uid: Some(n),
-            ..SetAttributes::default()
-        };
-        v.set_attributes(Ino::ROOT, &set).unwrap();
-        v.step(Step::Checkpoint).unwrap();
-        assert!(read(&v, f) == data);
-    }
 }
 
 /// Deleting a block, referring and writing to it are one transaction; then it is one batch with
