@@ -239,14 +239,15 @@ impl File {
     /// after them moves to their place, and the file is `len` bytes shorter.
     ///
     /// All of it happens or nothing, also if the power goes; it is on the disk after
-    /// [`File::sync_data`]. What moves is not copied but referred to at its new place, so that this
-    /// costs time and space with the data behind `offset`, holes not counted, and little of both:
-    /// some 400 bytes for each 128 KiB. Where more than 1 MiB of it is not on the disk yet,
-    /// everything is flushed first. Holes stay holes, and so does what [`Volume::allocate`] has
-    /// reserved.
+    /// [`File::sync_data`]. What moves is not copied but referred to at its new place: the cost is
+    /// about 200 bytes of journal for each 128 KiB of data behind `offset`, holes not counted.
+    /// Where more than 1 MiB of that is not in its place on the disk yet, everything is flushed
+    /// first, as by [`Volume::checkpoint`]. Holes stay holes, and what [`Volume::allocate`] has
+    /// reserved becomes one.
     ///
-    /// All that moves has to fit in the journal at once, which grows for it as far as it may: with
-    /// a journal of the usual size that is 5 GiB of data, however sparse the file.
+    /// All that moves has to fit in the journal at once, which grows for it if the host has the
+    /// room: with a journal of the usual size that is 5 GiB of data, less if they are in many small
+    /// pieces, however large the holes between them.
     ///
     /// # Errors
     ///
@@ -269,7 +270,7 @@ impl File {
     /// [`Error::Invalid`] if `offset` or `len` is not a multiple of 4096 bytes, `len` is 0, or
     /// `offset` is not before the end of the file, where [`File::set_len`] is right;
     /// [`Error::FileTooLarge`] if the file would pass the largest offset; [`Error::LimitReached`]
-    /// if the volume its limit; the others as for [`File::collapse_range`].
+    /// if the volume would pass its limit; the others as for [`File::collapse_range`].
     pub fn insert_range(&self, offset: u64, len: u64) -> Result<()> {
         self.check_writable()?;
         self.volume.insert_range(self.ino, offset, len)
