@@ -430,17 +430,13 @@ impl fmt::Display for Op {
             } => {
                 write!(f, "setxattr {who} user.{} {data} {mode:?}", short(*name))
             }
-            Self::RemoveXattr { who, name } => {
-                write!(f, "removexattr {who} user.{}", short(*name))
-            }
+            Self::RemoveXattr { who, name } => write!(f, "removexattr {who} user.{}", short(*name)),
             Self::Transaction { steps, sync } => {
                 write!(f, "transaction [{}], synced: {sync}", steps_of(steps))
             }
             Self::Cut { calls, seed, again } => {
-                write!(
-                    f,
-                    "cut after {calls} calls, seed {seed:#x}, again {again:?}"
-                )
+                write!(f, "cut after {calls} calls, seed {seed:#x}, ")?;
+                write!(f, "again {again:?}")
             }
             Self::Read { who, offset, len } => write!(f, "read {who} {offset}+{len}"),
             Self::Seek { who, offset, what } => write!(f, "seek {who} {offset} {what:?}"),

@@ -235,8 +235,8 @@ impl File {
         Ok(())
     }
 
-    /// Takes `len` bytes out of the file at `offset`, as `FALLOC_FL_COLLAPSE_RANGE` does: what comes
-    /// after them moves to their place, and the file is `len` bytes shorter.
+    /// Takes `len` bytes out of the file at `offset`, as `FALLOC_FL_COLLAPSE_RANGE` does: what
+    /// comes after them moves to their place, and the file is `len` bytes shorter.
     ///
     /// All of it happens or nothing, also if the power goes; it is on the disk after
     /// [`File::sync_data`]. What moves is not copied but referred to at its new place: the cost is

@@ -165,8 +165,8 @@ fn much_that_is_in_ram_is_flushed_first_and_then_referred_to() {
     assert!(read(&v, f) == data);
 }
 
-/// What stays of a frame in the block of which the end has moved is a shared reference, too, and all
-/// are counted: the frame goes with the last.
+/// What stays of a frame in the block of which the end has moved is a shared reference, too, and
+/// all are counted: the frame goes with the last.
 #[test]
 fn the_block_at_the_edge_shares_its_frame_with_the_ones_behind() {
     let v = volume();
