@@ -311,6 +311,12 @@ impl FileSystem for EngineFs {
     fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
         self.volume.copy_range(from, at, to, to_at, len)
     }
+    fn collapse_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.volume.collapse_range(ino, offset, len)
+    }
+    fn insert_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.volume.insert_range(ino, offset, len)
+    }
     fn parent_of(&self, dir: Ino) -> Result<Ino> {
         self.volume.parent_of(dir)
     }

@@ -51,7 +51,7 @@ pub(super) struct RingFile {
 }
 
 impl RingFile {
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         payload_room(self.len - UNIT as u64)
     }
 }

@@ -23,6 +23,11 @@ const MOST_TRIES: u64 = 1000;
 type Admitted<'a> = (RwLockReadGuard<'a, ()>, BatchSeq, bool);
 
 impl Core {
+    /// Bytes that a transaction takes in the journal, at most.
+    pub fn journal_bytes(&self, tx: &Tx<'_>) -> usize {
+        tx.journal_size(self.tuning.inline_max)
+    }
+
     /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
     pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
         match self.commit_in(tx, None)? {
@@ -38,7 +43,7 @@ impl Core {
             return Ok(Some(Ticket(())));
         }
         self.check_writable()?;
-        let size = tx.journal_size(self.tuning.inline_max);
+        let size = self.journal_bytes(&tx);
         if tx.adds_records() {
             self.reserve(size as u64, 0)?;
         }
