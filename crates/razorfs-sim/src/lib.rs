@@ -4,6 +4,7 @@
 //! that leaves the few operations that matter. One number replays a run.
 
 pub mod content;
+pub mod coverage;
 mod crash;
 pub mod driver;
 pub mod dump;
@@ -16,11 +17,13 @@ pub mod marks;
 pub mod model;
 pub mod names;
 pub mod op;
+pub mod outcomes;
 pub mod panics;
 pub mod perform;
 pub mod posix;
 pub mod rng;
 pub mod run;
+pub mod short;
 pub mod shrink;
 #[cfg(test)]
 mod sim_tests;

@@ -159,7 +159,7 @@ fn the_engine_survives_faults_of_the_disk() {
 #[test]
 fn damaged_bytes_are_never_handed_out() {
     for victim in flips::victims(0).expect("the workload runs") {
-        let damages = flips::damages(&victim.image, Effort::Sample(3000), 1);
+        let damages = flips::damages(&victim, Effort::Sample(3000), 1);
         let outcome = flips::run(&victim, &damages, 2, |_| ());
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
         assert!(outcome.tried > 300, "{}", outcome.tried);

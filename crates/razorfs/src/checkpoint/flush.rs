@@ -10,6 +10,7 @@ use razorfs_format::{Epoch, SegmentId};
 use super::Installer;
 use crate::Result;
 use crate::data::{self, FrameIdentity, FrameWrite, Settled, Turnover};
+use crate::marks::{self, Mark};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::memtable::Slot;
 use crate::tree::piece::Piece;
@@ -78,7 +79,13 @@ pub(super) fn flush(
 fn shared(version: &Version, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
     let turnover = std::mem::take(&mut flushed.turnover);
     flushed.settled = turnover.settle(|pack, pos| version.shared(pack, pos))?;
+    if flushed.settled.any_died() {
+        marks::hit(Mark::FlushFrameDied);
+    }
     let counts = flushed.settled.counts.iter();
+    if counts.len() > 0 {
+        marks::hit(Mark::FlushShared);
+    }
     Ok(counts
         .map(|(pack, pos, count)| Record {
             key: Key::shared(*pack, *pos),
@@ -242,11 +249,14 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
                 &mut raw,
             );
             match read {
-                Ok(()) => runs.push(Run {
-                    block: n,
-                    off: range.start,
-                    raw,
-                }),
+                Ok(()) => {
+                    marks::hit(Mark::FlushRewrote);
+                    runs.push(Run {
+                        block: n,
+                        off: range.start,
+                        raw,
+                    });
+                }
                 // Damaged bytes are not copied under a new checksum: the pieces stay as they are,
                 // and so does the error for whoever reads them.
                 Err(e) => tracing::warn!(error = %e, "a fragmented block was not rewritten"),
@@ -257,6 +267,7 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
     if data::inline_bytes(&block.after) as usize <= core.tuning.inline_max {
         return;
     }
+    marks::hit(Mark::FlushMovedToPack);
     for fragment in &block.after {
         let FragmentKind::Inline(bytes) = &fragment.kind else {
             continue;

@@ -9,6 +9,7 @@ use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 
 use super::{Checkpointer, Edit, Installer, Next, name_of};
 use crate::data::Position;
+use crate::marks::{self, Mark};
 use crate::{Error, Result, fence};
 
 /// What may go once no generation that could be mounted needs it.
@@ -36,6 +37,7 @@ impl Checkpointer {
         if !fence::may_undo(e) {
             return;
         }
+        marks::hit(Mark::CheckpointTakenBack);
         if let Some(cold) = cold {
             installer.cold.rewind(cold);
         }
@@ -109,6 +111,7 @@ impl Checkpointer {
             .partition(|item| item.unneeded_since >= newest);
         for item in gone {
             if let Err(e) = self.remove_one(&item.what) {
+                marks::hit(Mark::GarbageFailed);
                 // It is found again at the next mount; a host that cannot punch keeps the bytes.
                 tracing::debug!(error = %e, "something unneeded could not be removed");
             }
@@ -120,6 +123,7 @@ impl Checkpointer {
         match what {
             Unneeded::File(file) => {
                 self.core.disk.remove(&name_of(*file))?;
+                marks::hit(Mark::GarbageFile);
                 if let FileName::Pack(pack) = file {
                     self.core.reader.forget(*pack);
                 }
@@ -130,6 +134,7 @@ impl Checkpointer {
                     .disk
                     .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
                 file.punch(range.clone())?;
+                marks::hit(Mark::GarbagePunched);
             }
         }
         Ok(())

@@ -36,6 +36,7 @@ use razorfs_format::superblock::{ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
+use crate::marks::{self, Mark};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
@@ -185,6 +186,7 @@ impl Checkpointer {
         let mut done = false;
         // What an earlier, failed checkpoint froze goes first, once its last batch is durable.
         if !self.core.version.load().frozen.is_empty() {
+            marks::hit(Mark::CheckpointOfOlder);
             self.core.commit_now(true)?;
             done |= self.flush_frozen(&mut installer, State::Dirty)?;
         }
@@ -321,6 +323,7 @@ impl Checkpointer {
         self.checkpoint()?;
         let mut installer = self.installer.lock();
         if installer.cut != installer.previous_cut {
+            marks::hit(Mark::CheckpointTwice);
             self.install(&mut installer, None, State::Dirty)?;
         }
         let least = installer.superblock.geometry.journal;
@@ -463,6 +466,7 @@ impl Checkpointer {
         next: &Next,
         e: &Error,
     ) {
+        marks::hit(Mark::CheckpointNotInstalled);
         let segments = edit.iter().flat_map(|e| e.written.iter());
         let segments = segments.map(|id| FileName::Segment(*id));
         let manifest = next.tables.iter().map(|(m, _)| FileName::Manifest(m.id));
@@ -511,9 +515,11 @@ impl Checkpointer {
         if self.core.host_is_low(0).unwrap_or(false) {
             for writer in [&mut journal.hot, &mut installer.cold] {
                 let is_dead = |id| account.get(id).is_some_and(|p| p.live < p.total / 2);
-                if writer.current().is_some_and(is_dead)
-                    && let Err(e) = writer.seal()
-                {
+                if !writer.current().is_some_and(is_dead) {
+                    continue;
+                }
+                marks::hit(Mark::CheckpointPackSealed);
+                if let Err(e) = writer.seal() {
                     tracing::warn!(error = %e, "a pack could not be closed");
                 }
             }

@@ -52,6 +52,13 @@ pub struct Settled {
     pub counts: Vec<(PackId, u64, Option<Shared>)>,
 }
 
+impl Settled {
+    /// Whether a frame lost its last reference.
+    pub fn any_died(&self) -> bool {
+        !self.died.is_empty()
+    }
+}
+
 impl Turnover {
     /// One block's list is replaced by another.
     pub fn note(&mut self, before: &[Fragment], after: &[Fragment]) {

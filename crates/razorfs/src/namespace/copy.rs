@@ -16,6 +16,7 @@ use razorfs_format::{Epoch, Ino, PackId};
 
 use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
+use crate::marks::{self, Mark};
 use crate::store::{Layout, OVERHEAD, Run, Ticket, What};
 use crate::{Error, Result};
 
@@ -143,7 +144,10 @@ impl Namespace {
             match step {
                 Ok(Step::Done(0, _)) => break,
                 Ok(Step::Done(n, _)) => (done, late) = (done + n, 0),
-                Ok(Step::Late) => late += 1,
+                Ok(Step::Late) => {
+                    marks::hit(Mark::CopyLate);
+                    late += 1;
+                }
                 Ok(Step::NotAllowed) => {
                     if let Err(e) = self.store.allow_sharing() {
                         tracing::debug!(error = %e, "a copy shares nothing");
@@ -244,6 +248,9 @@ impl Namespace {
             if plan.epoch.is_some_and(|epoch| epoch != layout.epoch) {
                 return Ok(Err(Step::Late));
             }
+            if !layout.is_steady {
+                marks::hit(Mark::CopyUnsteady);
+            }
             let mut marked = Vec::new();
             for run in &layout.runs {
                 let (from, to) = (run.off.max(off), (run.off + run.len).min(off + len));
@@ -343,6 +350,9 @@ impl Namespace {
             for (block, off, len) in pieces(hole.start..hole.end.min(size)) {
                 op.hole(copy.to, block, off, len);
             }
+        }
+        if !plan.shares.is_empty() {
+            marks::hit(Mark::CopyShared);
         }
         for (block, fragment) in plan.shares {
             op.refer(copy.to, block, fragment);

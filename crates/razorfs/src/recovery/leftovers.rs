@@ -8,6 +8,7 @@ use razorfs_format::{PackId, Place};
 
 use super::Opening;
 use crate::checkpoint::name_of;
+use crate::marks::{self, Mark};
 use crate::{Error, Result};
 
 /// No volume ever comes to larger numbers: what says so is damaged, and there must be others to
@@ -104,6 +105,7 @@ impl Opening {
         for file in self.listing()? {
             if !named(&file) {
                 self.disk.remove(&name_of(file))?;
+                marks::hit(Mark::RecoveryLeftover);
             }
         }
         Ok(())

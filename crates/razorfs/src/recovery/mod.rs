@@ -31,6 +31,7 @@ use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring};
+use crate::marks::{self, Mark};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
@@ -327,6 +328,7 @@ impl Opening {
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
         let surplus = open.len().saturating_sub(2);
         for meta in open.drain(..surplus) {
+            marks::hit(Mark::RecoveryPackSurplus);
             if let Some(meta) = packs.get_mut(&meta.id) {
                 meta.sealed = true;
             }
