@@ -234,7 +234,7 @@ fn suites(root: &Path, ops: &str) -> Result<(), String> {
         pjdfstest_of_an_ordinary_user(&tools.join("pjdfstest"), &razorfs, &place)?;
     }
     let mapread = match ops.parse::<u64>() {
-        Ok(ops) if ops > FSX_LONG => "mapread = 2\n",
+        Ok(ops) if ops > FSX_LONG => "mapread = 0.2\n",
         _ => "mapread = 10\n",
     };
     let config = FSX_CONFIG.replace("mapread = 10\n", mapread);

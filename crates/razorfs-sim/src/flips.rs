@@ -279,10 +279,10 @@ pub enum Damage {
 impl Damage {
     /// Whether it is in a file that one of the findings is about.
     fn is_in(&self, findings: &[String]) -> bool {
-        let (Self::Bit(name, ..) | Self::Block(name, ..) | Self::Short(name, _) | Self::Gone(name)) =
-            self
-        else {
-            return false;
+        let name = match self {
+            Self::Bit(name, ..) | Self::Block(name, ..) => name,
+            Self::Short(name, _) | Self::Gone(name) => name,
+            Self::Newest => return false,
         };
         findings
             .iter()

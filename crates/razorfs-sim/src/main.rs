@@ -23,6 +23,7 @@ WHAT is one of
   --corpus        all runs that failed once
   --short         all workloads of one and two operations, cut at every call, with all outcomes
                   of a cut that has few
+  --table         what cuts leave of each operation, as a table
   --flips         every bit of a small volume flipped, one at a time
 and more
   --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
@@ -40,6 +41,7 @@ struct Args {
     exhaustive: bool,
     short: bool,
     corpus: bool,
+    table: bool,
     every: usize,
     flips: bool,
     quick: bool,
@@ -61,6 +63,7 @@ fn parse() -> Result<Args, String> {
         exhaustive: false,
         short: false,
         corpus: false,
+        table: false,
         every: 1,
         flips: false,
         quick: false,
@@ -90,6 +93,7 @@ fn parse() -> Result<Args, String> {
             "--exhaustive" => args.exhaustive = true,
             "--short" => args.short = true,
             "--corpus" => args.corpus = true,
+            "--table" => args.table = true,
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--quick" => args.quick = true,
@@ -258,6 +262,28 @@ fn corpus(plan: &Plan) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
+/// The crash table of docs/faults.md.
+fn table(plan: &Plan) -> ExitCode {
+    let effort = outcomes::Effort {
+        all: 1024,
+        sample: 64,
+    };
+    let rows = match short::table(plan, effort) {
+        Ok(rows) => rows,
+        Err(finding) => {
+            println!("{finding}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("| operation | before a sync | during the sync | after it |");
+    println!("|---|---|---|---|");
+    for row in rows {
+        let [before, during, after] = row.moments;
+        println!("| {} | {before} | {during} | {after} |", row.op);
+    }
+    ExitCode::SUCCESS
+}
+
 /// Every short workload.
 fn all_short(plan: &Plan, args: &Args) -> ExitCode {
     let depth = Depth {
@@ -355,6 +381,9 @@ fn main() -> ExitCode {
     }
     if args.short {
         return all_short(&plan, &args);
+    }
+    if args.table {
+        return table(&plan);
     }
     if args.corpus {
         return corpus(&plan);

@@ -1,7 +1,7 @@
 //! All short workloads: one or two operations on a small tree that is durable, then a sync. Each is
 //! cut at every call of the disk, and each cut leaves every outcome that it may where there are
 //! few. File systems' known crash bugs need no more than three operations on a fresh file system
-//! (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing", OSDI 2018).
+//! (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing", 2018).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -134,11 +134,7 @@ pub fn tree(last: Op) -> Vec<Op> {
 #[must_use]
 pub fn operations() -> Vec<Op> {
     let (a, packed) = (path(&[A]), path(&[PACKED]));
-    let time = Time {
-        secs: -3,
-        nanos: 999_999_999,
-    };
-    vec![
+    let mut all = vec![
         create(root(FREE), FileKind::Regular),
         create(root(FREE), FileKind::Directory),
         create(below(B, FREE), FileKind::Symlink),
@@ -148,7 +144,7 @@ pub fn operations() -> Vec<Op> {
             mode: 0o600,
         },
         Op::Link {
-            from: a.clone(),
+            from: a,
             to: root(FREE),
         },
         Op::Link {
@@ -161,7 +157,7 @@ pub fn operations() -> Vec<Op> {
         Op::Unlink(root(PACKED)),
         Op::Open {
             slot: 0,
-            who: packed.clone(),
+            who: packed,
         },
         Op::Rmdir(root(EMPTY)),
         rename(root(A), root(FREE), RenameMode::Replace),
@@ -171,6 +167,19 @@ pub fn operations() -> Vec<Op> {
         rename(root(B), below(EMPTY, FREE), RenameMode::Replace),
         rename(below(B, C), root(PACKED), RenameMode::Exchange),
         rename(root(B), root(A), RenameMode::Exchange),
+    ];
+    all.extend(changes_of_files());
+    all
+}
+
+/// Those that change one file, or do background work.
+fn changes_of_files() -> Vec<Op> {
+    let (a, packed) = (path(&[A]), path(&[PACKED]));
+    let time = Time {
+        secs: -3,
+        nanos: 999_999_999,
+    };
+    vec![
         write(path(&[FREE]), 0, data(9, 5000)),
         write(a.clone(), 100, data(10, 50)),
         write(a.clone(), 4000, data(11, 9000)),
@@ -193,7 +202,17 @@ pub fn operations() -> Vec<Op> {
         allocate(a.clone(), AllocateMode::KeepSize, 0, 100_000),
         copy(packed.clone(), a.clone(), 8192, 100_000),
         copy(packed.clone(), path(&[B, C]), 0, 150_000),
-        copy(packed.clone(), packed, 200_000, 150_000),
+        copy(packed.clone(), packed.clone(), 200_000, 150_000),
+        Op::Collapse {
+            who: packed.clone(),
+            offset: 4096,
+            len: 8192,
+        },
+        Op::Insert {
+            who: packed,
+            offset: 65_536,
+            len: 131_072,
+        },
         Op::SetXattr {
             who: a.clone(),
             name: 2,
@@ -309,7 +328,108 @@ pub fn run(plan: &Plan, depth: Depth, tick: impl Fn(&Summary) -> bool + Sync) ->
         .unwrap_or_default()
 }
 
+/// How many outcomes of cuts showed an operation not at all, and how many wholly.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The state before it.
+    pub before: u64,
+    /// The state after it.
+    pub after: u64,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.before, self.after) {
+            (before, 0) => write!(f, "not at all ({before})"),
+            (0, after) => write!(f, "wholly ({after})"),
+            (before, after) => write!(f, "not at all ({before}) or wholly ({after})"),
+        }
+    }
+}
+
+/// What cuts leave of one operation.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The operation.
+    pub op: Op,
+    /// Cuts before a sync is asked for, during it, after it was acknowledged.
+    pub moments: [Seen; 3],
+}
+
+/// What cuts leave of each operation that changes the tree, in the order of [`operations`]; or what
+/// was wrong.
+pub fn table(plan: &Plan, effort: Effort) -> Result<Vec<Row>, Box<Finding>> {
+    let depth = Depth {
+        effort,
+        nested: 0,
+        every: 1,
+    };
+    let job = Job {
+        plan,
+        depth,
+        seed: plan.first_seed,
+    };
+    let operations = operations();
+    let changes = operations.into_iter().filter(Op::changes);
+    changes.filter_map(|op| job.row(op).transpose()).collect()
+}
+
 impl Job<'_> {
+    /// What cuts leave of an operation; nothing if it was refused.
+    fn row(&self, op: Op) -> Result<Option<Row>, Box<Finding>> {
+        let mut ops = tree(Op::Sync);
+        let at = ops.len();
+        ops.push(Op::CheckAll);
+        let calls = |ops: &[Op]| replay(self.machine(), ops).calls;
+        let start = calls(&ops);
+        ops.push(op.clone());
+        if replay(self.machine(), &ops).marks.count(&op.word())
+            == replay(self.machine(), ops.get(..at).unwrap_or_default())
+                .marks
+                .count(&op.word())
+        {
+            return Ok(None);
+        }
+        let asked = calls(&ops);
+        ops.push(Op::Sync);
+        let end = calls(&ops);
+        ops.push(cut(0, self.seed, Vec::new()));
+        let mut moments = [Seen::default(); 3];
+        // The one that is cut before its first call, and before anybody asks for a sync.
+        let mut unsynced = ops.clone();
+        unsynced.remove(at + 2);
+        let [before, during, after] = &mut moments;
+        self.see(&unsynced, before)?;
+        for calls in 1..end - start {
+            if let Some(first) = ops.get_mut(at) {
+                *first = cut(calls, mix(self.seed, calls), Vec::new());
+            }
+            let seen = match calls <= asked - start {
+                true => &mut *before,
+                false => &mut *during,
+            };
+            self.see(&ops, seen)?;
+        }
+        if let Some(first) = ops.get_mut(at) {
+            *first = Op::CheckAll;
+        }
+        self.see(&ops, after)?;
+        Ok(Some(Row { op, moments }))
+    }
+
+    /// Adds what all outcomes of the cut in a run show.
+    fn see(&self, ops: &[Op], seen: &mut Seen) -> Result<(), Box<Finding>> {
+        let mut sum = Summary::default();
+        if self.outcomes(ops, self.seed, &mut sum)
+            && let Some(finding) = sum.findings.pop()
+        {
+            return Err(Box::new(finding));
+        }
+        seen.after += sum.marks.count("cut: everything survived");
+        seen.before += sum.marks.count("cut: only what was acknowledged survived");
+        Ok(())
+    }
+
     fn machine(&self) -> EngineMachine {
         let mut setup = Setup::of(self.plan.first_seed);
         setup.durability = Durability::Async;
