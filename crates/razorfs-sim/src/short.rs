@@ -113,7 +113,7 @@ pub fn tree(last: Op) -> Vec<Op> {
         create(below(B, C), FileKind::Regular),
         write(path(&[B, C]), 0, data(5, 100)),
         create(root(PACKED), FileKind::Regular),
-        write(path(&[PACKED]), 0, data(8, 135_000)),
+        write(path(&[PACKED]), 0, data(21, 135_000)),
         create(root(EMPTY), FileKind::Directory),
         create(root(LINK), FileKind::Symlink),
         Op::Link {
