@@ -22,6 +22,7 @@ pub mod footer;
 pub mod header;
 pub mod index;
 pub mod seal;
+pub mod search;
 
 pub use builder::{SegmentBuilder, Style};
 pub use data::{Block, BlockBuilder, Entry, Position, ValueBuf};
