@@ -29,6 +29,7 @@ mod journal;
 mod namespace;
 mod packs;
 mod paths;
+mod repair;
 mod roots;
 mod segments;
 mod session;
@@ -40,6 +41,7 @@ mod view;
 use razorfs_disk::Disk;
 
 pub use finding::{Checked, Finding, FindingKind, Report, Severity};
+pub use repair::{Gap, Lose, Loss, Outcome, RepairError, RepairOptions, repair};
 
 use session::Session;
 

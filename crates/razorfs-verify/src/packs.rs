@@ -119,7 +119,9 @@ impl Packs {
         for (done, (id, meta, len)) in (0..).zip(all) {
             s.progress("packs", done, total);
             let bad = walk(s, id, meta.as_ref(), len, false);
-            let room = BAD_MAX.saturating_sub(self.bad.len());
+            // A repair has to know them all.
+            let most = if s.salvage { usize::MAX } else { BAD_MAX };
+            let room = most.saturating_sub(self.bad.len());
             self.bad.extend(
                 bad.into_iter()
                     .take(room)
@@ -168,6 +170,32 @@ impl Packs {
             s.find_ino(K::FrameDamaged, ino, &part, &bad.error);
             bad.referred = true;
         }
+    }
+
+    /// Whether a reference, at `off` of its block, leads to an intact frame of that block.
+    pub fn is_right(&mut self, s: &mut Session<'_>, key: &Key, off: u32, r: &PackRef) -> bool {
+        let listed = self.packs.get(&r.pack);
+        let id = FrameIdentity::of(r, key.branch(), key.ino(), key.second(), off);
+        listed.is_some_and(|pack| frame_end(r) <= pack.len)
+            && !self.bad.contains_key(&(r.pack, r.pos))
+            && self.compare(s, r, &id).is_ok()
+    }
+
+    /// Reads bytes of a pack; nothing if it cannot be opened.
+    pub fn read(
+        &mut self,
+        s: &mut Session<'_>,
+        id: PackId,
+        buf: &mut [u8],
+        at: u64,
+    ) -> Option<usize> {
+        let file = self.file(s, id)?;
+        Some(s.read(&*file, FileName::Pack(id), buf, at))
+    }
+
+    /// The packs that are listed or that the journal names, and where their frames end.
+    pub fn ends(&self) -> impl Iterator<Item = (PackId, Option<PackMeta>, u64)> {
+        self.packs.iter().map(|(id, p)| (*id, p.meta, p.len))
     }
 
     /// Compares a reference with the header of its frame.
@@ -253,6 +281,7 @@ struct Walk<'w> {
     file: &'w dyn File,
     sealed: bool,
     bad: Vec<(u64, Bad)>,
+    bad_max: usize,
     gaps: Vec<(Range<u64>, bool, FormatError)>,
     missing: Option<Range<u64>>,
     /// The frames, for the comparison with the trailer.
@@ -289,6 +318,7 @@ fn walk(
         file: &*file,
         sealed,
         bad: Vec::new(),
+        bad_max: if s.salvage { usize::MAX } else { BAD_MAX },
         gaps: Vec::new(),
         missing: None,
         entries: Vec::new(),
@@ -371,7 +401,7 @@ impl Walk<'_> {
                     block: identity.block,
                 });
                 if let Some(Err(error)) = data
-                    && self.bad.len() < BAD_MAX
+                    && self.bad.len() < self.bad_max
                 {
                     let bad = Bad {
                         error,

@@ -33,7 +33,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    fn new(roots: &Roots) -> Self {
+    /// One that changes nothing.
+    pub fn of(roots: &Roots) -> Self {
         Self {
             changes: BTreeMap::new(),
             frames: BTreeMap::new(),
@@ -50,7 +51,7 @@ impl Replay {
 /// Checks the journal and replays it.
 pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
     let lives = lives(s)?;
-    let mut result = Replay::new(roots);
+    let mut result = Replay::of(roots);
     let end = replay::run(s, roots, &lives, &mut result);
     for life in &lives {
         report_bad(s, life, &end.told);
@@ -61,7 +62,7 @@ pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
 /// Replays the journal from where `roots` says, for a repair; answers where it stopped because of
 /// damage, if it did.
 pub fn replay(s: &mut Session<'_>, roots: &Roots, lives: &[Life]) -> (Replay, Option<Stop>) {
-    let mut result = Replay::new(roots);
+    let mut result = Replay::of(roots);
     let end = replay::run(s, roots, lives, &mut result);
     (result, end.stop)
 }
