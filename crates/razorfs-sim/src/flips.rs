@@ -26,12 +26,14 @@ use crate::workload::Workload;
 pub struct Victim {
     /// Its files.
     pub image: Image,
-    setup: Setup,
+    pub(crate) setup: Setup,
     closed: bool,
     /// The state it is in.
-    model: Model,
+    pub(crate) model: Model,
     /// The states before, which it may show if it says that it lost the later ones.
-    before: Vec<Model>,
+    pub(crate) before: Vec<Model>,
+    /// What its files were before.
+    pub(crate) older: Vec<Image>,
 }
 
 impl Victim {
@@ -41,12 +43,25 @@ impl Victim {
         // Most of a young volume is its ring; a small one leaves time for every bit.
         setup.geometry.journal_initial_file = 32 << 10;
         setup.geometry.journal_max_file = 64 << 10;
+        Self::of(setup, seed, ops, close)
+    }
+
+    /// The same with other sizes.
+    pub(crate) fn of(
+        setup: Setup,
+        seed: u64,
+        ops: usize,
+        close: bool,
+    ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
         let mut workload = Workload::small(mix(seed, 5));
-        let mut before = Vec::new();
-        for _ in 0..ops {
+        let (mut before, mut older) = (Vec::new(), Vec::new());
+        for n in 0..ops {
             let op = workload.next(runner.model());
             runner.run(&op)?;
+            if n % 10 == 9 {
+                older.push(runner.machine().disk().image());
+            }
             let mut state = runner.model().clone();
             state.close_all();
             before.push(state);
@@ -61,12 +76,13 @@ impl Victim {
             closed: close,
             model,
             before,
+            older,
         })
     }
 
     /// The last batch with a sector of zeros in it, or without its file, looks like one that was
     /// never written whole: no format can tell, as long as nothing after it says that it was.
-    fn may_look_torn(&self, damage: &Damage) -> bool {
+    pub(crate) fn may_look_torn(&self, damage: &Damage) -> bool {
         match damage {
             Damage::Sector(name, _, false) | Damage::Gone(name) | Damage::Short(name, _) => {
                 !self.closed && name.dir == Dir::Journal
@@ -176,14 +192,15 @@ fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
     Ok(refused)
 }
 
-const PIECE: usize = 16 * 1024;
+pub(crate) const PIECE: usize = 16 * 1024;
 
-enum Bad {
+#[derive(Debug)]
+pub(crate) enum Bad {
     Refused,
     Wrong(String),
 }
 
-fn bad(error: Error) -> Bad {
+pub(crate) fn bad(error: Error) -> Bad {
     if is_refusal(&error) {
         Bad::Refused
     } else {
@@ -199,14 +216,14 @@ fn same<T: PartialEq>(found: T, expected: T, what: &str) -> std::result::Result<
     }
 }
 
-fn list(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
+pub(crate) fn list(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
     let found = fs.entries(ino, 0, usize::MAX).map_err(bad)?;
     let found: BTreeSet<_> = found.iter().map(|e| (names::id(&e.name), e.ino)).collect();
     let want: BTreeSet<_> = node.entries.iter().map(|(n, i)| (Some(*n), *i)).collect();
     same(found, want, "other entries")
 }
 
-fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<(), Bad> {
+pub(crate) fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<(), Bad> {
     let want = (node.size - at).min(PIECE as u64) as usize;
     let (mut found, mut expected) = (vec![0xee; want], vec![0; want]);
     let got = fs.read(ino, at, &mut found).map_err(bad)?;
@@ -218,7 +235,7 @@ fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<()
     )
 }
 
-fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
+pub(crate) fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
     let found = fs.list_xattr(ino).map_err(bad)?;
     let found: BTreeSet<_> = found.iter().map(|n| names::xattr_id(n)).collect();
     let want: BTreeSet<_> = node.xattrs.keys().map(|n| Some(*n)).collect();
@@ -255,7 +272,7 @@ impl Damage {
             .any(|finding| finding.contains(&name.to_string()))
     }
 
-    fn apply(&self, image: &mut Image) -> bool {
+    pub(crate) fn apply(&self, image: &mut Image) -> bool {
         match self {
             Self::Bit(name, byte, bit) => image.flip_bit(name, *byte, *bit),
             Self::Sector(name, at, noise) => {

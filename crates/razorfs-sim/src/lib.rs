@@ -19,6 +19,7 @@ pub mod op;
 pub mod panics;
 pub mod perform;
 pub mod posix;
+pub mod repairs;
 pub mod rng;
 pub mod run;
 pub mod shrink;

@@ -7,6 +7,7 @@ use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
+use razorfs_sim::repairs;
 use razorfs_sim::run::{Mode, Size};
 
 const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
@@ -17,10 +18,11 @@ WHAT is one of
   --diff          no cuts: answers compared with the reference file system
   --exhaustive    with --seed: a cut at every changing call of the disk of one run
   --flips         every bit of a small volume flipped, one at a time
+  --repair N      volumes damaged in many ways and repaired, N of them
 and more
   --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
   --runs N        most runs
-  --ops N         operations between two cuts (default: 40)
+  --ops N         operations between two cuts, or damage to a volume (default: 40)
   --failures N    stop after N failures (default: 5)
   --quick         --flips: one bit of every byte, and whole sectors
   --marks         print how often what happened";
@@ -29,6 +31,7 @@ struct Args {
     mode: Option<Mode>,
     exhaustive: bool,
     flips: bool,
+    repair: Option<u64>,
     quick: bool,
     cuts: u64,
     seed: Option<u64>,
@@ -45,6 +48,7 @@ fn parse() -> Result<Args, String> {
         mode: None,
         exhaustive: false,
         flips: false,
+        repair: None,
         quick: false,
         cuts: u64::MAX,
         seed: None,
@@ -69,6 +73,7 @@ fn parse() -> Result<Args, String> {
             "--diff" => args.mode = Some(Mode::Differential),
             "--exhaustive" => args.exhaustive = true,
             "--flips" => args.flips = true,
+            "--repair" => args.repair = Some(number()?),
             "--quick" => args.quick = true,
             "--seed" => args.seed = Some(number()?),
             "--runs" => args.runs = Some(number()?),
@@ -235,6 +240,32 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
+/// Repairs.
+fn mend(plan: &Plan, volumes: u64, args: &Args) -> ExitCode {
+    let first = plan.first_seed;
+    let effort = repairs::Effort {
+        plants: args.ops,
+        cuts: 4,
+    };
+    let shown = AtomicU64::new(0);
+    let seeds = first..first.saturating_add(volumes);
+    let summary = repairs::run(seeds, effort, plan.jobs, |sum| {
+        let seen = shown.swap(sum.failures.len() as u64, Ordering::Relaxed);
+        for failure in sum.failures.iter().skip(seen as usize) {
+            println!("FAILURE {failure}\n");
+        }
+        sum.failures.len() < plan.most_failures
+    });
+    print!("{}", summary.marks);
+    println!(
+        "repairs: {}, failures: {}, seeds {first}..{}",
+        summary.tried,
+        summary.failures.len(),
+        first.saturating_add(volumes)
+    );
+    ExitCode::from(u8::from(!summary.failures.is_empty()))
+}
+
 fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -246,6 +277,9 @@ fn main() -> ExitCode {
     let plan = plan(&args);
     if args.flips {
         return flip(&plan, &args);
+    }
+    if let Some(volumes) = args.repair {
+        return mend(&plan, volumes, &args);
     }
     match args.seed {
         Some(seed) if args.exhaustive => every_call(&plan, seed, &args),

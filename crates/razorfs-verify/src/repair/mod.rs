@@ -35,7 +35,7 @@ use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
 
 pub use report::{Gap, Lose, Loss, Outcome};
 
-use crate::journal::{self, Behind, Life};
+use crate::journal::{self, Behind};
 use crate::packs::Packs;
 use crate::session::{Opened, Session, name_of};
 use crate::view::View;
@@ -189,7 +189,6 @@ struct Volume {
     known: Known,
     evidence: Evidence,
     newest: Option<Superblock>,
-    lives: Vec<Life>,
 }
 
 fn read(
@@ -248,7 +247,6 @@ fn read(
         known,
         evidence,
         newest: slots.into_iter().next(),
-        lives,
     })
 }
 

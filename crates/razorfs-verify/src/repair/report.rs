@@ -26,6 +26,11 @@ pub enum Lose {
     Old,
     /// Its name is lost: it is in `lost+found`, as `#` and its number.
     Name,
+    /// Some of its names are lost, but not all.
+    Link,
+    /// The directory had more entries than are left. What they led to, and is left, is in
+    /// `lost+found`, if it has no other name.
+    Names,
     /// Nothing but its name is left of the file: the name goes.
     Entry,
     /// Extended attributes may be lost.
@@ -42,6 +47,8 @@ impl Lose {
             Self::Inode => "owner, mode, times and size are lost",
             Self::Old => "owner, mode, times or size may be older ones, or the file was removed",
             Self::Name => "its name is lost: it goes to lost+found",
+            Self::Link => "some of its names are lost",
+            Self::Names => "some of the names in this directory are lost",
             Self::Entry => "nothing is left of it but the name, which goes",
             Self::Attributes => "extended attributes may be lost",
         }
@@ -56,6 +63,8 @@ impl Lose {
             Self::Inode => "inode",
             Self::Old => "old",
             Self::Name => "name",
+            Self::Link => "link",
+            Self::Names => "names",
             Self::Entry => "entry",
             Self::Attributes => "attributes",
         }

@@ -37,10 +37,10 @@ pub struct Node {
     pub stale: bool,
     /// Where its (first) name stands.
     pub home: Option<(Ino, u64)>,
-    /// The name that its record tells was found.
-    at_home: bool,
     /// What its record tells.
     told: (Ino, u64),
+    /// How many entries it tells of.
+    told_entries: u64,
     pub names: u32,
     pub subdirs: u32,
     pub entries: u64,
@@ -68,8 +68,8 @@ impl Node {
             made: false,
             stale: false,
             home: None,
-            at_home: false,
             told: (inode.parent, inode.cookie),
+            told_entries: inode.entries,
             names: 0,
             subdirs: 0,
             entries: 0,
@@ -90,8 +90,8 @@ impl Node {
             made: true,
             stale: true,
             home: None,
-            at_home: false,
             told: (Ino(0), 0),
+            told_entries: 0,
             names: 0,
             subdirs: 0,
             entries: 0,
@@ -301,7 +301,6 @@ impl Tree {
         if node.home.is_none() || told {
             node.home = Some(at);
         }
-        node.at_home |= told;
         if !node.is_dir() && (node.names > 1 || node.nlink > 1) {
             self.links.insert((dirent.ino, at.0, at.1));
             if let Some(first) = first {
@@ -363,6 +362,14 @@ impl Tree {
         }
         for ino in found {
             out.lose(Lose::Name, ino);
+        }
+        for (ino, node) in &self.nodes {
+            if node.entries < node.told_entries && node.fate != Fate::Gone {
+                out.lose(Lose::Names, *ino);
+            }
+            if (1..node.nlink).contains(&node.names) && !node.is_dir() && !node.stale {
+                out.lose(Lose::Link, *ino);
+            }
         }
         // One name is no list.
         let nodes = &self.nodes;
