@@ -55,7 +55,7 @@ impl Victim {
     ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
         let mut workload = Workload::small(mix(seed, 5));
-        let (mut before, mut older) = (Vec::new(), Vec::new());
+        let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
             let op = workload.next(runner.model());
             runner.run(&op)?;

@@ -344,7 +344,8 @@ impl<'l> Told<'l> {
         }
         if !unsure {
             let mut expected = node.clone();
-            if node.is_dir() || self.has(ino, &[Lose::Link, Lose::Name]) || self.listed {
+            let names = [Lose::Link, Lose::OldName, Lose::Name];
+            if node.is_dir() || self.has(ino, &names) || self.listed {
                 // Counted anew; entries were compared.
                 expected.nlink = stat.nlink;
             }
@@ -388,7 +389,14 @@ impl<'l> Told<'l> {
             }
         }
         for (name, child) in &node.entries {
-            let lost = [Lose::Name, Lose::Entry, Lose::Link, Lose::Inode, Lose::Old];
+            let lost = [
+                Lose::Name,
+                Lose::OldName,
+                Lose::Entry,
+                Lose::Link,
+                Lose::Inode,
+                Lose::Old,
+            ];
             match there.remove(name) {
                 Some(found) if found == *child => {
                     let stat = fs.lookup(ino, names::bytes(*name));

@@ -165,7 +165,7 @@ pub fn find(
     for entry in &manifests {
         let (manifest, reference) = entry;
         let superblock = match named(entry) {
-            Some(slot) => slot.clone(),
+            Some(slot) => reopened(slot, evidence),
             None if lost || !any_named => unnamed(known, manifest, *reference, lives),
             None => continue,
         };
@@ -181,14 +181,24 @@ pub fn find(
         let rank = candidate.roots.superblock.generation.max(manifest.generation);
         found.insert((rank, manifest.id), candidate);
     }
-    for (manifest, _) in &manifests {
-        evidence.see(manifest);
-    }
     let mut all: Vec<Candidate> = found.into_values().rev().collect();
     if all.is_empty() {
         all.push(listed(s, known, slots, lives, evidence)?);
     }
+    for (manifest, _) in &manifests {
+        evidence.see(manifest);
+    }
     Ok(all)
+}
+
+/// A superblock that says where the journal ended when the volume was closed does not count if
+/// the volume was opened again since, and the superblock that says so is lost.
+fn reopened(slot: &Superblock, evidence: &Evidence) -> Superblock {
+    let mut superblock = slot.clone();
+    if evidence.highest.generation > slot.generation {
+        superblock.state = State::Dirty;
+    }
+    superblock
 }
 
 /// The superblock that would name this manifest.
@@ -251,7 +261,7 @@ fn listed(
         }
     }
     let epoch = segments.iter().map(|m| m.epoch_max).max();
-    let mut superblock = slots.first().unwrap_or(&known.superblock).clone();
+    let mut superblock = reopened(slots.first().unwrap_or(&known.superblock), evidence);
     if slots.is_empty() {
         // Nothing says what is in segments already: replaying it again does no harm.
         let first = lives.iter().flat_map(Life::batches).map(|(_, _, h)| h.seq);

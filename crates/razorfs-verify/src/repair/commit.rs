@@ -56,6 +56,7 @@ pub fn generation_after(evidence: &Evidence, newest: Option<Generation>) -> Gene
 impl Commit<'_> {
     /// Everything up to the superblock; nothing names it yet.
     pub fn prepare(&mut self, evidence: &Evidence) -> Result<()> {
+        self.disk.create_dirs()?;
         self.publish_segments()?;
         self.make_journal(evidence.highest.jid)?;
         self.write_manifest()?;

@@ -36,8 +36,6 @@ pub struct References {
     pub youngest: Epoch,
     /// Bytes of the frames that something refers to.
     pub live: BTreeMap<PackId, u64>,
-    /// The youngest frame of each pack that something refers to.
-    pub births: BTreeMap<PackId, Epoch>,
 }
 
 /// A first look at the extents: which files they belong to, and which frames are shared.
@@ -382,8 +380,6 @@ impl<'a, 'd> Blocks<'a, 'd> {
         let references = &mut self.references;
         for (at, r) in frames {
             let bytes = frame_len(r.stored_len);
-            let birth = references.births.entry(r.pack).or_default();
-            *birth = r.birth.max(*birth);
             let first = match references.shared.get_mut(&at) {
                 Some((count, known)) => {
                     *count += 1;

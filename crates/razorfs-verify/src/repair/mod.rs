@@ -96,7 +96,8 @@ impl From<DiskError> for RepairError {
 type Done<T> = Result<T, RepairError>;
 
 /// Findings that are no errors, and that a repair puts right all the same.
-const REPAIRABLE: [K; 7] = [
+const REPAIRABLE: [K; 8] = [
+    K::JournalFileHeader,
     K::OrphanWrong,
     K::CounterInodes,
     K::CounterBytes,
@@ -268,7 +269,7 @@ fn unnamed_volume(s: &mut Session<'_>) -> Done<razorfs_format::VolumeId> {
 /// What was written besides the segments.
 struct Built {
     references: References,
-    packs: Vec<(PackId, Option<PackMeta>, u64)>,
+    packs: Vec<PackMeta>,
     next_ino: Ino,
     epoch: Epoch,
 }
@@ -285,14 +286,7 @@ fn rebuild<'d>(
     let roots = &source.candidate.roots;
     let mut packs = Packs::new(roots, &source.replay);
     packs.walk(s, roots);
-    let ends: Vec<_> = packs.ends().collect();
-    let metas: Vec<PackMeta> = ends
-        .iter()
-        .map(|(id, meta, end)| PackMeta {
-            len: *end,
-            ..meta.unwrap_or(razorfs_format::pack::PackState::new(*id).meta(0))
-        })
-        .collect();
+    let metas: Vec<PackMeta> = packs.metas().collect();
     let frames = Frames::find(s, &metas, &source.lost);
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let view = View::new(roots, replay);
@@ -313,7 +307,9 @@ fn rebuild<'d>(
         next_ino = next_ino.next();
     }
     let evidence = &volume.evidence;
-    let epoch = evidence.epoch.max(references.youngest).next();
+    let births = metas.iter().map(|m| m.last_birth).max();
+    let epoch = evidence.epoch.max(references.youngest);
+    let epoch = epoch.max(births.unwrap_or_default()).next();
     let geometry = &volume.known.superblock.geometry;
     let next = SegmentId(evidence.segment.0.saturating_add(1));
     let mut writer = Writer::new(target, s.vid, geometry, epoch, next);
@@ -327,7 +323,7 @@ fn rebuild<'d>(
     records::write_inodes(s, &view, &tree, made, out, &mut writer);
     let built = Built {
         references,
-        packs: ends,
+        packs: metas,
         next_ino,
         epoch,
     };
@@ -413,31 +409,25 @@ fn plan<'d>(
 /// The packs that stay, and those of them whose headers are damaged. Nothing is appended to them.
 fn packs_of(s: &mut Session<'_>, built: &Built) -> (Vec<PackMeta>, Vec<PackId>) {
     let (mut packs, mut headless) = (Vec::new(), Vec::new());
-    for (id, meta, end) in &built.packs {
-        let Opened::File(_, file_len) = s.open(FileName::Pack(*id)) else {
+    for meta in &built.packs {
+        let Opened::File(_, file_len) = s.open(FileName::Pack(meta.id)) else {
             continue;
         };
-        let len = (*end).min(file_len) / FRAME_ALIGN * FRAME_ALIGN;
-        let live = built.references.live.get(id).copied().unwrap_or(0);
-        let bad = commit::is_headless(s.disk, s.vid, *id);
+        let len = meta.len.min(file_len) / FRAME_ALIGN * FRAME_ALIGN;
+        let live = built.references.live.get(&meta.id).copied().unwrap_or(0);
+        let bad = commit::is_headless(s.disk, s.vid, meta.id);
         if len < HEADER_LEN || (bad && live == 0) {
             continue;
         }
         if bad {
-            headless.push(*id);
+            headless.push(meta.id);
         }
-        let known = meta.map(|m| m.last_birth);
-        let seen = built.references.births.get(id).copied();
-        // Frames that only the journal named may be of any epoch so far.
-        let grown = meta.is_none_or(|m| m.len < *end);
-        let birth = if grown { Some(built.epoch) } else { known.max(seen) };
         packs.push(PackMeta {
-            id: *id,
             sealed: true,
             len,
             total: len - HEADER_LEN,
             live,
-            last_birth: birth.unwrap_or(built.epoch),
+            ..*meta
         });
     }
     (packs, headless)

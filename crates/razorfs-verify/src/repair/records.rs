@@ -49,6 +49,14 @@ pub fn write_xattrs(
             out.fixed("attributes of nothing");
             return;
         }
+        // Its removal is lost, if the inode has none.
+        let unmarked = |node: &Node| !node.stale && node.flags & inode_flags::HAS_XATTR == 0;
+        if tree.nodes.get(&ino).is_some_and(unmarked)
+            && lost.newer(&found.key, found.epoch).is_some()
+        {
+            out.fixed("attributes that had been removed");
+            return;
+        }
         let Ok(xattr) = Xattr::decode(value, place_of()) else {
             out.fixed("records that cannot be understood");
             return;

@@ -28,6 +28,8 @@ pub enum Lose {
     Name,
     /// Some of its names are lost, but not all.
     Link,
+    /// One of its names may have been removed, or be an older one.
+    OldName,
     /// The directory had more entries than are left. What they led to, and is left, is in
     /// `lost+found`, if it has no other name.
     Names,
@@ -48,6 +50,7 @@ impl Lose {
             Self::Old => "owner, mode, times or size may be older ones, or the file was removed",
             Self::Name => "its name is lost: it goes to lost+found",
             Self::Link => "some of its names are lost",
+            Self::OldName => "one of its names may be an older one, or had been removed",
             Self::Names => "some of the names in this directory are lost",
             Self::Entry => "nothing is left of it but the name, which goes",
             Self::Attributes => "extended attributes may be lost",
@@ -64,6 +67,7 @@ impl Lose {
             Self::Old => "old",
             Self::Name => "name",
             Self::Link => "link",
+            Self::OldName => "old-name",
             Self::Names => "names",
             Self::Entry => "entry",
             Self::Attributes => "attributes",

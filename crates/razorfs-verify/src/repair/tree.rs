@@ -137,6 +137,8 @@ pub struct Tree {
     pub links: BTreeSet<(Ino, Ino, u64)>,
     /// Entries that go.
     pub dropped: BTreeSet<(Ino, u64)>,
+    /// Names that stay, though newer records of their places may be lost: of which inodes.
+    pub stale_names: BTreeSet<(Ino, Ino, u64)>,
     /// Entries that come; they have no places yet.
     pub additions: Vec<Addition>,
     /// Where `lost+found` is, if there is one.
@@ -287,6 +289,9 @@ impl Tree {
             self.count(parent, kind, false);
             out.fixed("second names of directories");
         }
+        if stale && !told {
+            self.stale_names.insert((dirent.ino, at.0, at.1));
+        }
         self.take(at, dirent, told, out);
     }
 
@@ -340,10 +345,14 @@ impl Tree {
 
     /// Says what becomes of each inode.
     pub fn settle(&mut self, out: &mut Outcome) {
+        self.drop_stale_names(out);
         self.untie();
         let mut found = Vec::new();
         for (ino, node) in &mut self.nodes {
             if *ino == Ino::ROOT {
+                if node.stale && !node.made {
+                    out.lose(Lose::Old, *ino);
+                }
                 continue;
             }
             node.fate = match (node.names, node.nlink) {
@@ -375,6 +384,50 @@ impl Tree {
         let nodes = &self.nodes;
         self.links
             .retain(|(ino, _, _)| nodes.get(ino).is_some_and(|n| n.names > 1));
+    }
+
+    /// A file has more names than its inode says: those go whose removal may be lost, if that makes
+    /// the number right. Where it cannot be told which ones, all stay.
+    fn drop_stale_names(&mut self, out: &mut Outcome) {
+        let mut of: BTreeMap<Ino, Vec<(Ino, u64)>> = BTreeMap::new();
+        for (ino, dir, cookie) in &self.stale_names {
+            of.entry(*ino).or_default().push((*dir, *cookie));
+        }
+        for (ino, names) in of {
+            let Some(node) = self.nodes.get(&ino) else {
+                continue;
+            };
+            let known = !node.stale && !node.is_dir() && node.nlink > 0;
+            let surplus = node.names.saturating_sub(node.nlink) as usize;
+            if !known || surplus != names.len() {
+                if !node.stale {
+                    out.lose(Lose::OldName, ino);
+                }
+                continue;
+            }
+            out.fixed("names that had been removed");
+            for at in names {
+                self.drop_name(ino, at);
+            }
+        }
+    }
+
+    /// One of several names of a file goes.
+    fn drop_name(&mut self, ino: Ino, at: (Ino, u64)) {
+        self.dropped.insert(at);
+        self.additions.retain(|a| a.was != Some(at));
+        self.links.remove(&(ino, at.0, at.1));
+        let all = (ino, Ino(0), 0)..=(ino, Ino(u64::MAX), u64::MAX);
+        let other = self.links.range(all).next().map(|l| (l.1, l.2));
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        node.names = node.names.saturating_sub(1);
+        if node.home == Some(at) {
+            node.home = other;
+        }
+        let kind = node.kind;
+        self.count(at.0, kind, false);
     }
 
     /// Directories that the root is not above of: one of each circle loses its name.
