@@ -72,7 +72,7 @@ fn mount_line(rest: &[OsString]) -> Result<u8> {
 }
 
 /// `[-aAfnpryV] VOLUME`, as fsck(8) calls its helpers. With `-y` what is damaged is repaired; with
-/// `-a` or `-p` only if nothing is lost by that; else it stays as it is.
+/// `-a` or `-p` damaged metadata only, and only if nothing is lost by that; else it stays as it is.
 fn fsck(rest: &[OsString]) -> u8 {
     let is_flag = |word: &&OsString| word.to_string_lossy().starts_with('-');
     let has = |flags: &[char]| {
@@ -84,7 +84,10 @@ fn fsck(rest: &[OsString]) -> u8 {
         report(Err(Failure::new("fsck: name one volume: fsck.razorfs [-y] VOLUME")));
         return FSCK_OPERATIONAL;
     };
-    if !has(&['n']) && has(&['y', 'a', 'p']) {
+    let verified = verify(volume);
+    // At boot nobody waits until all data are read.
+    let repairs = has(&['y']) || (verified == FSCK_UNCORRECTED && has(&['a', 'p']));
+    if repairs && !has(&['n']) {
         return match fix(Path::new(volume), has(&['y'])) {
             Ok(code) => code,
             failure => {
@@ -93,8 +96,11 @@ fn fsck(rest: &[OsString]) -> u8 {
             }
         };
     }
-    let mut line = with_command("verify", &["--quiet".into()]);
-    line.push((*volume).clone());
+    verified
+}
+
+fn verify(volume: &OsString) -> u8 {
+    let line = with_command("verify", &["--quiet".into(), volume.clone()]);
     match run_line(&line) {
         0 => 0,
         DAMAGE => FSCK_UNCORRECTED,

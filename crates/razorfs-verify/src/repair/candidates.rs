@@ -158,7 +158,7 @@ pub fn find(
     // kept from being named was never the volume's state.
     let lost = newest.is_none_or(|newest| {
         let of_manifests = manifests.iter().map(|(m, _)| m.generation).max();
-        evidence.highest.generation > newest || of_manifests > Some(newest.next())
+        evidence.highest.generation > newest || of_manifests > Some(Generation(newest.0.saturating_add(1)))
     });
     let any_named = manifests.iter().any(|m| named(m).is_some());
     let mut found: BTreeMap<(Generation, ManifestId), Candidate> = BTreeMap::new();
@@ -265,7 +265,7 @@ fn listed(
     if slots.is_empty() {
         // Nothing says what is in segments already: replaying it again does no harm.
         let first = lives.iter().flat_map(Life::batches).map(|(_, _, h)| h.seq);
-        superblock.journal.batch = first.min().unwrap_or(evidence.highest.batch.next());
+        superblock.journal.batch = first.min().unwrap_or(evidence.highest.batch);
     }
     let manifest = Manifest {
         id: superblock.manifest.id,

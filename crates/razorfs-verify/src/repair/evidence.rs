@@ -56,6 +56,24 @@ impl Evidence {
         Ok(this)
     }
 
+    /// Whether there are no numbers left. Counting them up takes longer than anything lasts.
+    pub fn is_at_its_end(&self) -> bool {
+        const END: u64 = 1 << 62;
+        let h = &self.highest;
+        [
+            h.batch.0,
+            h.lsn.0,
+            h.generation.0,
+            self.manifest.0,
+            self.segment.0,
+            self.pack.0,
+            self.epoch.0,
+        ]
+        .iter()
+        .any(|n| *n >= END)
+            || self.slot > u32::MAX / 2
+    }
+
     /// What a manifest has given out.
     pub fn see(&mut self, manifest: &Manifest) {
         let c = &manifest.counters;

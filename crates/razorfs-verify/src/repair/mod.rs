@@ -218,6 +218,10 @@ fn read(
     let lives = journal::lives(s)?;
     let mut evidence = Evidence::collect(s, &slots, &lives)?;
     let candidates = candidates::find(s, &known, &slots, &lives, &mut evidence)?;
+    if evidence.is_at_its_end() {
+        let why = "it names numbers that no volume reaches: somebody has made it so";
+        return Err(RepairError::Refused(why.into()));
+    }
     let Some(mut source) = source::choose(s, candidates, &lives)? else {
         return Err(RepairError::Refused("no generation of the volume is left".into()));
     };
@@ -291,11 +295,7 @@ fn rebuild<'d>(
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let view = View::new(roots, replay);
     let lost = &source.lost;
-    let mut tree = Tree {
-        rekey: !volume.known.is_real,
-        hash_key: roots.superblock.hash_key,
-        ..Tree::default()
-    };
+    let mut tree = Tree::new(roots.superblock.hash_key, !volume.known.is_real);
     tree.read_inodes(s, &view, lost, out);
     let (references, owners) = data::look(s, &view, &tree);
     tree.make_owners(&owners, &frames, lost);
@@ -304,12 +304,13 @@ fn rebuild<'d>(
     let mut next_ino = next_ino(volume, &view, &tree);
     let (placed, taken) = names::place(s, &view, &mut tree, next_ino, out);
     if taken {
-        next_ino = next_ino.next();
+        next_ino = Ino(next_ino.0.saturating_add(1));
     }
     let evidence = &volume.evidence;
     let births = metas.iter().map(|m| m.last_birth).max();
     let epoch = evidence.epoch.max(references.youngest);
-    let epoch = epoch.max(births.unwrap_or_default()).next();
+    let epoch = epoch.max(births.unwrap_or_default());
+    let epoch = Epoch(epoch.0.saturating_add(1));
     let geometry = &volume.known.superblock.geometry;
     let next = SegmentId(evidence.segment.0.saturating_add(1));
     let mut writer = Writer::new(target, s.vid, geometry, epoch, next);
@@ -335,7 +336,8 @@ fn next_ino(volume: &Volume, view: &View, tree: &Tree) -> Ino {
     let last = tree.nodes.last_key_value().map_or(0, |(ino, _)| ino.0);
     let next = view.counters.next_ino.0.max(last.saturating_add(1));
     let next = next.max(volume.evidence.ino.0.saturating_add(1)).max(Ino::FIRST.0);
-    Ino(next.saturating_add(INO_GAP))
+    // One is left for `lost+found`.
+    Ino(next.saturating_add(INO_GAP).min(u64::MAX - 1))
 }
 
 /// What is made up belongs to whoever has the root directory.

@@ -141,6 +141,9 @@ pub struct Tree {
     pub stale_names: BTreeSet<(Ino, Ino, u64)>,
     /// Entries that come; they have no places yet.
     pub additions: Vec<Addition>,
+    /// The names of one directory with one hash that were read last: the only ones that can be
+    /// alike.
+    alike: (Ino, u64, Vec<(Box<[u8]>, Ino)>),
     /// Where `lost+found` is, if there is one.
     pub lost_and_found: Option<Ino>,
     /// Entries are to be given new places, as the key of the hash is a new one.
@@ -157,6 +160,15 @@ pub fn is_head(key: &Key) -> bool {
 }
 
 impl Tree {
+    /// An empty one, whose names are hashed with `hash_key`.
+    pub fn new(hash_key: [u8; 16], rekey: bool) -> Self {
+        Self {
+            hash_key,
+            rekey,
+            ..Self::default()
+        }
+    }
+
     /// Reads inodes and orphans.
     pub fn read_inodes(&mut self, s: &mut Session<'_>, view: &View, lost: &Lost, out: &mut Outcome) {
         s.progress("inodes", 0, 0);
@@ -289,14 +301,32 @@ impl Tree {
             self.count(parent, kind, false);
             out.fixed("second names of directories");
         }
+        if (self.alike.0, self.alike.1) != (at.0, at.1 >> 8) {
+            self.alike = (at.0, at.1 >> 8, Vec::new());
+        }
+        let same = self.alike.2.iter().find(|(name, _)| *name == dirent.name);
+        let again = same.is_some();
+        if same.is_some_and(|(_, ino)| *ino == dirent.ino) {
+            self.dropped.insert(at);
+            out.fixed("names that were there twice");
+            return;
+        }
+        self.alike.2.push((dirent.name.clone(), dirent.ino));
         if stale && !told {
             self.stale_names.insert((dirent.ino, at.0, at.1));
         }
-        self.take(at, dirent, told, out);
+        self.take(at, dirent, told, again, out);
     }
 
     /// Counts a name that stays.
-    fn take(&mut self, at: (Ino, u64), dirent: Dirent, told: bool, out: &mut Outcome) {
+    fn take(
+        &mut self,
+        at: (Ino, u64),
+        dirent: Dirent,
+        told: bool,
+        again: bool,
+        out: &mut Outcome,
+    ) {
         self.count(at.0, dirent.kind, true);
         let Some(node) = self.nodes.get_mut(&dirent.ino) else {
             return;
@@ -313,8 +343,8 @@ impl Tree {
             }
         }
         let right = name_cookie(&self.hash_key, &dirent.name) >> 8 == at.1 >> 8;
-        if self.rekey || !right {
-            if !self.rekey {
+        if self.rekey || !right || again {
+            if !right && !self.rekey {
                 out.fixed("entries at the wrong place");
             }
             self.dropped.insert(at);
