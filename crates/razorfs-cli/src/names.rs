@@ -77,11 +77,15 @@ fn fsck(rest: &[OsString]) -> u8 {
     let is_flag = |word: &&OsString| word.to_string_lossy().starts_with('-');
     let has = |flags: &[char]| {
         let given = rest.iter().filter(is_flag);
-        given.map(|f| f.to_string_lossy().into_owned()).any(|f| f.contains(flags))
+        given
+            .map(|f| f.to_string_lossy().into_owned())
+            .any(|f| f.contains(flags))
     };
     let volumes: Vec<&OsString> = rest.iter().filter(|w| !is_flag(w)).collect();
     let [volume] = volumes.as_slice() else {
-        report(Err(Failure::new("fsck: name one volume: fsck.razorfs [-y] VOLUME")));
+        report(Err(Failure::new(
+            "fsck: name one volume: fsck.razorfs [-y] VOLUME",
+        )));
         return FSCK_OPERATIONAL;
     };
     let verified = verify(volume);

@@ -276,12 +276,17 @@ fn damaged_data_is_found_and_has_exit_code_4() {
 #[test]
 fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
     let mount = Mount::with(&["-o", "compression=none"]);
-    let bytes: Vec<u8> = (0..100_000u32).flat_map(|n| (n | 1 << 31).to_le_bytes()).collect();
+    let bytes: Vec<u8> = (0..100_000u32)
+        .flat_map(|n| (n | 1 << 31).to_le_bytes())
+        .collect();
     fs::write(mount.dir.join("hurt"), &bytes).unwrap();
     fs::write(mount.dir.join("whole"), b"this stays").unwrap();
     let volume = mount.volume.as_os_str();
     let line = fails(1, ["repair".as_ref(), volume]);
-    assert!(line.contains("is mounted at") && line.contains("umount"), "{line}");
+    assert!(
+        line.contains("is mounted at") && line.contains("umount"),
+        "{line}"
+    );
     mount.umount();
     assert_eq!(ok(["repair".as_ref(), volume]), "nothing to repair\n");
     let damage = || {
@@ -307,9 +312,17 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
     let dry = razorfs(["repair".as_ref(), volume]);
     assert_eq!(dry.status.code(), Some(4), "{dry:?}");
     let said = String::from_utf8(dry.stdout).unwrap();
-    assert!(said.contains("/hurt") && said.contains("nothing was changed"), "{said}");
+    assert!(
+        said.contains("/hurt") && said.contains("nothing was changed"),
+        "{said}"
+    );
     assert!(before == list(), "a dry run changes nothing");
-    let said = ok(["repair".as_ref(), volume, "--commit".as_ref(), "--json".as_ref()]);
+    let said = ok([
+        "repair".as_ref(),
+        volume,
+        "--commit".as_ref(),
+        "--json".as_ref(),
+    ]);
     let document: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(document["clean"], Value::Bool(true));
     let loss = &document["losses"][0];

@@ -26,6 +26,7 @@ pub mod shrink;
 #[cfg(test)]
 mod sim_tests;
 pub mod subject;
+mod touched;
 #[cfg(test)]
 mod toy;
 pub mod transaction;

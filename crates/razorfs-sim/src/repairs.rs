@@ -19,6 +19,7 @@ use crate::names;
 use crate::panics::watch;
 use crate::rng::{Rng, mix};
 use crate::subject::{FileSystem, Machine};
+use crate::touched;
 
 /// Damage to a volume.
 #[derive(Clone, Debug)]
@@ -65,7 +66,11 @@ impl Plant {
         // Of each kind as often, however many there are of it.
         let dirs = [Dir::Meta, Dir::Meta, Dir::Pack, Dir::Journal, Dir::Root];
         let dir = rng.pick(&dirs).copied().unwrap_or(Dir::Meta);
-        let of_dir: Vec<_> = files.iter().filter(|(n, _)| n.dir == dir).cloned().collect();
+        let of_dir: Vec<_> = files
+            .iter()
+            .filter(|(n, _)| n.dir == dir)
+            .cloned()
+            .collect();
         let files = if of_dir.is_empty() { files } else { of_dir };
         let Some((name, len)) = rng.pick(&files).cloned() else {
             return Self::Slots(Vec::new());
@@ -123,6 +128,19 @@ impl Plant {
         }
     }
 
+    /// The files that it is about, where that can be told.
+    fn touched(&self, victim: &Victim) -> Option<BTreeSet<Ino>> {
+        match self {
+            Self::One(Damage::Bit(name, at, _)) => touched::by(&victim.image, name, &(*at..at + 1)),
+            Self::One(Damage::Sector(name, at, _)) => {
+                touched::by(&victim.image, name, &(*at..at + 512))
+            }
+            Self::Zeros(name, at, len) => touched::by(&victim.image, name, &(*at..at + len)),
+            Self::Slots(slots) => (slots.len() < 4).then(BTreeSet::new),
+            _ => None,
+        }
+    }
+
     /// What it leaves of the journal may look as if its end had never been written.
     fn may_look_torn(&self, victim: &Victim) -> bool {
         match self {
@@ -147,7 +165,11 @@ struct Trial<'v> {
     victim: &'v Victim,
     image: Image,
     torn: bool,
+    /// Other files must be what they were, whatever the repair tells.
+    touched: Option<BTreeSet<Ino>>,
     seed: u64,
+    /// The call at which the power failed during the repair.
+    cut: Option<u64>,
 }
 
 fn run_repair(disk: &SimDisk, seed: u64, commit: bool) -> Result<Outcome, RepairError> {
@@ -191,13 +213,20 @@ impl Trial<'_> {
         });
         let mut rng = Rng::new(mix(self.seed, 9));
         for _ in 0..cuts {
-            self.cut(rng.range(0..calls + 1), &done, &mut rng, marks)?;
+            let cut = Self {
+                cut: Some(rng.range(0..calls + 1)),
+                image: self.image.clone(),
+                touched: self.touched.clone(),
+                ..*self
+            };
+            cut.again(&done, &mut rng, marks)?;
         }
         Ok(())
     }
 
     /// The power fails during the repair; then it is repaired again.
-    fn cut(&self, at: u64, done: &Outcome, rng: &mut Rng, marks: &mut Marks) -> Result<(), String> {
+    fn again(&self, done: &Outcome, rng: &mut Rng, marks: &mut Marks) -> Result<(), String> {
+        let at = self.cut.unwrap_or_default();
         let disk = SimDisk::from_image(&self.image);
         disk.cut_after(at);
         let first = run_repair(&disk, self.seed, true);
@@ -232,11 +261,20 @@ impl Trial<'_> {
         }
         let image = disk.image();
         let mut machine = EngineMachine::with_image(self.victim.setup.clone(), &image);
-        let fs = machine.open().map_err(|e| format!("the engine does not open it: {e}"))?;
+        let fs = machine
+            .open()
+            .map_err(|e| format!("the engine does not open it: {e}"))?;
         if let Some(why) = fs.degraded().filter(|_| outcome.needed) {
-            return Err(format!("the engine opens it read-only, or complains: {why}"));
+            return Err(format!(
+                "the engine opens it read-only, or complains: {why}"
+            ));
         }
-        let told = Told::new(losses, outcome.listed);
+        let mut losses = losses.to_vec();
+        if let Some(touched) = &self.touched {
+            marks.hit("files that were not touched compared");
+            losses.retain(|loss| touched.contains(&loss.ino));
+        }
+        let told = Told::new(&losses, outcome.listed);
         let wrong = match told.compare(&fs, &self.victim.model, marks) {
             Ok(()) => None,
             Err(wrong) if outcome.gap.is_none() && !self.torn => Some(wrong),
@@ -331,7 +369,11 @@ impl<'l> Told<'l> {
                 Ok(_) => {}
             }
             self.node(fs, ino, node).map_err(what)?;
-            marks.hit(if told { "file with a loss" } else { "file whole" });
+            marks.hit(if told {
+                "file with a loss"
+            } else {
+                "file whole"
+            });
         }
         Ok(())
     }
@@ -451,12 +493,16 @@ impl<'l> Told<'l> {
                 if found == expected {
                     continue;
                 }
-                let told = ranges.iter().find(|l| l.range.as_ref().is_some_and(|r| r.contains(&here)));
+                let told = ranges
+                    .iter()
+                    .find(|l| l.range.as_ref().is_some_and(|r| r.contains(&here)));
                 match told.map(|l| l.what) {
                     Some(Lose::Unsure) => {}
                     Some(Lose::Data) if *found == 0 => {}
                     other => {
-                        return Err(format!("byte {here} is {found}, not {expected} ({other:?})"));
+                        return Err(format!(
+                            "byte {here} is {found}, not {expected} ({other:?})"
+                        ));
                     }
                 }
             }
@@ -496,7 +542,8 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
     let victim = match Victim::of(setup, seed, ops as usize, seed.is_multiple_of(2)) {
         Ok(victim) => victim,
         Err(failure) => {
-            sum.failures.push(format!("operation {}: {}", failure.at, failure.what));
+            sum.failures
+                .push(format!("operation {}: {}", failure.at, failure.what));
             return sum;
         }
     };
@@ -509,9 +556,11 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
         }
         let trial = Trial {
             torn: plant.may_look_torn(&victim),
+            touched: plant.touched(&victim),
             victim: &victim,
             image,
             seed: mix(seed, n),
+            cut: None,
         };
         sum.tried += 1;
         let cuts = if n % 10 == 0 { effort.cuts } else { 0 };
@@ -524,10 +573,13 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
             Ok((result, marks)) => {
                 sum.marks.merge(&marks);
                 if let Err(wrong) = result {
-                    sum.failures.push(format!("seed {seed}, {plant:?}: {wrong}"));
+                    sum.failures
+                        .push(format!("seed {seed}, {plant:?}: {wrong}"));
                 }
             }
-            Err(panic) => sum.failures.push(format!("seed {seed}, {plant:?}: {panic}")),
+            Err(panic) => sum
+                .failures
+                .push(format!("seed {seed}, {plant:?}: {panic}")),
         }
     }
     sum

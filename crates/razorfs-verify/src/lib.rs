@@ -1,4 +1,5 @@
-//! Checks a volume by the bytes of its format alone, without the engine, and changes nothing.
+//! Checks a volume by the bytes of its format alone, without the engine, and changes nothing; and
+//! repairs one ([`repair`]).
 //!
 //! | level | what is checked besides the levels below it |
 //! |---|---|

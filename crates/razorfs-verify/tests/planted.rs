@@ -662,7 +662,15 @@ fn numbers_at_their_limits_get_an_answer() {
 
 #[test]
 fn what_is_planted_is_repaired() {
-    let groups = [superblocks, manifests_and_files, journals, segments, names, inodes, packs];
+    let groups = [
+        superblocks,
+        manifests_and_files,
+        journals,
+        segments,
+        names,
+        inodes,
+        packs,
+    ];
     let refused = [K::UnknownFeatures, K::ReadOnlyFeatures];
     for (kind, image) in groups.into_iter().flat_map(|group| group()) {
         let disk = SimDisk::from_image(&image);
@@ -678,7 +686,11 @@ fn what_is_planted_is_repaired() {
         };
         assert!(!refused.contains(&kind));
         let report = check_disk(&disk, 3);
-        assert!(report.is_sound(), "{kind:?}: {}\n{outcome:#?}", told(&report));
+        assert!(
+            report.is_sound(),
+            "{kind:?}: {}\n{outcome:#?}",
+            told(&report)
+        );
         assert!(!run(2).unwrap().needed, "{kind:?}");
         let volume = open(&disk, &SimEnv::new(3));
         assert_eq!(volume.info().read_only, None, "{kind:?}");
@@ -690,7 +702,11 @@ fn what_is_planted_is_repaired() {
 fn a_dry_run_and_a_stopped_repair_change_nothing() {
     let image = edited(3, |i| {
         let newest = superblock(i);
-        assert!(i.flip_bit(&name_of(FileName::Segment(manifest(i, &newest).segments[0].id)), 70, 1));
+        assert!(i.flip_bit(
+            &name_of(FileName::Segment(manifest(i, &newest).segments[0].id)),
+            70,
+            1
+        ));
     });
     let calls = std::cell::Cell::new(0);
     for (commit, stop_at) in [(false, u32::MAX), (true, 0), (true, 40), (true, 1)] {

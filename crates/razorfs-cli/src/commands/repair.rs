@@ -231,7 +231,11 @@ fn document(repaired: &Repaired) -> Value {
 fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
     let out = &repaired.outcome;
     if !out.needed {
-        return if quiet { String::new() } else { "nothing to repair\n".into() };
+        return if quiet {
+            String::new()
+        } else {
+            "nothing to repair\n".into()
+        };
     }
     let mut text = String::new();
     let damage = out.findings.findings.iter();

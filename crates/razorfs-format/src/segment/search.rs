@@ -89,7 +89,10 @@ fn block_at(id: Identity, bytes: &[u8], start: usize, effort: &mut usize) -> Opt
         if let Some((kind, _)) = right {
             let len = (end - start) as u32;
             let handle = Handle { offset, len, crc };
-            return Some(FoundBlock { kind: *kind, handle });
+            return Some(FoundBlock {
+                kind: *kind,
+                handle,
+            });
         }
         if *effort == 0 {
             return None;

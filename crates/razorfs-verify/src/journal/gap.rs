@@ -97,5 +97,7 @@ pub fn batch_of(lives: &[Life], lsn: Lsn) -> BatchSeq {
         *to = Some(to.map_or(header.seq, |seq| seq.min(header.seq)));
     }
     let before = |seq: BatchSeq| BatchSeq(seq.0.saturating_sub(1).max(1));
-    exact.or(later.map(before)).unwrap_or(BatchSeq(highest.0.saturating_add(1)))
+    exact
+        .or(later.map(before))
+        .unwrap_or(BatchSeq(highest.0.saturating_add(1)))
 }

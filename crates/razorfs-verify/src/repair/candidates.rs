@@ -82,9 +82,7 @@ fn volume_in(file: FileName, bytes: &[u8]) -> Option<VolumeId> {
         Some(VolumeId(u64::from_le_bytes(*bytes)))
     };
     match file {
-        FileName::Manifest(id) => {
-            at(8).filter(|vid| Manifest::decode(bytes, *vid, id).is_ok())
-        }
+        FileName::Manifest(id) => at(8).filter(|vid| Manifest::decode(bytes, *vid, id).is_ok()),
         FileName::Segment(id) => at(8).filter(|vid| tag_of(bytes, *vid, id).is_some()),
         FileName::Pack(id) => at(8).filter(|vid| check_header(bytes, *vid, id).is_ok()),
         FileName::Journal(_) => {
@@ -158,7 +156,8 @@ pub fn find(
     // kept from being named was never the volume's state.
     let lost = newest.is_none_or(|newest| {
         let of_manifests = manifests.iter().map(|(m, _)| m.generation).max();
-        evidence.highest.generation > newest || of_manifests > Some(Generation(newest.0.saturating_add(1)))
+        evidence.highest.generation > newest
+            || of_manifests > Some(Generation(newest.0.saturating_add(1)))
     });
     let any_named = manifests.iter().any(|m| named(m).is_some());
     let mut found: BTreeMap<(Generation, ManifestId), Candidate> = BTreeMap::new();
@@ -178,7 +177,11 @@ pub fn find(
             roots,
             listed: false,
         };
-        let rank = candidate.roots.superblock.generation.max(manifest.generation);
+        let rank = candidate
+            .roots
+            .superblock
+            .generation
+            .max(manifest.generation);
         found.insert((rank, manifest.id), candidate);
     }
     let mut all: Vec<Candidate> = found.into_values().rev().collect();

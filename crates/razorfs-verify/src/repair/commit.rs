@@ -66,7 +66,8 @@ impl Commit<'_> {
     fn publish_segments(&self) -> Result<()> {
         for meta in &self.manifest.segments {
             let from = name_of(FileName::SegmentTmp(meta.id));
-            self.disk.rename(&from, &name_of(FileName::Segment(meta.id)))?;
+            self.disk
+                .rename(&from, &name_of(FileName::Segment(meta.id)))?;
         }
         self.disk.sync_dir(Dir::Meta)
     }

@@ -43,7 +43,11 @@ pub fn look(s: &mut Session<'_>, view: &View, tree: &Tree) -> (References, BTree
     let (mut references, mut owners) = (References::default(), BTreeSet::new());
     s.progress("extents", 0, 0);
     view.scan(s, Tag::Extent, &mut |_, found| {
-        let fragments = if is_head(&found.key) { merged(&found) } else { Vec::new() };
+        let fragments = if is_head(&found.key) {
+            merged(&found)
+        } else {
+            Vec::new()
+        };
         if !fragments.is_empty() && !tree.nodes.contains_key(&found.key.ino()) {
             owners.insert(found.key.ino());
         }
@@ -66,7 +70,9 @@ fn flushed(found: &Found<'_>) -> Vec<Fragment> {
 }
 
 fn merged(found: &Found<'_>) -> Vec<Fragment> {
-    found.fragments(&flushed(found), place_of()).unwrap_or_default()
+    found
+        .fragments(&flushed(found), place_of())
+        .unwrap_or_default()
 }
 
 /// The second look, which writes.
@@ -140,7 +146,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
                     count: *count,
                     bytes: *bytes,
                 };
-                self.writer.put(Key::shared(*pack, *pos), &shared.to_bytes());
+                self.writer
+                    .put(Key::shared(*pack, *pos), &shared.to_bytes());
             }
         }
         self.references
@@ -152,10 +159,12 @@ impl<'a, 'd> Blocks<'a, 'd> {
         let key = Key::extent(Branch::HEAD, ino, block);
         let epoch = found.and_then(|f| f.epoch);
         let newer = self.lost.newer(&key, epoch);
-        let replaced = found.and_then(|f| f.change).is_some_and(|change| match change {
-            Change::Put(_) | Change::Del => true,
-            Change::Block { below, .. } => !below,
-        });
+        let replaced = found
+            .and_then(|f| f.change)
+            .is_some_and(|change| match change {
+                Change::Put(_) | Change::Del => true,
+                Change::Block { below, .. } => !below,
+            });
         let stale = newer.is_some() && !replaced;
         if found.is_some() && self.lost.of(Tag::Extent).any(|r| r.may_hold(&key)) {
             self.present.insert(at);
@@ -211,7 +220,9 @@ impl<'a, 'd> Blocks<'a, 'd> {
 
     /// Nothing but reserved space lies beyond the end of a file.
     fn clip(&mut self, list: &mut Vec<Fragment>, block: u64, size: u64) {
-        let room = size.saturating_sub(block.saturating_mul(BLOCK64)).min(BLOCK64) as u32;
+        let room = size
+            .saturating_sub(block.saturating_mul(BLOCK64))
+            .min(BLOCK64) as u32;
         let mut clipped = false;
         *list = std::mem::take(list)
             .into_iter()
@@ -307,7 +318,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
         stored.truncate(got);
         let mut out = vec![0; want.len()];
         let mut scratch = Vec::new();
-        plan.extract(s.vid, &id, &stored, &mut out, &mut scratch).ok()?;
+        plan.extract(s.vid, &id, &stored, &mut out, &mut scratch)
+            .ok()?;
         Some(out)
     }
 

@@ -78,8 +78,12 @@ impl Evidence {
     pub fn see(&mut self, manifest: &Manifest) {
         let c = &manifest.counters;
         self.manifest = self.manifest.max(manifest.id);
-        self.manifest = self.manifest.max(ManifestId(c.next_manifest.0.saturating_sub(1)));
-        self.segment = self.segment.max(SegmentId(c.next_segment.0.saturating_sub(1)));
+        self.manifest = self
+            .manifest
+            .max(ManifestId(c.next_manifest.0.saturating_sub(1)));
+        self.segment = self
+            .segment
+            .max(SegmentId(c.next_segment.0.saturating_sub(1)));
         self.pack = self.pack.max(PackId(c.next_pack.0.saturating_sub(1)));
         self.ino = self.ino.max(Ino(c.next_ino.0.saturating_sub(1)));
         self.epoch = self.epoch.max(c.epoch);

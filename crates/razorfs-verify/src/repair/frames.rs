@@ -73,7 +73,10 @@ impl Frames {
                             len: header.raw_len,
                             kind: FragmentKind::Pack(header.reference(meta.id, pos, crcs)),
                         };
-                        self.found.entry((id.ino, id.block)).or_default().push(fragment);
+                        self.found
+                            .entry((id.ino, id.block))
+                            .or_default()
+                            .push(fragment);
                     }
                 }
                 ControlFlow::Continue(())

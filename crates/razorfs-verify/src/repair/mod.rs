@@ -5,9 +5,9 @@
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
 //!
-//! Memory: what [`crate::verify`] needs at its highest level, 24 bytes for each name that goes, 100
-//! for each that comes, and where extents are lost 150 for each frame that may belong to them. Where
-//! no superblock is left every name comes anew.
+//! Memory: what [`crate::verify`] needs at its highest level, 100 bytes for each damaged frame, 24 for
+//! each name that goes, 100 for each that comes, and where extents are lost 150 for each frame that
+//! may belong to them. Where no superblock is left every name comes anew.
 
 mod candidates;
 mod commit;
@@ -107,8 +107,8 @@ const REPAIRABLE: [K; 8] = [
     K::SharedCountHigh,
 ];
 
-/// Repairs the volume on `disk`, whose exclusive lock the caller holds. `progress` is called now and
-/// then; if it answers `false` before the new generation is written, nothing is changed.
+/// Repairs the volume on `disk`, whose exclusive lock the caller holds. `progress` is called now
+/// and then; if it answers `false` before the new generation is written, nothing is changed.
 pub fn repair(
     disk: &dyn Disk,
     env: &dyn Env,
@@ -123,9 +123,7 @@ pub fn repair(
     let findings = crate::verify(disk, LEVEL_MAX, &mut step)?;
     let mut out = Outcome::new(findings);
     refuse(&out)?;
-    let wrong = |f: &crate::Finding| {
-        f.severity >= Severity::Error || REPAIRABLE.contains(&f.kind)
-    };
+    let wrong = |f: &crate::Finding| f.severity >= Severity::Error || REPAIRABLE.contains(&f.kind);
     out.needed = out.findings.findings.iter().any(wrong);
     if stopped.get() {
         return Err(RepairError::Stopped);
@@ -172,9 +170,7 @@ pub fn repair(
 
 /// What must not be touched.
 fn refuse(out: &Outcome) -> Done<()> {
-    let unknown = |f: &&crate::Finding| {
-        matches!(f.kind, K::UnknownFeatures | K::ReadOnlyFeatures)
-    };
+    let unknown = |f: &&crate::Finding| matches!(f.kind, K::UnknownFeatures | K::ReadOnlyFeatures);
     match out.findings.findings.iter().find(unknown) {
         Some(finding) => Err(RepairError::Refused(format!(
             "{} ({}); {}",
@@ -223,7 +219,9 @@ fn read(
         return Err(RepairError::Refused(why.into()));
     }
     let Some(mut source) = source::choose(s, candidates, &lives)? else {
-        return Err(RepairError::Refused("no generation of the volume is left".into()));
+        return Err(RepairError::Refused(
+            "no generation of the volume is left".into(),
+        ));
     };
     out.rekeyed = !known.is_real;
     out.listed = source.candidate.listed;
@@ -316,7 +314,15 @@ fn rebuild<'d>(
     let mut writer = Writer::new(target, s.vid, geometry, epoch, next);
     let lost = &volume.source.lost;
     records::write_xattrs(s, &view, &mut tree, lost, out, &mut writer);
-    let blocks = Blocks::new(&mut tree, references, packs, &frames, lost, out, &mut writer);
+    let blocks = Blocks::new(
+        &mut tree,
+        references,
+        packs,
+        &frames,
+        lost,
+        out,
+        &mut writer,
+    );
     let references = blocks.write(s, &view);
     paths::name_losses(s, &view, &tree, &placed, out);
     records::write_names(s, &view, &tree, placed, &mut writer);
@@ -335,7 +341,9 @@ fn rebuild<'d>(
 fn next_ino(volume: &Volume, view: &View, tree: &Tree) -> Ino {
     let last = tree.nodes.last_key_value().map_or(0, |(ino, _)| ino.0);
     let next = view.counters.next_ino.0.max(last.saturating_add(1));
-    let next = next.max(volume.evidence.ino.0.saturating_add(1)).max(Ino::FIRST.0);
+    let next = next
+        .max(volume.evidence.ino.0.saturating_add(1))
+        .max(Ino::FIRST.0);
     // One is left for `lost+found`.
     Ino(next.saturating_add(INO_GAP).min(u64::MAX - 1))
 }

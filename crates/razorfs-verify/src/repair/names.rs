@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use razorfs_format::Ino;
 use razorfs_format::key::Tag;
 use razorfs_format::record::{Dirent, FileKind, NAME_MAX, name_cookie};
-use razorfs_format::Ino;
 
 use super::report::Outcome;
 use super::tree::{Addition, Fate, LOST_AND_FOUND, Node, Tree, is_head};
@@ -81,7 +81,13 @@ fn name_the_found(tree: &mut Tree, next: Ino) -> bool {
         let mut node = Node::made(FileKind::Directory);
         node.stale = false;
         tree.nodes.insert(dir, node);
-        add(tree, Ino::ROOT, LOST_AND_FOUND.into(), dir, FileKind::Directory);
+        add(
+            tree,
+            Ino::ROOT,
+            LOST_AND_FOUND.into(),
+            dir,
+            FileKind::Directory,
+        );
     }
     for (ino, kind) in found {
         add(tree, dir, format!("#{ino}").into_bytes().into(), ino, kind);
@@ -105,12 +111,7 @@ fn add(tree: &mut Tree, dir: Ino, name: Box<[u8]>, ino: Ino, kind: FileKind) {
 }
 
 /// The entries that stay, of these hashes.
-fn look(
-    s: &mut Session<'_>,
-    view: &View,
-    tree: &Tree,
-    hashes: &BTreeSet<(Ino, u64)>,
-) -> Taken {
+fn look(s: &mut Session<'_>, view: &View, tree: &Tree, hashes: &BTreeSet<(Ino, u64)>) -> Taken {
     let mut taken = Taken::new();
     if hashes.is_empty() || tree.rekey {
         return taken;
@@ -121,7 +122,10 @@ fn look(
         if !is_head(&found.key) || !hashes.contains(&of) || tree.dropped.contains(&at) {
             return;
         }
-        if let Some(dirent) = found.value().and_then(|v| Dirent::decode(v, place_of()).ok()) {
+        if let Some(dirent) = found
+            .value()
+            .and_then(|v| Dirent::decode(v, place_of()).ok())
+        {
             taken.entry(of).or_default().push((at.1, dirent.name));
         }
     });
@@ -158,7 +162,11 @@ fn unplaced(tree: &mut Tree, addition: &Addition) {
     if let Some((dir, old)) = addition.was {
         tree.links.remove(&(addition.ino, dir, old));
     }
-    let links = tree.links.range((addition.ino, Ino(0), 0)..).next().copied();
+    let links = tree
+        .links
+        .range((addition.ino, Ino(0), 0)..)
+        .next()
+        .copied();
     let Some(node) = tree.nodes.get_mut(&addition.ino) else {
         return;
     };
@@ -171,7 +179,12 @@ fn unplaced(tree: &mut Tree, addition: &Addition) {
         node.fate = Fate::Gone;
     }
     if node.names == 1 {
-        let only: Vec<_> = tree.links.iter().filter(|l| l.0 == addition.ino).copied().collect();
+        let only: Vec<_> = tree
+            .links
+            .iter()
+            .filter(|l| l.0 == addition.ino)
+            .copied()
+            .collect();
         for link in only {
             tree.links.remove(&link);
         }

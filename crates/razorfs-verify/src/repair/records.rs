@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::record::{
-    Dirent, FileKind, Inode, Time, Xattr, inode_flags, name_cookie,
-};
+use razorfs_format::record::{Dirent, FileKind, Inode, Time, Xattr, inode_flags, name_cookie};
 use razorfs_format::{Branch, Ino};
 
 use super::names::Placed;
@@ -90,7 +88,11 @@ fn put_xattrs(tree: &mut Tree, of: &mut (Ino, Vec<Xattr>), writer: &mut Writer<'
     list.sort_by(|a, b| a.0.cmp(&b.0));
     let mut last = (0, 0u8);
     for (hash, xattr) in list {
-        let number = if last.0 == hash { last.1.saturating_add(1) } else { 0 };
+        let number = if last.0 == hash {
+            last.1.saturating_add(1)
+        } else {
+            0
+        };
         if last == (hash, u8::MAX) {
             continue;
         }
@@ -231,7 +233,11 @@ fn new_inode(ino: Ino, node: &Node, made: Made) -> Inode {
         uid: made.uid,
         gid: made.gid,
         rdev: 0,
-        flags: if node.is_regular() { inode_flags::SPARSE } else { 0 },
+        flags: if node.is_regular() {
+            inode_flags::SPARSE
+        } else {
+            0
+        },
         size: node.size,
         blocks: 0,
         atime: made.now,

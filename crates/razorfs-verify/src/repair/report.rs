@@ -45,7 +45,9 @@ impl Lose {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Data => "data are lost, and read as zeros",
-            Self::Unsure => "what says where data are is lost: older data, or zeros, may stand here",
+            Self::Unsure => {
+                "what says where data are is lost: older data, or zeros, may stand here"
+            }
             Self::Inode => "owner, mode, times and size are lost",
             Self::Old => "owner, mode, times or size may be older ones, or the file was removed",
             Self::Name => "its name is lost: it goes to lost+found",

@@ -95,7 +95,10 @@ pub fn choose(
         if best.as_ref().is_none_or(|b| source.score() < b.score()) {
             best = Some(source);
         }
-        if best.as_ref().is_some_and(|b| b.score() == (false, false, 0)) {
+        if best
+            .as_ref()
+            .is_some_and(|b| b.score() == (false, false, 0))
+        {
             break;
         }
     }
@@ -124,9 +127,10 @@ fn measure(s: &mut Session<'_>, id: PackId) -> Option<PackMeta> {
     let vid = s.vid;
     let mut state = PackState::new(id);
     state.sealed = true;
-    let mut read = |buf: &mut [u8], at: u64| -> std::result::Result<usize, std::convert::Infallible> {
-        Ok(s.read(&*file, name, buf, at))
-    };
+    let mut read =
+        |buf: &mut [u8], at: u64| -> std::result::Result<usize, std::convert::Infallible> {
+            Ok(s.read(&*file, name, buf, at))
+        };
     let Ok(()) = scan_frames(
         &mut read,
         vid,

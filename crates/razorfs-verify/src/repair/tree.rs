@@ -170,7 +170,13 @@ impl Tree {
     }
 
     /// Reads inodes and orphans.
-    pub fn read_inodes(&mut self, s: &mut Session<'_>, view: &View, lost: &Lost, out: &mut Outcome) {
+    pub fn read_inodes(
+        &mut self,
+        s: &mut Session<'_>,
+        view: &View,
+        lost: &Lost,
+        out: &mut Outcome,
+    ) {
         s.progress("inodes", 0, 0);
         view.scan(s, Tag::Inode, &mut |_, found| {
             let Some(value) = found.value().filter(|_| is_head(&found.key)) else {
@@ -208,7 +214,8 @@ impl Tree {
     /// Reads the names.
     pub fn read_names(&mut self, s: &mut Session<'_>, view: &View, lost: &Lost, out: &mut Outcome) {
         if !self.nodes.get(&Ino::ROOT).is_some_and(Node::is_dir) {
-            self.nodes.insert(Ino::ROOT, Node::made(FileKind::Directory));
+            self.nodes
+                .insert(Ino::ROOT, Node::made(FileKind::Directory));
             out.lose(Lose::Inode, Ino::ROOT);
         }
         self.make_dirs(s, view, lost);
@@ -290,7 +297,8 @@ impl Tree {
             out.fixed("names that lead nowhere or stand for others");
             return;
         }
-        if node.is_dir() && node.names > 0
+        if node.is_dir()
+            && node.names > 0
             && let Some(other) = node.home
         {
             // The one that was taken before is not the one that the directory remembers.
@@ -319,14 +327,7 @@ impl Tree {
     }
 
     /// Counts a name that stays.
-    fn take(
-        &mut self,
-        at: (Ino, u64),
-        dirent: Dirent,
-        told: bool,
-        again: bool,
-        out: &mut Outcome,
-    ) {
+    fn take(&mut self, at: (Ino, u64), dirent: Dirent, told: bool, again: bool, out: &mut Outcome) {
         self.count(at.0, dirent.kind, true);
         let Some(node) = self.nodes.get_mut(&dirent.ino) else {
             return;
