@@ -18,6 +18,7 @@ pub mod names;
 pub mod op;
 pub mod panics;
 pub mod perform;
+mod plant;
 pub mod posix;
 pub mod repairs;
 pub mod rng;

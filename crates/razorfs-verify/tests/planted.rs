@@ -678,7 +678,7 @@ fn what_is_planted_is_repaired() {
             commit: true,
             ..RepairOptions::default()
         };
-        let mut run = |seed| repair(&disk, &SimEnv::new(seed), &options, &mut |_| true);
+        let run = |seed| repair(&disk, &SimEnv::new(seed), &options, &mut |_| true);
         let outcome = match run(1) {
             Ok(outcome) => outcome,
             Err(RepairError::Refused(_)) if refused.contains(&kind) => continue,

@@ -85,7 +85,7 @@ fn put_xattrs(tree: &mut Tree, of: &mut (Ino, Vec<Xattr>), writer: &mut Writer<'
         .into_iter()
         .map(|x| (name_cookie(&hash_key, &x.name) >> 8, x))
         .collect();
-    list.sort_by(|a, b| a.0.cmp(&b.0));
+    list.sort_by_key(|(hash, _)| *hash);
     let mut last = (0, 0u8);
     for (hash, xattr) in list {
         let number = if last.0 == hash {

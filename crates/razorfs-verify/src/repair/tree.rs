@@ -129,6 +129,9 @@ pub struct Addition {
     pub was: Option<(Ino, u64)>,
 }
 
+/// A name, and what it leads to.
+type Alike = (Box<[u8]>, Ino);
+
 /// The name space.
 #[derive(Default)]
 pub struct Tree {
@@ -143,7 +146,7 @@ pub struct Tree {
     pub additions: Vec<Addition>,
     /// The names of one directory with one hash that were read last: the only ones that can be
     /// alike.
-    alike: (Ino, u64, Vec<(Box<[u8]>, Ino)>),
+    alike: (Ino, u64, Vec<Alike>),
     /// Where `lost+found` is, if there is one.
     pub lost_and_found: Option<Ino>,
     /// Entries are to be given new places, as the key of the hash is a new one.
@@ -472,10 +475,7 @@ impl Tree {
         for dir in dirs {
             let mut path = Vec::new();
             let mut at = dir;
-            loop {
-                let Some(node) = self.nodes.get_mut(&at) else {
-                    break;
-                };
+            while let Some(node) = self.nodes.get_mut(&at) {
                 match node.reach {
                     Reach::Yes => break,
                     Reach::OnTheWay => {
