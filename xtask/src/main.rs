@@ -17,11 +17,11 @@ cargo xtask COMMAND
 
   test     everything that must hold before a change goes in: formatting, lints, tidy,
            unit and property tests, simulated power cuts, tests on a real mount
-             --cuts N   power cuts of the simulation (default 20000)
+             --cuts N   power cuts of the simulation (default 60000)
              --seed S   seed of the simulation and of the mount tests
              --quick    leaves out the simulation, the mount tests and others' suites
   posix    others' suites on a mount: pjdfstest and fsx, which it fetches; part of test
-             --ops N    operations of each run of fsx (default 20000)
+             --ops N    operations of each run of fsx (default 60000)
   programs real programs and their own tests on a mount; part of test. Those named, or all in
            xtask/programs
   tidy     the house rules that no other tool checks

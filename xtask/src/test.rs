@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
 
 fn plan(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
-        cuts: "20000".into(),
+        cuts: "60000".into(),
         seed: None,
         quick: false,
     };
@@ -96,23 +97,46 @@ fn plan(args: &[String]) -> Result<Plan, String> {
     Ok(plan)
 }
 
+/// What the simulation does besides power cuts.
+const SIMULATIONS: [&[&str]; 4] = [
+    &["--faults", "--runs", "800", "--complete"],
+    &["--short", "--every", "400"],
+    &["--flips", "--blocks", "--runs", "6", "--complete"],
+    &["--flips", "--quick", "--runs", "1"],
+];
+
 fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
-    // The profile of the tests, so that nothing is built twice.
-    let args = [
-        "run",
-        "--quiet",
-        "--profile",
-        "test",
-        "-p",
-        "razorfs-sim",
-        "--",
-    ];
-    let mut command = run::cargo(root, &args);
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    command.args(["--cuts", &plan.cuts, "--jobs", &jobs.to_string()]);
-    command.args(["--seed", plan.seed.as_deref().unwrap_or("1")]);
-    run::check(command)?;
+    // Fresh ones each time; a failure prints the seed that replays it.
+    let seed = plan.seed.clone().unwrap_or_else(fresh_seed);
+    println!("simulation: seed {seed}");
+    let cuts = ["--cuts", &plan.cuts, "--complete"];
+    let mut runs: Vec<&[&str]> = vec![&["--corpus"], &cuts];
+    runs.extend(SIMULATIONS);
+    for words in runs {
+        // The profile of the tests, so that nothing is built twice.
+        let args = [
+            "run",
+            "--quiet",
+            "--profile",
+            "test",
+            "-p",
+            "razorfs-sim",
+            "--",
+        ];
+        let mut command = run::cargo(root, &args);
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        command.args(["--jobs", &jobs.to_string()]);
+        // That many runs, from there on.
+        command.args(["--seed", &seed]).args(words);
+        run::check(command)?;
+    }
     Ok(Vec::new())
+}
+
+fn fresh_seed() -> String {
+    // The keys of a new hasher are random, and no clock is needed.
+    let random = RandomState::new().build_hasher().finish();
+    (random % 1_000_000_000).to_string()
 }
 
 fn mount_tests(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {

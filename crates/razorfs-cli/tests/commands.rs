@@ -419,7 +419,10 @@ fn errors_are_one_line_with_a_remedy() {
     fails(1, ["frob"]);
     fails(1, ["mount", "only-one"]);
     fails(1, ["verify", "x", "--level", "9"]);
-    fails(1, ["umount", "/"]);
+    let line = fails(1, ["umount", "/"]);
+    assert!(line.contains("no volume is mounted there"), "{line}");
+    let line = fails(1, ["umount", "/nowhere/at/all"]);
+    assert!(line.contains("no such file"), "{line}");
     let help = ok(["help", "mount"]);
     assert!(help.contains("Examples:"));
     assert!(ok(["completions", "bash"]).contains("razorfs"));

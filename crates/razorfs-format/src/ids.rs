@@ -7,10 +7,11 @@ macro_rules! id {
         pub struct $name(pub $int);
 
         impl $name {
-            /// The identity that follows this one.
+            /// The identity that follows this one. The last one, which only bytes that no engine
+            /// wrote can have, follows itself.
             #[must_use]
             pub const fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
         }
 

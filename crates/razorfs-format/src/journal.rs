@@ -146,7 +146,7 @@ impl<'a> Sector<'a> {
                 payload,
             };
         }
-        if bytes.iter().all(|&b| b == 0) {
+        if *bytes == [0; SECTOR] {
             return Self::Zero;
         }
         Self::Bad

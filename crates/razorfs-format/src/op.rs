@@ -10,7 +10,8 @@
 //! | NEW | `5 | key string | value string`: a PUT of a key that never existed before, so that deleting it again needs no tombstone |
 //! | WHO | `6 | uid varint | gid varint | pid varint`: who asked, for the audit trail; changes nothing |
 //!
-//! Keys are those of any table but `S`, which follows from the extents.
+//! Keys are those of any table but `S`, which follows from the extents. What is PUT, or NEW, is no
+//! extent: those are patched.
 //!
 //! A PATCH lays one fragment over whatever the block already holds; it is resolved when the
 //! memtable is flushed, so that redo reads nothing and an appended log line is logged once.
@@ -185,11 +186,18 @@ impl Mutation {
         }
         let start = *t;
         Ok(match t.u8()? {
-            kind @ (1 | 5) => Self::Put {
-                key: key(t)?,
-                value: t.bytes(MAX_VALUE)?.into(),
-                new: kind == 5,
-            },
+            kind @ (1 | 5) => {
+                let at = *t;
+                let key = key(t)?;
+                if key.tag() == Tag::Extent {
+                    return Err(at.error("the key of a record other than an extent", "an E key"));
+                }
+                Self::Put {
+                    key,
+                    value: t.bytes(MAX_VALUE)?.into(),
+                    new: kind == 5,
+                }
+            }
             2 => Self::Del { key: key(t)? },
             3 => {
                 let at = *t;
@@ -268,6 +276,19 @@ mod tests {
     use super::*;
     use crate::ids::PackId;
     use crate::layout::FileName;
+
+    /// A memtable holds a block as what was laid over it, so there would be no place for it.
+    #[test]
+    fn an_extent_is_patched_and_never_put() {
+        let key = Key::extent(crate::Branch::HEAD, crate::Ino(20), 3);
+        for new in [false, true] {
+            let mut bytes = Vec::new();
+            encode_put(&key, &[], new, &mut bytes);
+            let place = Place::new(FileName::Journal(0), 0);
+            let read = Mutation::decode(&mut Take::new(&bytes, place, "test"));
+            assert!(read.is_err(), "{read:?}");
+        }
+    }
 
     #[test]
     fn the_count_of_a_shared_frame_is_never_journaled() {

@@ -30,7 +30,7 @@ impl Content {
 
     fn set(&mut self, index: u64, bytes: Option<Box<[u8]>>) {
         let new = bytes
-            .filter(|b| b.iter().any(|b| *b != 0))
+            .filter(|b| **b != [0; CHUNK as usize])
             .map(|bytes| Chunk {
                 hash: mix(hash_bytes(&bytes), index),
                 bytes,
@@ -88,6 +88,25 @@ impl Content {
                 bytes
             });
             self.set(index, bytes);
+        }
+    }
+
+    /// Takes `from..to` out; both are multiples of 4 KiB.
+    pub fn collapse(&mut self, from: u64, to: u64) {
+        self.zero(from, to);
+        let tail = self.chunks.split_off(&(to / CHUNK));
+        for (index, chunk) in tail {
+            self.hash = self.hash.wrapping_sub(chunk.hash);
+            self.set(index - (to - from) / CHUNK, Some(chunk.bytes.clone()));
+        }
+    }
+
+    /// Puts `len` zeros in at `at`; both are multiples of 4 KiB.
+    pub fn insert(&mut self, at: u64, len: u64) {
+        let tail = self.chunks.split_off(&(at / CHUNK));
+        for (index, chunk) in tail {
+            self.hash = self.hash.wrapping_sub(chunk.hash);
+            self.set(index + len / CHUNK, Some(chunk.bytes.clone()));
         }
     }
 
@@ -160,7 +179,17 @@ mod tests {
             for _ in 0..30 {
                 let from = rng.below(plain.len());
                 let to = from + rng.below(plain.len() - from);
-                if rng.chance(60) {
+                let (at, len) = (from / 4096 * 4096, 4096 * (1 + rng.below(3)));
+                if rng.chance(15) && at + len < plain.len() {
+                    plain.drain(at..at + len);
+                    plain.resize(40_000, 0);
+                    content.collapse(at as u64, (at + len) as u64);
+                } else if rng.chance(15) {
+                    plain.splice(at..at, vec![0; len]);
+                    plain.truncate(40_000);
+                    content.insert(at as u64, len as u64);
+                    content.zero(40_000, u64::MAX);
+                } else if rng.chance(60) {
                     let byte = rng.next() as u8;
                     plain[from..to].fill(byte);
                     content.write(from as u64, &vec![byte; to - from]);

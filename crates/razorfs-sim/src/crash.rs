@@ -12,6 +12,8 @@ use crate::subject::{FileSystem, Machine};
 
 /// Most steps of background work after recovery until the reaper must be done.
 const MOST_STEPS: usize = 10_000;
+/// The mark of a recovery that was over before the power was to go again.
+pub(crate) const CAME_THROUGH: &str = "recovery came through before the next cut";
 
 impl<M: Machine> Runner<M> {
     pub(crate) fn cut(&mut self, calls: u64, seed: u64, again: &[u64]) -> Result<(), Failure> {
@@ -53,6 +55,9 @@ impl<M: Machine> Runner<M> {
                 }
                 Err(_) => false,
             };
+            if round == 0 && !self.machine.is_dead() {
+                self.marks.hit(CAME_THROUGH);
+            }
             self.marks.hit(match (done, self.machine.is_dead()) {
                 (true, true) => "power went again after recovery",
                 (true, false) => "dropped without a close after recovery",
@@ -62,6 +67,24 @@ impl<M: Machine> Runner<M> {
             self.machine.revive(mix(self.cut_seed, round as u64 + 1));
         }
         self.machine.disarm();
+        let before = (
+            self.model.clone(),
+            self.history.clone(),
+            self.outdated.clone(),
+        );
+        loop {
+            self.recover(last.clone())?;
+            if !self.machine.next_outcome() {
+                return Ok(());
+            }
+            drop(self.fs.take());
+            self.cuts += 1;
+            (self.model, self.history, self.outdated) = before.clone();
+        }
+    }
+
+    /// Opens what the cut has left, and compares it with what it may be.
+    fn recover(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
         self.machine
             .verify()
             .map_err(|e| self.failure(format!("verify after the cut: {e}")))?;

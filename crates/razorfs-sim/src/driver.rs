@@ -25,6 +25,7 @@ pub struct Failure {
     pub what: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct State {
     /// The operation that led to it.
     pub(crate) op: usize,
@@ -60,14 +61,19 @@ pub struct Runner<M: Machine> {
     pub marks: Marks,
 }
 
-/// Whether a transaction was refused because of its size, which depends on the journal's.
+/// Whether a change that is one transaction whatever its size was refused because of that, which
+/// depends on the journal's.
 fn is_too_large(op: &Op, error: &Error) -> bool {
     let refused = match error {
         Error::Unsupported(_) => true,
         Error::Invalid(why) => why.contains("journal takes at once"),
         _ => false,
     };
-    refused && matches!(op, Op::Transaction { .. })
+    let is_one = matches!(
+        op,
+        Op::Transaction { .. } | Op::Collapse { .. } | Op::Insert { .. }
+    );
+    refused && is_one
 }
 
 /// Error numbers that a failing disk explains.

@@ -15,6 +15,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
+use crate::outcomes::Outcomes;
 use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::subject::{Done, FileSystem, Machine};
@@ -61,6 +62,10 @@ impl Setup {
             geometry.memtable_bytes = 8 << 10;
             geometry.pack_bytes = 192 << 10;
             geometry.checkpoint_journal = 32 << 10;
+        } else if rng.chance(15) {
+            // More to each, so that the journal fills up.
+            geometry.memtable_bytes = 1 << 20;
+            geometry.checkpoint_journal = 4 << 20;
         }
         Self {
             durability,
@@ -83,6 +88,10 @@ pub struct EngineMachine {
     setup: Setup,
     verify: Option<Verify>,
     calls_before: u64,
+    /// What the next cut leaves; a seed says it for those after it.
+    outcomes: Option<Outcomes>,
+    /// The disk as it was when its power went, for the other outcomes of that cut.
+    dead: Option<(SimDisk, Outcomes)>,
 }
 
 impl EngineMachine {
@@ -95,7 +104,16 @@ impl EngineMachine {
             setup,
             verify,
             calls_before: 0,
+            outcomes: None,
+            dead: None,
         }
+    }
+
+    /// All of these outcomes of the first cut are recovered from.
+    #[must_use]
+    pub fn with_outcomes(mut self, outcomes: Outcomes) -> Self {
+        self.outcomes = Some(outcomes);
+        self
     }
 
     /// A disk with these files.
@@ -166,7 +184,24 @@ impl Machine for EngineMachine {
 
     fn revive(&mut self, seed: u64) {
         self.calls_before += self.disk.op_count();
-        self.disk = self.disk.power_cut(&mut SimRng::new(seed));
+        self.disk = match self.outcomes.take() {
+            Some(outcomes) => {
+                let after = outcomes.cut(&self.disk);
+                self.dead = Some((self.disk.clone(), outcomes));
+                after
+            }
+            None => self.disk.power_cut(&mut SimRng::new(seed)),
+        };
+    }
+
+    fn next_outcome(&mut self) -> bool {
+        match &self.dead {
+            Some((dead, outcomes)) if outcomes.are_left() => {
+                self.disk = outcomes.cut(dead);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -275,6 +310,12 @@ impl FileSystem for EngineFs {
     }
     fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
         self.volume.copy_range(from, at, to, to_at, len)
+    }
+    fn collapse_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.volume.collapse_range(ino, offset, len)
+    }
+    fn insert_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.volume.insert_range(ino, offset, len)
     }
     fn parent_of(&self, dir: Ino) -> Result<Ino> {
         self.volume.parent_of(dir)

@@ -110,6 +110,19 @@ pub struct Summary {
     pub findings: Vec<Finding>,
 }
 
+impl Summary {
+    /// Adds what others did.
+    pub fn add(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.cuts += other.cuts;
+        self.ops += other.ops;
+        self.calls += other.calls;
+        self.end_seed = self.end_seed.max(other.end_seed);
+        self.marks.merge(&other.marks);
+        self.findings.extend(other.findings);
+    }
+}
+
 /// Shrinks a failed run.
 #[must_use]
 pub fn finding(plan: &Plan, seed: u64, report: &Report, failure: &Failure) -> Finding {

@@ -111,6 +111,9 @@ impl Model {
                 let erases = !matches!(mode, AllocateMode::Extend | AllocateMode::KeepSize);
                 return self.may_write(who, erases.then_some(0), false);
             }
+            Op::Collapse { who, .. } | Op::Insert { who, .. } => {
+                self.has(self.resolve(who), FORBIDDING)
+            }
             Op::Copy {
                 from,
                 from_offset,

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use razorfs::{Error, FileKind, Ino};
 use razorfs_disk::sim::Image;
 use razorfs_disk::{Dir, Name};
+use razorfs_format::layout::FileName;
+use razorfs_format::superblock::{SLOT, SLOTS, Superblock};
 
 use crate::driver::{Failure, Runner};
 use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
@@ -57,7 +59,14 @@ impl Victim {
         let mut workload = Workload::small(mix(seed, 5));
         let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
+            if n == ops / 2 {
+                runner.run(&Op::Checkpoint)?;
+            }
             let op = workload.next(runner.model());
+            // The small journal does not take the longest values.
+            if matches!(&op, Op::SetXattr { data, .. } if data.len > 8192) {
+                continue;
+            }
             runner.run(&op)?;
             if n % 10 == 9 {
                 older.push(runner.machine().disk().image());
@@ -72,11 +81,11 @@ impl Victim {
         let machine = runner.into_machine();
         Ok(Self {
             image: machine.disk().image(),
+            older,
             setup,
             closed: close,
             model,
             before,
-            older,
         })
     }
 
@@ -84,8 +93,12 @@ impl Victim {
     /// never written whole: no format can tell, as long as nothing after it says that it was.
     pub(crate) fn may_look_torn(&self, damage: &Damage) -> bool {
         match damage {
-            Damage::Sector(name, _, false) | Damage::Gone(name) | Damage::Short(name, _) => {
-                !self.closed && name.dir == Dir::Journal
+            Damage::Block(name, .., Instead::Zeros | Instead::Older)
+            | Damage::Gone(name)
+            | Damage::Short(name, _) => !self.closed && name.dir == Dir::Journal,
+            // One of the two may have been zeros, or what an older life of the file wrote.
+            Damage::Block(name, _, _, Instead::Swapped(other, _)) => {
+                !self.closed && (name.dir == Dir::Journal || other.dir == Dir::Journal)
             }
             _ => false,
         }
@@ -247,13 +260,28 @@ pub(crate) fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::R
     Ok(())
 }
 
+/// What stands where something else should.
+#[derive(Clone, Debug)]
+pub enum Instead {
+    /// Nothing.
+    Zeros,
+    /// Anything.
+    Noise,
+    /// What stood there half a run before.
+    Older,
+    /// What stands in another place, where what was here is now.
+    Swapped(Name, u64),
+}
+
 /// Damage to one place of one file.
 #[derive(Clone, Debug)]
 pub enum Damage {
     /// One bit is flipped.
     Bit(Name, u64, u8),
-    /// A sector of 512 bytes is overwritten: with zeros, or with noise.
-    Sector(Name, u64, bool),
+    /// So many bytes are overwritten.
+    Block(Name, u64, usize, Instead),
+    /// No superblock of the newest generation can be read.
+    Newest,
     /// The file is cut short.
     Short(Name, u64),
     /// The file is gone.
@@ -263,28 +291,57 @@ pub enum Damage {
 impl Damage {
     /// Whether it is in a file that one of the findings is about.
     fn is_in(&self, findings: &[String]) -> bool {
-        let (Self::Bit(name, ..)
-        | Self::Sector(name, ..)
-        | Self::Short(name, _)
-        | Self::Gone(name)) = self;
+        let name = match self {
+            Self::Bit(name, ..) | Self::Block(name, ..) => name,
+            Self::Short(name, _) | Self::Gone(name) => name,
+            Self::Newest => return false,
+        };
         findings
             .iter()
             .any(|finding| finding.contains(&name.to_string()))
     }
 
-    pub(crate) fn apply(&self, image: &mut Image) -> bool {
+    pub(crate) fn apply(&self, victim: &Victim, image: &mut Image) -> bool {
         match self {
             Self::Bit(name, byte, bit) => image.flip_bit(name, *byte, *bit),
-            Self::Sector(name, at, noise) => {
+            Self::Block(name, at, len, Instead::Swapped(other, from)) => {
+                let (here, there) = (cut(image, name, *at, *len), cut(image, other, *from, *len));
+                let different = here != there && here.len() == there.len();
+                if different {
+                    image.write(name, *at, &there);
+                    image.write(other, *from, &here);
+                }
+                different
+            }
+            Self::Block(name, at, len, instead) => {
+                let old = cut(image, name, *at, *len);
                 let mut rng = Rng::new(*at);
-                let fill = |_| if *noise { rng.next() as u8 } else { 0 };
-                let bytes: Vec<u8> = (0..512).map(fill).collect();
-                let old = image.bytes(name).unwrap_or_default();
-                let range = *at as usize..(*at as usize + 512).min(old.len());
-                let old = old.get(range).unwrap_or_default();
-                let new = bytes.get(..old.len()).unwrap_or_default();
-                image.write(name, *at, new);
-                old != new
+                let new = match instead {
+                    Instead::Noise => old.iter().map(|_| rng.next() as u8).collect(),
+                    Instead::Older => match victim.older.get(victim.older.len() / 2) {
+                        Some(older) => cut(older, name, *at, *len),
+                        None => old.clone(),
+                    },
+                    Instead::Zeros | Instead::Swapped(..) => vec![0; old.len()],
+                };
+                let different = old != new && old.len() == new.len();
+                if different {
+                    image.write(name, *at, &new);
+                }
+                different
+            }
+            Self::Newest => {
+                let name = Name::new(Dir::Root, &FileName::Super.leaf());
+                let generation = |slot: usize| {
+                    let bytes = cut(image, &name, (slot * SLOT) as u64, SLOT);
+                    Superblock::decode(slot, &bytes).ok().map(|s| s.generation)
+                };
+                let found: Vec<_> = (0..SLOTS).map(generation).collect();
+                let newest = found.iter().max().copied().flatten();
+                for (slot, _) in found.iter().enumerate().filter(|(_, g)| **g == newest) {
+                    image.write(&name, (slot * SLOT) as u64, &[0; SLOT]);
+                }
+                newest.is_some()
             }
             Self::Short(name, len) => image.set_len(name, *len),
             Self::Gone(name) => image.remove(name),
@@ -292,48 +349,48 @@ impl Damage {
     }
 }
 
+/// Some bytes of a file, as many of them as there are.
+fn cut(image: &Image, name: &Name, at: u64, len: usize) -> Vec<u8> {
+    let bytes = image.bytes(name).unwrap_or_default();
+    let rest = bytes.get(at as usize..).unwrap_or_default();
+    rest.get(..len.min(rest.len())).unwrap_or_default().to_vec()
+}
+
 /// Which damage is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effort {
-    /// Every bit of every file.
+    /// Every bit of every file; every sector and page.
     EveryBit,
-    /// One bit of every byte that is not zero and of some that are; every sector.
+    /// One bit of every byte that is not zero and of some that are; every sector and page.
     Quick,
+    /// Every sector and page.
+    Blocks,
     /// A sample for ordinary test runs: about this many bits.
     Sample(u64),
 }
 
-/// All the damage to try on an image.
+/// All the damage to try on a volume.
 #[must_use]
-pub fn damages(image: &Image, effort: Effort, seed: u64) -> Vec<Damage> {
+pub fn damages(victim: &Victim, effort: Effort, seed: u64) -> Vec<Damage> {
+    let image = &victim.image;
     let mut rng = Rng::new(seed);
-    let mut out = Vec::new();
-    let total = image.total_len().max(1);
+    let mut out = vec![Damage::Newest];
     for (name, len) in image.files() {
-        let bytes = image.bytes(name).unwrap_or_default();
-        for (at, byte) in bytes.iter().enumerate() {
-            let at = at as u64;
-            let bits: &[u8] = match effort {
-                Effort::EveryBit => &[0, 1, 2, 3, 4, 5, 6, 7],
-                Effort::Quick if *byte != 0 || rng.chance(2) => &[8],
-                // What holds something is the more telling.
-                Effort::Sample(n) if *byte != 0 && rng.range(0..total) < 8 * n => &[8],
-                Effort::Sample(n) if rng.range(0..total) < n / 8 => &[8],
-                _ => &[],
-            };
-            for bit in bits {
-                let bit = if *bit == 8 {
-                    rng.range(0..8) as u8
-                } else {
-                    *bit
-                };
-                out.push(Damage::Bit(name.clone(), at, bit));
-            }
-            let sector =
-                at.is_multiple_of(512) && (!matches!(effort, Effort::Sample(_)) || rng.chance(5));
-            if sector {
-                let noise = rng.chance(50);
-                out.push(Damage::Sector(name.clone(), at, noise));
+        bits(image, name, effort, &mut rng, &mut out);
+        for size in [512, 4096] {
+            for at in (0..len).step_by(size) {
+                if !matches!(effort, Effort::Sample(_)) || rng.chance(5) {
+                    let (other, from) = elsewhere(image, size, &mut rng);
+                    let noise = if rng.chance(50) {
+                        Instead::Noise
+                    } else {
+                        Instead::Older
+                    };
+                    for instead in [Instead::Zeros, Instead::Swapped(other, from), noise] {
+                        out.push(Damage::Block(name.clone(), at, size, instead));
+                    }
+                    out.push(Damage::Block(name.clone(), at, size, Instead::Older));
+                }
             }
         }
         if len > 0 {
@@ -342,6 +399,42 @@ pub fn damages(image: &Image, effort: Effort, seed: u64) -> Vec<Damage> {
         out.push(Damage::Gone(name.clone()));
     }
     out
+}
+
+/// A block of any file.
+fn elsewhere(image: &Image, size: usize, rng: &mut Rng) -> (Name, u64) {
+    let blocks: u64 = image.files().map(|(_, len)| len / size as u64).sum();
+    let mut left = rng.range(0..blocks.max(1));
+    for (name, len) in image.files() {
+        let here = len / size as u64;
+        if left < here {
+            return (name.clone(), left * size as u64);
+        }
+        left -= here;
+    }
+    (Name::new(Dir::Root, &FileName::Super.leaf()), 0)
+}
+
+fn bits(image: &Image, name: &Name, effort: Effort, rng: &mut Rng, out: &mut Vec<Damage>) {
+    let total = image.total_len().max(1);
+    let bytes = image.bytes(name).unwrap_or_default();
+    for (at, byte) in bytes.iter().enumerate() {
+        let one = match effort {
+            Effort::EveryBit => {
+                out.extend((0..8).map(|bit| Damage::Bit(name.clone(), at as u64, bit)));
+                false
+            }
+            Effort::Quick => *byte != 0 || rng.chance(2),
+            Effort::Blocks => false,
+            // What holds something is the more telling.
+            Effort::Sample(n) if *byte != 0 && rng.range(0..total) < 8 * n => true,
+            Effort::Sample(n) => rng.range(0..total) < n / 8,
+        };
+        if one {
+            let bit = rng.range(0..8) as u8;
+            out.push(Damage::Bit(name.clone(), at as u64, bit));
+        }
+    }
 }
 
 /// What came of the damage.
@@ -384,7 +477,7 @@ pub fn run(victim: &Victim, damages: &[Damage], jobs: usize, tick: impl Fn(u64) 
 
 fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outcome) {
     let mut image = victim.image.clone();
-    if !damage.apply(&mut image) {
+    if !damage.apply(victim, &mut image) {
         return;
     }
     out.tried += 1;

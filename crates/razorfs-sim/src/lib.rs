@@ -4,6 +4,7 @@
 //! that leaves the few operations that matter. One number replays a run.
 
 pub mod content;
+pub mod coverage;
 mod crash;
 pub mod driver;
 pub mod dump;
@@ -16,6 +17,7 @@ pub mod marks;
 pub mod model;
 pub mod names;
 pub mod op;
+pub mod outcomes;
 pub mod panics;
 pub mod perform;
 mod plant;
@@ -23,6 +25,7 @@ pub mod posix;
 pub mod repairs;
 pub mod rng;
 pub mod run;
+pub mod short;
 pub mod shrink;
 #[cfg(test)]
 mod sim_tests;

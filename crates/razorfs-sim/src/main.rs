@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use razorfs::marks::Mark;
 use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
+use razorfs_sim::coverage;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
+use razorfs_sim::outcomes;
 use razorfs_sim::repairs;
 use razorfs_sim::run::{Mode, Size};
+use razorfs_sim::short::{self, Depth};
 
 const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
 
@@ -17,6 +21,10 @@ WHAT is one of
   --faults        syncs that fail, short writes, full disks
   --diff          no cuts: answers compared with the reference file system
   --exhaustive    with --seed: a cut at every changing call of the disk of one run
+  --corpus        all runs that failed once
+  --short         all workloads of one and two operations, cut at every call, with all outcomes
+                  of a cut that has few
+  --table         what cuts leave of each operation, as a table
   --flips         every bit of a small volume flipped, one at a time
   --repair N      volumes damaged in many ways and repaired, N of them
 and more
@@ -24,15 +32,23 @@ and more
   --runs N        most runs
   --ops N         operations between two cuts, or damage to a volume (default: 40)
   --failures N    stop after N failures (default: 5)
-  --quick         --flips: one bit of every byte, and whole sectors
-  --marks         print how often what happened";
+  --quick         --flips: one bit of every byte, and whole sectors and pages
+  --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
+  --every N       --short: of the workloads of two operations, one of N as the seed says
+  --marks         print how often what happened
+  --complete      fail unless every rare branch of the engine was taken that such runs lead to";
 
 struct Args {
     mode: Option<Mode>,
     exhaustive: bool,
+    short: bool,
+    corpus: bool,
+    table: bool,
+    every: usize,
     flips: bool,
     repair: Option<u64>,
     quick: bool,
+    blocks: bool,
     cuts: u64,
     seed: Option<u64>,
     runs: Option<u64>,
@@ -41,15 +57,21 @@ struct Args {
     ops: u64,
     failures: usize,
     marks: bool,
+    complete: bool,
 }
 
 fn parse() -> Result<Args, String> {
     let mut args = Args {
         mode: None,
         exhaustive: false,
+        short: false,
+        corpus: false,
+        table: false,
+        every: 1,
         flips: false,
         repair: None,
         quick: false,
+        blocks: false,
         cuts: u64::MAX,
         seed: None,
         runs: None,
@@ -58,6 +80,7 @@ fn parse() -> Result<Args, String> {
         ops: 40,
         failures: 5,
         marks: false,
+        complete: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -72,9 +95,14 @@ fn parse() -> Result<Args, String> {
             "--faults" => args.mode = Some(Mode::Faults),
             "--diff" => args.mode = Some(Mode::Differential),
             "--exhaustive" => args.exhaustive = true,
+            "--short" => args.short = true,
+            "--corpus" => args.corpus = true,
+            "--table" => args.table = true,
+            "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--repair" => args.repair = Some(number()?),
             "--quick" => args.quick = true,
+            "--blocks" => args.blocks = true,
             "--seed" => args.seed = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--jobs" => args.jobs = number()? as usize,
@@ -82,6 +110,7 @@ fn parse() -> Result<Args, String> {
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,
+            "--complete" => args.complete = true,
             _ => return Err(format!("{word} is not known\n\n{USAGE}")),
         }
     }
@@ -151,11 +180,20 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
     });
     let elapsed = env.monotonic() - start;
     if args.marks {
-        println!("{}", summary.marks);
+        println!("{}\n{}", summary.marks, coverage::taken());
     }
     println!("{} µs a run", elapsed / 1000 / summary.runs.max(1));
     println!("{}", line(&summary, plan.first_seed));
-    ExitCode::from(u8::from(!summary.findings.is_empty()))
+    let complete = !args.complete || is_complete(&coverage::missing(plan.mode));
+    ExitCode::from(u8::from(!summary.findings.is_empty() || !complete))
+}
+
+/// Tells of the branches that were not taken.
+fn is_complete(missing: &[Mark]) -> bool {
+    for mark in missing {
+        println!("NEVER TAKEN: {}", mark.text());
+    }
+    missing.is_empty()
 }
 
 /// One seed, step by step.
@@ -192,18 +230,112 @@ fn every_call(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
         }
     });
     if args.marks {
-        println!("{}", summary.marks);
+        println!("{}\n{}", summary.marks, coverage::taken());
     }
     println!("{}", line(&summary, seed));
     ExitCode::from(u8::from(!summary.findings.is_empty()))
 }
 
+/// The runs that failed once.
+fn corpus(plan: &Plan) -> ExitCode {
+    let mut failed = 0;
+    let mut runs = 0;
+    let lines = include_str!("../corpus").lines();
+    for line in lines.filter(|line| !line.starts_with('#')) {
+        let (mode, seed) = line.split_once(' ').unwrap_or_default();
+        let mode = match mode {
+            "cuts" => Mode::Cuts,
+            "faults" => Mode::Faults,
+            _ => {
+                println!("corpus: {line} is not a mode and a seed");
+                return ExitCode::from(2);
+            }
+        };
+        let Ok(seed) = seed.parse() else {
+            println!("corpus: {line} is not a mode and a seed");
+            return ExitCode::from(2);
+        };
+        let plan = Plan { mode, ..*plan };
+        let report = plan.run(seed);
+        runs += 1;
+        if let Some(failure) = &report.failure {
+            println!("{}\n", farm::finding(&plan, seed, &report, failure));
+            failed += 1;
+        }
+    }
+    println!("corpus: {runs} runs, failures: {failed}");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+/// The crash table of docs/faults.md.
+fn table(plan: &Plan) -> ExitCode {
+    let effort = outcomes::Effort {
+        all: 1024,
+        sample: 64,
+    };
+    let rows = match short::table(plan, effort) {
+        Ok(rows) => rows,
+        Err(finding) => {
+            println!("{finding}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("| operation | before a sync | during the sync | after it |");
+    println!("|---|---|---|---|");
+    // What nobody sees after a crash, such as a file without a name, looks as before.
+    for row in rows.iter().filter(|row| row.moments[0].before > 0) {
+        let [before, during, after] = row.moments;
+        println!("| {} | {before} | {during} | {after} |", row.op);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Every short workload.
+fn all_short(plan: &Plan, args: &Args) -> ExitCode {
+    let depth = Depth {
+        effort: outcomes::Effort {
+            all: 256,
+            sample: 12,
+        },
+        nested: 1,
+        every: args.every,
+    };
+    let (env, printed) = (OsEnv, AtomicU64::new(0));
+    let start = env.monotonic();
+    let summary = short::run(plan, depth, |sum| {
+        let elapsed = env.monotonic() - start;
+        let due = elapsed / 5_000_000_000;
+        if printed.swap(due, Ordering::Relaxed) < due {
+            let seconds = elapsed / 1_000_000_000;
+            println!(
+                "{seconds} s: cuts: {}, failures: {}",
+                sum.cuts,
+                sum.findings.len()
+            );
+        }
+        true
+    });
+    for finding in &summary.findings {
+        println!("{finding}\n");
+    }
+    if args.marks {
+        println!("{}\n{}", summary.marks, coverage::taken());
+    }
+    println!(
+        "short workloads: {}, cuts: {}, failures: {}",
+        summary.marks.count(short::WORKLOAD),
+        summary.cuts,
+        summary.findings.len()
+    );
+    ExitCode::from(u8::from(!summary.findings.is_empty()))
+}
+
 /// Rot.
 fn flip(plan: &Plan, args: &Args) -> ExitCode {
-    let effort = if args.quick {
-        Effort::Quick
-    } else {
-        Effort::EveryBit
+    let effort = match (args.quick, args.blocks) {
+        (_, true) => Effort::Blocks,
+        (true, _) => Effort::Quick,
+        _ => Effort::EveryBit,
     };
     let mut failed = false;
     let first = plan.first_seed;
@@ -217,7 +349,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             }
         };
         for (victim, how) in victims.iter().zip(["closed", "cut off"]) {
-            let damages = flips::damages(&victim.image, effort, seed);
+            let damages = flips::damages(victim, effort, seed);
             let (all, bytes) = (damages.len() as u64, victim.image.total_len());
             println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
             let outcome = flips::run(victim, &damages, plan.jobs, |at| {
@@ -237,6 +369,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             failed |= !outcome.failures.is_empty();
         }
     }
+    failed |= args.complete && !is_complete(&coverage::missing_of_damage());
     ExitCode::from(u8::from(failed))
 }
 
@@ -280,6 +413,15 @@ fn main() -> ExitCode {
     }
     if let Some(volumes) = args.repair {
         return mend(&plan, volumes, &args);
+    }
+    if args.short {
+        return all_short(&plan, &args);
+    }
+    if args.table {
+        return table(&plan);
+    }
+    if args.corpus {
+        return corpus(&plan);
     }
     match args.seed {
         Some(seed) if args.exhaustive => every_call(&plan, seed, &args),

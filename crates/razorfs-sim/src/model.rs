@@ -334,6 +334,8 @@ impl Model {
             | Op::Write { who, .. }
             | Op::Append { who, .. }
             | Op::Allocate { who, .. }
+            | Op::Collapse { who, .. }
+            | Op::Insert { who, .. }
             | Op::SetXattr { who, .. }
             | Op::RemoveXattr { who, .. }
             | Op::Read { who, .. }

@@ -224,6 +224,16 @@ pub enum Op {
         to_offset: u64,
         len: u64,
     },
+    Collapse {
+        who: Ref,
+        offset: u64,
+        len: u64,
+    },
+    Insert {
+        who: Ref,
+        offset: u64,
+        len: u64,
+    },
     SetXattr {
         who: Ref,
         name: NameId,
@@ -308,6 +318,8 @@ impl Op {
                 | Self::Append { .. }
                 | Self::Allocate { .. }
                 | Self::Copy { .. }
+                | Self::Collapse { .. }
+                | Self::Insert { .. }
                 | Self::SetXattr { .. }
                 | Self::RemoveXattr { .. }
                 | Self::Transaction { .. }
@@ -408,6 +420,8 @@ impl fmt::Display for Op {
             } => {
                 write!(f, "copy {from} {from_offset}+{len} to {to} {to_offset}")
             }
+            Self::Collapse { who, offset, len } => write!(f, "collapse {who} {offset}+{len}"),
+            Self::Insert { who, offset, len } => write!(f, "insert {who} {offset}+{len}"),
             Self::SetXattr {
                 who,
                 name,
@@ -416,17 +430,13 @@ impl fmt::Display for Op {
             } => {
                 write!(f, "setxattr {who} user.{} {data} {mode:?}", short(*name))
             }
-            Self::RemoveXattr { who, name } => {
-                write!(f, "removexattr {who} user.{}", short(*name))
-            }
+            Self::RemoveXattr { who, name } => write!(f, "removexattr {who} user.{}", short(*name)),
             Self::Transaction { steps, sync } => {
                 write!(f, "transaction [{}], synced: {sync}", steps_of(steps))
             }
             Self::Cut { calls, seed, again } => {
-                write!(
-                    f,
-                    "cut after {calls} calls, seed {seed:#x}, again {again:?}"
-                )
+                write!(f, "cut after {calls} calls, seed {seed:#x}, ")?;
+                write!(f, "again {again:?}")
             }
             Self::Read { who, offset, len } => write!(f, "read {who} {offset}+{len}"),
             Self::Seek { who, offset, what } => write!(f, "seek {who} {offset} {what:?}"),

@@ -107,6 +107,12 @@ fn change_one<F: FileSystem>(fs: &F, ino: impl Fn(&Ref) -> Result<Ino>, op: &Op)
         } => fs
             .copy_range(ino(from)?, *from_offset, ino(to)?, *to_offset, *len)
             .map(Answer::Number),
+        Op::Collapse { who, offset, len } => fs
+            .collapse_range(ino(who)?, *offset, *len)
+            .map(|()| Answer::Done),
+        Op::Insert { who, offset, len } => fs
+            .insert_range(ino(who)?, *offset, *len)
+            .map(|()| Answer::Done),
         Op::SetXattr {
             who,
             name,

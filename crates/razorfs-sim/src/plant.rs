@@ -6,7 +6,7 @@ use razorfs::Ino;
 use razorfs_disk::sim::Image;
 use razorfs_disk::{Dir, Name};
 
-use crate::flips::{Damage, Victim};
+use crate::flips::{Damage, Instead, Victim};
 use crate::rng::Rng;
 use crate::touched;
 
@@ -67,7 +67,13 @@ impl Plant {
         let at = rng.range(0..len);
         match rng.range(0..10) {
             0..4 => Self::One(Damage::Bit(name, at, rng.range(0..8) as u8)),
-            4 => Self::One(Damage::Sector(name, at / 512 * 512, rng.chance(50))),
+            4 => {
+                let instead = match rng.chance(50) {
+                    true => Instead::Noise,
+                    false => Instead::Zeros,
+                };
+                Self::One(Damage::Block(name, at / 512 * 512, 512, instead))
+            }
             5 => Self::Zeros(name, at / 4096 * 4096, 4096),
             6 => Self::Swap(name, at / 4096 * 4096, rng.range(0..len) / 4096 * 4096),
             7 => Self::Older(name, rng.below(victim.older.len().max(1))),
@@ -79,7 +85,7 @@ impl Plant {
     /// Answers whether anything changed.
     pub fn apply(&self, victim: &Victim, image: &mut Image) -> bool {
         match self {
-            Self::One(damage) => damage.apply(image),
+            Self::One(damage) => damage.apply(victim, image),
             Self::Zeros(name, at, len) => {
                 let old = piece(image, name, *at, *len);
                 image.write(name, *at, &vec![0; old.len()]);
@@ -121,8 +127,8 @@ impl Plant {
     pub fn touched(&self, victim: &Victim) -> Option<BTreeSet<Ino>> {
         match self {
             Self::One(Damage::Bit(name, at, _)) => touched::by(&victim.image, name, &(*at..at + 1)),
-            Self::One(Damage::Sector(name, at, _)) => {
-                touched::by(&victim.image, name, &(*at..at + 512))
+            Self::One(Damage::Block(name, at, len, Instead::Noise | Instead::Zeros)) => {
+                touched::by(&victim.image, name, &(*at..at + *len as u64))
             }
             Self::Zeros(name, at, len) => touched::by(&victim.image, name, &(*at..at + len)),
             Self::Slots(slots) => (slots.len() < 4).then(BTreeSet::new),

@@ -47,6 +47,11 @@ pub fn target(len: u16) -> Vec<u8> {
         .collect()
 }
 
+/// Whether a range that is taken out or put in is none of whole units.
+const fn is_odd(offset: u64, len: u64) -> bool {
+    len == 0 || !offset.is_multiple_of(4096) || !len.is_multiple_of(4096)
+}
+
 impl Model {
     /// Does what `op` asks for, or changes nothing and answers with the errors it may give.
     /// A new inode gets the number `fresh`; a copy copies at most `most` bytes.
@@ -108,6 +113,8 @@ impl Model {
                 (*len).min(most),
                 *len,
             ),
+            Op::Collapse { who, offset, len } => self.collapse(who, *offset, *len),
+            Op::Insert { who, offset, len } => self.insert_hole(who, *offset, *len),
             Op::SetXattr {
                 who,
                 name,
@@ -437,6 +444,41 @@ impl Model {
         let written = self.write(target, to.1, &bytes)?;
         self.update(source, |n| n.atime = None);
         Ok(written)
+    }
+
+    fn collapse(&mut self, who: &Ref, offset: u64, len: u64) -> Outcome {
+        let ino = self.regular(who, NOT_ALLOCATABLE)?;
+        let size = self.node(ino).map_or(0, |n| n.size);
+        let end = offset.saturating_add(len);
+        if is_odd(offset, len) || end >= size {
+            return Err(&[EINVAL]);
+        }
+        self.update(ino, |n| {
+            n.content.collapse(offset, end);
+            n.size -= len;
+            n.mtime = None;
+        });
+        Ok(Answer::Done)
+    }
+
+    fn insert_hole(&mut self, who: &Ref, offset: u64, len: u64) -> Outcome {
+        let ino = self.regular(who, NOT_ALLOCATABLE)?;
+        let size = self.node(ino).map_or(0, |n| n.size);
+        if is_odd(offset, len) {
+            return Err(&[EINVAL]);
+        }
+        match (offset >= size, size.saturating_add(len) > FILE_MAX) {
+            (true, true) => return Err(&[EINVAL, EFBIG]),
+            (true, false) => return Err(&[EINVAL]),
+            (false, true) => return Err(&[EFBIG]),
+            (false, false) => {}
+        }
+        self.update(ino, |n| {
+            n.content.insert(offset, len);
+            n.size += len;
+            n.mtime = None;
+        });
+        Ok(Answer::Done)
     }
 
     fn set_xattr(&mut self, who: &Ref, name: NameId, data: Data, mode: XattrMode) -> Outcome {

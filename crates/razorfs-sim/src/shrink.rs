@@ -134,6 +134,13 @@ fn less(n: u64) -> impl Iterator<Item = u64> {
         .filter(move |m| *m < n)
 }
 
+/// Shorter ranges and nearer ones, of whole units of 4 KiB.
+fn nearer_ranges(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let shorter = less(len / 4096).filter(|n| *n > 0);
+    let nearer = less(offset / 4096).map(move |n| (4096 * n, len));
+    shorter.map(move |n| (offset, 4096 * n)).chain(nearer)
+}
+
 /// The same cut, earlier, or not followed by others.
 fn milder_cuts(calls: u64, seed: u64, again: &[u64]) -> Vec<Op> {
     let undisturbed = (!again.is_empty()).then(|| Op::Cut {
@@ -211,6 +218,20 @@ fn simpler(op: &Op) -> Vec<Op> {
             });
             shorter.chain(nearer).collect()
         }
+        Op::Collapse { who, offset, len } => nearer_ranges(*offset, *len)
+            .map(|(offset, len)| Op::Collapse {
+                who: who.clone(),
+                offset,
+                len,
+            })
+            .collect(),
+        Op::Insert { who, offset, len } => nearer_ranges(*offset, *len)
+            .map(|(offset, len)| Op::Insert {
+                who: who.clone(),
+                offset,
+                len,
+            })
+            .collect(),
         Op::Cut { calls, seed, again } => milder_cuts(*calls, *seed, again),
         _ => Vec::new(),
     }

@@ -160,7 +160,7 @@ fn the_engine_survives_faults_of_the_disk() {
 #[test]
 fn damaged_bytes_are_never_handed_out() {
     for victim in flips::victims(0).expect("the workload runs") {
-        let damages = flips::damages(&victim.image, Effort::Sample(3000), 1);
+        let damages = flips::damages(&victim, Effort::Sample(3000), 1);
         let outcome = flips::run(&victim, &damages, 2, |_| ());
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
         assert!(outcome.tried > 300, "{}", outcome.tried);
@@ -178,6 +178,50 @@ fn damaged_volumes_are_repaired_and_losses_are_told() {
     assert!(sum.marks.count("repaired with losses told") > 20);
     assert!(sum.marks.count("repaired without a loss") > 80);
     assert!(sum.marks.count("cut during the repair") > 20);
+}
+
+#[test]
+fn what_cuts_leave_of_an_operation_is_nothing_or_all_of_it() {
+    let effort = crate::outcomes::Effort { all: 8, sample: 3 };
+    let rows = crate::short::table(&plan(Mode::Cuts, 1), effort);
+    let rows = rows.unwrap_or_else(|finding| panic!("{finding}"));
+    assert!(rows.len() > 30, "{}", rows.len());
+    for row in &rows {
+        let [before, during, after] = row.moments;
+        assert!(before.before + before.after > 0, "{}", row.op);
+        assert!(during.before + during.after > 0, "{}", row.op);
+        assert_eq!((after.before, after.after), (0, 1), "{}", row.op);
+    }
+}
+
+#[test]
+fn each_outcome_of_a_cut_is_taken_once() {
+    let disk = razorfs_disk::sim::SimDisk::new();
+    let mut left = std::collections::BTreeSet::new();
+    {
+        use razorfs_disk::{Dir, Disk as _, Name, OpenHow};
+        disk.create_dirs().unwrap();
+        Dir::ALL.into_iter().for_each(|d| disk.sync_dir(d).unwrap());
+        let file = disk.open(&Name::new(Dir::Root, "f"), OpenHow::CreateNew);
+        let file = file.unwrap();
+        file.write_at(&[std::io::IoSlice::new(&[7; 1024])], 0)
+            .unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Dir::Root).unwrap();
+        file.write_at(&[std::io::IoSlice::new(&[8; 1024])], 0)
+            .unwrap();
+    }
+    let effort = crate::outcomes::Effort { all: 4, sample: 1 };
+    let outcomes = crate::outcomes::Outcomes::new(effort, 1);
+    loop {
+        let name = razorfs_disk::Name::new(razorfs_disk::Dir::Root, "f");
+        left.insert(outcomes.cut(&disk).image().bytes(&name));
+        if !outcomes.are_left() {
+            break;
+        }
+    }
+    assert!(outcomes.are_all());
+    assert_eq!(left.len(), 4, "two sectors, each old or new");
 }
 
 fn holds(ops: &[Op]) {

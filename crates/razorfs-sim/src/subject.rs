@@ -30,6 +30,8 @@ pub trait FileSystem {
     fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, len: u64) -> Result<()>;
     fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<u64>;
     fn copy_range(&self, from: Ino, at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64>;
+    fn collapse_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()>;
+    fn insert_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()>;
     fn parent_of(&self, dir: Ino) -> Result<Ino>;
     fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Box<[u8]>>;
     fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()>;
@@ -72,6 +74,10 @@ pub trait Machine {
     fn is_dead(&self) -> bool;
     /// The power goes if it has not, some of what was not synced is lost, the power comes back.
     fn revive(&mut self, seed: u64);
+    /// Puts the disk back to another outcome of the last cut; false if there is none left.
+    fn next_outcome(&mut self) -> bool {
+        false
+    }
     /// Plants a fault, or takes all away.
     fn fault(&mut self, fault: Fault);
     /// Number of changing calls so far.

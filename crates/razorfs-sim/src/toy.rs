@@ -465,6 +465,14 @@ impl FileSystem for ToyFs {
             _ => Ok(0),
         }
     }
+    fn collapse_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        let who = Ref::Inode(ino);
+        self.change(&Op::Collapse { who, offset, len }).map(|_| ())
+    }
+    fn insert_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        let who = Ref::Inode(ino);
+        self.change(&Op::Insert { who, offset, len }).map(|_| ())
+    }
     fn parent_of(&self, dir: Ino) -> Result<Ino> {
         match self.node(dir, |n| (n.is_dir(), n.parent))? {
             (true, parent) => Ok(parent),

@@ -29,6 +29,7 @@ enum Kind {
     Append,
     Allocate,
     Copy,
+    Shift,
     SetXattr,
     RemoveXattr,
     Transaction,
@@ -47,7 +48,7 @@ enum Kind {
     Reopen,
 }
 
-const KINDS: [(Kind, u32); 28] = [
+const KINDS: [(Kind, u32); 29] = [
     (Kind::Create, 120),
     (Kind::Unnamed, 8),
     (Kind::Link, 40),
@@ -60,6 +61,7 @@ const KINDS: [(Kind, u32); 28] = [
     (Kind::Append, 40),
     (Kind::Allocate, 35),
     (Kind::Copy, 50),
+    (Kind::Shift, 40),
     (Kind::SetXattr, 30),
     (Kind::RemoveXattr, 12),
     (Kind::Transaction, 25),
@@ -178,6 +180,11 @@ impl Workload {
             },
             Kind::Allocate => self.allocate(model),
             Kind::Copy => self.copy(model),
+            Kind::Shift => {
+                let who = self.file(model);
+                let node = model.resolve(&who).and_then(|i| model.node(i));
+                self.shift(who, node.map_or(0, |n| n.size))
+            }
             Kind::SetXattr => self.set_xattr(model),
             Kind::RemoveXattr => Op::RemoveXattr {
                 who: self.any(model),

@@ -133,6 +133,7 @@ impl Shares {
                 _ => K::SharedCount,
             };
             let got = match frame.counted {
+                Some(Shared::KEPT) => "a count that keeps it for ever".into(),
                 Some(counted) => format!("{counted} counted"),
                 None => "no count".into(),
             };

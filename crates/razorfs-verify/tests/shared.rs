@@ -234,19 +234,22 @@ fn a_copy_has_the_holes_of_its_source() {
     clean(&disk);
 }
 
+/// The incompatible features that each slot of the superblock names.
+fn incompat(disk: &SimDisk) -> Vec<u64> {
+    let image = image_of(disk);
+    let bytes = image.bytes(&file(Dir::Root, "SUPER")).unwrap();
+    let slots = bytes.chunks(SLOT).enumerate();
+    let slots = slots.map(|(i, b)| Superblock::decode(i, b).unwrap());
+    slots.map(|s| s.features.incompat).collect()
+}
+
 #[test]
 fn the_first_sharing_marks_both_generations() {
     let (disk, _, v) = tiny(11);
     let f = create_file(&v, "f");
     v.write(f, 0, &[7; 60_000]).unwrap();
     v.step(Step::Checkpoint).unwrap();
-    let bits = |disk: &SimDisk| -> Vec<u64> {
-        let image = image_of(disk);
-        let bytes = image.bytes(&file(Dir::Root, "SUPER")).unwrap();
-        let slots = bytes.chunks(SLOT).enumerate();
-        let slots = slots.map(|(i, b)| Superblock::decode(i, b).unwrap());
-        slots.map(|s| s.features.incompat).collect()
-    };
+    let bits = incompat;
     assert_eq!(bits(&disk), [0; 4]);
     // What is only written, or too short to be shared, needs no newer version.
     let g = create_file(&v, "g");
@@ -362,6 +365,129 @@ fn wrong_counts_of_shared_frames_are_found() {
     // The removal is counted, but not done; and done, but not counted.
     assert!(has(without(&removed, Tag::Extent), K::SharedCount));
     assert!(has(without(&removed, Tag::Shared), K::SharedCountHigh));
+}
+
+/// The first superblock that would say so cannot be written.
+#[test]
+fn what_was_not_allowed_leaves_the_volume_as_it_was() {
+    let (disk, _, v) = tiny(15);
+    let (f, g) = (create_file(&v, "f"), create_file(&v, "g"));
+    let data = Rng(2).bytes(60_000);
+    v.write(f, 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    for (after, bits) in [(0, 0), (1, SHARED_FRAMES)] {
+        disk.short_write_at(disk.counts().writes + after, 0);
+        assert_eq!(v.copy_range(f, 0, g, 0, u64::MAX).unwrap(), 60_000);
+        disk.clear_faults();
+        assert!(read(&v, g) == data);
+        for round in 0..2 {
+            let set = SetAttributes {
+                uid: Some(round),
+                ..SetAttributes::default()
+            };
+            v.set_attributes(Ino::ROOT, &set).unwrap();
+            v.step(Step::Checkpoint).unwrap();
+        }
+        assert_eq!(incompat(&disk), [bits; 4], "write {after} failed");
+        assert_eq!(numbers(&check_disk(&disk, 3)), []);
+    }
+    // Then it is, and only now anything is shared.
+    let before = pack_bytes(&disk);
+    v.copy_range(f, 0, g, 0, u64::MAX).unwrap();
+    settle(&v);
+    assert!(pack_bytes(&disk) <= before && read(&v, g) == data);
+    clean(&disk);
+}
+
+/// A block of the counts is damaged: what it would say is not needed for anything but giving space
+/// back, so flushes go on without.
+#[test]
+fn damaged_counts_stop_no_flush_and_free_no_frame() {
+    let (disk, env, v) = tiny(16);
+    let data = Rng(4).bytes(700_000);
+    let files = ["f", "g", "h"].map(|name| create_file(&v, name));
+    v.write(files[0], 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    v.copy_range(files[0], 0, files[1], 0, u64::MAX).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    let image = image_of(&disk);
+    let (_, manifest) = newest(&image);
+    let counts = manifest.segments.iter().find(|s| s.tag == Tag::Shared);
+    let segment = name_of(FileName::Segment(counts.unwrap().id));
+    assert!(disk.flip_bit(&segment, 80, 3));
+    drop(v);
+    let v = open(&disk, &env);
+    let damage = numbers(&check_disk(&disk, 3));
+    assert!(!damage.is_empty());
+    // One reference more, and then one after the other goes.
+    v.copy_range(files[1], 0, files[2], 0, u64::MAX).unwrap();
+    for name in ["f", "g"] {
+        v.step(Step::Checkpoint).unwrap();
+        remove(&v, name);
+        settle(&v);
+        assert!(read(&v, files[2]) == data, "without {name}");
+    }
+    let numbers_now = numbers(&check_disk(&disk, 3));
+    assert!(
+        damage.iter().all(|n| numbers_now.contains(n)),
+        "{numbers_now:?}"
+    );
+    assert!(!numbers_now.contains(&K::PackAccountLow.number()));
+    // What belongs to one file alone is given back as ever.
+    let live = v.info().pack_live_bytes;
+    let own = create_file(&v, "own");
+    v.write(own, 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    remove(&v, "own");
+    settle(&v);
+    assert_eq!(v.info().pack_live_bytes, live);
+    // The rest stays for ever.
+    remove(&v, "h");
+    settle(&v);
+    assert_eq!(v.info().pack_live_bytes, live);
+    v.close().unwrap();
+    open(&disk, &env).close().unwrap();
+}
+
+/// The same in the extents of a file: it can be removed, or written anew.
+#[test]
+fn a_file_with_damaged_extents_can_be_removed_and_stops_no_flush_then() {
+    let (disk, env, v) = tiny(17);
+    let data = Rng(4).bytes(60_000);
+    let files = ["f", "g", "h"].map(|name| create_file(&v, name));
+    v.write(files[0], 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    v.copy_range(files[0], 0, files[1], 0, u64::MAX).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    v.write(files[2], 0, &data).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    let (_, manifest) = newest(&image_of(&disk));
+    // That of both files that share, and not the third's.
+    let extents = manifest.segments.iter().filter(|s| s.tag == Tag::Extent);
+    let shared = extents.filter(|s| s.first.ino() <= files[1]);
+    let shared: Vec<_> = shared.map(|s| name_of(FileName::Segment(s.id))).collect();
+    for segment in &shared {
+        assert!(disk.flip_bit(segment, 80, 3));
+    }
+    drop(v);
+    let v = open(&disk, &env);
+    let live = v.info().pack_live_bytes;
+    let mut byte = [0];
+    assert!(v.read(files[0], 0, &mut byte).is_err() && v.read(files[1], 0, &mut byte).is_err());
+    // What is left of a block that is written in part cannot be told: that is not guessed.
+    v.write(files[0], 100, b"part of a block").unwrap();
+    assert!(v.step(Step::Checkpoint).is_err() && v.close().is_err());
+    let v = open(&disk, &env);
+    remove(&v, "f");
+    v.write(files[1], 0, &vec![5; BLOCK as usize]).unwrap();
+    settle(&v);
+    assert!(read(&v, files[1]) == vec![5; BLOCK as usize] && read(&v, files[2]) == data);
+    assert!(v.info().pack_live_bytes >= live);
+    remove(&v, "g");
+    settle(&v);
+    v.close().unwrap();
+    let v = open(&disk, &env);
+    assert!(read(&v, files[2]) == data);
 }
 
 /// One of several threads that work on files of their own, and copy from some that all have.

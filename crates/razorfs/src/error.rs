@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs_disk::DiskError;
+use razorfs_disk::{DiskError, DiskOp};
 use razorfs_format::FormatError;
 
 /// Result of a call to the volume.
@@ -106,6 +106,16 @@ impl From<DiskError> for Error {
 }
 
 impl Error {
+    /// Whether what was to be read is damaged, cannot be read, or is gone; and not just out of
+    /// reach, as if too many files were open.
+    pub(crate) fn is_loss(&self) -> bool {
+        match self {
+            Self::Corrupt(_) => true,
+            Self::Disk(e) => e.op == DiskOp::Read || e.is_not_found(),
+            _ => false,
+        }
+    }
+
     /// The error number of Linux for it.
     #[must_use]
     pub fn errno(&self) -> i32 {

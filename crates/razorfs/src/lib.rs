@@ -11,6 +11,7 @@ mod error;
 mod fence;
 pub mod journal;
 pub mod library;
+pub mod marks;
 mod namespace;
 mod options;
 mod recovery;

@@ -287,6 +287,18 @@ impl Volume {
         self.inner.copy_range(from, from_off, to, to_off, len)
     }
 
+    /// Takes a range out of a file, as `FALLOC_FL_COLLAPSE_RANGE` does: see
+    /// [`File::collapse_range`](crate::File::collapse_range).
+    pub fn collapse_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.inner.collapse_range(ino, offset, len)
+    }
+
+    /// Puts a hole into a file, as `FALLOC_FL_INSERT_RANGE` does: see
+    /// [`File::insert_range`](crate::File::insert_range).
+    pub fn insert_range(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        self.inner.insert_range(ino, offset, len)
+    }
+
     /// `n` more holders of an inode: while it has any, it stays, even without a name.
     pub fn pin(&self, ino: Ino, n: u64) {
         self.inner.pin(ino, n);

@@ -26,6 +26,10 @@ pub fn run(args: &Args) -> Result<u8> {
     {
         return detach_dead(&dir, &mount.volume).map(|()| 0);
     }
+    if mountinfo::at(&dir).is_none() && !place::is_volume(&dir) && dir.exists() {
+        let (cause, remedy) = ("no volume is mounted there", "check the path");
+        return Err(Failure::with("unmount", &args.dir, cause, remedy));
+    }
     match Place::find(&dir)? {
         Place::Live(live) if !live.answers() => {
             if unmount::plainly(&dir)? == Outcome::Busy {

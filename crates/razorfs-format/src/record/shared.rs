@@ -11,13 +11,17 @@ use crate::wire::{Put, Take};
 /// A frame that blocks of several files may refer to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shared {
-    /// Number of blocks that refer to it, at least 1.
+    /// Number of blocks that refer to it, at least 1; or [`Shared::KEPT`].
     pub count: u64,
     /// Bytes of the frame in its pack, header and padding included.
     pub bytes: u64,
 }
 
 impl Shared {
+    /// Instead of a count: how many blocks refer to the frame is not known any more, and it stays
+    /// for ever.
+    pub const KEPT: u64 = u64::MAX;
+
     /// The encoding.
     #[must_use]
     pub fn to_bytes(self) -> Box<[u8]> {

@@ -64,6 +64,38 @@ fn programs_that_append_do_not_overwrite_each_other() {
     });
 }
 
+#[test]
+fn a_single_write_may_append_or_be_synchronous() {
+    each(|mount| {
+        let path = mount.path("f");
+        fs::write(&path, b"0123456789").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let write = |bytes: &[u8], offset: i64, flags: i32| {
+            let parts = [std::io::IoSlice::new(bytes)];
+            // SAFETY: an `IoSlice` is an `iovec`, and the bytes live until the call returns.
+            let n = unsafe {
+                libc::pwritev2(file.as_raw_fd(), parts.as_ptr().cast(), 1, offset, flags)
+            };
+            assert_eq!(
+                n,
+                bytes.len() as isize,
+                "{}",
+                std::io::Error::last_os_error()
+            );
+        };
+        write(b"ab", 0, libc::RWF_APPEND);
+        assert_eq!(file.metadata().unwrap().len(), 12);
+        if mount.keeps_data {
+            assert_eq!(fs::read(&path).unwrap(), b"0123456789ab");
+        }
+        for flags in [libc::RWF_DSYNC, libc::RWF_SYNC] {
+            let before = mount.statistics.of_kind(opcode::FSYNC);
+            write(b"x", 3, flags);
+            assert_eq!(mount.statistics.of_kind(opcode::FSYNC) - before, 1);
+        }
+    });
+}
+
 /// Asks for a lock on the first ten bytes, of the process or of the descriptor.
 fn lock(file: &File, command: i32) -> bool {
     let lock = libc::flock {

@@ -6,7 +6,7 @@ use razorfs_format::record::{BLOCK, FILE_MAX};
 use super::Workload;
 use crate::model::Model;
 use crate::names::{self, NameId};
-use crate::op::{Data, Ref, SLOTS};
+use crate::op::{Data, Op, Ref, SLOTS};
 
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
@@ -82,6 +82,30 @@ impl Workload {
             seed: self.rng.next() as u32,
             len: self.len() as u32,
         }
+    }
+
+    /// Takes a range out of a file, or puts one in.
+    pub(super) fn shift(&mut self, who: Ref, size: u64) -> Op {
+        let mut unit = |most| 4096 * self.rng.range(0..most);
+        let (mut offset, mut len) = (unit(size.min(1 << 32) / 4096 + 1), 4096 + unit(40));
+        match self.rng.range(0..12) {
+            0 => (offset, len) = (0, 4096),
+            1 | 2 => offset = offset / BLOCK_BYTES * BLOCK_BYTES,
+            3 | 4 => len = BLOCK_BYTES * (1 + len % 3),
+            5 => offset = size.saturating_sub(1) / 4096 * 4096,
+            6 => len = (size / 2).max(1).next_multiple_of(4096),
+            7 if self.rng.chance(20) => len += self.rng.range(0..600),
+            _ => {}
+        }
+        if self.rng.chance(40) {
+            return Op::Insert { who, offset, len };
+        }
+        if self.rng.chance(75) {
+            // So that something is left behind it.
+            let most = size.saturating_sub(offset + 1) / 4096 * 4096;
+            len = len.min(most).max(4096);
+        }
+        Op::Collapse { who, offset, len }
     }
 
     pub(super) fn offset(&mut self, model: &Model, who: &Ref) -> u64 {

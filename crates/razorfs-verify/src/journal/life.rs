@@ -93,7 +93,7 @@ impl Life {
     fn scan(&mut self, s: &mut Session<'_>, len: u64) -> Vec<u8> {
         const WINDOW: usize = 1 << 20;
         let name = FileName::Journal(self.slot);
-        let mut window = vec![0; WINDOW];
+        let mut window = vec![0; WINDOW.min(len as usize)];
         let mut head = Vec::new();
         let (mut at, mut number) = (0, 0u32);
         while at < len.min(FILE_MAX) {

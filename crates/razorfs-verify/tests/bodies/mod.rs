@@ -189,6 +189,10 @@ pub fn volume(data: &[u8]) {
     let made = volume.create_node(Ino::ROOT, b"new", &NewNode::file(0o600));
     if let Ok(made) = made {
         let _ = volume.write(made.ino, 1 << 40, &[7; 5000]);
+        for ino in 16..24 {
+            // What is in packs is shared with whoever it belongs to.
+            let _ = volume.copy_range(Ino(ino), 0, made.ino, ino << 22, 1 << 21);
+        }
         let _ = volume.unlink(Ino::ROOT, b"a");
     }
     for step in [Step::Commit, Step::Reap, Step::Checkpoint, Step::Compact] {

@@ -6,7 +6,7 @@ use razorfs::{FileKind, Inode, Time};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
 use razorfs_format::journal::{BatchHeader, UNIT, encode_batch};
-use razorfs_format::key::Key;
+use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Manifest;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
@@ -237,13 +237,20 @@ impl Tree {
 
     pub fn payload(&self) -> Vec<u8> {
         let mut mutations = Vec::new();
+        let place = razorfs_format::Place::new(FileName::Super, 0);
         for (key, value) in &self.records {
-            Mutation::Put {
-                key: *key,
-                value: value.clone(),
-                new: true,
+            let key = *key;
+            if key.tag() == Tag::Extent
+                && let Ok(extent) = Extent::decode(value, place)
+            {
+                for fragment in extent.fragments {
+                    Mutation::Patch { key, fragment }.encode(&mut mutations);
+                }
+                continue;
             }
-            .encode(&mut mutations);
+            let value = value.clone();
+            let new = true;
+            Mutation::Put { key, value, new }.encode(&mut mutations);
         }
         for (counter, delta) in [(Counter::Inodes, self.inodes), (Counter::Bytes, self.bytes)] {
             Mutation::Count { counter, delta }.encode(&mut mutations);

@@ -10,6 +10,7 @@ use razorfs_format::{Epoch, SegmentId};
 use super::Installer;
 use crate::Result;
 use crate::data::{self, FrameIdentity, FrameWrite, Settled, Turnover};
+use crate::marks::{self, Mark};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::memtable::Slot;
 use crate::tree::piece::Piece;
@@ -78,7 +79,13 @@ pub(super) fn flush(
 fn shared(version: &Version, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
     let turnover = std::mem::take(&mut flushed.turnover);
     flushed.settled = turnover.settle(|pack, pos| version.shared(pack, pos))?;
+    if flushed.settled.any_died() {
+        marks::hit(Mark::FlushFrameDied);
+    }
     let counts = flushed.settled.counts.iter();
+    if counts.len() > 0 {
+        marks::hit(Mark::FlushShared);
+    }
     Ok(counts
         .map(|(pack, pos, count)| Record {
             key: Key::shared(*pack, *pos),
@@ -110,10 +117,15 @@ fn extents(
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
     for (key, (below, fresh, pieces)) in blocks {
-        let before = if fresh {
-            Vec::new()
-        } else {
-            version.base_extent(&key)?
+        let before = match (!fresh).then(|| version.base_extent(&key)) {
+            None => Vec::new(),
+            // Nothing of it stays, so that only the space of its frames is lost. A file whose
+            // extents are damaged can be removed, and does not stop the checkpoints then.
+            Some(Err(e)) if !below && e.is_loss() => {
+                tracing::warn!(error = %e, "what a block referred to is not given back");
+                Vec::new()
+            }
+            Some(before) => before?,
         };
         let after = resolve(&before, below, &pieces);
         bytes += data::inline_bytes(&after).max(64) as usize;
@@ -237,11 +249,14 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
                 &mut raw,
             );
             match read {
-                Ok(()) => runs.push(Run {
-                    block: n,
-                    off: range.start,
-                    raw,
-                }),
+                Ok(()) => {
+                    marks::hit(Mark::FlushRewrote);
+                    runs.push(Run {
+                        block: n,
+                        off: range.start,
+                        raw,
+                    });
+                }
                 // Damaged bytes are not copied under a new checksum: the pieces stay as they are,
                 // and so does the error for whoever reads them.
                 Err(e) => tracing::warn!(error = %e, "a fragmented block was not rewritten"),
@@ -252,6 +267,7 @@ fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
     if data::inline_bytes(&block.after) as usize <= core.tuning.inline_max {
         return;
     }
+    marks::hit(Mark::FlushMovedToPack);
     for fragment in &block.after {
         let FragmentKind::Inline(bytes) = &fragment.kind else {
             continue;

@@ -9,6 +9,7 @@ use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 
 use super::{Checkpointer, Edit, Installer, Next, name_of};
 use crate::data::Position;
+use crate::marks::{self, Mark};
 use crate::{Error, Result, fence};
 
 /// What may go once no generation that could be mounted needs it.
@@ -36,6 +37,7 @@ impl Checkpointer {
         if !fence::may_undo(e) {
             return;
         }
+        marks::hit(Mark::CheckpointTakenBack);
         if let Some(cold) = cold {
             installer.cold.rewind(cold);
         }
@@ -66,8 +68,9 @@ impl Checkpointer {
     /// Notes what the new generation does not need any more.
     pub(super) fn collect(&self, installer: &mut Installer, edit: Option<&Edit>, next: &mut Next) {
         let since = next.superblock.generation;
-        let packs = std::mem::take(&mut next.dead).into_iter();
-        let mut files: Vec<FileName> = packs.map(FileName::Pack).collect();
+        let packs = std::mem::take(&mut next.dead);
+        self.core.ids.forget_packs(&packs);
+        let mut files: Vec<FileName> = packs.into_iter().map(FileName::Pack).collect();
         if let Some(edit) = edit {
             files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
         }
@@ -108,6 +111,7 @@ impl Checkpointer {
             .partition(|item| item.unneeded_since >= newest);
         for item in gone {
             if let Err(e) = self.remove_one(&item.what) {
+                marks::hit(Mark::GarbageFailed);
                 // It is found again at the next mount; a host that cannot punch keeps the bytes.
                 tracing::debug!(error = %e, "something unneeded could not be removed");
             }
@@ -119,6 +123,7 @@ impl Checkpointer {
         match what {
             Unneeded::File(file) => {
                 self.core.disk.remove(&name_of(*file))?;
+                marks::hit(Mark::GarbageFile);
                 if let FileName::Pack(pack) = file {
                     self.core.reader.forget(*pack);
                 }
@@ -129,6 +134,7 @@ impl Checkpointer {
                     .disk
                     .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
                 file.punch(range.clone())?;
+                marks::hit(Mark::GarbagePunched);
             }
         }
         Ok(())

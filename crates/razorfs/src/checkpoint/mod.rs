@@ -36,6 +36,7 @@ use razorfs_format::superblock::{ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
+use crate::marks::{self, Mark};
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
@@ -99,8 +100,8 @@ impl Installer {
 
     /// Bytes that segments and packs take.
     fn stored(&self) -> u64 {
-        let segments: u64 = self.manifest.segments.iter().map(|s| s.bytes).sum();
-        segments.saturating_add(self.account.totals().0)
+        let segments = self.manifest.segments.iter().map(|s| s.bytes);
+        segments.fold(self.account.totals().0, u64::saturating_add)
     }
 }
 
@@ -185,6 +186,7 @@ impl Checkpointer {
         let mut done = false;
         // What an earlier, failed checkpoint froze goes first, once its last batch is durable.
         if !self.core.version.load().frozen.is_empty() {
+            marks::hit(Mark::CheckpointOfOlder);
             self.core.commit_now(true)?;
             done |= self.flush_frozen(&mut installer, State::Dirty)?;
         }
@@ -321,6 +323,7 @@ impl Checkpointer {
         self.checkpoint()?;
         let mut installer = self.installer.lock();
         if installer.cut != installer.previous_cut {
+            marks::hit(Mark::CheckpointTwice);
             self.install(&mut installer, None, State::Dirty)?;
         }
         let least = installer.superblock.geometry.journal;
@@ -344,9 +347,17 @@ impl Checkpointer {
             return Ok(());
         }
         self.core.check_writable()?;
-        installer.superblock.features.incompat |= SHARED_FRAMES;
         for _ in 0..2 {
+            let was = (
+                installer.superblock.generation,
+                installer.superblock.features,
+            );
+            installer.superblock.features.incompat |= SHARED_FRAMES;
             let installed = self.install(&mut installer, None, State::Dirty);
+            if installer.superblock.generation == was.0 {
+                // Nothing is shared: what is written next does not say so either.
+                installer.superblock.features = was.1;
+            }
             self.core.latching(installed)?;
         }
         self.core.sharing.store(true, Ordering::Release);
@@ -408,6 +419,11 @@ impl Checkpointer {
         let (mut packs, mut dead, mut tables) = (Vec::new(), Vec::new(), None);
         if let Some(edit) = edit {
             let mut account = installer.account.clone();
+            // Packs that are new are known from their writers; no other becomes known.
+            let known = self.core.journal().hot.states().into_iter();
+            for state in known.chain(installer.cold.states()) {
+                account.note(&state);
+            }
             account.apply(&edit.settled);
             let mut manifest = self.next_manifest(installer, edit, superblock.generation);
             // An identity is used once, whatever comes of it: the superblock of a try that seems
@@ -450,6 +466,7 @@ impl Checkpointer {
         next: &Next,
         e: &Error,
     ) {
+        marks::hit(Mark::CheckpointNotInstalled);
         let segments = edit.iter().flat_map(|e| e.written.iter());
         let segments = segments.map(|id| FileName::Segment(*id));
         let manifest = next.tables.iter().map(|(m, _)| FileName::Manifest(m.id));
@@ -498,9 +515,11 @@ impl Checkpointer {
         if self.core.host_is_low(0).unwrap_or(false) {
             for writer in [&mut journal.hot, &mut installer.cold] {
                 let is_dead = |id| account.get(id).is_some_and(|p| p.live < p.total / 2);
-                if writer.current().is_some_and(is_dead)
-                    && let Err(e) = writer.seal()
-                {
+                if !writer.current().is_some_and(is_dead) {
+                    continue;
+                }
+                marks::hit(Mark::CheckpointPackSealed);
+                if let Err(e) = writer.seal() {
                     tracing::warn!(error = %e, "a pack could not be closed");
                 }
             }

@@ -9,6 +9,7 @@ use super::garbage::{Garbage, Unneeded};
 use super::{Checkpointer, Installer};
 use crate::Result;
 use crate::data::{dead_runs, frames_of};
+use crate::marks::{self, Mark};
 use crate::store::Version;
 
 impl Checkpointer {
@@ -39,6 +40,9 @@ impl Checkpointer {
         // What is damaged is searched again after the next opening, and stays where it is.
         installer.account.searched(pack);
         let holes = holes?;
+        if !holes.is_empty() {
+            marks::hit(Mark::SearchFoundDead);
+        }
         Self::note_holes(&mut installer, pack, holes);
         Ok(())
     }

@@ -8,6 +8,7 @@ use razorfs_format::superblock::{SLOT, SLOTS, Superblock, pick, slots_of, twin_o
 use razorfs_format::{FormatError, Place};
 
 use crate::error::{Error, Result};
+use crate::marks::{self, Mark};
 
 fn name() -> Name {
     Name::new(Dir::Root, &FileName::Super.leaf())
@@ -90,6 +91,7 @@ impl SuperFile {
             file.sync_data()?;
             debug_assert!(good(twin_of(slot)));
             read.healed = Some(slot);
+            marks::hit(Mark::RecoverySlotHealed);
         }
         Ok(read)
     }

@@ -62,6 +62,35 @@ impl Checkpointer {
         Ok(busy)
     }
 
+    /// Lets the journal grow until it takes a transaction of `bytes`, or as far as it and the host
+    /// can. Files that are empty grow: first all but the one in use, whose length is the limit
+    /// then; and that one, too, once another has taken its place.
+    pub fn grow_journal_for(&self, bytes: usize) -> Result<()> {
+        self.make_room()?;
+        self.grow_empty_files(bytes)?;
+        if self.core.limits.most() < bytes {
+            self.core.latching(self.core.turn_journal())?;
+            self.make_room()?;
+            let installer = self.installer.lock();
+            self.core.journal().ring.release(installer.previous_cut);
+            drop(installer);
+            self.grow_empty_files(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn grow_empty_files(&self, bytes: usize) -> Result<()> {
+        self.core.note_room();
+        while self.core.limits.most() < bytes && !self.core.host_is_low(self.largest_file)? {
+            let grown = self.core.journal().ring.grow();
+            self.core.note_room();
+            if !self.core.latching(grown)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// One step of growing the ballast with what the volume stores, where the host has plenty.
     fn grow_ballast(&self) -> Result<bool> {
         let core = &self.core;

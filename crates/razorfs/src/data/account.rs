@@ -31,35 +31,42 @@ impl Account {
         Self { packs, dead }
     }
 
-    fn entry(&mut self, pack: PackId) -> &mut PackMeta {
-        self.packs
-            .entry(pack)
-            .or_insert_with(|| PackState::new(pack).meta(0))
-    }
-
     /// Takes over what a writer tells of a pack. A pack only grows until it is sealed, so states
     /// may come in any order.
     pub fn note(&mut self, state: &PackState) {
-        let meta = self.entry(state.id);
+        let new = PackState::new(state.id).meta(0);
+        let meta = self.packs.entry(state.id).or_insert(new);
         let mut known = PackState::of(meta);
         known.merge(state);
         *meta = known.meta(meta.live);
     }
 
-    /// Counts what a flush has changed.
+    /// Counts what a flush has changed. Packs that the flush refers to were noted before; what is
+    /// said of others, or of more bytes than were credited, is damaged. The first is left alone;
+    /// a pack of the second kind stays for ever: frames are multiples of 8 bytes, so one that is
+    /// left cannot be debited.
     pub fn apply(&mut self, settled: &Settled) {
+        let mut wrong = None;
         for (pack, bytes) in &settled.born {
-            self.entry(*pack).live += bytes;
+            match self.packs.get_mut(pack) {
+                Some(used) => used.live = used.live.saturating_add(*bytes),
+                None => wrong = Some(*pack),
+            }
         }
         for (pack, frame) in &settled.died {
-            let bytes = frame.end - frame.start;
-            let used = self.entry(*pack);
-            debug_assert!(
-                used.live >= bytes,
-                "a frame is debited that was not credited"
-            );
-            used.live = used.live.saturating_sub(bytes);
+            let Some(used) = self.packs.get_mut(pack) else {
+                wrong = Some(*pack);
+                continue;
+            };
+            let left = used.live.checked_sub(frame.end - frame.start);
+            if left.is_none() {
+                wrong = Some(*pack);
+            }
+            used.live = left.unwrap_or(1);
             self.dead.died(*pack, frame.clone());
+        }
+        if let Some(pack) = wrong {
+            tracing::warn!(%pack, "the account of a pack is wrong; run `razorfs verify`");
         }
     }
 
@@ -102,7 +109,8 @@ impl Account {
             .map(|p| {
                 let age = u128::from(flushed.0 - p.last_birth.0) + 1;
                 let (total, live) = (u128::from(p.total), u128::from(p.live));
-                ((total - live) * age * 1024 / (total + live), p.id)
+                let gain = (total - live).saturating_mul(age).saturating_mul(1024);
+                (gain / (total + live), p.id)
             })
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
@@ -145,8 +153,9 @@ impl Account {
     /// Bytes of host space in packs, and how many of them are needed.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
-        self.packs.values().fold((0, 0), |(total, live), p| {
-            (total + p.total + HEADER_LEN, live + p.live)
+        self.packs.values().fold((0u64, 0u64), |(total, live), p| {
+            let more = p.total.saturating_add(HEADER_LEN);
+            (total.saturating_add(more), live.saturating_add(p.live))
         })
     }
 }

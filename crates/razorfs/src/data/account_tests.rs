@@ -1,16 +1,20 @@
 //! The account against a recount of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use proptest::prelude::*;
+use razorfs_disk::{DiskError, DiskOp};
+use razorfs_format::layout::FileName;
 use razorfs_format::pack::TrailerEntry;
 use razorfs_format::record::{Codec, Fragment, FragmentKind, Origin, PackRef, Shared};
-use razorfs_format::{Branch, Ino};
+use razorfs_format::{Branch, Ino, Place, SegmentId};
 
 use super::super::dead::{PUNCH_MIN, dead_runs};
 use super::super::fragments::{frames_of, overlay};
 use super::super::turnover::Turnover;
 use super::*;
+use crate::Error;
 
 /// One flush that replaces one block, where nothing is shared.
 fn apply(account: &mut Account, before: &[Fragment], after: &[Fragment]) {
@@ -419,4 +423,115 @@ fn a_frame_that_becomes_shared_is_neither_debited_nor_credited() {
         assert_eq!(account.get(PackId(1)).unwrap().live, live);
     }
     assert_eq!(account.fully_dead(Epoch(2)), [PackId(1)]);
+}
+
+/// A flush that takes so many shared references to the frame at 4096 and gives so many, where the
+/// tree has this to say of it.
+fn turn(before: usize, after: usize, counted: Result<Option<u64>, ()>) -> Settled {
+    let list = [shared(fragment(4096, 1000))];
+    let mut turnover = Turnover::default();
+    for n in 0..before.max(after) {
+        let side = |some| if some { &list[..] } else { &[] };
+        turnover.note(side(n < before), side(n < after));
+    }
+    let damaged = || Place::new(FileName::Segment(SegmentId(3)), 0).error("block", 1, 2);
+    let answer = |count: Option<u64>| count.map(|count| Shared { count, bytes: 1056 });
+    turnover
+        .settle(|_, _| counted.map(answer).map_err(|()| damaged().into()))
+        .unwrap()
+}
+
+fn kept() -> Option<Shared> {
+    Some(Shared {
+        count: Shared::KEPT,
+        bytes: 1056,
+    })
+}
+
+#[test]
+fn a_missing_or_too_low_count_neither_frees_a_frame_nor_underflows() {
+    let at = |count| [(PackId(1), 4096, count)];
+    for counted in [None, Some(1)] {
+        let settled = turn(2, 0, Ok(counted));
+        assert_eq!(settled.counts, at(kept()));
+        assert!(settled.died.is_empty() && settled.born.is_empty());
+    }
+    // From then on nothing changes it, and nothing is debited or credited.
+    for (before, after) in [(1, 0), (9, 0), (0, 4), (3, 2)] {
+        let settled = turn(before, after, Ok(Some(Shared::KEPT)));
+        assert!(settled.counts.is_empty() && settled.died.is_empty() && settled.born.is_empty());
+    }
+    // What is as high as it must be counts.
+    assert_eq!(turn(2, 0, Ok(Some(2))).counts, at(None));
+    assert_eq!(turn(2, 0, Ok(Some(2))).died.len(), 1);
+}
+
+#[test]
+fn a_count_that_cannot_be_read_keeps_the_frame_and_does_not_stop_the_flush() {
+    for (before, after) in [(1, 0), (0, 1), (2, 1)] {
+        let settled = turn(before, after, Err(()));
+        // It lies over what is damaged: later flushes need not read that.
+        assert_eq!(settled.counts, [(PackId(1), 4096, kept())]);
+        assert!(settled.died.is_empty());
+        // A frame that nothing in the flush referred to before may be new.
+        assert_eq!(settled.born.len(), usize::from(before == 0));
+    }
+    // What has an own reference has no count, whatever cannot be read where it would stand.
+    let own = fragment(4096, 1000);
+    let damaged = || Place::new(FileName::Segment(SegmentId(3)), 0).error("block", 1, 2);
+    let mut turnover = Turnover::default();
+    turnover.note(std::slice::from_ref(&own), &[]);
+    let settled = turnover.settle(|_, _| Err(damaged().into())).unwrap();
+    assert!(settled.died.len() == 1 && settled.counts.is_empty());
+    // What the host cannot read, or has lost, is no better; what it may be able to do the next
+    // time is tried again.
+    let disk = |op, kind: io::ErrorKind| Error::from(DiskError::new(op, "S", kind.into()));
+    for (error, goes_on) in [
+        (disk(DiskOp::Read, io::ErrorKind::Other), true),
+        (disk(DiskOp::Open, io::ErrorKind::NotFound), true),
+        (disk(DiskOp::Open, io::ErrorKind::OutOfMemory), false),
+    ] {
+        let mut turnover = Turnover::default();
+        turnover.note(&[shared(own.clone())], &[]);
+        let settled = turnover.settle(|_, _| Err(error.clone()));
+        assert_eq!(settled.is_ok(), goes_on, "{error}");
+    }
+}
+
+#[test]
+fn what_references_should_not_say_is_counted_on_the_safe_side() {
+    // Two of one frame that tell of different lengths, an own one beside shared ones.
+    let (long, short) = (fragment(4096, 1000), fragment(4096, 100));
+    let mut turnover = Turnover::default();
+    turnover.note(&[], &[shared(long.clone())]);
+    turnover.note(&[], &[shared(short.clone())]);
+    turnover.note(&[], std::slice::from_ref(&long));
+    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    assert_eq!(settled.born, [(PackId(1), 1056)]);
+    let mut turnover = Turnover::default();
+    turnover.note(&[long], &[]);
+    turnover.note(&[short], &[]);
+    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    assert_eq!(settled.died, [(PackId(1), 4096..4096 + 160)]);
+}
+
+#[test]
+fn an_account_that_says_too_little_keeps_the_pack_and_none_comes_into_being() {
+    let mut account = Account::new([pack(1, true, 4000, 160, 1), pack(2, true, 8000, 0, 1)]);
+    let of = |born: &[(u64, u64)], died: &[(u64, u64)]| Settled {
+        born: born.iter().map(|(id, n)| (PackId(*id), *n)).collect(),
+        died: died.iter().map(|(id, n)| (PackId(*id), 0..*n)).collect(),
+        counts: Vec::new(),
+    };
+    // Packs that nobody has: an image can say anything.
+    account.apply(&of(&[(7, 1000)], &[(8, 1000), (u64::MAX, 8)]));
+    assert_eq!(account.packs().count(), 2);
+    account.apply(&of(&[], &[(1, 1056)]));
+    account.apply(&of(&[(1, 1056)], &[]));
+    account.apply(&of(&[], &[(1, 1056)]));
+    account.apply(&of(&[], &[(1, 1056)]));
+    account.flushed(Epoch(3));
+    assert_eq!(account.fully_dead(Epoch(3)), [PackId(2)]);
+    account.apply(&of(&[(2, u64::MAX - 3), (2, u64::MAX)], &[]));
+    assert_eq!(account.totals().1, u64::MAX);
 }

@@ -8,8 +8,8 @@ use quick_cache::sync::Cache;
 use razorfs_disk::{Disk, File, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::pack::{
-    Depth, Footer, FrameHeader, FrameIdentity, FramePlan, Scanned, TrailerEntry, decode_trailer,
-    scan_frames,
+    Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, FramePlan, Scanned, TrailerEntry,
+    decode_trailer, scan_frames,
 };
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
 use razorfs_format::{Branch, Ino, PackId, Place, VolumeId};
@@ -122,6 +122,31 @@ impl PackReader {
             plan.extract(self.vid, id, stored, out, raw)?;
             Ok(())
         })
+    }
+
+    /// Fails unless the header of a frame says what `r` does, which has its origin. The bytes are
+    /// not looked at.
+    pub fn check_header(&self, r: &PackRef) -> Result<()> {
+        let place = Place::new(FileName::Pack(r.pack), r.pos);
+        FramePlan::new(r, 0..r.raw_len)?;
+        let mut bytes = [0; FRAME_HEADER_LEN as usize];
+        fill(&*self.file(r.pack)?, &mut bytes, place)?;
+        let got = FrameHeader::decode(&bytes, self.vid, r.pack, r.pos)?;
+        let identity = FrameIdentity::of(r, Branch::HEAD, Ino(0), 0, 0);
+        let expected = FrameHeader {
+            identity,
+            raw_len: r.raw_len,
+            stored_len: r.stored_len,
+            codec: r.codec,
+            data_crc: identity.data_crc(self.vid, &r.crcs),
+        };
+        match got == expected {
+            true => Ok(()),
+            false => {
+                let (expected, got) = (format!("{expected:?}"), format!("{got:?}"));
+                Err(place.error("frame header", expected, got).into())
+            }
+        }
     }
 
     /// Reads a whole frame as it is stored, and checks it.

@@ -4,6 +4,10 @@
 //! and which a record of the tree counts. All blocks of a flush are looked at before anything is
 //! concluded: sharing takes the own reference of one block and gives shared ones to two, so what
 //! one block loses may be what another has got.
+//!
+//! A count that cannot be read, or that is too low for what goes, says nothing of what is left.
+//! Then the frame stays for ever ([`Shared::KEPT`]): nothing is credited or debited for it any
+//! more, and the record that says so lies over the damaged one: later flushes need not read that.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,9 +25,12 @@ struct Refs {
     after: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Change {
-    bytes: u64,
+    /// What the references say of its bytes, the least and the most; they agree unless they are
+    /// damaged.
+    least: u64,
+    most: u64,
     own: Refs,
     shared: Refs,
 }
@@ -45,18 +52,26 @@ pub struct Settled {
     pub counts: Vec<(PackId, u64, Option<Shared>)>,
 }
 
+impl Settled {
+    /// Whether a frame lost its last reference.
+    pub fn any_died(&self) -> bool {
+        !self.died.is_empty()
+    }
+}
+
 impl Turnover {
     /// One block's list is replaced by another.
     pub fn note(&mut self, before: &[Fragment], after: &[Fragment]) {
         for (list, is_after) in [(before, false), (after, true)] {
             for f in frames_of(list) {
-                let change = self.frames.entry((f.pack, f.pos)).or_default();
-                debug_assert!(change.bytes == 0 || change.bytes == f.bytes);
-                // What they say differently is damaged; too little debited does no harm.
-                change.bytes = match change.bytes {
-                    0 => f.bytes,
-                    known => known.min(f.bytes),
-                };
+                let change = self.frames.entry((f.pack, f.pos)).or_insert(Change {
+                    least: f.bytes,
+                    most: f.bytes,
+                    own: Refs::default(),
+                    shared: Refs::default(),
+                });
+                change.least = change.least.min(f.bytes);
+                change.most = change.most.max(f.bytes);
                 let refs = match f.foreign {
                     true => &mut change.shared,
                     false => &mut change.own,
@@ -84,35 +99,48 @@ impl Turnover {
         mut counted: impl FnMut(PackId, u64) -> Result<Option<Shared>>,
     ) -> Result<Settled> {
         let mut settled = Settled::default();
+        let (mut kept, mut why) = (0, None);
         for ((pack, pos), change) in self.frames {
-            let Change { bytes, own, shared } = change;
+            let Change { own, shared, .. } = change;
             let is_new = own.before == 0 && shared.before == 0 && shared.after == 0;
-            let was = match is_new {
-                true => 0,
-                false => counted(pack, pos)?.map_or(0, |s| s.count),
+            let known = match is_new {
+                true => Some(0),
+                false => match counted(pack, pos) {
+                    Ok(record) => Some(record.map_or(0, |s| s.count)),
+                    // What has an own reference is not shared.
+                    Err(e) if e.is_loss() && own.before > 0 && shared.before == 0 => Some(0),
+                    Err(e) if e.is_loss() => {
+                        why = Some(e);
+                        None
+                    }
+                    Err(e) => return Err(e),
+                },
             };
-            debug_assert!(shared.before <= was, "a shared reference was not counted");
-            // Rather a frame that stays for ever than one that goes too early.
-            let now = was.saturating_add(shared.after).checked_sub(shared.before);
-            let now = now.unwrap_or(1);
-            debug_assert!(
-                own.after == 0 || now == 0,
-                "a shared frame has an own reference"
-            );
+            let was = known.unwrap_or(0).max(shared.before);
+            let now = match known.and_then(|count| count.checked_sub(shared.before)) {
+                Some(rest) if was < Shared::KEPT => rest.saturating_add(shared.after),
+                _ => Shared::KEPT,
+            };
+            kept += u64::from(now == Shared::KEPT && was != now);
             let needed = |own: u64, shared: u64| own > 0 || shared > 0;
+            // Rather too much credited, and too little debited.
             match (needed(own.before, was), needed(own.after, now)) {
-                (false, true) => settled.born.push((pack, bytes)),
+                (false, true) => settled.born.push((pack, change.most)),
                 (true, false) => {
-                    let frame = pos..pos.saturating_add(bytes);
+                    let frame = pos..pos.saturating_add(change.least);
                     settled.died.push((pack, frame));
                 }
                 _ => {}
             }
-            if now != was {
-                let count = now;
+            if known != Some(now) {
+                let (count, bytes) = (now, change.least);
                 let record = (now > 0).then_some(Shared { count, bytes });
                 settled.counts.push((pack, pos, record));
             }
+        }
+        if kept > 0 {
+            let why = why.map_or_else(|| "they are counted too low".into(), |e| e.to_string());
+            tracing::warn!(frames = kept, "shared frames stay for ever: {why}");
         }
         Ok(settled)
     }

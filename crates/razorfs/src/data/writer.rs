@@ -29,6 +29,7 @@ use super::pack_file;
 use super::reader::{StoredFrame, fill, list_frames};
 use crate::error::{Error, Result};
 use crate::fence;
+use crate::marks::{self, Mark};
 
 /// Pieces of one vectored write: below what Linux takes at once (1024).
 const PIECES: usize = 1000;
@@ -183,6 +184,7 @@ impl PackWriter {
     /// host does not give back now is cut off when the pack is gone on with, or removed at the
     /// next mount.
     pub fn rewind(&mut self, to: &Position) {
+        marks::hit(Mark::PackRewound);
         self.open = None;
         self.reopen = to.current;
         for id in self
@@ -248,6 +250,7 @@ impl PackWriter {
             let stored = match self.append(rest) {
                 Err(Failure::GivenUp(e)) => {
                     tracing::warn!("a pack was given up: {e}; its frames go to a fresh one");
+                    marks::hit(Mark::PackRescued);
                     self.append(rest)
                 }
                 done => done,
@@ -344,7 +347,10 @@ impl PackWriter {
             return Ok(());
         };
         match self.continue_at(state) {
-            Ok(open) => self.open = Some(open),
+            Ok(open) => {
+                marks::hit(Mark::PackReopened);
+                self.open = Some(open);
+            }
             Err(e) => {
                 // Its frames stay what they are; new ones go elsewhere.
                 tracing::warn!("pack {} cannot be gone on with: {e}", state.id);
@@ -409,6 +415,7 @@ impl PackWriter {
     fn seal_pack(&mut self, mut open: Open) {
         let (len, last_birth) = (open.state.len, open.state.last_birth);
         if open.named {
+            marks::hit(Mark::PackSealed);
             let trailer = self.trailer(&mut open, len, last_birth);
             let written = open
                 .file

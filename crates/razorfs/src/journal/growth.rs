@@ -10,6 +10,7 @@ use super::host;
 use super::ring::{Ring, RingFile, Role};
 use crate::error::Result;
 use crate::fence;
+use crate::marks::{self, Mark};
 
 /// Bytes that one step fills with zeros and syncs.
 const STEP: u64 = 1 << 20;
@@ -49,6 +50,7 @@ impl Ring {
         if let Some(file) = self.file(slot) {
             file.role = Role::Prepared;
         }
+        marks::hit(Mark::JournalPrepared);
         Ok(true)
     }
 
@@ -164,6 +166,7 @@ impl Ring {
             self.join(&growth)
         } else {
             if let Some(file) = self.file(growth.slot) {
+                marks::hit(Mark::JournalFileGrown);
                 file.len = growth.target;
                 file.role = Role::Free;
             }
@@ -180,6 +183,7 @@ impl Ring {
             self.abandon(growth);
             return Err(e.into());
         }
+        marks::hit(Mark::JournalFileAdded);
         self.files.push(RingFile {
             slot: growth.slot,
             jid: Jid(0),
@@ -191,6 +195,7 @@ impl Ring {
     }
 
     fn abandon(&mut self, growth: &Growth) {
+        marks::hit(Mark::JournalGrowthFailed);
         if growth.new {
             self.doomed.push(growth.slot);
         } else {

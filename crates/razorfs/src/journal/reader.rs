@@ -11,6 +11,7 @@ use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
 use super::host;
 use crate::error::Result;
+use crate::marks::{self, Mark};
 
 /// What stands where the first batch of a life would begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,12 +86,16 @@ impl Survey {
                 let newest = Image::load_range(vid, slot, &*file, len).newest_life();
                 let blank = head.bytes.iter().take(SECTOR).all(|&b| b == 0);
                 if newest.is_none() && blank {
+                    marks::hit(Mark::ReplayFileUnfinished);
                     self.unfinished.push(slot);
                     return Ok(());
                 }
                 self.damage.push(e);
                 match newest {
-                    Some(jid) if len >= FILE_MIN => (jid, len),
+                    Some(jid) if len >= FILE_MIN => {
+                        marks::hit(Mark::ReplayHeaderDamaged);
+                        (jid, len)
+                    }
                     _ => return Ok(()),
                 }
             }

@@ -10,6 +10,7 @@ use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place, VolumeId};
 use super::reader::{First, Image, Survey, Verdict};
 use super::{Batch, JournalStart, RecoveryReport, TornTail, host};
 use crate::error::Result;
+use crate::marks::{self, Mark};
 
 /// Makes durable whatever an earlier process left in the host's cache: a batch that is accepted
 /// now must not be lost by a later power cut, while newer ones stay.
@@ -212,6 +213,9 @@ impl Replay {
                     payload,
                     end: unit,
                 } => {
+                    if cursor.as_ref().is_some_and(|c| c.index != index) {
+                        marks::hit(Mark::ReplayNextLife);
+                    }
                     *cursor = Some(Cursor { index, image, unit });
                     self.note_use(index, next);
                     return Ok((header, payload));
@@ -279,6 +283,9 @@ impl Replay {
             }
         }
         self.report.discarded = self.batches.iter().filter(|&&b| b > next).count() as u64;
+        if self.report.discarded > 0 {
+            marks::hit(Mark::ReplayDiscarded);
+        }
         let durable = self.durable.max(clean_end.unwrap_or_default());
         match end {
             End::Clean => {}
@@ -300,7 +307,13 @@ impl Replay {
                 self.report.torn = torn;
                 self.report.read_only = true;
             }
-            End::Torn(torn) => self.report.torn = torn,
+            End::Torn(torn) => {
+                marks::hit(match torn {
+                    Some(_) => Mark::ReplayTorn,
+                    None => Mark::ReplayNothing,
+                });
+                self.report.torn = torn;
+            }
         }
     }
 

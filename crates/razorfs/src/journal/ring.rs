@@ -16,6 +16,7 @@ use super::recovery::{Replay, settle};
 use super::{Batch, JournalGeometry, JournalStart, RecoveryReport, host};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
+use crate::marks::{self, Mark};
 
 /// Bytes of batches that were written but not synced, at most. They are kept in memory, and fit
 /// in one journal file, so that a sync that fails can be made good.
@@ -50,7 +51,7 @@ pub(super) struct RingFile {
 }
 
 impl RingFile {
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         payload_room(self.len - UNIT as u64)
     }
 }
@@ -186,6 +187,7 @@ impl Ring {
             ring.stopped = Some(Error::ReadOnly(why.unwrap_or_default().into()));
         } else {
             if ring.best_free().is_none() {
+                marks::hit(Mark::JournalOldestFreed);
                 ring.free_oldest(start.jid);
             }
             ring.open_life()?;
@@ -266,10 +268,12 @@ impl Ring {
         }
         let held = UNSYNCED_MAX.min(self.smallest() - UNIT as u64);
         if self.unsynced_bytes + extent > held {
+            marks::hit(Mark::JournalSyncForced);
             self.sync()?;
         }
         // The sync may have had to use up a file. What fitted before it still does.
         if !fits(self).0 {
+            marks::hit(Mark::JournalNextFile);
             self.open_life().map_err(|e| self.stop(e))?;
         }
         let mut header = BatchHeader {
@@ -365,9 +369,11 @@ impl Ring {
         match self.try_rescue(failed) {
             Ok(()) => {
                 self.rescues += 1;
+                marks::hit(Mark::JournalRescued);
                 Ok(())
             }
             Err(second) => {
+                marks::hit(Mark::JournalRescueFailed);
                 let why = format!("{cause}; and then, in another file: {second}");
                 Err(self.stop(Error::Failed(why.into())))
             }
@@ -451,7 +457,10 @@ impl Ring {
         for file in self.files.iter_mut().filter(|f| f.batches.is_none()) {
             match file.role {
                 Role::Full => file.role = Role::Free,
-                Role::Retired => self.doomed.push(file.slot),
+                Role::Retired => {
+                    marks::hit(Mark::JournalFileRetired);
+                    self.doomed.push(file.slot);
+                }
                 _ => {}
             }
         }

@@ -126,7 +126,7 @@ impl World {
 
     /// One random call; an error is a crash.
     fn step(&mut self) -> Result<()> {
-        match self.rng.below(20) {
+        match self.rng.below(21) {
             0..=11 => {
                 let max = self.ring().max_batch() as u64;
                 let len = match self.rng.below(8) {
@@ -141,6 +141,7 @@ impl World {
             18 => {
                 self.ring().prepare()?;
             }
+            19 => self.turn()?,
             _ => {
                 self.ring().grow()?;
             }
@@ -181,6 +182,20 @@ impl World {
         self.acked = self.history.len() as u64;
         assert_eq!(self.ring().durable().0, self.acked);
         Ok(())
+    }
+
+    /// Goes on in another file; what was handed over is durable then, unless there is none.
+    fn turn(&mut self) -> Result<()> {
+        let was = self.ring().durable();
+        let room = self.ring().room_after_turn().unwrap_or(0);
+        let had = (self.ring().rescues(), self.ring().files.len());
+        let turned = self.ring().turn();
+        let has = (self.ring().rescues(), self.ring().files.len());
+        // More if nothing is in the file that was in use; less if a file failed.
+        assert!(turned.is_err() || has != had || self.ring().room() >= room);
+        self.acked = self.acked.max(self.ring().durable().0);
+        assert!(self.ring().durable() >= was);
+        turned
     }
 
     /// A checkpoint whose superblock names some cut, and what can be released after it.
@@ -409,6 +424,23 @@ fn a_full_ring_says_so_and_goes_on_after_a_release() {
 }
 
 #[test]
+fn what_is_not_synced_fits_in_one_file() {
+    let disk = blank();
+    let (mut ring, _) = create(&disk);
+    let least = 28 << 10;
+    for seq in 1..=3 {
+        ring.append(&batch(seq, vec![7; 9000])).unwrap();
+        assert!(ring.unsynced_bytes() <= least, "{}", ring.unsynced_bytes());
+    }
+    assert_eq!(
+        ring.durable(),
+        BatchSeq(2),
+        "the third one made it too much"
+    );
+    assert!(crate::marks::count(crate::marks::Mark::JournalSyncForced) > 0);
+}
+
+#[test]
 fn growth_takes_steps_and_survives_cuts() {
     let disk = blank();
     let (mut ring, start) = create(&disk);
@@ -445,6 +477,36 @@ fn growth_takes_steps_and_survives_cuts() {
         let disk = disk.power_cut(&mut SimRng::new(cut));
         assert_eq!(read_only(&disk, start, None).0.last, BatchSeq(2));
     }
+}
+
+/// The file in use is as long as the ring takes at once until another one has taken its place.
+#[test]
+fn the_file_in_use_grows_once_another_one_is_used() {
+    let disk = blank();
+    let (mut ring, start) = create(&disk);
+    ring.append(&batch(1, vec![1; 20_000])).unwrap();
+    ring.sync().unwrap();
+    let small = ring.max_batch();
+    while ring.grow().unwrap() {}
+    assert_eq!(ring.max_batch(), small);
+    ring.turn().unwrap();
+    ring.release(BatchSeq(2));
+    // Nothing is in the file that is in use now: it is let go of for another one.
+    ring.turn().unwrap();
+    while ring.grow().unwrap() {}
+    assert!(ring.max_batch() > small);
+    assert_eq!(ring.host_bytes(), 5 * (64 << 10));
+    ring.append(&batch(2, vec![2; ring.max_batch()])).unwrap();
+    ring.sync().unwrap();
+    drop(ring);
+    // The start that names a life that has been overwritten leads to what came after it.
+    let start = JournalStart {
+        batch: BatchSeq(2),
+        ..start
+    };
+    let disk = disk.power_cut(&mut SimRng::new(5));
+    let (_, report, log) = recover(&disk, start, None).unwrap();
+    assert!(report.damage.is_empty() && log.len() == 1 && log[0].0 == 2);
 }
 
 #[test]

@@ -235,6 +235,47 @@ impl File {
         Ok(())
     }
 
+    /// Takes `len` bytes out of the file at `offset`, as `FALLOC_FL_COLLAPSE_RANGE` does: what
+    /// comes after them moves to their place, and the file is `len` bytes shorter.
+    ///
+    /// All of it happens or nothing, also if the power goes; it is on the disk after
+    /// [`File::sync_data`]. What moves is not copied but referred to at its new place: the cost is
+    /// about 200 bytes of journal for each 128 KiB of data behind `offset`, holes not counted.
+    /// Where more than 1 MiB of that is not in its place on the disk yet, everything is flushed
+    /// first, as by [`Volume::checkpoint`]. Holes stay holes, and what [`Volume::allocate`] has
+    /// reserved becomes one.
+    ///
+    /// All that moves has to fit in the journal at once, which grows for it if the host has the
+    /// room: with a journal of the usual size that is 5 GiB of data, less if they are in many small
+    /// pieces, however large the holes between them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if `offset` or `len` is not a multiple of 4096 bytes, `len` is 0, or the
+    /// range reaches the end of the file, where [`File::set_len`] is right;
+    /// [`Error::NotPermitted`] if the file is append-only or immutable; [`Error::Unsupported`] if
+    /// too much would move: clone the parts into a new file then, and rename it over this one.
+    /// After an error the file is as it was.
+    pub fn collapse_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        self.volume.collapse_range(self.ino, offset, len)
+    }
+
+    /// Puts a hole of `len` bytes into the file at `offset`, as `FALLOC_FL_INSERT_RANGE` does: what
+    /// stands there and after it moves, and the file is `len` bytes longer. What is said of
+    /// [`File::collapse_range`] on costs, limits and crashes is so here, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if `offset` or `len` is not a multiple of 4096 bytes, `len` is 0, or
+    /// `offset` is not before the end of the file, where [`File::set_len`] is right;
+    /// [`Error::FileTooLarge`] if the file would pass the largest offset; [`Error::LimitReached`]
+    /// if the volume would pass its limit; the others as for [`File::collapse_range`].
+    pub fn insert_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        self.volume.insert_range(self.ino, offset, len)
+    }
+
     /// Truncates, or extends with zeros that take no space.
     pub fn set_len(&self, size: u64) -> Result<()> {
         self.check_writable()?;

@@ -308,3 +308,27 @@ fn a_clone_shares_all_or_says_why_not() {
     let refused = b.clone_range(&other, 0, 0, 0);
     assert!(matches!(refused, Err(Error::Unsupported(_))));
 }
+
+#[test]
+fn ranges_are_taken_out_and_put_in() {
+    let fs = root();
+    let mut data: Vec<u8> = (0..300_000_u32).map(|i| (i * 7 / 5) as u8).collect();
+    fs.write("a", &data).unwrap();
+    let both = OpenOptions::new().read(true).write(true);
+    let a = both.open(&fs, "a").unwrap();
+    a.sync_data().unwrap();
+    a.collapse_range(4096, 131_072).unwrap();
+    data.drain(4096..135_168);
+    assert!(fs.read("a").unwrap() == data);
+    a.insert_range(8192, 12_288).unwrap();
+    data.splice(8192..8192, [0; 12_288]);
+    assert!(fs.read("a").unwrap() == data);
+    assert_eq!(a.metadata().unwrap().len(), data.len() as u64);
+    let reader = OpenOptions::new().read(true).open(&fs, "a").unwrap();
+    for refused in [reader.collapse_range(0, 4096), reader.insert_range(0, 4096)] {
+        assert!(matches!(refused, Err(Error::NotPermitted(_))));
+    }
+    for refused in [a.collapse_range(0, 1 << 20), a.insert_range(1 << 20, 4096)] {
+        assert_eq!(refused.unwrap_err().errno(), libc::EINVAL);
+    }
+}

@@ -16,6 +16,7 @@ use razorfs_format::{Epoch, Ino, PackId};
 
 use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
+use crate::marks::{self, Mark};
 use crate::store::{Layout, OVERHEAD, Run, Ticket, What};
 use crate::{Error, Result};
 
@@ -80,6 +81,8 @@ struct Plan {
     len: u64,
     /// Of the memtable in which frames were seen.
     epoch: Option<Epoch>,
+    /// The frame that was looked at last, and whether it is there; often several pieces show one.
+    looked: Option<(PackRef, bool)>,
     /// References of the source that get their origin: block, and what is laid over it.
     marks: Vec<(u64, Fragment)>,
     /// References of the target.
@@ -141,7 +144,10 @@ impl Namespace {
             match step {
                 Ok(Step::Done(0, _)) => break,
                 Ok(Step::Done(n, _)) => (done, late) = (done + n, 0),
-                Ok(Step::Late) => late += 1,
+                Ok(Step::Late) => {
+                    marks::hit(Mark::CopyLate);
+                    late += 1;
+                }
                 Ok(Step::NotAllowed) => {
                     if let Err(e) = self.store.allow_sharing() {
                         tracing::debug!(error = %e, "a copy shares nothing");
@@ -242,6 +248,9 @@ impl Namespace {
             if plan.epoch.is_some_and(|epoch| epoch != layout.epoch) {
                 return Ok(Err(Step::Late));
             }
+            if !layout.is_steady {
+                marks::hit(Mark::CopyUnsteady);
+            }
             let mut marked = Vec::new();
             for run in &layout.runs {
                 let (from, to) = (run.off.max(off), (run.off + run.len).min(off + len));
@@ -258,7 +267,9 @@ impl Namespace {
                     let piece = (target_off, len);
                     match &run.what {
                         What::Hole if !dear => plan.hole(copy, len),
-                        What::Own(r) | What::Shared(r) if fits && is_markable(&layout, r) => {
+                        What::Own(r) | What::Shared(r)
+                            if fits && is_markable(&layout, r) && self.holds(&mut plan, r) =>
+                        {
                             if !self.store.sharing.load(Ordering::Acquire) {
                                 return Ok(Err(Step::NotAllowed));
                             }
@@ -280,6 +291,26 @@ impl Namespace {
             }
         }
         Ok(Ok(plan))
+    }
+
+    /// Whether a frame is there as its reference says. If not it is not shared: what can be read of
+    /// it is copied, and the rest is an error like that of reading it.
+    fn holds(&self, plan: &mut Plan, r: &PackRef) -> bool {
+        let whole = PackRef {
+            skip: 0,
+            ..r.clone()
+        };
+        if let Some((last, holds)) = &plan.looked
+            && *last == whole
+        {
+            return *holds;
+        }
+        let checked = self.store.check_frame(r);
+        if let Err(e) = &checked {
+            tracing::debug!(error = %e, "a frame is copied and not shared");
+        }
+        plan.looked = Some((whole, checked.is_ok()));
+        checked.is_ok()
     }
 
     /// Reads what is written to the target; it lies in one block of each file.
@@ -319,6 +350,9 @@ impl Namespace {
             for (block, off, len) in pieces(hole.start..hole.end.min(size)) {
                 op.hole(copy.to, block, off, len);
             }
+        }
+        if !plan.shares.is_empty() {
+            marks::hit(Mark::CopyShared);
         }
         for (block, fragment) in plan.shares {
             op.refer(copy.to, block, fragment);

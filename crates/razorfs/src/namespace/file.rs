@@ -14,6 +14,7 @@ use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
 use super::operation::{Afterwards, Operation};
+use crate::marks::{self, Mark};
 use crate::store::Ticket;
 use crate::{AllocateMode, Error, Result, SeekFor};
 
@@ -168,6 +169,7 @@ impl Operation<'_> {
 
     /// Leaves the blocks from `from` on to the reaper.
     fn trim_later(&mut self, ino: Ino, from: u64) -> Result<()> {
+        marks::hit(Mark::TrimLater);
         let pending = self.pending_trim(ino)?;
         let from = pending.map_or(from, |pending| pending.min(from));
         let inode = self.change(ino)?;
@@ -232,6 +234,7 @@ impl Namespace {
         let size = op.inode(ino)?.size;
         let pending = op.pending_trim(ino)?;
         if pending.is_some_and(|from| end > from.saturating_mul(BLOCK64)) {
+            marks::hit(Mark::TrimFinishedEarly);
             while self.trim_step(ino)? {}
         }
         Ok(size)
@@ -383,6 +386,7 @@ impl Namespace {
             let Some(next) = next else {
                 break;
             };
+            marks::hit(Mark::EraseSteps);
             let size = op.inode(ino)?.size;
             op.data_changed(ino, size)?;
             self.commit(op)?;

@@ -326,6 +326,7 @@ fn what_the_journal_does_not_take_at_once_is_erased_in_steps() {
     assert!(v.stats().ops > before + 1, "{most}");
     assert_eq!(v.stat(f).unwrap().size, count * BLOCK);
     assert_eq!(blocks(&v), 0);
+    assert!(crate::marks::count(crate::marks::Mark::EraseSteps) > 0);
 }
 
 /// Two programs work at the same time: what one wrote is in the batch that the other waits for,

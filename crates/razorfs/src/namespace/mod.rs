@@ -22,6 +22,7 @@ mod pins;
 mod reap;
 mod remove;
 mod rename;
+mod shift;
 mod xattr;
 
 #[cfg(test)]
@@ -34,6 +35,10 @@ mod file_tests;
 mod model_tests;
 #[cfg(test)]
 mod names_tests;
+#[cfg(test)]
+mod shift_flush_tests;
+#[cfg(test)]
+mod shift_tests;
 
 use dentries::Dentries;
 use locks::LockTable;

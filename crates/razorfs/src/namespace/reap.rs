@@ -11,6 +11,7 @@ use razorfs_format::{Branch, Ino};
 use super::Namespace;
 use super::operation::{Operation, PLACE};
 use super::remove::counted_bytes;
+use crate::marks::{self, Mark};
 use crate::{Error, Result};
 
 /// Most records that one step removes.
@@ -63,6 +64,7 @@ impl Namespace {
             Ok(None) => Ok(false),
             Ok(Some(Orphan::Trim { .. })) => self.trim_step(ino),
             Ok(Some(Orphan::Reap)) if self.pins.is_pinned(ino) => {
+                marks::hit(Mark::ReapPinned);
                 // The last holder queues it again.
                 self.pins.lost_its_name(ino);
                 self.trim_step(ino)

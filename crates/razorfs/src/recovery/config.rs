@@ -75,10 +75,13 @@ pub(super) fn segment_options(geometry: &Geometry) -> SegmentOptions {
 }
 
 pub(super) fn compaction_options(geometry: &Geometry) -> CompactionOptions {
+    let defaults = CompactionOptions::default();
     CompactionOptions {
+        // So few are not worth writing a segment anew; small segments hold fewer.
+        tombstones_min: u64::from(geometry.segment_bytes / 4096).clamp(1, defaults.tombstones_min),
         // The first level of merged segments; each further one holds ten times as much.
         base_bytes: u64::from(geometry.segment_bytes) * 8,
         small_bytes: u64::from(geometry.segment_bytes) / 4,
-        ..CompactionOptions::default()
+        ..defaults
     }
 }

@@ -11,6 +11,7 @@ use razorfs_format::superblock::Superblock;
 use razorfs_format::{FormatError, Generation, Place};
 
 use crate::checkpoint::name_of;
+use crate::marks::{self, Mark};
 use crate::{Error, Result};
 
 /// No manifest is longer.
@@ -53,6 +54,7 @@ fn generation_of(disk: &dyn Disk, own: &Superblock, file: Option<FileName>) -> O
 /// That the newest superblock was lost, where the one before it serves as well.
 pub(super) fn lost(found: &Superblock, journal: Generation) -> Option<FormatError> {
     (journal > found.generation).then(|| {
+        marks::hit(Mark::RecoveryGenerationLost);
         let place = Place::new(FileName::Super, 0);
         let expected = format_args!("{journal}, which the journal names").to_string();
         let got = format_args!("{}, which serves as well", found.generation).to_string();

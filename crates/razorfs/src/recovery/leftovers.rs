@@ -1,12 +1,24 @@
 //! Files that no generation names: a crash left them on their way in or out.
 
-use razorfs_disk::Dir;
+use std::collections::BTreeSet;
+
+use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
-use razorfs_format::{ManifestId, PackId, SegmentId};
+use razorfs_format::{PackId, Place};
 
 use super::Opening;
-use crate::Result;
 use crate::checkpoint::name_of;
+use crate::marks::{self, Mark};
+use crate::{Error, Result};
+
+/// No volume ever comes to larger numbers: what says so is damaged, and there must be others to
+/// follow.
+const NUMBER_MAX: u64 = 1 << 62;
+
+fn too_large(file: FileName, got: u64) -> Error {
+    let place = Place::new(file, 0);
+    place.error("number", "one below 2^62", got).into()
+}
 
 impl Opening {
     fn listing(&self) -> Result<Vec<FileName>> {
@@ -20,27 +32,56 @@ impl Opening {
         Ok(found)
     }
 
-    /// Identities of files that exist are never given out again, whatever the manifest says.
+    /// Identities of files that exist, or that the journal names, are never given out again,
+    /// whatever the manifest says.
     pub(super) fn adopt_listing(&mut self) -> Result<()> {
+        let named = self.replay.frames.keys().map(|id| FileName::Pack(*id));
+        let files: Vec<FileName> = named.chain(self.listing()?).collect();
         let counters = &mut self.manifest.counters;
-        for pack in self.replay.frames.keys() {
-            counters.next_pack = counters.next_pack.max(pack.next());
-        }
-        for file in self.listing()? {
-            let counters = &mut self.manifest.counters;
-            match file {
+        for file in files {
+            let (next, id) = match file {
                 FileName::Manifest(id) | FileName::ManifestTmp(id) => {
-                    counters.next_manifest = ManifestId(counters.next_manifest.0.max(id.0 + 1));
+                    (&mut counters.next_manifest.0, id.0)
                 }
                 FileName::Segment(id) | FileName::SegmentTmp(id) => {
-                    counters.next_segment = SegmentId(counters.next_segment.0.max(id.0 + 1));
+                    (&mut counters.next_segment.0, id.0)
                 }
-                FileName::Pack(id) => {
-                    counters.next_pack = PackId(counters.next_pack.0.max(id.0 + 1));
-                }
-                _ => {}
+                FileName::Pack(id) => (&mut counters.next_pack.0, id.0),
+                _ => continue,
+            };
+            *next = id.saturating_add(1).max(*next);
+            if *next > NUMBER_MAX {
+                return Err(too_large(file, *next));
             }
         }
+        let c = &self.manifest.counters;
+        let numbers = [
+            c.next_manifest.0,
+            c.next_segment.0,
+            c.next_pack.0,
+            self.replay.memtable.epoch.0,
+            self.replay.counters.lsn.0,
+        ];
+        let most = numbers.into_iter().max().unwrap_or_default();
+        if most > NUMBER_MAX {
+            return Err(too_large(FileName::Manifest(self.manifest.id), most));
+        }
+        self.adopt_frames()
+    }
+
+    /// A batch is written after the packs that it names. If one is not there its frames are lost,
+    /// and whoever reads them is told; no pack comes into being for them.
+    fn adopt_frames(&mut self) -> Result<()> {
+        let there: BTreeSet<Name> = self.disk.list(Dir::Pack)?.into_iter().collect();
+        let known: BTreeSet<PackId> = self.manifest.packs.iter().map(|p| p.id).collect();
+        self.replay.frames.retain(|id, _| {
+            let file = FileName::Pack(*id);
+            let is_there = known.contains(id) || there.contains(&name_of(file));
+            if !is_there {
+                tracing::warn!(%file, "a pack that the journal names is not there");
+            }
+            is_there
+        });
         Ok(())
     }
 
@@ -64,6 +105,7 @@ impl Opening {
         for file in self.listing()? {
             if !named(&file) {
                 self.disk.remove(&name_of(file))?;
+                marks::hit(Mark::RecoveryLeftover);
             }
         }
         Ok(())

@@ -12,7 +12,6 @@ mod unfinished;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
 use razorfs_format::key::Key;
@@ -32,6 +31,7 @@ use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
+use crate::marks::{self, Mark};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
@@ -280,7 +280,8 @@ impl Replay {
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
         }
-        self.counters.lsn = Lsn(batch.first_lsn.0 + u64::from(batch.n_ops));
+        let end = batch.first_lsn.0.saturating_add(batch.n_ops.into());
+        self.counters.lsn = Lsn(end);
         Ok(())
     }
 }
@@ -325,13 +326,14 @@ impl Opening {
                 last_birth: birth,
             });
             let more = end.saturating_sub(meta.len);
-            meta.len += more;
-            meta.total += more;
+            meta.len = meta.len.saturating_add(more);
+            meta.total = meta.total.saturating_add(more);
             meta.last_birth = meta.last_birth.max(birth);
         }
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
         let surplus = open.len().saturating_sub(2);
         for meta in open.drain(..surplus) {
+            marks::hit(Mark::RecoveryPackSurplus);
             if let Some(meta) = packs.get_mut(&meta.id) {
                 meta.sealed = true;
             }
@@ -355,11 +357,13 @@ impl Opening {
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();
         let geometry = self.superblock.geometry;
-        let ids = Arc::new(Ids {
-            ino: AtomicU64::new(self.next_ino(report).0),
-            segment: AtomicU64::new(self.manifest.counters.next_segment.0),
-            pack: AtomicU64::new(self.manifest.counters.next_pack.0),
-        });
+        let next = &self.manifest.counters;
+        let ids = Arc::new(Ids::new(
+            self.next_ino(report),
+            next.next_segment,
+            next.next_pack,
+            packs.iter().map(|p| p.id),
+        ));
         let writer = |reopen: Option<PackMeta>| {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
@@ -368,6 +372,7 @@ impl Opening {
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let account = Account::new(packs);
+        let segments = self.manifest.segments.iter().map(|s| s.bytes);
         let counters = self.replay.counters;
         let version = Version {
             active: Arc::new(self.replay.memtable),
@@ -382,8 +387,7 @@ impl Opening {
             tuning: config::tuning(&geometry, options),
             version,
             ballast: Ballast::open(self.disk.as_ref(), options.geometry.reserve_bytes),
-            stored: self.manifest.segments.iter().map(|s| s.bytes).sum::<u64>()
-                + account.totals().0,
+            stored: segments.fold(account.totals().0, u64::saturating_add),
             reader: PackReader::new(self.disk, vid),
             journal: ring.map(|ring| Journal::new(ring, hot, report.last)),
             last: report.last,

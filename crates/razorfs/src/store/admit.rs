@@ -11,6 +11,7 @@ use razorfs_format::{BatchSeq, Branch, Epoch};
 use super::batch::OpenBatch;
 use super::tx::{Step, Ticket};
 use super::{Core, Tx};
+use crate::marks::{self, Mark};
 use crate::{Error, Result};
 
 /// How often room is made for one transaction before it is refused.
@@ -22,6 +23,11 @@ const MOST_TRIES: u64 = 1000;
 type Admitted<'a> = (RwLockReadGuard<'a, ()>, BatchSeq, bool);
 
 impl Core {
+    /// Bytes that a transaction takes in the journal, at most.
+    pub fn journal_bytes(&self, tx: &Tx<'_>) -> usize {
+        tx.journal_size(self.tuning.inline_max)
+    }
+
     /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
     pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
         match self.commit_in(tx, None)? {
@@ -37,7 +43,7 @@ impl Core {
             return Ok(Some(Ticket(())));
         }
         self.check_writable()?;
-        let size = tx.journal_size(self.tuning.inline_max);
+        let size = self.journal_bytes(&tx);
         if tx.adds_records() {
             self.reserve(size as u64, 0)?;
         }
@@ -75,6 +81,7 @@ impl Core {
             // Again, under the gate: closing the volume waits for whoever is inside.
             self.check_writable()?;
             if epoch.is_some_and(|epoch| epoch != self.version.load().active.epoch) {
+                marks::hit(Mark::AdmitEpochPassed);
                 return Ok(None);
             }
             let dirty = self.dirty.load(Ordering::Relaxed);
@@ -104,8 +111,10 @@ impl Core {
             }
             drop(open);
             if full {
+                marks::hit(Mark::AdmitSealed);
                 self.commit_now(false)?;
             } else {
+                marks::hit(Mark::AdmitCheckpointed);
                 self.checkpoint_for_room()?;
             }
         }
@@ -122,6 +131,7 @@ impl Core {
         // Other writers may have been faster, again and again.
         let patient = self.tuning.threads && size <= self.limits.most();
         if tries >= if patient { MOST_TRIES } else { ROOM_TRIES } {
+            marks::hit(Mark::AdmitTooLarge);
             return Err(Error::Invalid(
                 "it is larger than the journal takes at once",
             ));

@@ -12,6 +12,7 @@ use super::tx::OVERHEAD;
 use super::{Core, CountersAt, Frozen, Journal, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
+use crate::marks::{self, Mark};
 use crate::tree::memtable::Memtable;
 use crate::{Error, Result};
 
@@ -87,12 +88,13 @@ impl Core {
         sync: bool,
         waiters: &mut Vec<Waiter>,
     ) -> Result<bool> {
-        if let Some(held) = journal.held.take()
-            && let Err(e) = self.write_sealed(journal, held, false)
-        {
-            // Batches follow each other: nothing younger can be written either.
-            waiters.append(&mut self.open.lock().waiters);
-            return Err(e);
+        if let Some(held) = journal.held.take() {
+            if let Err(e) = self.write_sealed(journal, held, false) {
+                // Batches follow each other: nothing younger can be written either.
+                waiters.append(&mut self.open.lock().waiters);
+                return Err(e);
+            }
+            marks::hit(Mark::CommitHeldWritten);
         }
         let mut sealed = self.seal();
         waiters.append(&mut sealed.waiters);
@@ -233,6 +235,7 @@ impl Core {
     /// Keeps a batch that the host has no room for. Writers learn that the host is full once the
     /// next batch is full too; syncs at once.
     fn hold(&self, journal: &mut Journal, sealed: Sealed) {
+        marks::hit(Mark::CommitHeld);
         tracing::warn!(
             batch = sealed.seq.0,
             "the host is full: a batch waits for room"
@@ -305,6 +308,7 @@ impl Core {
         if sealed.ops.len() + touched + data <= sealed.journal_bytes {
             inline
         } else {
+            marks::hit(Mark::CommitNothingInline);
             0
         }
     }

@@ -16,8 +16,9 @@
 //! look or before, by something that the flush of that epoch sees too.
 
 use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, FragmentKind, Origin, PackRef};
-use razorfs_format::{Branch, Epoch, Ino};
+use razorfs_format::{Branch, Epoch, Ino, Place};
 
 use super::read::fill;
 use super::{Core, Version};
@@ -85,6 +86,24 @@ impl Core {
                 is_steady: version.is_steady(&key)?,
             })
         })
+    }
+}
+
+impl Core {
+    /// Fails unless the frame that a block shows through `r`, which has its origin, is what `r`
+    /// says: whoever makes another reference to it asks, for what is journaled must not name packs
+    /// or frames that are not there, whatever the bytes on the disk say.
+    pub fn check_frame(&self, r: &PackRef) -> Result<()> {
+        let place = Place::new(FileName::Pack(r.pack), r.pos);
+        if !self.ids.has_pack(r.pack) {
+            return Err(place.error("frame", "a pack of the volume", r.pack).into());
+        }
+        let now = self.version.load().active.epoch;
+        if r.birth > now {
+            let expected = format_args!("a birth in epoch {now} or before").to_string();
+            return Err(place.error("frame", expected, r.birth).into());
+        }
+        self.reader.check_header(r)
     }
 }
 

@@ -75,8 +75,22 @@ impl Limits {
 
     /// Whether a batch of `bytes` fits.
     pub fn fits(&self, bytes: usize) -> bool {
+        self.fits_in(bytes, self.room.load(Ordering::Relaxed))
+    }
+
+    fn fits_in(&self, bytes: usize, room: u64) -> bool {
         let held = self.held.load(Ordering::Relaxed);
-        (bytes + self.spare()) as u64 + held <= self.room.load(Ordering::Relaxed)
+        (bytes + self.spare()) as u64 + held <= room
+    }
+
+    /// Counts on no more than `room` from now on, unless the open batch of `bytes` needs more.
+    /// Answers whether it does not; the caller keeps others from adding to it.
+    pub fn give_up(&self, bytes: usize, room: u64) -> bool {
+        let fits = self.fits_in(bytes, room);
+        if fits {
+            self.room.store(room, Ordering::Relaxed);
+        }
+        fits
     }
 
     /// Whether the largest transaction fits.

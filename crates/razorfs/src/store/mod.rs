@@ -24,6 +24,7 @@ mod sum;
 mod tx;
 mod upkeep;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -141,15 +142,47 @@ pub(crate) struct Ids {
     pub ino: AtomicU64,
     pub segment: AtomicU64,
     pub pack: AtomicU64,
+    /// The packs that the account has, or will have.
+    packs: RwLock<BTreeSet<PackId>>,
 }
 
 impl Ids {
+    /// The next numbers, and the packs that there are.
+    pub fn new(
+        ino: Ino,
+        segment: SegmentId,
+        pack: PackId,
+        packs: impl Iterator<Item = PackId>,
+    ) -> Self {
+        Self {
+            ino: AtomicU64::new(ino.0),
+            segment: AtomicU64::new(segment.0),
+            pack: AtomicU64::new(pack.0),
+            packs: RwLock::new(packs.collect()),
+        }
+    }
+
     pub fn segment(&self) -> SegmentId {
         SegmentId(self.segment.fetch_add(1, Ordering::Relaxed))
     }
 
     pub fn pack(&self) -> PackId {
-        PackId(self.pack.fetch_add(1, Ordering::Relaxed))
+        let id = PackId(self.pack.fetch_add(1, Ordering::Relaxed));
+        self.packs.write().insert(id);
+        id
+    }
+
+    /// Whether there is such a pack, and no generation has let go of it.
+    pub fn has_pack(&self, id: PackId) -> bool {
+        self.packs.read().contains(&id)
+    }
+
+    /// The newest generation does not need these packs.
+    pub fn forget_packs(&self, gone: &[PackId]) {
+        let mut packs = self.packs.write();
+        for id in gone {
+            packs.remove(id);
+        }
     }
 }
 

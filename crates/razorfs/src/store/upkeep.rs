@@ -48,6 +48,24 @@ impl Core {
         self.limits.note(&self.journal().ring);
     }
 
+    /// Lets the journal go on in another file, if what was taken already fits there.
+    pub fn turn_journal(&self) -> Result<()> {
+        let mut journal = self.journal();
+        let Some(room) = journal.ring.room_after_turn() else {
+            return Ok(());
+        };
+        {
+            let open = self.open.lock();
+            // Whoever comes from here on does not count on the rest of the file.
+            if !self.limits.give_up(open.journal_bytes, room) {
+                return Ok(());
+            }
+        }
+        let turned = journal.ring.turn();
+        self.limits.note(&journal.ring);
+        turned
+    }
+
     /// Takes nothing new from now on; what was taken is whole and in the open batch.
     pub fn close_door(&self) {
         self.closed.store(true, Ordering::Release);

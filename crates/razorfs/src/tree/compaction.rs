@@ -13,6 +13,7 @@ use super::levels::{Levels, Table};
 use super::merge::{Bounds, Merge, Retain, Sorted, Source};
 use super::segment_reader::{Segment, name};
 use super::segment_writer::{SegmentOptions, write_segments};
+use crate::marks::{self, Mark};
 use crate::{Result, fence};
 
 /// When to compact.
@@ -302,6 +303,7 @@ fn bury(table: &Table, tag: Tag, options: &CompactionOptions) -> Option<Job> {
             }
             // Nothing below: rewritten where it is, unless a snapshot needs what they hide.
             if options.snapshots.iter().all(|s| *s >= meta.epoch_max) {
+                marks::hit(Mark::CompactionBuried);
                 let below = below(table, level);
                 let merges = vec![vec![[Arc::clone(segment)].into()]];
                 return Some(Job {
@@ -355,6 +357,9 @@ impl Job {
             split: None,
             ..opts.clone()
         };
+        if !self.moved.is_empty() {
+            marks::hit(Mark::CompactionMoved);
+        }
         let below = |key: &Key| holds(&self.below, *key, *key);
         for lists in &self.merges {
             let sources = lists.iter().filter_map(|list| {

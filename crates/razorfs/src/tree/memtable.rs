@@ -191,7 +191,9 @@ impl Memtable {
     /// Lays a fragment over a block. Answers the open pieces that it split off.
     pub fn patch(&self, key: Key, fragment: Fragment, open: BatchSeq) -> Vec<Arc<RamPiece>> {
         self.grew(fragment.len.min(256) as usize);
-        self.with_block(key, |block| block.patch(fragment, open))
+        let (split, freed) = self.with_block(key, |block| block.patch(fragment, open));
+        self.shrank(freed);
+        split
     }
 
     /// A piece got its place in a pack.

@@ -284,13 +284,8 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
     );
 }
 
-#[test]
-fn when_everything_is_deleted_compaction_leaves_nothing() {
-    let mut world = World::new(3);
-    world.compact.l0_runs = 1;
-    for _ in 0..6 {
-        world.flush();
-    }
+/// A tombstone for every key, on level 0.
+fn delete_all(world: &mut World) {
     let dead: Vec<Key> = world.history.keys().copied().collect();
     let epoch = Epoch(world.epoch);
     let mut added = Vec::new();
@@ -326,6 +321,16 @@ fn when_everything_is_deleted_compaction_leaves_nothing() {
     for key in dead {
         world.history.entry(key).or_default().insert(epoch, None);
     }
+}
+
+#[test]
+fn when_everything_is_deleted_compaction_leaves_nothing() {
+    let mut world = World::new(3);
+    world.compact.l0_runs = 1;
+    for _ in 0..6 {
+        world.flush();
+    }
+    delete_all(&mut world);
     while world.compact() {}
     let left: u64 = world
         .levels
@@ -335,6 +340,24 @@ fn when_everything_is_deleted_compaction_leaves_nothing() {
     assert_eq!(left, 0);
     assert_eq!(world.levels.segments().count(), 0);
     world.check();
+}
+
+#[test]
+fn tombstones_that_a_snapshot_kept_go_after_it() {
+    let mut world = World::new(5);
+    world.compact.l0_runs = 1;
+    world.flush();
+    world.snapshots.push(Epoch(world.epoch - 1));
+    delete_all(&mut world);
+    world.epoch += 1;
+    while world.compact() {}
+    world.check();
+    assert!(world.levels.segments().any(|m| m.tombstones > 0));
+    world.snapshots.clear();
+    while world.compact() {}
+    world.check();
+    assert_eq!(world.levels.segments().count(), 0);
+    assert!(crate::marks::count(crate::marks::Mark::CompactionBuried) > 0);
 }
 
 #[test]

@@ -211,12 +211,12 @@ impl Block {
 
     /// Lays a fragment over the block that is journaled among the operations, before the data of
     /// the open batch: open pieces below it are cut. Answers the open pieces that were split
-    /// off.
-    pub fn patch(&mut self, fragment: Fragment, open: BatchSeq) -> Vec<Arc<RamPiece>> {
+    /// off, and how many bytes in RAM were covered.
+    pub fn patch(&mut self, fragment: Fragment, open: BatchSeq) -> (Vec<Arc<RamPiece>>, usize) {
         let range = fragment.off..fragment.end();
         let split = self.cut_open(&range, open, None);
-        let whole = range == (0..BLOCK);
-        if whole {
+        let freed = self.drop_covered(&range);
+        if range == (0..BLOCK) {
             self.clear();
         }
         let erases = fragment.kind == FragmentKind::Hole;
@@ -225,7 +225,26 @@ impl Block {
         if !(erases && nothing_under) {
             self.pieces.push(Piece::Fixed(Arc::new(fragment)));
         }
-        split
+        (split, freed)
+    }
+
+    /// Forgets the pieces of sealed batches that lie wholly inside a range which is written over:
+    /// else a place that is written over again and again would be as slow to read as often. They
+    /// are in the journal, or on their way to it; nobody sees them any more, and a flush, which
+    /// alone counts references, would find nothing of them in the list that it makes. Frames that
+    /// were placed for them were never credited to their packs, so there is nothing to debit.
+    /// Answers how many bytes in RAM they had.
+    fn drop_covered(&mut self, range: &Range<u32>) -> usize {
+        let mut freed = 0;
+        self.pieces.retain(|piece| {
+            let have = piece.range();
+            let covered = range.start <= have.start && have.end <= range.end;
+            if covered && matches!(piece, Piece::Ram(_)) {
+                freed += have.len();
+            }
+            !covered
+        });
+        freed
     }
 
     /// Takes a range out of the open pieces, of all but `except`. Answers what was split off.

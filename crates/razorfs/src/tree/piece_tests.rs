@@ -1,6 +1,6 @@
 use proptest::prelude::*;
-use razorfs_format::record::{BLOCK, Fragment, FragmentKind};
-use razorfs_format::{BatchSeq, Branch, Ino, key::Key};
+use razorfs_format::record::{BLOCK, Codec, Fragment, FragmentKind, PackRef};
+use razorfs_format::{BatchSeq, Branch, Epoch, Ino, PackId, key::Key};
 
 use super::*;
 
@@ -93,7 +93,7 @@ proptest! {
                 Act::Hole { off, len } => {
                     model[off as usize..(off + len) as usize].fill(0);
                     let hole = Fragment { off, len, kind: FragmentKind::Hole };
-                    redo.dirty.extend(block.patch(hole.clone(), batch));
+                    redo.dirty.extend(block.patch(hole.clone(), batch).0);
                     redo.ops.push(hole);
                 }
                 Act::Seal => {
@@ -122,4 +122,57 @@ fn a_log_that_is_appended_and_synced_stays_a_few_pieces() {
     );
     let bytes = shown(&block, 0);
     assert!((0..1000).all(|n| bytes[n * 100..n * 100 + 100] == [n as u8; 100]));
+}
+
+/// A reference to a part of a frame, as a copy lays one over its target.
+fn reference(n: u64, off: u32, len: u32) -> Fragment {
+    let r = PackRef {
+        pack: PackId(1),
+        pos: 4096 + n * 200_000,
+        stored_len: len,
+        raw_len: len,
+        skip: 0,
+        codec: Codec::None,
+        birth: Epoch(1),
+        origin: None,
+        crcs: Box::new([]),
+    };
+    let kind = FragmentKind::Pack(r);
+    Fragment { off, len, kind }
+}
+
+#[test]
+fn a_place_that_is_copied_to_again_and_again_is_one_piece() {
+    let key = Key::extent(Branch::HEAD, Ino(20), 0);
+    let mut block = Block::new(false);
+    let mut reads = Vec::new();
+    for n in 0..1000u32 {
+        let batch = BatchSeq(u64::from(n));
+        // What a batch has sealed is covered by the next; what it is on its way to is no matter.
+        let (new, _) = block.write(key, batch, 5000 + n % 7, &[n as u8; 900]);
+        if n % 2 == 0 {
+            new[0].set_journaled();
+        }
+        let seen = block.pieces.clone();
+        let (split, freed) = block.patch(reference(n.into(), 4096, 8192), batch.next());
+        assert!(split.is_empty() && freed == 900);
+        // It may still be placed: nothing comes back with it.
+        assert_eq!(block.placed(&new[0], reference(0, 5000, 900)), 0);
+        reads.push((n, seen, new));
+    }
+    assert_eq!(block.pieces.len(), 1);
+    assert!(block.below && block.pieces[0].range() == (4096..12_288));
+    // Who had looked before sees what was there then, and the journal gets what was sealed.
+    for (n, seen, new) in reads {
+        let FragmentKind::Inline(bytes) = seen.last().unwrap().to_fragment().kind else {
+            panic!("it was written");
+        };
+        assert!(*bytes == [n as u8; 900] && !new[0].is_dead());
+    }
+    // What reaches beyond it stays, below and above.
+    block.patch(reference(1, 0, 5000), BatchSeq(5000));
+    block.patch(reference(2, 12_000, 5000), BatchSeq(5000));
+    assert_eq!(block.pieces.len(), 3);
+    block.patch(reference(3, 4096, 8192), BatchSeq(5000));
+    assert_eq!(block.pieces.len(), 3);
 }

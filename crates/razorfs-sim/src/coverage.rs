@@ -1,0 +1,72 @@
+//! Which of the engine's rare branches a simulation must have taken.
+
+use razorfs::marks::{Mark, count};
+
+use crate::marks::Marks;
+use crate::run::Mode;
+
+/// What only a disk that fails, or is full, leads to.
+const OF_FAULTS: [Mark; 14] = [
+    Mark::JournalRescued,
+    Mark::JournalRescueFailed,
+    Mark::JournalFileRetired,
+    Mark::JournalGrowthFailed,
+    Mark::CommitHeld,
+    Mark::CommitHeldWritten,
+    Mark::CheckpointTakenBack,
+    Mark::CheckpointNotInstalled,
+    Mark::CheckpointOfOlder,
+    Mark::CheckpointPackSealed,
+    Mark::GarbageFailed,
+    Mark::PackRescued,
+    Mark::PackRewound,
+    Mark::CopyUnsteady,
+];
+
+/// What only damage leads to.
+const OF_DAMAGE: [Mark; 2] = [Mark::RecoveryGenerationLost, Mark::ReplayHeaderDamaged];
+
+/// What takes larger volumes than simulations make; tests of the engine lead to it.
+const OF_SIZE: [Mark; 3] = [
+    Mark::JournalSyncForced,
+    Mark::EraseSteps,
+    Mark::CompactionBuried,
+];
+
+/// Whether simulations of this mode must take the branch.
+#[must_use]
+pub fn is_expected(mark: Mark, mode: Mode) -> bool {
+    match mode {
+        Mode::Cuts => {
+            let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_SIZE];
+            !others.iter().any(|list| list.contains(&mark))
+        }
+        Mode::Faults => OF_FAULTS.contains(&mark),
+        Mode::Differential => false,
+    }
+}
+
+/// The branches that this process should have taken by now and has not.
+#[must_use]
+pub fn missing(mode: Mode) -> Vec<Mark> {
+    let all = Mark::ALL.iter().copied();
+    all.filter(|mark| is_expected(*mark, mode) && count(*mark) == 0)
+        .collect()
+}
+
+/// The same for volumes that were damaged.
+#[must_use]
+pub fn missing_of_damage() -> Vec<Mark> {
+    let all = OF_DAMAGE.into_iter();
+    all.filter(|mark| count(*mark) == 0).collect()
+}
+
+/// How often this process took each branch.
+#[must_use]
+pub fn taken() -> Marks {
+    let mut marks = Marks::default();
+    for mark in Mark::ALL {
+        marks.add(mark.text(), count(*mark));
+    }
+    marks
+}

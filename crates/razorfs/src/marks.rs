@@ -1,0 +1,101 @@
+//! Rare branches, and how often this process took each. A branch that no test takes is not tested,
+//! however many tests there are: the simulation fails where one of these was never taken.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! marks {
+    ($($name:ident = $text:literal,)+) => {
+        /// A rare branch of the engine.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[expect(missing_docs, reason = "each says what it is in its text")]
+        pub enum Mark {
+            $($name,)+
+        }
+
+        impl Mark {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// What happened.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    JournalNextFile = "journal: the file was full, the next one was taken",
+    JournalPrepared = "journal: the next file was prepared ahead",
+    JournalSyncForced = "journal: too much was unsynced, it was synced early",
+    JournalRescued = "journal: what could not be written was written to another file",
+    JournalRescueFailed = "journal: that failed, too",
+    JournalFileRetired = "journal: a file that failed was removed",
+    JournalFileGrown = "journal: a file became larger",
+    JournalFileAdded = "journal: a file was added",
+    JournalGrowthFailed = "journal: growing failed",
+    JournalOldestFreed = "journal: no file was free at opening, the oldest was taken",
+    ReplayTorn = "replay: the last batch was torn",
+    ReplayNothing = "replay: it ended where nothing was written",
+    ReplayNextLife = "replay: a batch was found in a later file",
+    ReplayHeaderDamaged = "replay: a file was known by its sectors, its header was not there",
+    ReplayFileUnfinished = "replay: a file was being created",
+    ReplayDiscarded = "replay: batches behind a lost one were discarded",
+    CommitHeld = "commit: the host was full, a batch was held",
+    CommitHeldWritten = "commit: a held batch was written",
+    CommitNothingInline = "commit: data went to packs lest the batch grow too large",
+    AdmitSealed = "admit: a full batch was written first",
+    AdmitCheckpointed = "admit: the journal was full, a checkpoint came first",
+    AdmitEpochPassed = "admit: the memtable of a look had been frozen",
+    AdmitTooLarge = "admit: a transaction was too large",
+    CheckpointTakenBack = "checkpoint: what a failed one wrote was removed",
+    CheckpointNotInstalled = "checkpoint: a superblock could not be written",
+    CheckpointOfOlder = "checkpoint: an earlier one had failed, its memtable went first",
+    CheckpointTwice = "checkpoint: a second generation made room in the journal",
+    CheckpointPackSealed = "checkpoint: a pack with dead bytes was closed, the host being low",
+    GarbageFile = "garbage: a file was removed",
+    GarbagePunched = "garbage: a hole was punched",
+    GarbageFailed = "garbage: something could not be removed",
+    SearchFoundDead = "search: dead frames were found",
+    FlushRewrote = "flush: a block of many pieces was written anew",
+    FlushMovedToPack = "flush: bytes of records were moved to a pack",
+    FlushFrameDied = "flush: a frame lost its last reference",
+    FlushShared = "flush: the count of a shared frame changed",
+    PackRescued = "packs: frames that could not be written went to another pack",
+    PackSealed = "packs: a full one was closed",
+    PackRewound = "packs: what a failed checkpoint wrote was given up",
+    PackReopened = "packs: one was gone on with after opening",
+    CompactionMoved = "compaction: a segment was moved, not merged",
+    CompactionBuried = "compaction: tombstones were dropped where they are",
+    RecoveryLeftover = "recovery: a file that nothing names was removed",
+    RecoverySlotHealed = "recovery: a superblock was written again from its twin",
+    RecoveryGenerationLost = "recovery: the generation before the newest served",
+    RecoveryPackSurplus = "recovery: more than two packs were open",
+    CopyShared = "copy: frames were shared",
+    CopyLate = "copy: what was seen may have changed its place",
+    CopyUnsteady = "copy: a block that a flush may write anew was copied",
+    TrimLater = "truncate: the rest was left to the reaper",
+    TrimFinishedEarly = "truncate: a write finished what was pending",
+    EraseSteps = "punch: it took several transactions",
+    ReapPinned = "reap: the inode was open",
+}
+
+static COUNTS: [AtomicU64; Mark::ALL.len()] = [const { AtomicU64::new(0) }; Mark::ALL.len()];
+
+/// It happened.
+pub(crate) fn hit(mark: Mark) {
+    if let Some(count) = COUNTS.get(mark as usize) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often it happened since the process began, in all of its volumes.
+#[must_use]
+pub fn count(mark: Mark) -> u64 {
+    COUNTS
+        .get(mark as usize)
+        .map_or(0, |count| count.load(Ordering::Relaxed))
+}
