@@ -49,10 +49,10 @@ fn check(disk: &dyn Disk, path: &Path, level: u8, step: Step<'_>) -> Result<Repo
     report.map_err(|e| Failure::engine("verify", path, &e.into()))
 }
 
-fn document(report: &Report) -> Value {
-    let findings: Vec<Value> = report
-        .findings
-        .iter()
+/// The findings of a check, as `--json` tells them.
+pub fn findings(report: &Report) -> Vec<Value> {
+    let findings = report.findings.iter();
+    findings
         .map(|finding| {
             json!({
                 "number": finding.number,
@@ -63,13 +63,16 @@ fn document(report: &Report) -> Value {
                 "detail": finding.detail,
             })
         })
-        .collect();
+        .collect()
+}
+
+fn document(report: &Report) -> Value {
     let checked = &report.checked;
     json!({
         "schema": 1,
         "level": report.level,
         "clean": report.is_sound(),
-        "findings": findings,
+        "findings": findings(report),
         "checked": {
             "superblock_slots": checked.superblock_slots,
             "manifests": checked.manifests,

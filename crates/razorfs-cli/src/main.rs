@@ -41,7 +41,8 @@ use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
     after_help = "A VOLUME is a directory that holds a file system. A PLACE is a volume, mounted \
 or not, or its mount point. No command needs root.
 
-Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify: 4 damage was found.
+Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify and \
+repair: 4 damage was found and is still there.
 
 Examples:
   razorfs mount demo.rzfs mnt     makes demo.rzfs and mnt if they are missing
@@ -62,6 +63,7 @@ enum Command {
     Sync(commands::sync::Args),
     Info(commands::info::Args),
     Verify(commands::verify::Args),
+    Repair(commands::repair::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -142,6 +144,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Sync(args) => commands::sync::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Verify(args) => commands::verify::run(args),
+        Command::Repair(args) => commands::repair::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),

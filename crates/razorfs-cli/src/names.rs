@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::commands::mount;
+use crate::commands::{mount, repair};
 use crate::failure::{DAMAGE, Failure, Result};
 use crate::{remount, report, run_line};
 
+/// Exit code of fsck(8) where all damage was repaired.
+const FSCK_CORRECTED: u8 = 1;
 /// Exit code of fsck(8) where damage was left as it is.
 const FSCK_UNCORRECTED: u8 = 4;
 /// Exit code of fsck(8) for an operational error.
@@ -69,16 +71,65 @@ fn mount_line(rest: &[OsString]) -> Result<u8> {
     mount::run(&mount::Args::new(volume.clone(), dir.clone(), options))
 }
 
-/// `[-aAfnpryV] VOLUME`, as fsck(8) calls its helpers. What is damaged stays as it is.
+/// `[-aAfnpryV] VOLUME`, as fsck(8) calls its helpers. With `-y` what is damaged is repaired; with
+/// `-a` or `-p` damaged metadata only, and only if nothing is lost by that; else it stays as it is.
 fn fsck(rest: &[OsString]) -> u8 {
     let is_flag = |word: &&OsString| word.to_string_lossy().starts_with('-');
-    let mut line = with_command("verify", &["--quiet".into()]);
-    line.extend(rest.iter().filter(|w| !is_flag(w)).cloned());
+    let has = |flags: &[char]| {
+        let given = rest.iter().filter(is_flag);
+        given
+            .map(|f| f.to_string_lossy().into_owned())
+            .any(|f| f.contains(flags))
+    };
+    let volumes: Vec<&OsString> = rest.iter().filter(|w| !is_flag(w)).collect();
+    let [volume] = volumes.as_slice() else {
+        report(Err(Failure::new(
+            "fsck: name one volume: fsck.razorfs [-y] VOLUME",
+        )));
+        return FSCK_OPERATIONAL;
+    };
+    let verified = verify(volume);
+    // At boot nobody waits until all data are read.
+    let repairs = has(&['y']) || (verified == FSCK_UNCORRECTED && has(&['a', 'p']));
+    if repairs && !has(&['n']) {
+        return match fix(Path::new(volume), has(&['y'])) {
+            Ok(code) => code,
+            failure => {
+                report(failure);
+                FSCK_OPERATIONAL
+            }
+        };
+    }
+    verified
+}
+
+fn verify(volume: &OsString) -> u8 {
+    let line = with_command("verify", &["--quiet".into(), volume.clone()]);
     match run_line(&line) {
         0 => 0,
         DAMAGE => FSCK_UNCORRECTED,
         _ => FSCK_OPERATIONAL,
     }
+}
+
+/// Repairs: whatever is lost by that, or only where nothing is.
+fn fix(volume: &Path, whatever: bool) -> Result<u8> {
+    if !whatever {
+        let dry = repair::repair(volume, false, false, true)?.outcome;
+        if !dry.needed {
+            return Ok(0);
+        }
+        if !dry.is_lossless() {
+            repair::print(volume, false)?;
+            return Ok(FSCK_UNCORRECTED);
+        }
+    }
+    let repaired = repair::print(volume, true)?;
+    Ok(match (repaired.outcome.needed, repaired.is_whole()) {
+        (false, _) => 0,
+        (true, true) => FSCK_CORRECTED,
+        (true, false) => FSCK_UNCORRECTED,
+    })
 }
 
 #[cfg(test)]

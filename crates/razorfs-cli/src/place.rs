@@ -273,7 +273,12 @@ pub fn open(volume: &Path, options: Options) -> Result<Volume> {
 
 /// Takes the lock of a volume for reading its files.
 pub fn lock(volume: &Path, disk: &dyn Disk) -> Result<Box<dyn Guard>> {
-    patiently(|| disk.lock(LockMode::Shared), is_dying).map_err(|e| match &e.holder {
+    lock_as(volume, disk, LockMode::Shared)
+}
+
+/// The lock for reading or for writing.
+pub fn lock_as(volume: &Path, disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
+    patiently(|| disk.lock(mode), is_dying).map_err(|e| match &e.holder {
         Some(holder) => {
             let cause = format!("it is in use by {holder}");
             Failure::with(

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::{
-    Mount, RAZORFS, fails, info, is_alive, is_mounted, ok, razorfs, reap, run, signal, wait_until,
+    Mount, RAZORFS, Random, fails, info, is_alive, is_mounted, ok, razorfs, reap, run, signal,
+    wait_until,
 };
 
 #[test]
@@ -271,6 +272,79 @@ fn damaged_data_is_found_and_has_exit_code_4() {
     fs::write(mount.volume.join("SUPER"), [0; 16384]).unwrap();
     let code = fsck(&["-n"]);
     assert!(code == Some(4) || code == Some(8), "{code:?}");
+}
+
+#[test]
+fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
+    let mount = Mount::with(&[]);
+    // Nothing that could be compressed, and no zeros.
+    let mut random = Random(1);
+    let bytes: Vec<u8> = (0..400_000).map(|_| random.between(1, 256) as u8).collect();
+    fs::write(mount.dir.join("hurt"), &bytes).unwrap();
+    fs::write(mount.dir.join("whole"), b"this stays").unwrap();
+    let volume = mount.volume.as_os_str();
+    let line = fails(1, ["repair".as_ref(), volume]);
+    assert!(
+        line.contains("is mounted at") && line.contains("umount"),
+        "{line}"
+    );
+    mount.umount();
+    assert_eq!(ok(["repair".as_ref(), volume]), "nothing to repair\n");
+    let damage = || {
+        let packs = fs::read_dir(mount.volume.join("pack")).unwrap();
+        let pack = packs.map(|p| p.unwrap().path()).max().unwrap();
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[20_000] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+    };
+    damage();
+    let list = || {
+        let mut names = Vec::new();
+        for dir in ["", "meta", "pack", "journal", "quarantine"] {
+            let files = fs::read_dir(mount.volume.join(dir)).unwrap();
+            for file in files.map(|f| f.unwrap()).filter(|f| f.path().is_file()) {
+                names.push((file.path(), fs::read(file.path()).unwrap()));
+            }
+        }
+        names.sort();
+        names
+    };
+    let before = list();
+    let dry = razorfs(["repair".as_ref(), volume]);
+    assert_eq!(dry.status.code(), Some(4), "{dry:?}");
+    let said = String::from_utf8(dry.stdout).unwrap();
+    assert!(
+        said.contains("/hurt") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(before == list(), "a dry run changes nothing");
+    let said = ok([
+        "repair".as_ref(),
+        volume,
+        "--commit".as_ref(),
+        "--json".as_ref(),
+    ]);
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(document["clean"], Value::Bool(true));
+    let loss = &document["losses"][0];
+    assert_eq!(loss["path"], "/hurt");
+    let range = loss["from"].as_u64().unwrap() as usize..loss["to"].as_u64().unwrap() as usize;
+    mount.verify();
+    mount.mount(&[]);
+    assert_eq!(fs::read(mount.dir.join("whole")).unwrap(), b"this stays");
+    let mut expected = bytes;
+    expected[range].fill(0);
+    assert!(fs::read(mount.dir.join("hurt")).unwrap() == expected);
+    mount.umount();
+    let fsck = |args: &[&str]| {
+        let mut command = Command::new(RAZORFS);
+        command.arg0("fsck.razorfs").args(args).arg(&mount.volume);
+        command.output().unwrap().status.code()
+    };
+    fs::remove_file(mount.volume.join("SUPER")).unwrap();
+    assert_eq!(fsck(&["-y"]), Some(1));
+    assert_eq!(fsck(&["-y"]), Some(0));
+    mount.verify();
 }
 
 #[test]

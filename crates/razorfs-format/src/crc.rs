@@ -7,6 +7,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// A CRC-32C under way.
+#[derive(Clone)]
 pub struct Crc(Digest);
 
 impl Crc {

@@ -28,14 +28,14 @@ use crate::workload::Workload;
 pub struct Victim {
     /// Its files.
     pub image: Image,
-    /// Its files as they were after half of the operations.
-    older: Image,
-    setup: Setup,
+    pub(crate) setup: Setup,
     closed: bool,
     /// The state it is in.
-    model: Model,
+    pub(crate) model: Model,
     /// The states before, which it may show if it says that it lost the later ones.
-    before: Vec<Model>,
+    pub(crate) before: Vec<Model>,
+    /// What its files were before.
+    pub(crate) older: Vec<Image>,
 }
 
 impl Victim {
@@ -45,14 +45,22 @@ impl Victim {
         // Most of a young volume is its ring; a small one leaves time for every bit.
         setup.geometry.journal_initial_file = 32 << 10;
         setup.geometry.journal_max_file = 64 << 10;
+        Self::of(setup, seed, ops, close)
+    }
+
+    /// The same with other sizes.
+    pub(crate) fn of(
+        setup: Setup,
+        seed: u64,
+        ops: usize,
+        close: bool,
+    ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
         let mut workload = Workload::small(mix(seed, 5));
-        let mut before = Vec::new();
-        let mut older = Image::default();
+        let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
             if n == ops / 2 {
                 runner.run(&Op::Checkpoint)?;
-                older = runner.machine().disk().image();
             }
             let op = workload.next(runner.model());
             // The small journal does not take the longest values.
@@ -60,6 +68,9 @@ impl Victim {
                 continue;
             }
             runner.run(&op)?;
+            if n % 10 == 9 {
+                older.push(runner.machine().disk().image());
+            }
             let mut state = runner.model().clone();
             state.close_all();
             before.push(state);
@@ -80,7 +91,7 @@ impl Victim {
 
     /// The last batch with a sector of zeros in it, or without its file, looks like one that was
     /// never written whole: no format can tell, as long as nothing after it says that it was.
-    fn may_look_torn(&self, damage: &Damage) -> bool {
+    pub(crate) fn may_look_torn(&self, damage: &Damage) -> bool {
         match damage {
             Damage::Block(name, .., Instead::Zeros | Instead::Older)
             | Damage::Gone(name)
@@ -194,14 +205,15 @@ fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
     Ok(refused)
 }
 
-const PIECE: usize = 16 * 1024;
+pub(crate) const PIECE: usize = 16 * 1024;
 
-enum Bad {
+#[derive(Debug)]
+pub(crate) enum Bad {
     Refused,
     Wrong(String),
 }
 
-fn bad(error: Error) -> Bad {
+pub(crate) fn bad(error: Error) -> Bad {
     if is_refusal(&error) {
         Bad::Refused
     } else {
@@ -217,14 +229,14 @@ fn same<T: PartialEq>(found: T, expected: T, what: &str) -> std::result::Result<
     }
 }
 
-fn list(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
+pub(crate) fn list(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
     let found = fs.entries(ino, 0, usize::MAX).map_err(bad)?;
     let found: BTreeSet<_> = found.iter().map(|e| (names::id(&e.name), e.ino)).collect();
     let want: BTreeSet<_> = node.entries.iter().map(|(n, i)| (Some(*n), *i)).collect();
     same(found, want, "other entries")
 }
 
-fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<(), Bad> {
+pub(crate) fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<(), Bad> {
     let want = (node.size - at).min(PIECE as u64) as usize;
     let (mut found, mut expected) = (vec![0xee; want], vec![0; want]);
     let got = fs.read(ino, at, &mut found).map_err(bad)?;
@@ -236,7 +248,7 @@ fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<()
     )
 }
 
-fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
+pub(crate) fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
     let found = fs.list_xattr(ino).map_err(bad)?;
     let found: BTreeSet<_> = found.iter().map(|n| names::xattr_id(n)).collect();
     let want: BTreeSet<_> = node.xattrs.keys().map(|n| Some(*n)).collect();
@@ -289,7 +301,7 @@ impl Damage {
             .any(|finding| finding.contains(&name.to_string()))
     }
 
-    fn apply(&self, victim: &Victim, image: &mut Image) -> bool {
+    pub(crate) fn apply(&self, victim: &Victim, image: &mut Image) -> bool {
         match self {
             Self::Bit(name, byte, bit) => image.flip_bit(name, *byte, *bit),
             Self::Block(name, at, len, Instead::Swapped(other, from)) => {
@@ -306,7 +318,10 @@ impl Damage {
                 let mut rng = Rng::new(*at);
                 let new = match instead {
                     Instead::Noise => old.iter().map(|_| rng.next() as u8).collect(),
-                    Instead::Older => cut(&victim.older, name, *at, *len),
+                    Instead::Older => match victim.older.get(victim.older.len() / 2) {
+                        Some(older) => cut(older, name, *at, *len),
+                        None => old.clone(),
+                    },
                     Instead::Zeros | Instead::Swapped(..) => vec![0; old.len()],
                 };
                 let different = old != new && old.len() == new.len();

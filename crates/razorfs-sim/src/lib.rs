@@ -20,7 +20,9 @@ pub mod op;
 pub mod outcomes;
 pub mod panics;
 pub mod perform;
+mod plant;
 pub mod posix;
+pub mod repairs;
 pub mod rng;
 pub mod run;
 pub mod short;
@@ -28,6 +30,7 @@ pub mod shrink;
 #[cfg(test)]
 mod sim_tests;
 pub mod subject;
+mod touched;
 #[cfg(test)]
 mod toy;
 pub mod transaction;

@@ -10,6 +10,7 @@ use razorfs_sim::coverage;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
 use razorfs_sim::outcomes;
+use razorfs_sim::repairs;
 use razorfs_sim::run::{Mode, Size};
 use razorfs_sim::short::{self, Depth};
 
@@ -25,10 +26,11 @@ WHAT is one of
                   of a cut that has few
   --table         what cuts leave of each operation, as a table
   --flips         every bit of a small volume flipped, one at a time
+  --repair N      volumes damaged in many ways and repaired, N of them
 and more
   --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
   --runs N        most runs
-  --ops N         operations between two cuts (default: 40)
+  --ops N         operations between two cuts, or damage to a volume (default: 40)
   --failures N    stop after N failures (default: 5)
   --quick         --flips: one bit of every byte, and whole sectors and pages
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
@@ -44,6 +46,7 @@ struct Args {
     table: bool,
     every: usize,
     flips: bool,
+    repair: Option<u64>,
     quick: bool,
     blocks: bool,
     cuts: u64,
@@ -66,6 +69,7 @@ fn parse() -> Result<Args, String> {
         table: false,
         every: 1,
         flips: false,
+        repair: None,
         quick: false,
         blocks: false,
         cuts: u64::MAX,
@@ -96,6 +100,7 @@ fn parse() -> Result<Args, String> {
             "--table" => args.table = true,
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
+            "--repair" => args.repair = Some(number()?),
             "--quick" => args.quick = true,
             "--blocks" => args.blocks = true,
             "--seed" => args.seed = Some(number()?),
@@ -368,6 +373,32 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
+/// Repairs.
+fn mend(plan: &Plan, volumes: u64, args: &Args) -> ExitCode {
+    let first = plan.first_seed;
+    let effort = repairs::Effort {
+        plants: args.ops,
+        cuts: 4,
+    };
+    let shown = AtomicU64::new(0);
+    let seeds = first..first.saturating_add(volumes);
+    let summary = repairs::run(seeds, effort, plan.jobs, |sum| {
+        let seen = shown.swap(sum.failures.len() as u64, Ordering::Relaxed);
+        for failure in sum.failures.iter().skip(seen as usize) {
+            println!("FAILURE {failure}\n");
+        }
+        sum.failures.len() < plan.most_failures
+    });
+    print!("{}", summary.marks);
+    println!(
+        "repairs: {}, failures: {}, seeds {first}..{}",
+        summary.tried,
+        summary.failures.len(),
+        first.saturating_add(volumes)
+    );
+    ExitCode::from(u8::from(!summary.failures.is_empty()))
+}
+
 fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -379,6 +410,9 @@ fn main() -> ExitCode {
     let plan = plan(&args);
     if args.flips {
         return flip(&plan, &args);
+    }
+    if let Some(volumes) = args.repair {
+        return mend(&plan, volumes, &args);
     }
     if args.short {
         return all_short(&plan, &args);

@@ -6,6 +6,7 @@ use crate::engine::{EngineMachine, Setup};
 use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
 use crate::op::{At, Data, Fault, Op, Ref};
+use crate::repairs;
 use crate::run::{Mode, Report, Size, replay, run_seed};
 use crate::shrink::shrink;
 use crate::toy::{Bug, ToyMachine};
@@ -164,6 +165,19 @@ fn damaged_bytes_are_never_handed_out() {
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
         assert!(outcome.tried > 300, "{}", outcome.tried);
     }
+}
+
+#[test]
+fn damaged_volumes_are_repaired_and_losses_are_told() {
+    let effort = repairs::Effort {
+        plants: 12,
+        cuts: 2,
+    };
+    let sum = repairs::run(0..40, effort, 2, |_| true);
+    assert!(sum.failures.is_empty(), "{:#?}", sum.failures);
+    assert!(sum.marks.count("repaired with losses told") > 20);
+    assert!(sum.marks.count("repaired without a loss") > 80);
+    assert!(sum.marks.count("cut during the repair") > 20);
 }
 
 #[test]

@@ -234,10 +234,10 @@ kinds! {
         "Restore it from a backup, or run `razorfs repair`.";
     FrameReference = 604 Error
         "A file refers to data that are not where they should be: reading them fails."
-        "Restore the file from a backup.";
+        "Restore the file from a backup, or run `razorfs repair`: it keeps what is left.";
     FrameDamaged = 605 Error
         "The data of a file are damaged: reading them fails."
-        "Restore the file from a backup.";
+        "Restore the file from a backup, or run `razorfs repair`: it keeps what is left.";
     DeadFrame = 606 Warning
         "Data that no file refers to any more are damaged."
         "None: nothing is lost. Check the disk.";
@@ -246,7 +246,7 @@ kinds! {
         "None: nothing is lost. Check the disk.";
     PackTrailer = 608 Warning
         "The list of a pack's contents is damaged or not that of its contents."
-        "None: it is needed for repair only, which can do without.";
+        "None: nothing needs it; a repair does without.";
     PackUnusedBytes = 609 Note
         "A pack has bytes beyond its end, left by a crash."
         "None: the next mount removes or ignores them.";

@@ -1,4 +1,5 @@
-//! Checks a volume by the bytes of its format alone, without the engine, and changes nothing.
+//! Checks a volume by the bytes of its format alone, without the engine, and changes nothing; and
+//! repairs one ([`repair`]).
 //!
 //! | level | what is checked besides the levels below it |
 //! |---|---|
@@ -29,6 +30,7 @@ mod journal;
 mod namespace;
 mod packs;
 mod paths;
+mod repair;
 mod roots;
 mod segments;
 mod session;
@@ -40,6 +42,7 @@ mod view;
 use razorfs_disk::Disk;
 
 pub use finding::{Checked, Finding, FindingKind, Report, Severity};
+pub use repair::{Gap, Lose, Loss, Outcome, RepairError, RepairOptions, repair};
 
 use session::Session;
 

@@ -14,8 +14,8 @@ use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{
-    Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, HEADER_LEN, Scanned, TrailerEntry,
-    check_header, decode_trailer, frame_end, scan_frames,
+    Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, HEADER_LEN, PackState, Scanned,
+    TrailerEntry, check_header, decode_trailer, frame_end, scan_frames,
 };
 use razorfs_format::record::{Fragment, PackRef};
 use razorfs_format::{Epoch, FormatError, PackId, VolumeId};
@@ -41,6 +41,8 @@ struct Pack {
     len: u64,
     /// Bytes of frames that the segments refer to.
     live: u64,
+    /// The youngest frame that was seen in it.
+    birth: Epoch,
 }
 
 /// Whether space of dead frames was given back.
@@ -90,6 +92,7 @@ impl Packs {
                 meta: Some(*meta),
                 len: meta.len,
                 live: 0,
+                birth: Epoch(0),
             };
             packs.insert(meta.id, pack);
         }
@@ -98,6 +101,7 @@ impl Packs {
                 meta: None,
                 len: HEADER_LEN,
                 live: 0,
+                birth: Epoch(0),
             });
             pack.len = pack.len.max(*end);
         }
@@ -118,8 +122,13 @@ impl Packs {
         let total = all.len() as u64;
         for (done, (id, meta, len)) in (0..).zip(all) {
             s.progress("packs", done, total);
-            let bad = walk(s, id, meta.as_ref(), len, false);
-            let room = BAD_MAX.saturating_sub(self.bad.len());
+            let (bad, birth) = walk(s, id, meta.as_ref(), len, false);
+            if let Some(pack) = self.packs.get_mut(&id) {
+                pack.birth = birth;
+            }
+            // A repair has to know them all.
+            let most = if s.salvage { usize::MAX } else { BAD_MAX };
+            let room = most.saturating_sub(self.bad.len());
             self.bad.extend(
                 bad.into_iter()
                     .take(room)
@@ -128,7 +137,7 @@ impl Packs {
         }
         for meta in roots.previous_packs() {
             if !self.packs.contains_key(&meta.id) {
-                for (pos, bad) in walk(s, meta.id, Some(&meta), meta.len, true) {
+                for (pos, bad) in walk(s, meta.id, Some(&meta), meta.len, true).0 {
                     report_dead(s, K::PreviousPack, (meta.id, pos), bad.hole, bad.error);
                 }
             }
@@ -168,6 +177,40 @@ impl Packs {
             s.find_ino(K::FrameDamaged, ino, &part, &bad.error);
             bad.referred = true;
         }
+    }
+
+    /// Whether a reference, at `off` of its block, leads to an intact frame of that block.
+    pub fn is_right(&mut self, s: &mut Session<'_>, key: &Key, off: u32, r: &PackRef) -> bool {
+        let listed = self.packs.get(&r.pack);
+        let id = FrameIdentity::of(r, key.branch(), key.ino(), key.second(), off);
+        listed.is_some_and(|pack| frame_end(r) <= pack.len)
+            && !self.bad.contains_key(&(r.pack, r.pos))
+            && self.compare(s, r, &id).is_ok()
+    }
+
+    /// Reads bytes of a pack; nothing if it cannot be opened.
+    pub fn read(
+        &mut self,
+        s: &mut Session<'_>,
+        id: PackId,
+        buf: &mut [u8],
+        at: u64,
+    ) -> Option<usize> {
+        let file = self.file(s, id)?;
+        Some(s.read(&*file, FileName::Pack(id), buf, at))
+    }
+
+    /// The packs that are listed or that the journal names: what is known of them, up to the end
+    /// of their frames.
+    pub fn metas(&self) -> impl Iterator<Item = PackMeta> {
+        self.packs.iter().map(|(id, pack)| {
+            let known = pack.meta.unwrap_or(PackState::new(*id).meta(0));
+            PackMeta {
+                len: pack.len,
+                last_birth: known.last_birth.max(pack.birth),
+                ..known
+            }
+        })
     }
 
     /// Compares a reference with the header of its frame.
@@ -253,6 +296,7 @@ struct Walk<'w> {
     file: &'w dyn File,
     sealed: bool,
     bad: Vec<(u64, Bad)>,
+    bad_max: usize,
     gaps: Vec<(Range<u64>, bool, FormatError)>,
     missing: Option<Range<u64>>,
     /// The frames, for the comparison with the trailer.
@@ -261,20 +305,21 @@ struct Walk<'w> {
     last_birth: Epoch,
 }
 
-/// Walks pack `id` whose frames end at `len`; answers the frames that are damaged.
+/// Walks pack `id` whose frames end at `len`; answers the frames that are damaged, and the birth of
+/// the youngest one.
 fn walk(
     s: &mut Session<'_>,
     id: PackId,
     meta: Option<&PackMeta>,
     len: u64,
     previous: bool,
-) -> Vec<(u64, Bad)> {
+) -> (Vec<(u64, Bad)>, Epoch) {
     let name = FileName::Pack(id);
     let kind = |kind| if previous { K::PreviousPack } else { kind };
     let (file, file_len) = match s.open(name) {
         Opened::File(file, file_len) => (file, file_len),
         // The check of the files has told of it.
-        Opened::Missing | Opened::Unreadable => return Vec::new(),
+        Opened::Missing | Opened::Unreadable => return (Vec::new(), Epoch(0)),
     };
     s.checked.packs += 1;
     let mut header = vec![0; HEADER_LEN as usize];
@@ -289,6 +334,7 @@ fn walk(
         file: &*file,
         sealed,
         bad: Vec::new(),
+        bad_max: if s.salvage { usize::MAX } else { BAD_MAX },
         gaps: Vec::new(),
         missing: None,
         entries: Vec::new(),
@@ -329,7 +375,7 @@ fn walk(
             }
         }
     }
-    walk.bad
+    (walk.bad, walk.last_birth)
 }
 
 impl Walk<'_> {
@@ -371,7 +417,7 @@ impl Walk<'_> {
                     block: identity.block,
                 });
                 if let Some(Err(error)) = data
-                    && self.bad.len() < BAD_MAX
+                    && self.bad.len() < self.bad_max
                 {
                     let bad = Bad {
                         error,

@@ -38,6 +38,8 @@ pub struct Session<'a> {
     pub checked: Checked,
     /// Some metadata could not be read.
     pub incomplete: bool,
+    /// Segments whose index is damaged are searched for blocks: somebody repairs.
+    pub salvage: bool,
     level: u8,
     findings: Vec<Finding>,
     dropped: u64,
@@ -53,6 +55,7 @@ impl<'a> Session<'a> {
             vid: VolumeId(0),
             checked: Checked::default(),
             incomplete: false,
+            salvage: false,
             level,
             findings: Vec::new(),
             dropped: 0,

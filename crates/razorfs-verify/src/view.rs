@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::{Counters, SegmentMeta};
 use razorfs_format::record::{Extent, Fragment, FragmentKind, PackRef};
-use razorfs_format::{FormatError, Place};
+use razorfs_format::{Epoch, FormatError, Place};
 
 use crate::journal::Replay;
 use crate::roots::Roots;
@@ -44,6 +44,8 @@ pub struct Found<'a> {
     pub key: Key,
     /// What the segments have.
     pub flushed: Option<&'a [u8]>,
+    /// Which epoch that is of, a tombstone's included.
+    pub epoch: Option<Epoch>,
     /// What the journal does to it.
     pub change: Option<&'a Change>,
 }
@@ -123,6 +125,7 @@ impl View {
             let flushed = record.take_if(|r: &mut Record| r.key == key);
             let found = Found {
                 key,
+                epoch: flushed.as_ref().map(|r| r.epoch),
                 flushed: flushed.as_ref().and_then(|r| r.value.as_deref()),
                 change: changes
                     .next_if(|(k, _)| **k == key)
@@ -137,7 +140,7 @@ impl View {
 }
 
 /// Lays a piece over a sorted list without overlaps; a hole erases.
-fn lay_over(list: &mut Vec<Fragment>, piece: &Fragment) {
+pub fn lay_over(list: &mut Vec<Fragment>, piece: &Fragment) {
     let mut result = Vec::with_capacity(list.len() + 2);
     let mut rest = Vec::new();
     for fragment in list.drain(..) {
@@ -156,7 +159,7 @@ fn lay_over(list: &mut Vec<Fragment>, piece: &Fragment) {
 }
 
 /// The bytes `from..to` of a block out of a fragment that holds them.
-fn part(fragment: &Fragment, from: u32, to: u32) -> Option<Fragment> {
+pub fn part(fragment: &Fragment, from: u32, to: u32) -> Option<Fragment> {
     let len = to.checked_sub(from).filter(|len| *len > 0)?;
     let skip = from.checked_sub(fragment.off)?;
     let kind = match &fragment.kind {

@@ -25,7 +25,7 @@ use razorfs_format::record::{
 };
 use razorfs_format::superblock::{SLOT, State, slots_of};
 use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Lsn, PackId, SegmentId};
-use razorfs_verify::FindingKind as K;
+use razorfs_verify::{FindingKind as K, RepairError, RepairOptions, repair};
 
 const HEAD: Branch = Branch::HEAD;
 
@@ -658,4 +658,78 @@ fn numbers_at_their_limits_get_an_answer() {
         (t.inodes, t.bytes) = (i64::MAX, i64::MIN);
     });
     assert!(!check(&image, 3).is_sound());
+}
+
+#[test]
+fn what_is_planted_is_repaired() {
+    let groups = [
+        superblocks,
+        manifests_and_files,
+        journals,
+        segments,
+        names,
+        inodes,
+        packs,
+    ];
+    let refused = [K::UnknownFeatures, K::ReadOnlyFeatures];
+    for (kind, image) in groups.into_iter().flat_map(|group| group()) {
+        let disk = SimDisk::from_image(&image);
+        let options = RepairOptions {
+            commit: true,
+            ..RepairOptions::default()
+        };
+        let run = |seed| repair(&disk, &SimEnv::new(seed), &options, &mut |_| true);
+        let outcome = match run(1) {
+            Ok(outcome) => outcome,
+            Err(RepairError::Refused(_)) if refused.contains(&kind) => continue,
+            Err(e) => panic!("{kind:?}: {e}"),
+        };
+        assert!(!refused.contains(&kind));
+        let report = check_disk(&disk, 3);
+        assert!(
+            report.is_sound(),
+            "{kind:?}: {}\n{outcome:#?}",
+            told(&report)
+        );
+        assert!(!run(2).unwrap().needed, "{kind:?}");
+        let volume = open(&disk, &SimEnv::new(3));
+        assert_eq!(volume.info().read_only, None, "{kind:?}");
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn a_dry_run_and_a_stopped_repair_change_nothing() {
+    let image = edited(3, |i| {
+        let newest = superblock(i);
+        assert!(i.flip_bit(
+            &name_of(FileName::Segment(manifest(i, &newest).segments[0].id)),
+            70,
+            1
+        ));
+    });
+    let calls = std::cell::Cell::new(0);
+    for (commit, stop_at) in [(false, u32::MAX), (true, 0), (true, 40), (true, 1)] {
+        let disk = SimDisk::from_image(&image);
+        calls.set(0);
+        let options = RepairOptions {
+            commit,
+            ..RepairOptions::default()
+        };
+        let done = repair(&disk, &SimEnv::new(1), &options, &mut |_| {
+            calls.set(calls.get() + 1);
+            calls.get() <= stop_at
+        });
+        match done {
+            Ok(outcome) => assert!(!commit && outcome.needed && outcome.committed.is_none()),
+            Err(e) => assert!(commit && matches!(e, RepairError::Stopped), "{e}"),
+        }
+        let left = image_of(&disk);
+        for (name, _) in image.files() {
+            assert_eq!(left.bytes(name), image.bytes(name), "{name}");
+        }
+        let new = left.files().filter(|(n, _)| image.bytes(n).is_none());
+        let new: Vec<String> = new.map(|(n, _)| n.to_string()).collect();
+        assert!(new.is_empty(), "{new:?}");
+    }
 }

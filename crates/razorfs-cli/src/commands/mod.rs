@@ -10,6 +10,7 @@ pub mod info;
 pub mod ls;
 pub mod mkdir;
 pub mod mount;
+pub mod repair;
 pub mod rm;
 pub mod stat;
 pub mod stats;

@@ -13,6 +13,7 @@
 
 mod bits;
 pub mod block;
+pub mod builder;
 pub mod check;
 pub mod data;
 pub mod dirblock;
@@ -21,7 +22,9 @@ pub mod footer;
 pub mod header;
 pub mod index;
 pub mod seal;
+pub mod search;
 
+pub use builder::{SegmentBuilder, Style};
 pub use data::{Block, BlockBuilder, Entry, Position, ValueBuf};
 pub use filter::{Filter, filter_hash};
 pub use footer::{FOOTER_LEN, Footer};

@@ -77,7 +77,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn seed(self, kind: BlockKind, offset: u32) -> [u64; 4] {
+    pub(super) fn seed(self, kind: BlockKind, offset: u32) -> [u64; 4] {
         let what = u64::from(kind as u8) << 8 | u64::from(self.tag as u8);
         [self.volume.0, self.segment.0, u64::from(offset), what]
     }

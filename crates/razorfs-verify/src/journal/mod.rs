@@ -1,6 +1,7 @@
 //! Level 0: the journal. Every sector of every file, and the batches that a mount would replay.
 
 mod apply;
+mod gap;
 mod life;
 mod replay;
 
@@ -17,7 +18,9 @@ use crate::view::Change;
 use crate::{FindingKind as K, Result};
 use razorfs_format::key::Key;
 
-use life::Life;
+pub use gap::{Behind, Highest, batch_of};
+pub use life::Life;
+pub use replay::Stop;
 
 /// What replaying the journal gives.
 pub struct Replay {
@@ -30,7 +33,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    fn new(roots: &Roots) -> Self {
+    /// One that changes nothing.
+    pub fn of(roots: &Roots) -> Self {
         Self {
             changes: BTreeMap::new(),
             frames: BTreeMap::new(),
@@ -46,6 +50,25 @@ impl Replay {
 
 /// Checks the journal and replays it.
 pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
+    let lives = lives(s)?;
+    let mut result = Replay::of(roots);
+    let end = replay::run(s, roots, &lives, &mut result);
+    for life in &lives {
+        report_bad(s, life, &end.told);
+    }
+    Ok(result)
+}
+
+/// Replays the journal from where `roots` says, for a repair; answers where it stopped because of
+/// damage, if it did.
+pub fn replay(s: &mut Session<'_>, roots: &Roots, lives: &[Life]) -> (Replay, Option<Stop>) {
+    let mut result = Replay::of(roots);
+    let end = replay::run(s, roots, lives, &mut result);
+    (result, end.stop)
+}
+
+/// Reads all journal files; the oldest life first.
+pub fn lives(s: &mut Session<'_>) -> Result<Vec<Life>> {
     let slots = s.list(Dir::Journal)?.into_iter().filter_map(|name| {
         match FileName::parse(Dir::Journal.path(), &name.leaf) {
             Some(FileName::Journal(slot)) => Some(slot),
@@ -59,13 +82,8 @@ pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
         lives.extend(Life::read(s, *slot));
     }
     lives.sort_by_key(|life| (life.jid, life.slot));
-    let mut result = Replay::new(roots);
-    let told = replay::run(s, roots, &lives, &mut result);
-    for life in &lives {
-        report_bad(s, life, &told);
-    }
     s.progress("journal", slots.len() as u64, slots.len() as u64);
-    Ok(result)
+    Ok(lives)
 }
 
 /// Damaged sectors that the replay did not need. `told` is the extent, in sectors of a file, of a

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use razorfs_format::journal::BatchHeader;
-use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
+use razorfs_format::{BatchSeq, FormatError, Generation, Jid, Lsn, Place};
 
 use super::Replay;
 use super::life::{First, Life, Verdict};
@@ -39,16 +39,34 @@ struct Cursor {
 /// Sectors of a file.
 pub type Extent = Option<(u32, Range<u32>)>;
 
-/// Replays the journal into `replay`; answers the extent of a damaged batch that was reported.
-pub fn run(s: &mut Session<'_>, roots: &Roots, lives: &[Life], replay: &mut Replay) -> Extent {
+/// A batch that was durable and is not there any more.
+#[derive(Clone, Copy)]
+pub struct Stop {
+    /// The batch.
+    pub batch: BatchSeq,
+    /// The life that it would be in, or an older one.
+    pub jid: Jid,
+}
+
+/// How the replay ended.
+pub struct Ended {
+    /// The extent of a damaged batch that was reported.
+    pub told: Extent,
+    /// Where it stopped before its time.
+    pub stop: Option<Stop>,
+}
+
+/// Replays the journal into `replay`.
+pub fn run(s: &mut Session<'_>, roots: &Roots, lives: &[Life], replay: &mut Replay) -> Ended {
     let start = roots.superblock.journal;
     let clean_end = roots.superblock.clean_end();
     let at_end = |next: BatchSeq| clean_end.is_some_and(|end| next > end);
     let mut next = start.batch;
     let mut lsn = roots.superblock.cut;
     let mut end = End::Clean;
+    let mut cursor = None;
     if !at_end(next) {
-        let mut cursor = begin(roots, lives);
+        cursor = begin(roots, lives);
         while !at_end(next) {
             match step(s, roots, lives, &mut cursor, next) {
                 Ok((header, payload, place)) => {
@@ -65,7 +83,21 @@ pub fn run(s: &mut Session<'_>, roots: &Roots, lives: &[Life], replay: &mut Repl
             next = BatchSeq(next.0.saturating_add(1));
         }
     }
-    judge(s, roots, lives, next, end)
+    let slot = match &end {
+        End::Damaged(_, slot, _) => Some(*slot),
+        _ => None,
+    };
+    let (told, stopped) = judge(s, roots, lives, next, end);
+    let of_slot = lives.iter().find(|life| Some(life.slot) == slot);
+    let life = of_slot.or(cursor.and_then(|c| lives.get(c.index)));
+    let stop = Stop {
+        batch: next,
+        jid: life.map_or(start.jid, |life| life.jid),
+    };
+    Ended {
+        told,
+        stop: stopped.then_some(stop),
+    }
 }
 
 fn check_numbers(s: &mut Session<'_>, header: &BatchHeader, lsn: Lsn, place: Place) {
@@ -151,8 +183,14 @@ fn step(
     Err(end)
 }
 
-/// Judges the end of the log by what all batches say.
-fn judge(s: &mut Session<'_>, roots: &Roots, lives: &[Life], next: BatchSeq, end: End) -> Extent {
+/// Judges the end of the log by what all batches say; answers whether something is lost.
+fn judge(
+    s: &mut Session<'_>,
+    roots: &Roots,
+    lives: &[Life],
+    next: BatchSeq,
+    end: End,
+) -> (Extent, bool) {
     let start = roots.superblock.journal;
     let mut durable = roots.superblock.clean_end().unwrap_or_default();
     let mut generation = Generation(0);
@@ -174,7 +212,7 @@ fn judge(s: &mut Session<'_>, roots: &Roots, lives: &[Life], next: BatchSeq, end
         End::Damaged(e, slot, sectors) => {
             s.find_bad(K::JournalBatchDamaged, &e);
             s.incomplete = true;
-            return Some((slot, sectors));
+            return (Some((slot, sectors)), true);
         }
         End::Nothing if lost => {
             s.find(
@@ -183,6 +221,7 @@ fn judge(s: &mut Session<'_>, roots: &Roots, lives: &[Life], next: BatchSeq, end
                 format!("{expected}, got nothing"),
             );
             s.incomplete = true;
+            return (None, true);
         }
         End::Nothing => {}
         End::Torn {
@@ -199,10 +238,10 @@ fn judge(s: &mut Session<'_>, roots: &Roots, lives: &[Life], next: BatchSeq, end
                     format!("{expected}, got {got}"),
                 );
                 s.incomplete = true;
-            } else {
-                s.find(K::JournalTornTail, object, got);
+                return (None, true);
             }
+            s.find(K::JournalTornTail, object, got);
         }
     }
-    None
+    (None, false)
 }

@@ -38,6 +38,7 @@ mod ring_tests;
 use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
 
 pub use razorfs_format::superblock::{JournalGeometry, JournalStart};
+pub(crate) use recovery::goes_on;
 pub use ring::Ring;
 
 /// A batch of operations: what becomes durable together or not at all.

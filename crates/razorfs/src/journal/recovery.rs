@@ -25,6 +25,20 @@ pub(super) fn settle(disk: &dyn Disk, contents: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether the journal goes on behind `end`, where it ended when the volume was closed: then it was
+/// opened again since, and the superblock that tells so is lost.
+pub(crate) fn goes_on(
+    disk: &dyn Disk,
+    vid: VolumeId,
+    start: JournalStart,
+    end: BatchSeq,
+) -> Result<bool> {
+    let files = Survey::read(disk, vid)?.files;
+    let mut later = files.iter().filter(|f| f.jid >= start.jid);
+    // Each opening begins a new life.
+    Ok(later.any(|f| matches!(f.first, First::Batch(first) if first > end)))
+}
+
 /// A replay, and what it found where.
 pub(super) struct Replay {
     pub survey: Survey,

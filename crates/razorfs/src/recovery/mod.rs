@@ -30,7 +30,7 @@ use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::fence::Fence;
-use crate::journal::{Batch, RecoveryReport, Ring};
+use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
@@ -65,7 +65,12 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         .newest;
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
-    let clean_end = superblock.clean_end();
+    let mut clean_end = superblock.clean_end();
+    if let Some(end) = clean_end
+        && goes_on(disk.as_ref(), superblock.vid(), superblock.journal, end)?
+    {
+        clean_end = None;
+    }
     let found = superblock.clone();
     let mut replay = Replay::new(&found, &manifest, options, &disk);
     let mut agree = |report: &RecoveryReport| {

@@ -111,6 +111,26 @@ fn an_older_generation_is_refused_where_a_manifest_is_of_a_newer_one() {
     check_refused(&disk);
 }
 
+/// The generation before the newest may be the one that the volume was closed with: it says where
+/// the journal ended then, which is not where it ends now.
+#[test]
+fn what_was_done_after_a_clean_close_is_there_without_the_newest_superblock() {
+    let disk = new_disk();
+    let closed = superblocks(&disk);
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.sync().unwrap();
+    let disk = cut(&disk);
+    put_superblocks(&disk, &closed);
+    let volume = open(&disk);
+    let damage = &volume.recovery_report().damage;
+    assert!(
+        damage.iter().any(|d| d.contains("generation")),
+        "{damage:?}"
+    );
+    volume.lookup(Ino::ROOT, b"a").unwrap();
+}
+
 #[test]
 fn the_generation_before_the_newest_gives_the_same_state_and_says_so() {
     let disk = new_disk();

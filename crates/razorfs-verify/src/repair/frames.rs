@@ -1,0 +1,108 @@
+//! Data whose extent records are lost, found again by the headers of their frames: these tell for
+//! which block of which file, and when, they were written.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::PackMeta;
+use razorfs_format::pack::{Depth, HEADER_LEN, Scanned, scan_frames};
+use razorfs_format::record::{Fragment, FragmentKind};
+use razorfs_format::{Branch, Epoch, Ino};
+
+use super::source::Lost;
+use crate::session::{Opened, Session};
+use crate::view::lay_over;
+
+/// Intact frames of blocks whose records may be lost.
+#[derive(Default)]
+pub struct Frames {
+    found: BTreeMap<(Ino, u64), Vec<Fragment>>,
+}
+
+impl Frames {
+    /// Looks through the packs, if records of extents are lost.
+    pub fn find(s: &mut Session<'_>, packs: &[PackMeta], lost: &Lost) -> Self {
+        let mut this = Self::default();
+        if lost.of(Tag::Extent).next().is_none() {
+            return this;
+        }
+        for (done, meta) in (0..).zip(packs) {
+            s.progress("packs", done, packs.len() as u64);
+            this.search(s, meta, lost);
+        }
+        for list in this.found.values_mut() {
+            list.sort_by_key(|f| match &f.kind {
+                FragmentKind::Pack(r) => (r.birth, r.pack, r.pos),
+                _ => Default::default(),
+            });
+        }
+        this
+    }
+
+    fn search(&mut self, s: &mut Session<'_>, meta: &PackMeta, lost: &Lost) {
+        let name = FileName::Pack(meta.id);
+        let Opened::File(file, _) = s.open(name) else {
+            return;
+        };
+        let vid = s.vid;
+        let mut read =
+            |buf: &mut [u8], at: u64| -> std::result::Result<usize, std::convert::Infallible> {
+                Ok(s.read(&*file, name, buf, at))
+            };
+        let Ok(()) = scan_frames(
+            &mut read,
+            vid,
+            meta.id,
+            HEADER_LEN..meta.len,
+            Depth::Data,
+            &mut |met| {
+                if let Scanned::Frame { pos, header, data } = met
+                    && let Some(Ok((_, crcs))) = data
+                {
+                    let id = &header.identity;
+                    let key = Key::extent(id.branch, id.ino, id.block);
+                    let wanted = match lost.newer(&key, None) {
+                        Some(epoch) => id.birth <= epoch,
+                        None => false,
+                    };
+                    if wanted && id.branch == Branch::HEAD {
+                        let fragment = Fragment {
+                            off: id.off,
+                            len: header.raw_len,
+                            kind: FragmentKind::Pack(header.reference(meta.id, pos, crcs)),
+                        };
+                        self.found
+                            .entry((id.ino, id.block))
+                            .or_default()
+                            .push(fragment);
+                    }
+                }
+                ControlFlow::Continue(())
+            },
+        );
+    }
+
+    /// The files that there are frames of.
+    pub fn owners(&self) -> impl Iterator<Item = Ino> {
+        self.found.keys().map(|(ino, _)| *ino)
+    }
+
+    /// The blocks that there are frames of.
+    pub fn blocks(&self) -> impl Iterator<Item = (Ino, u64)> {
+        self.found.keys().copied()
+    }
+
+    /// Lays the frames of a block that are younger than `epoch` over what is known of it.
+    pub fn lay_over(&self, ino: Ino, block: u64, epoch: Option<Epoch>, list: &mut Vec<Fragment>) {
+        for fragment in self.found.get(&(ino, block)).into_iter().flatten() {
+            let FragmentKind::Pack(r) = &fragment.kind else {
+                continue;
+            };
+            if epoch.is_none_or(|epoch| r.birth > epoch) {
+                lay_over(list, fragment);
+            }
+        }
+    }
+}

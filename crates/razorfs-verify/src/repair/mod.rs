@@ -1,0 +1,444 @@
+//! Puts a damaged volume back into a state that is whole, and tells what is lost of it.
+//!
+//! The newest generation of which the least is lost is read, with the journal over it
+//! ([`source`]); what agrees of its names and inodes stays ([`tree`], [`names`]), data are what
+//! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
+//! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
+//!
+//! Memory: what [`crate::verify`] needs at its highest level, 100 bytes for each damaged frame, 24
+//! for each name that goes, 100 for each that comes, and where extents are lost 150 for each frame
+//! that may belong to them. Where no superblock is left every name comes anew.
+
+mod candidates;
+mod commit;
+mod data;
+mod evidence;
+mod frames;
+mod names;
+mod paths;
+mod records;
+mod report;
+mod source;
+mod tree;
+mod writer;
+
+use std::cell::Cell;
+use std::fmt;
+
+use razorfs_disk::{Dir, Disk, DiskError, Env};
+use razorfs_format::layout::FileName;
+use razorfs_format::manifest::{Counters, Manifest, PackMeta};
+use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
+use razorfs_format::record::{Inode, Time};
+use razorfs_format::superblock::{Access, SHARED_FRAMES, Superblock};
+use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
+
+pub use report::{Gap, Lose, Loss, Outcome};
+
+use crate::journal::{self, Behind};
+use crate::packs::Packs;
+use crate::session::{Opened, Session, name_of};
+use crate::view::View;
+use crate::{FindingKind as K, LEVEL_MAX, Progress, Severity};
+use candidates::Known;
+use commit::Commit;
+use data::{Blocks, References};
+use evidence::Evidence;
+use frames::Frames;
+use records::Made;
+use source::Source;
+use tree::Tree;
+use writer::Writer;
+
+/// Inode numbers skipped: some may have been given out and be lost.
+const INO_GAP: u64 = 1 << 20;
+
+/// How to repair.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RepairOptions {
+    /// Write it. Else nothing is changed, and the outcome tells what would be.
+    pub commit: bool,
+    /// Apply the batches of the journal behind a damaged one, too.
+    pub after_gap: bool,
+    /// To whom inodes belong whose records are lost, if the root's is lost, too.
+    pub owner: (u32, u32),
+}
+
+/// Why there was no repair.
+#[derive(Debug)]
+pub enum RepairError {
+    /// The host failed.
+    Disk(DiskError),
+    /// There is nothing that could be repaired, or nothing that this version may write.
+    Refused(String),
+    /// The caller stopped it; nothing is changed.
+    Stopped,
+}
+
+impl fmt::Display for RepairError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(e) => e.fmt(f),
+            Self::Refused(why) => f.write_str(why),
+            Self::Stopped => f.write_str("interrupted; nothing was changed"),
+        }
+    }
+}
+
+impl std::error::Error for RepairError {}
+
+impl From<DiskError> for RepairError {
+    fn from(e: DiskError) -> Self {
+        Self::Disk(e)
+    }
+}
+
+type Done<T> = Result<T, RepairError>;
+
+/// Findings that are no errors, and that a repair puts right all the same.
+const REPAIRABLE: [K; 8] = [
+    K::JournalFileHeader,
+    K::OrphanWrong,
+    K::CounterInodes,
+    K::CounterBytes,
+    K::PackHeader,
+    K::PackAccountHigh,
+    K::PackTotal,
+    K::SharedCountHigh,
+];
+
+/// Repairs the volume on `disk`, whose exclusive lock the caller holds. `progress` is called now
+/// and then; if it answers `false` before the new generation is written, nothing is changed.
+pub fn repair(
+    disk: &dyn Disk,
+    env: &dyn Env,
+    options: &RepairOptions,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Done<Outcome> {
+    let stopped = Cell::new(false);
+    let mut step = |at: Progress| {
+        let go_on = progress(at);
+        stopped.set(stopped.get() || !go_on);
+    };
+    let findings = crate::verify(disk, LEVEL_MAX, &mut step)?;
+    let mut out = Outcome::new(findings);
+    refuse(&out)?;
+    let wrong = |f: &crate::Finding| f.severity >= Severity::Error || REPAIRABLE.contains(&f.kind);
+    out.needed = out.findings.findings.iter().any(wrong);
+    if stopped.get() {
+        return Err(RepairError::Stopped);
+    }
+    if !out.needed {
+        return Ok(out);
+    }
+    let mut s = Session::new(disk, LEVEL_MAX, &mut step);
+    s.salvage = true;
+    let mut volume = read(&mut s, env, options, &mut out)?;
+    let made = Made {
+        uid: options.owner.0,
+        gid: options.owner.1,
+        now: Time::from_unix_nanos(env.now()),
+    };
+    let target = options.commit.then_some(disk);
+    let written = rebuild(&mut s, &mut volume, made, target, &mut out);
+    let (mut writer, built) = written;
+    let wrote = writer.finish();
+    let mut commit = plan(&mut s, &volume, &built, &mut writer, &out);
+    commit.superblock.nonce = env.random();
+    if !options.commit {
+        return Ok(out);
+    }
+    let ready = wrote.map_err(RepairError::from).and_then(|()| {
+        if stopped.get() {
+            return Err(RepairError::Stopped);
+        }
+        commit.prepare(&volume.evidence)?;
+        if stopped.get() {
+            return Err(RepairError::Stopped);
+        }
+        Ok(())
+    });
+    if let Err(e) = ready {
+        commit.take_back();
+        return Err(e);
+    }
+    commit.switch()?;
+    out.committed = Some(commit.superblock.generation.next());
+    out.set_aside = commit.finish()?;
+    Ok(out)
+}
+
+/// What must not be touched.
+fn refuse(out: &Outcome) -> Done<()> {
+    let unknown = |f: &&crate::Finding| matches!(f.kind, K::UnknownFeatures | K::ReadOnlyFeatures);
+    match out.findings.findings.iter().find(unknown) {
+        Some(finding) => Err(RepairError::Refused(format!(
+            "{} ({}); {}",
+            finding.meaning, finding.detail, finding.remedy
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The damaged volume, read as far as it can be.
+struct Volume {
+    source: Source,
+    known: Known,
+    evidence: Evidence,
+    newest: Option<Superblock>,
+}
+
+fn read(
+    s: &mut Session<'_>,
+    env: &dyn Env,
+    options: &RepairOptions,
+    out: &mut Outcome,
+) -> Done<Volume> {
+    let slots = candidates::superblocks(s);
+    let known = match slots.first() {
+        Some(newest) => {
+            s.vid = newest.vid();
+            Known {
+                superblock: newest.clone(),
+                is_real: true,
+            }
+        }
+        None => {
+            s.vid = unnamed_volume(s)?;
+            Known {
+                superblock: candidates::made_up(s.vid, &mut || env.random()),
+                is_real: false,
+            }
+        }
+    };
+    let lives = journal::lives(s)?;
+    let mut evidence = Evidence::collect(s, &slots, &lives)?;
+    let candidates = candidates::find(s, &known, &slots, &lives, &mut evidence)?;
+    if evidence.is_at_its_end() {
+        let why = "it names numbers that no volume reaches: somebody has made it so";
+        return Err(RepairError::Refused(why.into()));
+    }
+    let Some(mut source) = source::choose(s, candidates, &lives)? else {
+        return Err(RepairError::Refused(
+            "no generation of the volume is left".into(),
+        ));
+    };
+    out.rekeyed = !known.is_real;
+    out.listed = source.candidate.listed;
+    out.source = source.candidate.roots.superblock.generation;
+    out.fallback = slots.first().is_some_and(|n| out.source < n.generation);
+    if let Some(stop) = source.stop {
+        let h = &mut evidence.highest;
+        h.batch = h.batch.max(stop.batch);
+        let behind = Behind::find(&lives, stop);
+        let applied = match options.after_gap {
+            true => behind.apply(s, &lives, &mut source.replay),
+            false => 0,
+        };
+        let times = |h: &razorfs_format::journal::BatchHeader| h.wall_ns;
+        let written = behind.headers().map(times).min();
+        out.gap = Some(Gap {
+            batch: stop.batch,
+            batches: behind.headers().count() as u64,
+            operations: behind.headers().map(|h| u64::from(h.n_ops)).sum(),
+            written: written.zip(behind.headers().map(times).max()),
+            applied,
+        });
+    }
+    Ok(Volume {
+        source,
+        known,
+        evidence,
+        newest: slots.into_iter().next(),
+    })
+}
+
+/// Which volume it is, where no superblock says so.
+fn unnamed_volume(s: &mut Session<'_>) -> Done<razorfs_format::VolumeId> {
+    let creating = name_of(FileName::Creating);
+    if s.list(Dir::Root)?.contains(&creating) {
+        let why = "its creation was interrupted, so it holds nothing; `razorfs create` makes it \
+                   anew";
+        return Err(RepairError::Refused(why.into()));
+    }
+    candidates::volume_of(s)?.ok_or_else(|| {
+        let why = "no file of a volume is left that says which one it is; check that this is \
+                   the right directory, and restore it from a backup";
+        RepairError::Refused(why.into())
+    })
+}
+
+/// What was written besides the segments.
+struct Built {
+    references: References,
+    packs: Vec<PackMeta>,
+    next_ino: Ino,
+    epoch: Epoch,
+}
+
+/// Reads everything that is left, and writes what belongs together.
+fn rebuild<'d>(
+    s: &mut Session<'_>,
+    volume: &mut Volume,
+    made: Made,
+    target: Option<&'d dyn Disk>,
+    out: &mut Outcome,
+) -> (Writer<'d>, Built) {
+    let source = &mut volume.source;
+    let roots = &source.candidate.roots;
+    let mut packs = Packs::new(roots, &source.replay);
+    packs.walk(s, roots);
+    let metas: Vec<PackMeta> = packs.metas().collect();
+    let frames = Frames::find(s, &metas, &source.lost);
+    let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
+    let view = View::new(roots, replay);
+    let lost = &source.lost;
+    let mut tree = Tree::new(roots.superblock.hash_key, !volume.known.is_real);
+    tree.read_inodes(s, &view, lost, out);
+    let (references, owners) = data::look(s, &view, &tree);
+    tree.make_owners(&owners, &frames, lost);
+    tree.read_names(s, &view, lost, out);
+    tree.settle(out);
+    let mut next_ino = next_ino(volume, &view, &tree);
+    let (placed, taken) = names::place(s, &view, &mut tree, next_ino, out);
+    if taken {
+        next_ino = Ino(next_ino.0.saturating_add(1));
+    }
+    let evidence = &volume.evidence;
+    let births = metas.iter().map(|m| m.last_birth).max();
+    let epoch = evidence.epoch.max(references.youngest);
+    let epoch = epoch.max(births.unwrap_or_default());
+    let epoch = Epoch(epoch.0.saturating_add(1));
+    let geometry = &volume.known.superblock.geometry;
+    let next = SegmentId(evidence.segment.0.saturating_add(1));
+    let mut writer = Writer::new(target, s.vid, geometry, epoch, next);
+    let lost = &volume.source.lost;
+    records::write_xattrs(s, &view, &mut tree, lost, out, &mut writer);
+    let blocks = Blocks::new(
+        &mut tree,
+        references,
+        packs,
+        &frames,
+        lost,
+        out,
+        &mut writer,
+    );
+    let references = blocks.write(s, &view);
+    paths::name_losses(s, &view, &tree, &placed, out);
+    records::write_names(s, &view, &tree, placed, &mut writer);
+    let made = owned_by_root(s, &view, &tree, made);
+    records::write_inodes(s, &view, &tree, made, out, &mut writer);
+    let built = Built {
+        references,
+        packs: metas,
+        next_ino,
+        epoch,
+    };
+    (writer, built)
+}
+
+/// A number that no inode has or had.
+fn next_ino(volume: &Volume, view: &View, tree: &Tree) -> Ino {
+    let last = tree.nodes.last_key_value().map_or(0, |(ino, _)| ino.0);
+    let next = view.counters.next_ino.0.max(last.saturating_add(1));
+    let next = next
+        .max(volume.evidence.ino.0.saturating_add(1))
+        .max(Ino::FIRST.0);
+    // One is left for `lost+found`.
+    Ino(next.saturating_add(INO_GAP).min(u64::MAX - 1))
+}
+
+/// What is made up belongs to whoever has the root directory.
+fn owned_by_root(s: &mut Session<'_>, view: &View, tree: &Tree, made: Made) -> Made {
+    let mut made = made;
+    if tree.nodes.get(&Ino::ROOT).is_none_or(|root| root.made) {
+        return made;
+    }
+    view.scan(s, razorfs_format::key::Tag::Inode, &mut |_, found| {
+        if found.key.ino() == Ino::ROOT
+            && let Some(value) = found.value()
+            && let Ok(root) = Inode::decode(value, crate::namespace::place_of())
+        {
+            (made.uid, made.gid) = (root.uid, root.gid);
+        }
+    });
+    made
+}
+
+/// The generation that is to be written.
+fn plan<'d>(
+    s: &mut Session<'d>,
+    volume: &Volume,
+    built: &Built,
+    writer: &mut Writer<'_>,
+    out: &Outcome,
+) -> Commit<'d> {
+    let evidence = &volume.evidence;
+    let newest = volume.newest.as_ref().map(|n| n.generation);
+    let generation = commit::generation_after(evidence, newest);
+    let start = commit::journal_after(evidence);
+    let (packs, headless) = packs_of(s, built);
+    let next_manifest = evidence.manifest.next();
+    let manifest = Manifest {
+        id: next_manifest,
+        generation,
+        segments: std::mem::take(&mut writer.metas),
+        packs,
+        counters: Counters {
+            next_ino: built.next_ino,
+            next_segment: writer.next,
+            next_pack: evidence.pack.next(),
+            next_manifest: ManifestId(next_manifest.0 + 1),
+            inodes: out.inodes,
+            bytes: out.bytes,
+            epoch: built.epoch,
+            lsn: evidence.highest.lsn,
+        },
+        branches: Vec::new(),
+        snapshots: Vec::new(),
+    };
+    let mut superblock = volume.known.superblock.clone();
+    superblock.generation = generation;
+    superblock.journal = start;
+    superblock.cut = manifest.counters.lsn;
+    superblock.end = razorfs_format::BatchSeq(start.batch.0.saturating_sub(1));
+    if built.references.share() {
+        superblock.features.incompat |= SHARED_FRAMES;
+    }
+    debug_assert_eq!(superblock.features.access(), Access::Writable);
+    Commit {
+        disk: s.disk,
+        vid: s.vid,
+        superblock,
+        manifest,
+        headless,
+        slot: evidence.slot.saturating_add(1),
+    }
+}
+
+/// The packs that stay, and those of them whose headers are damaged. Nothing is appended to them.
+fn packs_of(s: &mut Session<'_>, built: &Built) -> (Vec<PackMeta>, Vec<PackId>) {
+    let (mut packs, mut headless) = (Vec::new(), Vec::new());
+    for meta in &built.packs {
+        let Opened::File(_, file_len) = s.open(FileName::Pack(meta.id)) else {
+            continue;
+        };
+        let len = meta.len.min(file_len) / FRAME_ALIGN * FRAME_ALIGN;
+        let live = built.references.live.get(&meta.id).copied().unwrap_or(0);
+        let bad = commit::is_headless(s.disk, s.vid, meta.id);
+        if len < HEADER_LEN || (bad && live == 0) {
+            continue;
+        }
+        if bad {
+            headless.push(meta.id);
+        }
+        packs.push(PackMeta {
+            sealed: true,
+            len,
+            total: len - HEADER_LEN,
+            live,
+            ..*meta
+        });
+    }
+    (packs, headless)
+}
