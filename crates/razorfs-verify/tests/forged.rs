@@ -193,6 +193,41 @@ fn a_copy_of_what_is_not_there_fails_as_reading_it_does_and_refers_to_nothing() 
     }
 }
 
+/// What moves in a file is referred to at its new place: a reference to nothing does not move, and
+/// no recovery takes it for real.
+#[test]
+fn what_is_not_there_does_not_move_and_nothing_refers_to_it() {
+    let vid = superblock(&new_volume()).vid();
+    let (first, second) = (frame(vid, 0, HEADER_LEN).1, HEADER_LEN + frame_len(LEN));
+    let good = frame(vid, 1, second).1;
+    for (n, bad) in wrong(&good).into_iter().enumerate() {
+        let image = forge(&[first.clone(), bad]);
+        let (disk, env) = (SimDisk::from_image(&image), SimEnv::new(1));
+        let mut v = open(&disk, &env);
+        for round in 0..2 {
+            let said = format!("reference {n}, round {round}");
+            let was = v.stat(FILE).unwrap();
+            for refused in [
+                v.insert_range(FILE, 0, 4096),
+                v.collapse_range(FILE, 4096, 8192),
+                v.insert_range(FILE, u64::from(BLOCK), 4096),
+            ] {
+                let damage = matches!(refused, Err(Error::Corrupt(_) | Error::Disk(_)));
+                assert!(damage, "{said}: {refused:?}");
+            }
+            assert!(v.stat(FILE).unwrap() == was, "{said}");
+            assert!(read(&v, FILE, 0).unwrap() == data(0), "{said}");
+            touch(&v, round);
+            v.step(Step::Checkpoint).unwrap();
+            v.sync().unwrap();
+            assert_eq!(v.info().packs, 1, "{said}");
+            drop(v);
+            v = open(&disk, &env);
+        }
+        v.close().unwrap();
+    }
+}
+
 fn common_dir(v: &Volume) -> Ino {
     v.lookup(Ino::ROOT, b"dir").unwrap().ino
 }

@@ -332,10 +332,9 @@ impl Checkpointer {
         let least = least / 10 * 9;
         loop {
             let enough = self.core.journal_capacity() >= least && self.core.limits.is_roomy();
-            if enough || !self.core.journal().ring.grow()? {
+            if enough || !self.core.grow_ring()? {
                 return Ok(());
             }
-            self.core.note_room();
         }
     }
 

@@ -52,12 +52,11 @@ impl Checkpointer {
 
     fn grow_journal(&self) -> Result<bool> {
         let core = &self.core;
-        let mut journal = core.journal();
         // A header that is ready spares the commit that changes files a flush.
-        let mut busy = journal.ring.prepare()?;
-        let enough = core.since_cut.load(Ordering::Relaxed) > journal.ring.capacity() / 4;
+        let mut busy = core.journal().ring.prepare()?;
+        let enough = core.since_cut.load(Ordering::Relaxed) > core.journal_capacity() / 4;
         if (enough || core.journal_is_pressed()) && !core.host_is_low(self.largest_file)? {
-            busy |= journal.ring.grow()?;
+            busy |= core.grow_ring()?;
         }
         Ok(busy)
     }
@@ -82,9 +81,7 @@ impl Checkpointer {
     fn grow_empty_files(&self, bytes: usize) -> Result<()> {
         self.core.note_room();
         while self.core.limits.most() < bytes && !self.core.host_is_low(self.largest_file)? {
-            let grown = self.core.journal().ring.grow();
-            self.core.note_room();
-            if !self.core.latching(grown)? {
+            if !self.core.latching(self.core.grow_ring())? {
                 break;
             }
         }

@@ -96,6 +96,23 @@ impl Ring {
             || self.smallest_free().is_some_and(|(_, len)| len < max)
     }
 
+    /// The free file that the next step takes out of use, to fill or to remove it.
+    pub(super) fn growth_takes(&self) -> Option<u32> {
+        if !self.doomed.is_empty() || self.growth.is_some() {
+            return None;
+        }
+        let (slot, len) = self.smallest_free()?;
+        let most = self.geometry.max_files as usize;
+        let small = self.files.len() == most && len < self.target();
+        (small || self.files.len() > most).then_some(slot)
+    }
+
+    /// How long the next file that grows will be.
+    fn target(&self) -> u64 {
+        let largest = self.files.iter().map(|f| f.len).max().unwrap_or(0);
+        (2 * largest).min(u64::from(self.geometry.max_file))
+    }
+
     fn remove(&mut self, slot: u32) -> Result<()> {
         match self.disk.remove(&host::name(slot)) {
             Err(e) if !e.is_not_found() => return Err(e.into()),
@@ -114,10 +131,8 @@ impl Ring {
     }
 
     fn begin_growth(&mut self) -> Result<Option<Growth>> {
-        let max = u64::from(self.geometry.max_file);
         let most = self.geometry.max_files as usize;
-        let largest = self.files.iter().map(|f| f.len).max().unwrap_or(0);
-        let target = (2 * largest).min(max);
+        let target = self.target();
         if self.files.len() < most {
             let slot = self.free_slot;
             self.free_slot += 1;

@@ -39,21 +39,14 @@ impl Ring {
         }
     }
 
-    /// What [`Ring::room`] will be after a [`Ring::turn`]; none if there is no file to go on in.
-    #[must_use]
-    pub fn room_after_turn(&self) -> Option<u64> {
-        let next = self.best_free()?;
-        let spare = self.available().filter(|f| f.slot != next);
-        let spare = spare.map(RingFile::room).max()?;
-        Some(self.available().map(RingFile::room).sum::<u64>() - spare)
-    }
-
     /// Goes on in another file, so that the one in use can be emptied and grow; if a file is left
     /// for the day that a sync fails.
     pub fn turn(&mut self) -> Result<()> {
         self.check_running()?;
+        let rescues = self.rescues();
         self.sync()?;
-        if self.available().count() < 2 {
+        // Where the sync failed another file is in use already.
+        if self.rescues() != rescues || self.available().count() < 2 {
             return Ok(());
         }
         self.open_life().map_err(|e| self.stop(e))
@@ -61,8 +54,8 @@ impl Ring {
 
     /// The prepared file, or the largest free one; of these the one that was used longest ago.
     pub(super) fn best_free(&self) -> Option<u32> {
-        let rank = |f: &&RingFile| (f.role == Role::Prepared, f.len, std::cmp::Reverse(f.jid));
-        self.available().max_by_key(rank).map(|f| f.slot)
+        let best = self.available().max_by_key(|f| f.rank());
+        best.map(|f| f.slot)
     }
 
     fn open_life_in(&mut self, slot: u32) -> Result<()> {

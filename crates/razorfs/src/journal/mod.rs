@@ -28,6 +28,7 @@
 mod growth;
 mod host;
 mod lives;
+mod places;
 mod reader;
 mod recovery;
 mod ring;
@@ -37,6 +38,7 @@ mod ring_tests;
 
 use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
 
+pub use places::Places;
 pub use razorfs_format::superblock::{JournalGeometry, JournalStart};
 pub(crate) use recovery::goes_on;
 pub use ring::Ring;

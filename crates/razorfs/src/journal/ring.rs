@@ -96,6 +96,9 @@ pub struct Ring {
     /// Buffers to be used again.
     buffers: Vec<Vec<u8>>,
     rescues: u64,
+    /// A sync failed, and the file that was kept for that day is in use: what was taken in before
+    /// may need yet another one.
+    spent: bool,
     stopped: Option<Error>,
     /// Asked before a file is taken into use.
     fence: Option<Arc<Fence>>,
@@ -228,6 +231,7 @@ impl Ring {
             unsynced_bytes: 0,
             buffers: Vec::new(),
             rescues: 0,
+            spent: false,
             stopped: None,
             fence: None,
         }
@@ -261,7 +265,7 @@ impl Ring {
         let extent = extent_bytes(batch.payload.len()) as u64;
         let fits = |r: &Self| {
             let here = r.active.as_ref().is_some_and(|a| a.at + extent <= a.len);
-            (here, here || r.available().count() >= 2)
+            (here, here || r.spent || r.available().count() >= 2)
         };
         if !fits(self).1 {
             return Err(Error::Invalid("the journal is full: it needs a checkpoint"));
@@ -400,6 +404,7 @@ impl Ring {
             }
         }
         self.settle_roles();
+        self.spent = true;
         self.open_life()?;
         let mut moving = std::mem::take(&mut self.unsynced);
         let done = moving.iter_mut().try_for_each(|u| self.move_one(u));
@@ -450,6 +455,7 @@ impl Ring {
             }
         }
         self.settle_roles();
+        self.spent &= self.available().count() < 2;
     }
 
     /// Files without batches are free, or to be removed.

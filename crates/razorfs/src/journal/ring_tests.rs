@@ -187,12 +187,15 @@ impl World {
     /// Goes on in another file; what was handed over is durable then, unless there is none.
     fn turn(&mut self) -> Result<()> {
         let was = self.ring().durable();
-        let room = self.ring().room_after_turn().unwrap_or(0);
+        let places = self.ring().places_after_turn();
         let had = (self.ring().rescues(), self.ring().files.len());
         let turned = self.ring().turn();
         let has = (self.ring().rescues(), self.ring().files.len());
         // More if nothing is in the file that was in use; less if a file failed.
-        assert!(turned.is_err() || has != had || self.ring().room() >= room);
+        let most = self.ring().max_batch();
+        let batches = |places: &Places| (0..40).find(|n| !places.take(&vec![most; n + 1]));
+        let less = places.is_some_and(|was| batches(&was) > batches(&self.ring().places()));
+        assert!(turned.is_err() || has != had || !less);
         self.acked = self.acked.max(self.ring().durable().0);
         assert!(self.ring().durable() >= was);
         turned

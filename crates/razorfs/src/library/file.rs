@@ -254,7 +254,8 @@ impl File {
     /// [`Error::Invalid`] if `offset` or `len` is not a multiple of 4096 bytes, `len` is 0, or the
     /// range reaches the end of the file, where [`File::set_len`] is right;
     /// [`Error::NotPermitted`] if the file is append-only or immutable; [`Error::Unsupported`] if
-    /// too much would move: clone the parts into a new file then, and rename it over this one.
+    /// too much would move: clone the parts into a new file then, and rename it over this one;
+    /// that of reading it if something that would move is damaged.
     /// After an error the file is as it was.
     pub fn collapse_range(&self, offset: u64, len: u64) -> Result<()> {
         self.check_writable()?;

@@ -17,7 +17,7 @@ use razorfs_format::{Epoch, Ino, PackId};
 use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
 use crate::marks::{self, Mark};
-use crate::store::{Layout, OVERHEAD, Run, Ticket, What};
+use crate::store::{Core, Layout, OVERHEAD, Run, Ticket, What};
 use crate::{Error, Result};
 
 /// Shorter parts of frames are copied. Two references, with the source's, the count of the frame
@@ -81,8 +81,7 @@ struct Plan {
     len: u64,
     /// Of the memtable in which frames were seen.
     epoch: Option<Epoch>,
-    /// The frame that was looked at last, and whether it is there; often several pieces show one.
-    looked: Option<(PackRef, bool)>,
+    looked: Looked,
     /// References of the source that get their origin: block, and what is laid over it.
     marks: Vec<(u64, Fragment)>,
     /// References of the target.
@@ -94,6 +93,32 @@ struct Plan {
     written: u64,
     /// Bytes that it takes in the journal, at most.
     cost: usize,
+}
+
+/// The frame that was looked at last, and whether it is there; often several pieces show one.
+#[derive(Default)]
+pub(super) struct Looked(Option<(PackRef, bool)>);
+
+impl Looked {
+    /// Whether a frame is there as its reference says. If not nothing else refers to it: what can
+    /// be read of it is copied, and the rest is an error like that of reading it.
+    pub(super) fn holds(&mut self, store: &Core, r: &PackRef) -> bool {
+        let whole = PackRef {
+            skip: 0,
+            ..r.clone()
+        };
+        if let Some((last, holds)) = &self.0
+            && *last == whole
+        {
+            return *holds;
+        }
+        let checked = store.check_frame(r);
+        if let Err(e) = &checked {
+            tracing::debug!(error = %e, "a frame is copied and not referred to");
+        }
+        self.0 = Some((whole, checked.is_ok()));
+        checked.is_ok()
+    }
 }
 
 impl Namespace {
@@ -268,7 +293,9 @@ impl Namespace {
                     match &run.what {
                         What::Hole if !dear => plan.hole(copy, len),
                         What::Own(r) | What::Shared(r)
-                            if fits && is_markable(&layout, r) && self.holds(&mut plan, r) =>
+                            if fits
+                                && is_markable(&layout, r)
+                                && plan.looked.holds(&self.store, r) =>
                         {
                             if !self.store.sharing.load(Ordering::Acquire) {
                                 return Ok(Err(Step::NotAllowed));
@@ -291,26 +318,6 @@ impl Namespace {
             }
         }
         Ok(Ok(plan))
-    }
-
-    /// Whether a frame is there as its reference says. If not it is not shared: what can be read of
-    /// it is copied, and the rest is an error like that of reading it.
-    fn holds(&self, plan: &mut Plan, r: &PackRef) -> bool {
-        let whole = PackRef {
-            skip: 0,
-            ..r.clone()
-        };
-        if let Some((last, holds)) = &plan.looked
-            && *last == whole
-        {
-            return *holds;
-        }
-        let checked = self.store.check_frame(r);
-        if let Err(e) = &checked {
-            tracing::debug!(error = %e, "a frame is copied and not shared");
-        }
-        plan.looked = Some((whole, checked.is_ok()));
-        checked.is_ok()
     }
 
     /// Reads what is written to the target; it lies in one block of each file.

@@ -14,6 +14,7 @@ use razorfs_format::record::{BLOCK, FILE_MAX, Fragment, FragmentKind, PackRef, i
 use razorfs_format::{Branch, Epoch, Ino};
 
 use super::Namespace;
+use super::copy::Looked;
 use super::file::{BLOCK64, WRITE_AT_ONCE, pieces};
 use super::operation::Operation;
 use crate::store::{Layout, OVERHEAD, Run, Ticket, What};
@@ -134,6 +135,7 @@ struct Plan {
     old: Vec<u64>,
     /// Of the memtable in which frames were seen.
     epoch: Option<Epoch>,
+    looked: Looked,
     /// References that are laid over what has been emptied: block, and which.
     frames: Vec<(u64, Fragment)>,
     /// Offset, and bytes that are written there.
@@ -188,7 +190,7 @@ impl Namespace {
                     };
                 }
                 Step::TooLarge(bytes) => {
-                    if !self.store.grow_journal_for(2 * bytes)? {
+                    if !self.store.grow_journal_for(bytes)? {
                         return Err(TOO_LARGE);
                     }
                 }
@@ -292,7 +294,11 @@ impl Namespace {
                 What::Own(_) | What::Shared(_) if how == How::Share && !layout.is_steady => {
                     return Ok(Some(Step::Unflushed));
                 }
-                What::Own(r) | What::Shared(r) if how != How::Write && layout.is_steady => {
+                What::Own(r) | What::Shared(r)
+                    if how != How::Write
+                        && layout.is_steady
+                        && plan.looked.holds(&self.store, r) =>
+                {
                     if !self.store.sharing.load(Ordering::Acquire) {
                         return Ok(Some(Step::NotAllowed));
                     }

@@ -394,6 +394,18 @@ fn the_journal_grows_for_what_moves_and_has_its_limit() {
     assert!(has(7999, 0) && has(8191, 4096));
 }
 
+/// Whoever comes second finds the journal as large as it can be: that is no reason to refuse what
+/// fits in it by now.
+#[test]
+fn a_journal_that_others_let_grow_takes_what_it_takes() {
+    let v = volume();
+    let store = &v.inner.store;
+    let least = store.limits.most() + 1;
+    while store.grow_journal_for(store.limits.most() + 1).unwrap() {}
+    assert!(store.grow_journal_for(least).unwrap());
+    assert!(!store.grow_journal_for(store.limits.most() + 1).unwrap());
+}
+
 /// The power goes at each call to the disk while the journal grows for what moves.
 #[test]
 fn a_cut_while_the_journal_grows_leaves_the_file_before_or_after() {

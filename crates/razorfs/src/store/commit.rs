@@ -286,6 +286,8 @@ impl Core {
         }
         if self.is_unsynced() && (sync || self.sync_is_due()) {
             journal.ring.sync()?;
+            // A sync that failed at first has taken a file.
+            self.limits.note(&journal.ring);
             self.unsynced_since.store(0, Ordering::Relaxed);
             self.durable.store(journal.appended.0, Ordering::Release);
             self.counts.journal_syncs.fetch_add(1, Ordering::Relaxed);

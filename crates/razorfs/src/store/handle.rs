@@ -152,13 +152,15 @@ impl Store {
         self.checkpointer.allow_sharing()
     }
 
-    /// Lets the journal grow until it takes `bytes` at once, or as far as it can; answers whether
-    /// it takes more than before. The caller holds no lock.
+    /// Lets the journal grow until it takes twice `bytes` at once, or as far as it can; answers
+    /// whether it takes `bytes` now, or more than before. It may have grown before, for others. The
+    /// caller holds no lock.
     pub fn grow_journal_for(&self, bytes: usize) -> Result<bool> {
         self.check_writable()?;
         let had = self.limits.most();
-        self.checkpointer.grow_journal_for(bytes)?;
-        Ok(self.limits.most() > had)
+        self.checkpointer.grow_journal_for(2 * bytes)?;
+        let has = self.limits.most();
+        Ok(has >= bytes || has > had)
     }
 
     /// From now on nothing is written any more, as if the disk had failed.

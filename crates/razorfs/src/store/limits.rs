@@ -3,9 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use razorfs_format::journal::UNIT;
 
-use crate::journal::Ring;
+use crate::journal::{Places, Ring};
 
 /// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
 const INLINE_SYNC: u64 = 64 * 1024;
@@ -18,13 +19,26 @@ pub(crate) struct Limits {
     room: AtomicU64,
     capacity: AtomicU64,
     max_batch: AtomicUsize,
+    ahead: Mutex<Ahead>,
+}
+
+/// What is ahead of whoever comes; seen as one, or a batch that is just being written would count
+/// neither as one that waits nor as one that is there.
+#[derive(Default, Debug)]
+struct Ahead {
+    places: Places,
     /// Bytes that a sealed batch takes which is not written yet; there is at most one.
-    held: AtomicU64,
+    held: Option<usize>,
 }
 
 impl Limits {
     /// Looks at the ring.
     pub fn note(&self, ring: &Ring) {
+        self.look(ring);
+        self.ahead.lock().places = ring.places();
+    }
+
+    fn look(&self, ring: &Ring) {
         self.room.store(ring.room(), Ordering::Relaxed);
         self.capacity.store(ring.capacity(), Ordering::Relaxed);
         self.max_batch.store(ring.max_batch(), Ordering::Relaxed);
@@ -32,15 +46,15 @@ impl Limits {
 
     /// A batch was sealed that will take so many bytes.
     pub fn hold(&self, bytes: usize) {
-        // Data that a sync puts inline, and the rest of a unit that the batch ends in.
-        let bytes = bytes + self.inline_sync() + UNIT;
-        self.held.store(bytes as u64, Ordering::Relaxed);
+        // And data that a sync puts inline.
+        self.ahead.lock().held = Some(bytes + self.inline_sync());
     }
 
     /// It was written.
     pub fn written(&self, ring: &Ring) {
-        self.note(ring);
-        self.held.store(0, Ordering::Relaxed);
+        self.look(ring);
+        let places = ring.places();
+        *self.ahead.lock() = Ahead { places, held: None };
     }
 
     fn capacity(&self) -> u64 {
@@ -59,36 +73,40 @@ impl Limits {
     }
 
     /// The largest transaction: half of the ring is free after two checkpoints, however full the
-    /// file in use is.
+    /// file in use is. Batches end in a unit of which the rest stays empty.
     pub fn most(&self) -> usize {
         let half = (self.capacity() / 2) as usize;
         let batch = self.max_batch.load(Ordering::Relaxed);
-        half.saturating_sub(self.spare())
+        half.saturating_sub(self.inline_sync() + self.spare() + 2 * UNIT)
             .min(batch.saturating_sub(self.inline_sync()))
     }
 
-    /// What must be left beside a batch: for the data that a sync puts inline, and for the batch
-    /// that a checkpoint seals after it.
+    /// What must be left beside a batch, for the one that a checkpoint seals after it.
     fn spare(&self) -> usize {
-        self.inline_sync() + 2 * self.soft_batch()
+        2 * self.soft_batch()
     }
 
-    /// Whether a batch of `bytes` fits.
+    /// Whether a batch of `bytes` fits, with the data that a sync puts inline.
     pub fn fits(&self, bytes: usize) -> bool {
-        self.fits_in(bytes, self.room.load(Ordering::Relaxed))
+        let ahead = self.ahead.lock();
+        self.fit(bytes, ahead.held, &ahead.places)
     }
 
-    fn fits_in(&self, bytes: usize, room: u64) -> bool {
-        let held = self.held.load(Ordering::Relaxed);
-        (bytes + self.spare()) as u64 + held <= room
+    fn fit(&self, bytes: usize, held: Option<usize>, places: &Places) -> bool {
+        let next = [bytes + self.inline_sync(), self.spare()];
+        match held {
+            None => places.take(&next),
+            Some(held) => places.take(&[held, next[0], next[1]]),
+        }
     }
 
-    /// Counts on no more than `room` from now on, unless the open batch of `bytes` needs more.
+    /// Counts on no more than `places` from now on, unless the open batch of `bytes` needs more.
     /// Answers whether it does not; the caller keeps others from adding to it.
-    pub fn give_up(&self, bytes: usize, room: u64) -> bool {
-        let fits = self.fits_in(bytes, room);
+    pub fn give_up(&self, bytes: usize, places: Places) -> bool {
+        let mut ahead = self.ahead.lock();
+        let fits = self.fit(bytes, ahead.held, &places);
         if fits {
-            self.room.store(room, Ordering::Relaxed);
+            ahead.places = places;
         }
         fits
     }
@@ -108,3 +126,7 @@ impl Limits {
         self.room.load(Ordering::Relaxed) < self.capacity() / 2
     }
 }
+
+#[cfg(test)]
+#[path = "limits_tests.rs"]
+mod tests;

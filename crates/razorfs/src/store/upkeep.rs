@@ -51,19 +51,34 @@ impl Core {
     /// Lets the journal go on in another file, if what was taken already fits there.
     pub fn turn_journal(&self) -> Result<()> {
         let mut journal = self.journal();
-        let Some(room) = journal.ring.room_after_turn() else {
+        let Some(places) = journal.ring.places_after_turn() else {
             return Ok(());
         };
         {
             let open = self.open.lock();
             // Whoever comes from here on does not count on the rest of the file.
-            if !self.limits.give_up(open.journal_bytes, room) {
+            if !self.limits.give_up(open.journal_bytes, places) {
                 return Ok(());
             }
         }
         let turned = journal.ring.turn();
         self.limits.note(&journal.ring);
         turned
+    }
+
+    /// One step of growing the journal; answers whether there was anything to do. A file that what
+    /// was taken counts on grows another time.
+    pub fn grow_ring(&self) -> Result<bool> {
+        let mut journal = self.journal();
+        if let Some(places) = journal.ring.places_while_growing() {
+            let open = self.open.lock();
+            if !self.limits.give_up(open.journal_bytes, places) {
+                return Ok(false);
+            }
+        }
+        let grown = journal.ring.grow();
+        self.limits.note(&journal.ring);
+        grown
     }
 
     /// Takes nothing new from now on; what was taken is whole and in the open batch.
