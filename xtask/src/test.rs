@@ -98,11 +98,10 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 }
 
 /// What the simulation does besides power cuts.
-const SIMULATIONS: [&[&str]; 4] = [
+const SIMULATIONS: [&[&str]; 3] = [
     &["--faults", "--runs", "800", "--complete"],
-    &["--short", "--every", "400"],
+    &["--short", "--singles", "4", "--every", "800"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
-    &["--flips", "--quick", "--runs", "1"],
 ];
 
 fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {

@@ -34,6 +34,7 @@ and more
   --failures N    stop after N failures (default: 5)
   --quick         --flips: one bit of every byte, and whole sectors and pages
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
+  --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --marks         print how often what happened
   --complete      fail unless every rare branch of the engine was taken that such runs lead to";
@@ -45,6 +46,7 @@ struct Args {
     corpus: bool,
     table: bool,
     every: usize,
+    singles: usize,
     flips: bool,
     repair: Option<u64>,
     quick: bool,
@@ -68,6 +70,7 @@ fn parse() -> Result<Args, String> {
         corpus: false,
         table: false,
         every: 1,
+        singles: 1,
         flips: false,
         repair: None,
         quick: false,
@@ -98,6 +101,7 @@ fn parse() -> Result<Args, String> {
             "--short" => args.short = true,
             "--corpus" => args.corpus = true,
             "--table" => args.table = true,
+            "--singles" => args.singles = number()?.max(1) as usize,
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--repair" => args.repair = Some(number()?),
@@ -298,6 +302,7 @@ fn all_short(plan: &Plan, args: &Args) -> ExitCode {
             sample: 12,
         },
         nested: 1,
+        singles: args.singles,
         every: args.every,
     };
     let (env, printed) = (OsEnv, AtomicU64::new(0));

@@ -273,7 +273,9 @@ pub struct Depth {
     pub effort: Effort,
     /// Outcomes from which recovery itself is cut at every call, twice: none for not at all.
     pub nested: usize,
-    /// Of the workloads of two operations every n-th is run.
+    /// Of the workloads of one operation one of so many is run.
+    pub singles: usize,
+    /// Of those of two.
     pub every: usize,
 }
 
@@ -287,14 +289,17 @@ struct Job<'a> {
 /// Runs the workloads. `tick` sees the sum after each, and says whether to go on.
 pub fn run(plan: &Plan, depth: Depth, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
     let single = operations().len() * 2;
-    let chosen: Vec<Workload> = workloads()
+    let chosen: Vec<(usize, Workload)> = workloads()
         .into_iter()
         .enumerate()
         .filter(|(i, _)| {
-            let drawn = mix(plan.first_seed, *i as u64).is_multiple_of(depth.every.max(1) as u64);
-            *i < single || drawn
+            let of = if *i < single {
+                depth.singles
+            } else {
+                depth.every
+            };
+            mix(plan.first_seed, *i as u64).is_multiple_of(of.max(1) as u64)
         })
-        .map(|(_, w)| w)
         .collect();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -304,16 +309,16 @@ pub fn run(plan: &Plan, depth: Depth, tick: impl Fn(&Summary) -> bool + Sync) ->
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(workload) = chosen.get(at) else {
+                    let Some((number, workload)) = chosen.get(at) else {
                         return;
                     };
                     let job = Job {
                         plan,
                         depth,
-                        seed: mix(plan.first_seed, at as u64),
+                        seed: mix(plan.first_seed, *number as u64),
                     };
                     let mut here = Summary::default();
-                    job.workload(workload, at < single, &mut here);
+                    job.workload(workload, *number < single, &mut here);
                     let mut sum = sum.lock();
                     sum.add(here);
                     if !tick(&sum) || sum.findings.len() >= plan.most_failures {
@@ -362,6 +367,7 @@ pub fn table(plan: &Plan, effort: Effort) -> Result<Vec<Row>, Box<Finding>> {
     let depth = Depth {
         effort,
         nested: 0,
+        singles: 1,
         every: 1,
     };
     let job = Job {
