@@ -3,6 +3,7 @@
 
 mod bench;
 mod golden;
+mod kills;
 mod posix;
 mod programs;
 mod run;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         "golden" => golden::main(&root, &rest),
         "posix" => posix::main(&root, &rest),
         "programs" => programs::main(&root, &rest),
+        "kills" => kills::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

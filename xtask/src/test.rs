@@ -132,7 +132,12 @@ fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
     Ok(Vec::new())
 }
 
-fn fresh_seed() -> String {
+/// Another one each time.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is fresh no seed can give; it is printed, and replays the run"
+)]
+pub fn fresh_seed() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seed = now.map_or(1, |now| now.as_nanos() % 1_000_000_000);
     seed.to_string()

@@ -1,0 +1,290 @@
+//! The load: a program of its own, which works on a mount until the mount is gone.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::manifest::{COMMITS, Done, FILES, Manifest, ROWS};
+use super::model::{Model, Op};
+use super::random::Random;
+
+/// Without room on the disk of the host.
+const ENOSPC: i32 = 28;
+
+/// How the database of a seed keeps its journal, and what makes a commit durable in that mode.
+const JOURNALS: [(&str, &str); 4] = [
+    ("wal", "full"),
+    ("truncate", "full"),
+    ("persist", "full"),
+    // The end of a transaction is that a name goes: only this syncs the directory.
+    ("delete", "extra"),
+];
+
+/// What a load is given.
+pub struct Load {
+    /// The directory on the mount that [`prepare`] has made.
+    pub dir: PathBuf,
+    /// Where the manifests go.
+    pub manifests: PathBuf,
+    /// The command, for `razorfs sync`.
+    pub razorfs: PathBuf,
+    pub seed: u64,
+    /// Only files, and what the host has no room for is left out.
+    pub files_only: bool,
+}
+
+/// Makes what the load starts from.
+pub fn prepare(dir: &Path, seed: u64, files_only: bool) -> Result<(), String> {
+    let made = fs::create_dir(dir).and_then(|()| {
+        (0..FILES).try_for_each(|worker| Model::make_directories(&dir.join(worker.to_string())))
+    });
+    made.map_err(|e| format!("{}: {e}", dir.display()))?;
+    if files_only {
+        return Ok(());
+    }
+    let (journal, _) = journal(seed);
+    let tables = format!(
+        "PRAGMA journal_mode={journal}; CREATE TABLE rows(n INTEGER PRIMARY KEY, body TEXT);
+         CREATE TABLE last(n INTEGER); INSERT INTO last VALUES(0);"
+    );
+    crate::run::check_quietly(Command::new("sqlite3").arg(dir.join("db")).arg(tables))?;
+    let repository = dir.join("git");
+    crate::run::check_quietly(Command::new("git").args(["init", "-q"]).arg(&repository))?;
+    fs::write(repository.join("file"), commit_text(0)).map_err(|e| e.to_string())?;
+    crate::run::check_quietly(git(&repository).args(["add", "file"]))?;
+    crate::run::check_quietly(git(&repository).args(["commit", "-q", "-m", "0"]))
+}
+
+/// git in a repository, with nobody's settings and everything synced.
+pub fn git(repository: &Path) -> Command {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(repository);
+    for setting in [
+        "core.fsync=all",
+        "core.fsyncMethod=fsync",
+        "gc.auto=0",
+        "user.name=kills",
+        "user.email=kills@localhost",
+        "safe.directory=*",
+    ] {
+        command.args(["-c", setting]);
+    }
+    command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// What the file of the repository holds in the commit of that number.
+pub fn commit_text(n: u64) -> String {
+    format!("commit {n}\n").repeat(100)
+}
+
+/// What the row of that number holds.
+pub const ROW: &str = "hex(n * 7919) || substr(hex(zeroblob(400)), 1, n % 800)";
+
+fn journal(seed: u64) -> (&'static str, &'static str) {
+    let journal = Random(seed).pick(&JOURNALS).copied();
+    journal.unwrap_or(("wal", "full"))
+}
+
+impl Load {
+    /// Works until every worker got an error, which is how a mount ends. An error of this is one
+    /// of the test.
+    pub fn run(&self) -> Result<(), String> {
+        let done = Done::default();
+        std::thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for worker in 0..FILES {
+                let done = &done;
+                workers.push(scope.spawn(move || self.files(worker, done)));
+            }
+            if !self.files_only {
+                workers.push(scope.spawn(|| self.rows(&done)));
+                workers.push(scope.spawn(|| self.commits(&done)));
+            }
+            for worker in workers {
+                worker.join().map_err(|_| "a worker panicked")??;
+            }
+            Ok(())
+        })
+    }
+
+    fn manifest(&self, worker: usize) -> Result<Manifest, String> {
+        Manifest::create(&self.manifests, worker).map_err(noting)
+    }
+
+    fn files(&self, worker: usize, done: &Done) -> Result<(), String> {
+        let dir = self.dir.join(worker.to_string());
+        let mut manifest = self.manifest(worker)?;
+        let mut random = history(self.seed, worker);
+        // How it syncs must not move what it does.
+        let mut syncs = Random(random.clone().next());
+        let mut model = Model::default();
+        for n in 1.. {
+            let op = model.next(&mut random);
+            manifest.begin(n).map_err(noting)?;
+            let before = done.now();
+            match op.run(&dir) {
+                Ok(()) => {
+                    model.apply(&op);
+                    done.set(worker, n);
+                    if op.is_synced() {
+                        let mut acknowledged = before;
+                        if let Some(own) = acknowledged.get_mut(worker) {
+                            *own = n;
+                        }
+                        manifest.acknowledged(acknowledged).map_err(noting)?;
+                    }
+                }
+                Err(e) if self.goes_on(&e) => {
+                    if was_done(&dir, &model, &op)? {
+                        model.apply(&op);
+                    } else {
+                        manifest.refused(n, &e).map_err(noting)?;
+                    }
+                    done.set(worker, n);
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                Err(_) => return Ok(()),
+            }
+            if syncs.one_in(4) {
+                let before = done.now();
+                match self.sync(&dir, &model, &mut syncs) {
+                    Ok(()) => manifest.acknowledged(before).map_err(noting)?,
+                    Err(e) if self.goes_on(&e) => manifest.unsynced(&e).map_err(noting)?,
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn goes_on(&self, e: &io::Error) -> bool {
+        self.files_only && e.raw_os_error() == Some(ENOSPC)
+    }
+
+    /// All ways of having everything on the disk.
+    fn sync(&self, dir: &Path, model: &Model, random: &mut Random) -> io::Result<()> {
+        let files = model.files();
+        let file = random.pick(&files).map(|name| dir.join(name));
+        let file = file.unwrap_or_else(|| dir.to_path_buf());
+        let for_writing = fs::OpenOptions::new().write(true).open(&file);
+        match random.below(24) {
+            0..6 if file != dir => for_writing?.sync_all(),
+            6..10 if file != dir => for_writing?.sync_data(),
+            10..15 => File::open(&file)?.sync_all(),
+            15..18 => File::open(&file)?.sync_data(),
+            18..23 => File::open(dir.join("a"))?.sync_all(),
+            _ => {
+                let mut command = Command::new(&self.razorfs);
+                command.arg("sync").arg(&self.dir);
+                let output = command.stdin(Stdio::null()).output()?;
+                let said = String::from_utf8_lossy(&output.stderr);
+                if output.status.success() {
+                    Ok(())
+                } else if said.contains("space") {
+                    Err(io::Error::from_raw_os_error(ENOSPC))
+                } else {
+                    Err(io::Error::other(said.into_owned()))
+                }
+            }
+        }
+    }
+
+    fn rows(&self, done: &Done) -> Result<(), String> {
+        let mut manifest = self.manifest(ROWS)?;
+        let (_, synchronous) = journal(self.seed);
+        let mut child = Command::new("sqlite3")
+            .args(["-batch", "-bail"])
+            .arg(self.dir.join("db"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("cannot run sqlite3: {e}"))?;
+        let (Some(mut ask), Some(answer)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("sqlite3: no pipes".into());
+        };
+        let mut answer = BufReader::new(answer).lines();
+        let mut said = ask.write_all(format!("PRAGMA synchronous={synchronous};\n").as_bytes());
+        for n in 1.. {
+            manifest.begin(n).map_err(noting)?;
+            let before = done.now();
+            let text = format!(
+                "BEGIN IMMEDIATE; INSERT INTO rows SELECT n, {ROW} FROM (SELECT {n} AS n); \
+                 UPDATE last SET n = {n}; COMMIT; SELECT 'row {n}';\n"
+            );
+            said = said.and_then(|()| ask.write_all(text.as_bytes()));
+            let line = answer.next().and_then(Result::ok).unwrap_or_default();
+            if said.is_err() || line != format!("row {n}") {
+                break;
+            }
+            done.set(ROWS, n);
+            let mut acknowledged = before;
+            if let Some(own) = acknowledged.get_mut(ROWS) {
+                *own = n;
+            }
+            manifest.acknowledged(acknowledged).map_err(noting)?;
+        }
+        drop(ask);
+        child.wait().map(drop).map_err(|e| format!("sqlite3: {e}"))
+    }
+
+    fn commits(&self, done: &Done) -> Result<(), String> {
+        let mut manifest = self.manifest(COMMITS)?;
+        let repository = self.dir.join("git");
+        for n in 1.. {
+            manifest.begin(n).map_err(noting)?;
+            let mut commit = git(&repository);
+            commit.args(["commit", "-q", "-a", "-m", &n.to_string()]);
+            let committed = fs::write(repository.join("file"), commit_text(n))
+                .is_ok_and(|()| commit.status().is_ok_and(|status| status.success()));
+            if !committed {
+                break;
+            }
+            done.set(COMMITS, n);
+            // git itself does not sync the name of the branch; now and then nobody does.
+            if n % 2 == 0 {
+                let before = done.now();
+                let heads = File::open(repository.join(".git/refs/heads"));
+                if heads.and_then(|heads| heads.sync_all()).is_err() {
+                    break;
+                }
+                manifest.acknowledged(before).map_err(noting)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a worker draws its operations from.
+pub fn history(seed: u64, worker: usize) -> Random {
+    Random(seed.wrapping_mul(31).wrapping_add(worker as u64))
+}
+
+fn noting(e: io::Error) -> String {
+    format!("the manifest of the load cannot be written: {e}")
+}
+
+/// Whether an operation that answered with an error has been done all the same; half of it, and
+/// it is an error of the mount.
+fn was_done(dir: &Path, model: &Model, op: &Op) -> Result<bool, String> {
+    let mut after = model.clone();
+    after.apply(op);
+    let seen = super::model::look(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    if seen == model.clone().seen() {
+        return Ok(false);
+    }
+    if seen == after.seen() {
+        return Ok(true);
+    }
+    Err(format!(
+        "{}: half of an operation that was refused: {op:?}",
+        dir.display()
+    ))
+}
