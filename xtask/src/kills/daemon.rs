@@ -72,6 +72,7 @@ fn one(
         // The tree of the round before goes meanwhile, which has no manifest.
         let sweeper = old.map(|old| scope.spawn(move || fs::remove_dir_all(old.dir)));
         std::thread::sleep(Duration::from_millis(random.between(WINDOW.0, WINDOW.1)));
+        load.goes_on()?;
         mount.kill()?;
         // It may have ended before, or fail with the mount.
         let _ = sweeper.map(std::thread::ScopedJoinHandle::join);

@@ -12,6 +12,7 @@ use super::manifest::Told;
 use super::power::{image_of, mount_image, no_loop_device, unmount};
 use super::stage::{Daemon, Round, Stage, Working, timed};
 use super::{left_out, missing};
+use crate::run;
 
 /// Room of the disk that gets full.
 const SMALL: u64 = 96 << 20;
@@ -172,19 +173,36 @@ fn read_only(stage: &Stage, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The daemon may not write beyond a length of its files.
+/// The daemon may not write beyond a length of its files: first one that takes every pack now and
+/// then, which it goes on from in another, then one that leaves it nothing.
 fn limit(stage: &Stage, seed: u64) -> Result<(), String> {
     let volume = stage.place.join("limit.rzfs");
-    let mount = Daemon::mount(stage, &volume, &["prlimit", "--fsize=3000000"])?;
+    let mount = Daemon::mount(stage, &volume, &["prlimit", "--fsize=1500000"])?;
     let round = Round::prepare(stage, &mount, seed, true)?;
     let load = stage.load(&round)?;
+    wait(&load, "syncs", |now, then| now.syncs > then.syncs + 100)?;
+    let mut packs = 0;
+    for _ in 0..600 {
+        packs = mount.log().matches("a pack was given up").count();
+        if packs > 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    if packs < 2 {
+        return Err("a limit to the size of files: no pack has met it".into());
+    }
+    load.goes_on()?;
+    let pid = mount.pid().to_string();
+    let nothing = ["--fsize=4096", "--pid", &pid];
+    run::check_quietly(Command::new("prlimit").args(nothing))?;
     let told = load.end()?;
     let told_of = cause(stage, &mount, &["File too large", "too large"])?;
     mount.detach()?;
     again(stage, &volume, &round, &told)?;
     println!(
-        "kills: limit to the size of files: {} syncs acknowledged, nothing is missing; told as: \
-         {told_of}",
+        "kills: limit to the size of files: {packs} packs were given up, {} syncs acknowledged, \
+         nothing is missing; without any room told as: {told_of}",
         told.syncs
     );
     Ok(())

@@ -150,14 +150,14 @@ impl Load {
                     done.set(worker, n);
                     std::thread::sleep(std::time::Duration::from_millis(20));
                 }
-                Err(_) => return Ok(()),
+                Err(e) => return manifest.ended(&e.to_string()).map_err(noting),
             }
             if syncs.one_in(4) {
                 let before = done.now();
                 match self.sync(&dir, &model, &mut syncs) {
                     Ok(()) => manifest.acknowledged(before).map_err(noting)?,
                     Err(e) if self.goes_on(&e) => manifest.unsynced(&e).map_err(noting)?,
-                    Err(_) => return Ok(()),
+                    Err(e) => return manifest.ended(&e.to_string()).map_err(noting),
                 }
             }
         }
@@ -182,7 +182,9 @@ impl Load {
             18..23 => File::open(dir.join("a"))?.sync_all(),
             _ => {
                 let mut command = Command::new(&self.razorfs);
-                command.arg("sync").arg(&self.dir);
+                command
+                    .arg("sync")
+                    .arg(self.dir.parent().unwrap_or(&self.dir));
                 let output = command.stdin(Stdio::null()).output()?;
                 let said = String::from_utf8_lossy(&output.stderr);
                 if output.status.success() {
@@ -198,7 +200,7 @@ impl Load {
 
     fn rows(&self, done: &Done) -> Result<(), String> {
         let mut manifest = self.manifest(ROWS)?;
-        let (_, synchronous) = journal(self.seed);
+        let (journal, synchronous) = journal(self.seed);
         let mut child = Command::new("sqlite3")
             .args(["-batch", "-bail"])
             .arg(self.dir.join("db"))
@@ -211,7 +213,12 @@ impl Load {
             return Err("sqlite3: no pipes".into());
         };
         let mut answer = BufReader::new(answer).lines();
-        let mut said = ask.write_all(format!("PRAGMA synchronous={synchronous};\n").as_bytes());
+        // Both are the connection's own, but for the journal `wal`; the first one answers.
+        let modes = format!("PRAGMA journal_mode={journal}; PRAGMA synchronous={synchronous};\n");
+        let mut said = ask.write_all(modes.as_bytes());
+        if answer.next().and_then(Result::ok).as_deref() != Some(journal) {
+            said = Err(io::ErrorKind::Other.into());
+        }
         for n in 1.. {
             manifest.begin(n).map_err(noting)?;
             let before = done.now();
@@ -222,6 +229,7 @@ impl Load {
             said = said.and_then(|()| ask.write_all(text.as_bytes()));
             let line = answer.next().and_then(Result::ok).unwrap_or_default();
             if said.is_err() || line != format!("row {n}") {
+                manifest.ended("sqlite3 has ended").map_err(noting)?;
                 break;
             }
             done.set(ROWS, n);
@@ -245,6 +253,7 @@ impl Load {
             let committed = fs::write(repository.join("file"), commit_text(n))
                 .is_ok_and(|()| commit.status().is_ok_and(|status| status.success()));
             if !committed {
+                manifest.ended("git has failed").map_err(noting)?;
                 break;
             }
             done.set(COMMITS, n);
@@ -252,7 +261,8 @@ impl Load {
             if n % 2 == 0 {
                 let before = done.now();
                 let heads = File::open(repository.join(".git/refs/heads"));
-                if heads.and_then(|heads| heads.sync_all()).is_err() {
+                if let Err(e) = heads.and_then(|heads| heads.sync_all()) {
+                    manifest.ended(&e.to_string()).map_err(noting)?;
                     break;
                 }
                 manifest.acknowledged(before).map_err(noting)?;

@@ -65,6 +65,12 @@ impl Manifest {
         self.0.write_all(format!("unsynced 0 {why}\n").as_bytes())
     }
 
+    /// The worker ends, for this reason.
+    pub fn ended(&mut self, why: &str) -> io::Result<()> {
+        let why = why.trim().replace('\n', "; ");
+        self.0.write_all(format!("ended {why}\n").as_bytes())
+    }
+
     /// All that is on the disk, as somebody was told. This returns when the manifest is too.
     pub fn acknowledged(&mut self, done: [u64; WORKERS]) -> io::Result<()> {
         let done = done.map(|n| n.to_string()).join(" ");
@@ -90,6 +96,8 @@ pub struct Told {
     /// How many syncs were acknowledged, and how many refused.
     pub syncs: u64,
     pub unsynced: u64,
+    /// Why workers have ended.
+    pub ended: Vec<String>,
 }
 
 impl Told {
@@ -109,6 +117,10 @@ impl Told {
 
     fn line(&mut self, worker: usize, line: &str) -> Option<()> {
         let (word, rest) = line.split_once(' ')?;
+        if word == "ended" {
+            self.ended.push(format!("worker {worker}: {rest}"));
+            return Some(());
+        }
         let numbers: Option<Vec<u64>> = rest.split(' ').map(|n| n.parse().ok()).collect();
         let numbers = numbers?;
         let first = *numbers.first()?;

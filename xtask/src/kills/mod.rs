@@ -58,8 +58,12 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     // On the disk that the build is on: not a tmpfs.
     let parent = target(root).join("tmp");
     let stage = Stage::new(&parent, &razorfs)?;
-    daemon::main(&stage, plan.kills, plan.seed)?;
-    power::main(&stage, plan.cuts, plan.seed)?;
+    if plan.kills > 0 {
+        daemon::main(&stage, plan.kills, plan.seed)?;
+    }
+    if plan.cuts > 0 {
+        power::main(&stage, plan.cuts, plan.seed)?;
+    }
     host::main(&stage, plan.seed)
 }
 

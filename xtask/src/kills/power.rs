@@ -281,6 +281,7 @@ impl Switch {
         let round = Round::prepare(stage, &mount, seed, false)?;
         let load = stage.load(&round)?;
         std::thread::sleep(Duration::from_millis(random.between(WINDOW.0, WINDOW.1)));
+        load.goes_on()?;
         disk.cut()?;
         // Nobody has told the daemon: whatever it acknowledges now is a lie, and gets noticed.
         let told = load.end()?;

@@ -150,6 +150,15 @@ impl Working {
         Told::read(&self.dir)
     }
 
+    /// Until now everything has gone well, and goes on.
+    pub fn goes_on(&self) -> Result<(), String> {
+        let told = self.told()?;
+        if told.ended.is_empty() {
+            return Ok(());
+        }
+        Err(format!("on a mount that works: {}", told.ended.join("; ")))
+    }
+
     /// Waits until it has ended, which it does when the mount has.
     pub fn end(mut self) -> Result<Told, String> {
         for _ in 0..1200 {
@@ -223,6 +232,11 @@ impl Daemon {
                 .args(["info", "--json"])
                 .arg(&self.dir),
         )
+    }
+
+    /// The process; 0 if there is none.
+    pub fn pid(&self) -> u32 {
+        self.pid.unwrap_or(0)
     }
 
     /// What it has written to its log.
