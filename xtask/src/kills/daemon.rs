@@ -67,7 +67,7 @@ fn one(
     sum: &mut Sum,
 ) -> Result<(Daemon, Round), String> {
     let round = Round::prepare(stage, &mount, seed, false)?;
-    let load = stage.load(&round)?;
+    let mut load = stage.load(&round)?;
     let told = std::thread::scope(|scope| {
         // The tree of the round before goes meanwhile, which has no manifest.
         let sweeper = old.map(|old| scope.spawn(move || fs::remove_dir_all(old.dir)));

@@ -41,22 +41,22 @@ fn full(stage: &Stage, seed: u64) -> Result<(), String> {
     let filler = host.join("filler");
     let mut mount = Daemon::mount(stage, &volume, &[])?;
     let round = Round::prepare(stage, &mount, seed, true)?;
-    let load = stage.load(&round)?;
+    let mut load = stage.load(&round)?;
     for _ in 0..2 {
-        wait(&load, "syncs", |now, then| now.syncs > then.syncs)?;
+        wait(&mut load, "syncs", |now, then| now.syncs > then.syncs)?;
         fill(&filler)?;
-        wait(&load, "refusals of a full host", |now, then| {
+        wait(&mut load, "refusals of a full host", |now, then| {
             now.refused.len() as u64 + now.unsynced > then.refused.len() as u64 + then.unsynced
         })?;
         // Reading goes on.
         super::model::look(&round.dir.join("0")).map_err(|e| format!("a full host: {e}"))?;
         gone(&filler)?;
-        wait(&load, "syncs with room again", |now, then| {
+        wait(&mut load, "syncs with room again", |now, then| {
             now.syncs > then.syncs + 20
         })?;
     }
     fill(&filler)?;
-    wait(&load, "refusals of a full host", |now, then| {
+    wait(&mut load, "refusals of a full host", |now, then| {
         now.refused.len() as u64 + now.unsynced > then.refused.len() as u64 + then.unsynced
     })?;
     mount.kill()?;
@@ -110,10 +110,14 @@ fn gone(path: &Path) -> Result<(), String> {
 }
 
 /// Waits until the load was told something new.
-fn wait(load: &Working, what: &str, is_new: impl Fn(&Told, &Told) -> bool) -> Result<(), String> {
-    let then = load.told()?;
+fn wait(
+    load: &mut Working,
+    what: &str,
+    is_new: impl Fn(&Told, &Told) -> bool,
+) -> Result<(), String> {
+    let then = load.goes_on()?;
     for _ in 0..600 {
-        if is_new(&load.told()?, &then) {
+        if is_new(&load.goes_on()?, &then) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -155,8 +159,8 @@ fn read_only(stage: &Stage, seed: u64) -> Result<(), String> {
     let volume = host.join("ro.rzfs");
     let mount = Daemon::mount(stage, &volume, &[])?;
     let round = Round::prepare(stage, &mount, seed, true)?;
-    let load = stage.load(&round)?;
-    wait(&load, "syncs", |now, then| now.syncs > then.syncs + 20)?;
+    let mut load = stage.load(&round)?;
+    wait(&mut load, "syncs", |now, then| now.syncs > then.syncs + 20)?;
     let shown = trigger.display();
     fs::write(&trigger, "razorfs kills").map_err(|e| format!("{shown}: {e}"))?;
     let told = load.end()?;
@@ -179,8 +183,8 @@ fn limit(stage: &Stage, seed: u64) -> Result<(), String> {
     let volume = stage.place.join("limit.rzfs");
     let mount = Daemon::mount(stage, &volume, &["prlimit", "--fsize=1500000"])?;
     let round = Round::prepare(stage, &mount, seed, true)?;
-    let load = stage.load(&round)?;
-    wait(&load, "syncs", |now, then| now.syncs > then.syncs + 100)?;
+    let mut load = stage.load(&round)?;
+    wait(&mut load, "syncs", |now, then| now.syncs > then.syncs + 100)?;
     let mut packs = 0;
     for _ in 0..600 {
         packs = mount.log().matches("a pack was given up").count();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::manifest::{COMMITS, Done, FILES, Manifest, ROWS};
-use super::model::{Model, Op};
+use super::model::{Model, Op, look};
 use super::random::Random;
 
 /// Without room on the disk of the host.
@@ -142,10 +142,15 @@ impl Load {
                     }
                 }
                 Err(e) if self.goes_on(&e) => {
-                    if was_done(&dir, &model, &op)? {
-                        model.apply(&op);
-                    } else {
-                        manifest.refused(n, &e).map_err(noting)?;
+                    match was_done(&dir, &model, &op) {
+                        Ok(Some(true)) => model.apply(&op),
+                        Ok(Some(false)) => manifest.refused(n, &e).map_err(noting)?,
+                        Ok(None) => {
+                            let shown = dir.display();
+                            return Err(format!("{shown}: half of what was refused: {op:?}"));
+                        }
+                        // The mount has ended meanwhile; whether it was done nobody knows.
+                        Err(e) => return manifest.ended(&e.to_string()).map_err(noting),
                     }
                     done.set(worker, n);
                     std::thread::sleep(std::time::Duration::from_millis(20));
@@ -281,20 +286,14 @@ fn noting(e: io::Error) -> String {
     format!("the manifest of the load cannot be written: {e}")
 }
 
-/// Whether an operation that answered with an error has been done all the same; half of it, and
-/// it is an error of the mount.
-fn was_done(dir: &Path, model: &Model, op: &Op) -> Result<bool, String> {
+/// Whether an operation that answered with an error has been done all the same. Nothing if it is
+/// done by half, which must not be.
+fn was_done(dir: &Path, model: &Model, op: &Op) -> io::Result<Option<bool>> {
     let mut after = model.clone();
     after.apply(op);
-    let seen = super::model::look(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let seen = look(dir)?;
     if seen == model.clone().seen() {
-        return Ok(false);
+        return Ok(Some(false));
     }
-    if seen == after.seen() {
-        return Ok(true);
-    }
-    Err(format!(
-        "{}: half of an operation that was refused: {op:?}",
-        dir.display()
-    ))
+    Ok((seen == after.seen()).then_some(true))
 }

@@ -32,12 +32,34 @@ const INSIDE: &str = "--inside";
 /// Makes this the load.
 const LOAD: &str = "--load";
 
+/// A directory that goes when it is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(parent: &Path) -> Result<Self, String> {
+        let path = parent.join(format!("razorfs-kills-{}", std::process::id()));
+        let made = std::fs::create_dir_all(parent).and_then(|()| std::fs::create_dir(&path));
+        // Tools tell paths as the kernel has them.
+        let made = made.and_then(|()| path.canonicalize());
+        made.map(Self)
+            .map_err(|e| format!("{}: {e}", path.display()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What is still mounted there stays, so that it can be looked at.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// What the command line asks for.
 struct Plan {
     kills: u64,
     cuts: u64,
     seed: u64,
-    inside: bool,
+    /// Where it keeps its things; set by whoever has started this in its namespaces.
+    inside: Option<PathBuf>,
 }
 
 /// `--kills N`: how often the daemon is killed. `--cuts N`: how often the power is cut. `--seed S`:
@@ -48,23 +70,27 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     }
     let plan = plan(args)?;
     let razorfs = target(root).join("debug/razorfs");
-    if !plan.inside {
-        run::check(run::cargo(root, &["build", "-p", "razorfs-cli"]))?;
+    if let Some(place) = &plan.inside {
+        return all(&Stage::new(place, &razorfs), &plan);
     }
-    if is_root() && !plan.inside {
-        return inside(root, &plan);
+    run::check(run::cargo(root, &["build", "-p", "razorfs-cli"]))?;
+    // On the disk that the build is on: not a tmpfs. It goes when this ends, whatever happens.
+    let place = Place::new(&target(root).join("tmp"))?;
+    if is_root() {
+        return inside(root, &plan, &place.0);
     }
+    all(&Stage::new(&place.0, &razorfs), &plan)
+}
+
+fn all(stage: &Stage, plan: &Plan) -> Result<(), String> {
     stage::watch();
-    // On the disk that the build is on: not a tmpfs.
-    let parent = target(root).join("tmp");
-    let stage = Stage::new(&parent, &razorfs)?;
     if plan.kills > 0 {
-        daemon::main(&stage, plan.kills, plan.seed)?;
+        daemon::main(stage, plan.kills, plan.seed)?;
     }
     if plan.cuts > 0 {
-        power::main(&stage, plan.cuts, plan.seed)?;
+        power::main(stage, plan.cuts, plan.seed)?;
     }
-    host::main(&stage, plan.seed)
+    host::main(stage, plan.seed)
 }
 
 /// Where cargo builds.
@@ -78,7 +104,7 @@ fn plan(args: &[String]) -> Result<Plan, String> {
         kills: KILLS,
         cuts: CUTS,
         seed: crate::test::fresh_seed().parse().unwrap_or(1),
-        inside: false,
+        inside: None,
     };
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -90,7 +116,7 @@ fn plan(args: &[String]) -> Result<Plan, String> {
             "--kills" => plan.kills = number()?,
             "--cuts" => plan.cuts = number()?,
             "--seed" => plan.seed = number()?,
-            INSIDE => plan.inside = true,
+            INSIDE => plan.inside = words.next().map(PathBuf::from),
             _ => return Err(format!("kills: unknown argument {word}")),
         }
     }
@@ -98,12 +124,12 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 }
 
 /// The same in namespaces of its own: of mounts, and of processes, which end with the first.
-fn inside(root: &Path, plan: &Plan) -> Result<(), String> {
+fn inside(root: &Path, plan: &Plan, place: &Path) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private"]);
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
-    command.arg(program).args(["kills", INSIDE]);
+    command.arg(program).args(["kills", INSIDE]).arg(place);
     for (word, n) in [
         ("--kills", plan.kills),
         ("--cuts", plan.cuts),

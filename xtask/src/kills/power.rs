@@ -279,7 +279,7 @@ impl Switch {
             gone.map_err(|e| format!("{}: {e}", old.dir.display()))?;
         }
         let round = Round::prepare(stage, &mount, seed, false)?;
-        let load = stage.load(&round)?;
+        let mut load = stage.load(&round)?;
         std::thread::sleep(Duration::from_millis(random.between(WINDOW.0, WINDOW.1)));
         load.goes_on()?;
         disk.cut()?;

@@ -2,8 +2,9 @@
 //! what hangs.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -39,21 +40,17 @@ fn step() {
 
 /// Where a run keeps its things.
 pub struct Stage {
-    /// Empty in the beginning, gone in the end.
+    /// Empty in the beginning.
     pub place: PathBuf,
     /// The command under test.
     pub razorfs: PathBuf,
 }
 
 impl Stage {
-    /// A directory of its own below `parent`.
-    pub fn new(parent: &Path, razorfs: &Path) -> Result<Self, String> {
-        let place = parent.join(format!("razorfs-kills-{}", std::process::id()));
-        fs::create_dir_all(&place).map_err(|e| format!("{}: {e}", place.display()))?;
-        // Tools write paths as the kernel has them.
-        let place = place.canonicalize().map_err(|e| e.to_string())?;
-        let razorfs = razorfs.to_path_buf();
-        Ok(Self { place, razorfs })
+    /// What is there, for this command.
+    pub fn new(place: &Path, razorfs: &Path) -> Self {
+        let (place, razorfs) = (place.to_path_buf(), razorfs.to_path_buf());
+        Self { place, razorfs }
     }
 
     /// A directory in it.
@@ -92,13 +89,6 @@ impl Stage {
             .spawn();
         let child = child.map_err(|e| format!("cannot start the load: {e}"))?;
         Ok(Working { child, dir })
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // What is still mounted there stays, so that it can be looked at.
-        let _ = fs::remove_dir_all(&self.place);
     }
 }
 
@@ -150,13 +140,24 @@ impl Working {
         Told::read(&self.dir)
     }
 
-    /// Until now everything has gone well, and goes on.
-    pub fn goes_on(&self) -> Result<(), String> {
+    /// The same of one that works, and has not met an error.
+    pub fn goes_on(&mut self) -> Result<Told, String> {
+        if let Some(status) = self.child.try_wait().map_err(|e| e.to_string())? {
+            return Err(self.failed(status));
+        }
         let told = self.told()?;
         if told.ended.is_empty() {
-            return Ok(());
+            return Ok(told);
         }
         Err(format!("on a mount that works: {}", told.ended.join("; ")))
+    }
+
+    fn failed(&mut self, status: ExitStatus) -> String {
+        let mut said = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            let _ = errors.read_to_string(&mut said);
+        }
+        format!("the load has ended ({status}): {said}")
     }
 
     /// Waits until it has ended, which it does when the mount has.
@@ -164,17 +165,13 @@ impl Working {
         for _ in 0..1200 {
             let ended = self.child.try_wait().map_err(|e| e.to_string())?;
             if let Some(status) = ended {
+                if !status.success() {
+                    return Err(self.failed(status));
+                }
                 let told = self.told()?;
-                if status.success() {
-                    // What it was told is known now.
-                    let _ = fs::remove_dir_all(&self.dir);
-                    return Ok(told);
-                }
-                let mut said = String::new();
-                if let Some(mut errors) = self.child.stderr.take() {
-                    let _ = std::io::Read::read_to_string(&mut errors, &mut said);
-                }
-                return Err(format!("the load ended ({status}): {said}"));
+                // What it was told is known now.
+                let _ = fs::remove_dir_all(&self.dir);
+                return Ok(told);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
