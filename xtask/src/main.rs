@@ -1,4 +1,4 @@
-//! `cargo xtask test | posix | programs | tidy | golden | bench`: the few commands that the project
+//! `cargo xtask test | posix | programs | kills | tidy | golden | bench`: the few commands that the project
 //! needs beside cargo's own.
 
 mod bench;
@@ -25,6 +25,11 @@ cargo xtask COMMAND
              --ops N    operations of each run of fsx (default 60000)
   programs real programs and their own tests on a mount; part of test. Those named, or all in
            xtask/programs
+  kills    the daemon SIGKILLed under load, the power of a host's disk cut, hosts that fail; part
+           of test
+             --kills N  how often the daemon is killed (default 25)
+             --cuts N   how often the power is cut (default 4)
+             --seed S   what happens when
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench

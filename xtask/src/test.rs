@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{posix, programs, run, tidy};
+use crate::{kills, posix, programs, run, tidy};
 
 /// What the command line asks for.
 struct Plan {
@@ -45,6 +45,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
         steps.skip("tests on a real mount", "--quick");
         steps.skip("others' suites on a mount", "--quick");
         steps.skip("real programs on a mount", "--quick");
+        steps.skip("real kills and power cuts", "--quick");
     } else {
         steps.run("simulated power cuts", || simulate(root, &plan))?;
         match mounts_missing() {
@@ -56,6 +57,13 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.run("real programs on a mount", || {
                     programs::main(root, &[]).map(|()| Vec::new())
                 })?;
+                steps.run("real kills and power cuts", || {
+                    let seed: &[String] = match &plan.seed {
+                        Some(seed) => &["--seed".into(), seed.clone()],
+                        None => &[],
+                    };
+                    kills::main(root, seed).map(|()| Vec::new())
+                })?;
             }
             Some(why) if std::env::var_os("CI").is_some() => {
                 return Err(format!("tests on a real mount cannot run: {why}"));
@@ -64,6 +72,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.skip("tests on a real mount", &why);
                 steps.skip("others' suites on a mount", &why);
                 steps.skip("real programs on a mount", &why);
+                steps.skip("real kills and power cuts", &why);
             }
         }
     }

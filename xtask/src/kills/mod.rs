@@ -155,7 +155,8 @@ fn work(words: &[String]) -> Result<(), String> {
     load.run()
 }
 
-/// Something cannot be done here: in CI that is an error.
+/// Something is not installed: in CI, which installs it, that is an error. What is not permitted
+/// is left out there too.
 fn left_out(what: &str, why: &str) -> Result<(), String> {
     if std::env::var_os("CI").is_some() {
         return Err(format!("{what} cannot run: {why}"));
