@@ -1,5 +1,5 @@
-//! `cargo xtask test | posix | programs | kills | tidy | golden | bench`: the few commands that the project
-//! needs beside cargo's own.
+//! `cargo xtask test | posix | programs | kills | tidy | golden | bench`: the few commands that the
+//! project needs beside cargo's own.
 
 mod bench;
 mod golden;

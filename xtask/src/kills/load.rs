@@ -130,8 +130,11 @@ impl Load {
             manifest.begin(n).map_err(noting)?;
             let before = done.now();
             match op.run(&dir) {
-                Ok(()) => {
-                    model.apply(&op);
+                Ok(part) => {
+                    if let Some(len) = part.len().filter(|_| part != op) {
+                        manifest.short(n, len).map_err(noting)?;
+                    }
+                    model.apply(&part);
                     done.set(worker, n);
                     if op.is_synced() {
                         let mut acknowledged = before;
@@ -142,12 +145,17 @@ impl Load {
                     }
                 }
                 Err(e) if self.goes_on(&e) => {
-                    match was_done(&dir, &model, &op) {
-                        Ok(Some(true)) => model.apply(&op),
-                        Ok(Some(false)) => manifest.refused(n, &e).map_err(noting)?,
+                    match what_was_done(&dir, &model, &op) {
+                        Ok(Some(Some(part))) => {
+                            if let Some(len) = part.len().filter(|_| part != op) {
+                                manifest.short(n, len).map_err(noting)?;
+                            }
+                            model.apply(&part);
+                        }
+                        Ok(Some(None)) => manifest.refused(n, &e).map_err(noting)?,
                         Ok(None) => {
                             let shown = dir.display();
-                            return Err(format!("{shown}: half of what was refused: {op:?}"));
+                            return Err(format!("{shown}: neither done nor refused: {op:?}"));
                         }
                         // The mount has ended meanwhile; whether it was done nobody knows.
                         Err(e) => return manifest.ended(&e.to_string()).map_err(noting),
@@ -286,14 +294,19 @@ fn noting(e: io::Error) -> String {
     format!("the manifest of the load cannot be written: {e}")
 }
 
-/// Whether an operation that answered with an error has been done all the same. Nothing if it is
-/// done by half, which must not be.
-fn was_done(dir: &Path, model: &Model, op: &Op) -> io::Result<Option<bool>> {
-    let mut after = model.clone();
-    after.apply(op);
+/// What of an operation that answered with an error has been done all the same, if it is anything
+/// that may be.
+fn what_was_done(dir: &Path, model: &Model, op: &Op) -> io::Result<Option<Option<Op>>> {
     let seen = look(dir)?;
     if seen == model.clone().seen() {
-        return Ok(Some(false));
+        return Ok(Some(None));
     }
-    Ok((seen == after.seen()).then_some(true))
+    let mut all = op.parts();
+    all.push(op.clone());
+    let found = all.into_iter().find(|part| {
+        let mut after = model.clone();
+        after.apply(part);
+        after.seen() == seen
+    });
+    Ok(found.map(Some))
 }

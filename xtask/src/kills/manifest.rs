@@ -4,7 +4,7 @@
 //! A sync of one worker covers what every worker had done before it began
 //! (`docs/durability.md`), so an acknowledgement names a number for each of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,11 @@ impl Manifest {
         self.0.write_all(format!("refused {n} {why}\n").as_bytes())
     }
 
+    /// Only so many bytes of it were written.
+    pub fn short(&mut self, n: u64, len: usize) -> io::Result<()> {
+        self.0.write_all(format!("short {n} {len}\n").as_bytes())
+    }
+
     /// A sync was refused: what it stood for may be lost.
     pub fn unsynced(&mut self, why: &io::Error) -> io::Result<()> {
         let why = why.raw_os_error().unwrap_or(0);
@@ -93,6 +98,8 @@ pub struct Told {
     pub floor: [u64; WORKERS],
     /// The operations that were refused, as worker and number.
     pub refused: BTreeSet<(usize, u64)>,
+    /// How many bytes of a write were written, where not all were, by worker and number.
+    pub short: BTreeMap<(usize, u64), usize>,
     /// How many syncs were acknowledged, and how many refused.
     pub syncs: u64,
     pub unsynced: u64,
@@ -128,6 +135,10 @@ impl Told {
             "begin" => *self.begun.get_mut(worker)? = first,
             "refused" => {
                 self.refused.insert((worker, first));
+            }
+            "short" => {
+                let len = usize::try_from(*numbers.get(1)?).ok()?;
+                self.short.insert((worker, first), len);
             }
             "unsynced" => self.unsynced += 1,
             "acknowledged" if numbers.len() == WORKERS => {

@@ -18,6 +18,9 @@ const LONGEST: u64 = 256 << 10;
 /// A write of this length is still one operation of the volume.
 const LONGEST_WRITE: u64 = 100 << 10;
 
+/// Of the kernel's cache.
+const PAGE: u64 = 4096;
+
 /// As open(2) has them on Linux.
 const O_SYNC: i32 = 0o4_010_000;
 const O_DSYNC: i32 = 0o10_000;
@@ -53,14 +56,45 @@ impl Op {
         matches!(self, Self::Write { flags, .. } if *flags != 0)
     }
 
-    /// Does it below `dir`.
-    pub fn run(&self, dir: &Path) -> io::Result<()> {
+    /// The write of its first bytes; anything else as it is.
+    pub fn first(&self, len: usize) -> Self {
+        let mut op = self.clone();
+        if let Self::Write { bytes, .. } = &mut op {
+            bytes.truncate(len);
+        }
+        op
+    }
+
+    /// What it may be found as if a crash came in between. The kernel hands a write over in
+    /// several requests if a page that is written in part is not in its cache.
+    pub fn parts(&self) -> Vec<Self> {
+        let Self::Write { at, bytes, .. } = self else {
+            return Vec::new();
+        };
+        let end = at + bytes.len() as u64;
+        let pages = (at / PAGE + 1..).map(|page| page * PAGE);
+        let cuts = pages.take_while(|cut| *cut < end);
+        cuts.map(|cut| self.first(usize::try_from(cut - at).unwrap_or(0)))
+            .collect()
+    }
+
+    /// The bytes that a write writes.
+    pub fn len(&self) -> Option<usize> {
+        match self {
+            Self::Write { bytes, .. } => Some(bytes.len()),
+            _ => None,
+        }
+    }
+
+    /// Does it below `dir`; answers with what of it was done, which is less than all of it if
+    /// there is room for a part of a write.
+    pub fn run(&self, dir: &Path) -> io::Result<Self> {
         let writing = |path: &str| fs::OpenOptions::new().write(true).open(dir.join(path));
         match self {
             Self::Create(path) => {
                 let mut options = fs::OpenOptions::new();
                 options.write(true).create_new(true);
-                options.open(dir.join(path)).map(drop)
+                options.open(dir.join(path)).map(drop)?;
             }
             Self::Write {
                 path,
@@ -71,18 +105,15 @@ impl Op {
                 let mut options = fs::OpenOptions::new();
                 options.write(true).custom_flags(*flags);
                 let written = options.open(dir.join(path))?.write_at(bytes, *at)?;
-                if written == bytes.len() {
-                    return Ok(());
-                }
-                let message = format!("{written} of {} bytes written", bytes.len());
-                Err(io::Error::other(message))
+                return Ok(self.first(written));
             }
-            Self::Truncate(path, len) => writing(path)?.set_len(*len),
-            Self::Rename(from, to) => fs::rename(dir.join(from), dir.join(to)),
-            Self::Link(from, to) => fs::hard_link(dir.join(from), dir.join(to)),
-            Self::Symlink(text, path) => symlink(text, dir.join(path)),
-            Self::Unlink(path) => fs::remove_file(dir.join(path)),
+            Self::Truncate(path, len) => writing(path)?.set_len(*len)?,
+            Self::Rename(from, to) => fs::rename(dir.join(from), dir.join(to))?,
+            Self::Link(from, to) => fs::hard_link(dir.join(from), dir.join(to))?,
+            Self::Symlink(text, path) => symlink(text, dir.join(path))?,
+            Self::Unlink(path) => fs::remove_file(dir.join(path))?,
         }
+        Ok(self.clone())
     }
 }
 
@@ -186,6 +217,11 @@ impl Model {
             Node::File(n) => self.files.get(*n).map(|file| file.bytes.as_slice()),
             Node::Symlink(_) => None,
         }
+    }
+
+    /// Whether two names are of one file.
+    pub fn is_same(&self, a: &str, b: &str) -> bool {
+        self.names.get(a) == self.names.get(b)
     }
 
     /// All files.

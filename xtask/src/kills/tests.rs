@@ -98,6 +98,34 @@ fn a_byte_a_name_or_a_length_that_differs_is_a_loss() {
 }
 
 #[test]
+fn a_write_that_was_under_way_may_be_there_up_to_a_page() {
+    let (mut random, mut n) = (history(SEED, 0), 0);
+    let mut model = Model::default();
+    let op = loop {
+        let op = model.next(&mut random);
+        n += 1;
+        if op.parts().len() > 3 {
+            break op;
+        }
+        model.apply(&op);
+    };
+    let outcome = |floor: u64, cut: usize| {
+        let room = TempDir::new().unwrap();
+        let dir = room.path().join("x");
+        worked(&dir, n - 1);
+        op.first(cut).run(&dir.join("0")).unwrap();
+        let mut told = told(n - 1, n);
+        told.floor[0] = floor;
+        check(&dir, &told, SEED, true)
+    };
+    let page = op.parts()[1].len().unwrap();
+    outcome(n - 1, page).unwrap();
+    assert!(outcome(n - 1, page + 1).is_err());
+    assert!(outcome(n, page).is_err());
+    outcome(n, op.len().unwrap()).unwrap();
+}
+
+#[test]
 fn what_was_refused_is_not_waited_for() {
     let room = TempDir::new().unwrap();
     let dir = room.path().join("x");
