@@ -245,6 +245,12 @@ impl Load {
                 manifest.ended("sqlite3 has ended").map_err(noting)?;
                 break;
             }
+            // If the directory cannot be opened for its sync, SQLite acknowledges all the same. A
+            // mount that is there now was there then.
+            if let Err(e) = fs::read_dir(&self.dir) {
+                manifest.ended(&e.to_string()).map_err(noting)?;
+                break;
+            }
             done.set(ROWS, n);
             let mut acknowledged = before;
             if let Some(own) = acknowledged.get_mut(ROWS) {
