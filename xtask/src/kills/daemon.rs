@@ -50,8 +50,8 @@ pub fn main(stage: &Stage, kills: u64, seed: u64) -> Result<(), String> {
     }
     let cache = if cold { "a cold cache" } else { "a new mount" };
     println!(
-        "kills: SIGKILL under load {kills} times, {} more while recovering; {} operations begun, {} \
-         syncs acknowledged; through {cache} nothing is missing (seed {seed})",
+        "kills: SIGKILL under load {kills} times, {} more while recovering; {} operations begun, \
+         {} syncs acknowledged; through {cache} nothing is missing (seed {seed})",
         sum.recoveries, sum.operations, sum.syncs
     );
     Ok(())

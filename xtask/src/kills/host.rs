@@ -89,8 +89,8 @@ fn full(stage: &Stage, seed: u64) -> Result<(), String> {
         "and refused with its cause"
     };
     println!(
-        "kills: full host: {} calls and {} syncs refused with ENOSPC, {} syncs acknowledged; killed \
-         while it was full, {how}; nothing is missing",
+        "kills: full host: {} calls and {} syncs refused with ENOSPC, {} syncs acknowledged; \
+         killed while it was full, {how}; nothing is missing",
         told.refused.len(),
         told.unsynced,
         told.syncs
@@ -179,7 +179,8 @@ fn read_only(stage: &Stage, seed: u64) -> Result<(), String> {
     again(stage, &volume, &round, &told)?;
     unmount(&host)?;
     println!(
-        "kills: host turned read-only: {} syncs acknowledged, nothing is missing; told as: {told_of}",
+        "kills: host turned read-only: {} syncs acknowledged, nothing is missing; told \
+         as: {told_of}",
         told.syncs
     );
     Ok(())
