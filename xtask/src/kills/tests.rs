@@ -12,6 +12,9 @@ use super::model::{Model, look};
 
 const SEED: u64 = 7;
 
+/// Something done to a file below a directory.
+type Damage = dyn Fn(&Path, &str);
+
 /// Both workers that change files have done that much in a new directory; answers with what one
 /// of them has left.
 fn worked(dir: &Path, operations: u64) -> Model {
@@ -68,7 +71,7 @@ fn any_moment_since_the_acknowledged_one_is_right_and_an_earlier_one_is_a_loss()
 
 #[test]
 fn a_byte_a_name_or_a_length_that_differs_is_a_loss() {
-    let change = |damage: &dyn Fn(&Path, &str)| {
+    let change = |damage: &Damage| {
         let room = TempDir::new().unwrap();
         let dir = room.path().join("x");
         let model = worked(&dir, 300);
@@ -90,7 +93,7 @@ fn a_byte_a_name_or_a_length_that_differs_is_a_loss() {
     };
     let gone = |dir: &Path, name: &str| fs::remove_file(dir.join(name)).unwrap();
     let more = |dir: &Path, _: &str| fs::write(dir.join("more"), "").unwrap();
-    let damages: [&dyn Fn(&Path, &str); 4] = [&byte, &length, &gone, &more];
+    let damages: [&Damage; 4] = [&byte, &length, &gone, &more];
     for damage in damages {
         let why = change(damage);
         assert!(why.starts_with(LOST), "{why}");
