@@ -28,7 +28,7 @@ cargo xtask COMMAND
   kills    the daemon SIGKILLed under load, the power of a host's disk cut, hosts that fail; part
            of test
              --kills N  how often the daemon is killed (default 25)
-             --cuts N   how often the power is cut (default 4)
+             --cuts N   how often the power is cut (default 6)
              --seed S   what happens when
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones

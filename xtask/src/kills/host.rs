@@ -229,7 +229,11 @@ fn cause(stage: &Stage, mount: &Daemon, words: &[&str]) -> Result<String, String
     let health = said.split_once("\nhealth      read-only\n");
     let why = health.and_then(|(_, rest)| rest.lines().next());
     match why {
-        Some(why) if words.iter().any(|word| why.contains(word)) => Ok(why.trim().to_owned()),
+        Some(why)
+            if words.iter().any(|word| why.contains(word)) && why.contains("mount it again") =>
+        {
+            Ok(why.trim().to_owned())
+        }
         _ => Err(format!(
             "`razorfs info` does not tell the cause:\n{said}\n{}",
             mount.log()

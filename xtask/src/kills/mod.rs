@@ -25,7 +25,7 @@ use stage::Stage;
 
 /// How often, if nobody says: what CI does.
 const KILLS: u64 = 25;
-const CUTS: u64 = 4;
+const CUTS: u64 = 6;
 
 /// Makes this a process in its namespaces.
 const INSIDE: &str = "--inside";
