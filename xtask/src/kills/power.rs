@@ -72,8 +72,8 @@ pub fn main(stage: &Stage, cuts: u64, seed: u64) -> Result<(), String> {
         Ok(_) => return Err("the check does not notice a disk that lies".into()),
     }
     println!(
-        "kills: power cut under load {cuts} times; {operations} operations begun, {syncs} syncs acknowledged; \
-         nothing is missing, and of a disk that lies it is noticed (seed {seed})"
+        "kills: power cut under load {cuts} times; {operations} operations begun, {syncs} \
+         syncs acknowledged; nothing is missing, and of a disk that lies it is noticed (seed {seed})"
     );
     Ok(())
 }
