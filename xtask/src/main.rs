@@ -1,8 +1,9 @@
-//! `cargo xtask test | posix | programs | tidy | golden | bench`: the few commands that the project
-//! needs beside cargo's own.
+//! `cargo xtask test | posix | programs | kills | tidy | golden | bench`: the few commands that the
+//! project needs beside cargo's own.
 
 mod bench;
 mod golden;
+mod kills;
 mod posix;
 mod programs;
 mod run;
@@ -24,6 +25,11 @@ cargo xtask COMMAND
              --ops N    operations of each run of fsx (default 60000)
   programs real programs and their own tests on a mount; part of test. Those named, or all in
            xtask/programs
+  kills    the daemon SIGKILLed under load, the power of a host's disk cut, hosts that fail; part
+           of test
+             --kills N  how often the daemon is killed (default 25)
+             --cuts N   how often the power is cut (default 6)
+             --seed S   what happens when
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
         "golden" => golden::main(&root, &rest),
         "posix" => posix::main(&root, &rest),
         "programs" => programs::main(&root, &rest),
+        "kills" => kills::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

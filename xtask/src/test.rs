@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{posix, programs, run, tidy};
+use crate::{kills, posix, programs, run, tidy};
 
 /// What the command line asks for.
 struct Plan {
@@ -46,6 +46,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
         steps.skip("tests on a real mount", "--quick");
         steps.skip("others' suites on a mount", "--quick");
         steps.skip("real programs on a mount", "--quick");
+        steps.skip("real kills and power cuts", "--quick");
     } else {
         steps.run("simulated power cuts", || simulate(root, &plan))?;
         match mounts_missing() {
@@ -57,6 +58,13 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.run("real programs on a mount", || {
                     programs::main(root, &[]).map(|()| Vec::new())
                 })?;
+                steps.run("real kills and power cuts", || {
+                    let seed: &[String] = match &plan.seed {
+                        Some(seed) => &["--seed".into(), seed.clone()],
+                        None => &[],
+                    };
+                    kills::main(root, seed).map(|()| Vec::new())
+                })?;
             }
             Some(why) if std::env::var_os("CI").is_some() => {
                 return Err(format!("tests on a real mount cannot run: {why}"));
@@ -65,6 +73,7 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.skip("tests on a real mount", &why);
                 steps.skip("others' suites on a mount", &why);
                 steps.skip("real programs on a mount", &why);
+                steps.skip("real kills and power cuts", &why);
             }
         }
     }
@@ -132,7 +141,8 @@ fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
     Ok(Vec::new())
 }
 
-fn fresh_seed() -> String {
+/// Another one each time.
+pub fn fresh_seed() -> String {
     // The keys of a new hasher are random, and no clock is needed.
     let random = RandomState::new().build_hasher().finish();
     (random % 1_000_000_000).to_string()

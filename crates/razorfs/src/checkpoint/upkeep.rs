@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Checkpointer;
 use crate::store::RoomMaker;
-use crate::{Info, Result, Stats};
+use crate::{Error, Info, Result, Stats};
 
 impl RoomMaker for Checkpointer {
     fn make_room(&self) -> Result<()> {
@@ -142,7 +142,7 @@ impl Checkpointer {
                 .read_only
                 .as_deref()
                 .map(str::to_owned)
-                .or_else(|| core.failure().map(|cause| cause.to_string())),
+                .or_else(|| core.failure().map(|cause| Error::Failed(cause).to_string())),
         }
     }
 }

@@ -17,6 +17,8 @@ mod layout;
 mod limits;
 mod read;
 #[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
 mod stress_tests;
@@ -400,7 +402,12 @@ impl Core {
 
     /// The first fatal error latches: every later write refuses and names it.
     pub fn fail(&self, cause: &Error) {
-        if self.failed.set(cause.to_string().into()).is_ok() {
+        let why = match cause {
+            // Whoever is refused puts the same around it.
+            Error::Failed(why) => Arc::clone(why),
+            _ => cause.to_string().into(),
+        };
+        if self.failed.set(why).is_ok() {
             tracing::error!(%cause, "the volume takes no more writes");
         }
         // Under the lock, so that nobody misses it between look and wait.
