@@ -73,7 +73,8 @@ pub fn main(stage: &Stage, cuts: u64, seed: u64) -> Result<(), String> {
     }
     println!(
         "kills: power cut under load {cuts} times; {operations} operations begun, {syncs} \
-         syncs acknowledged; nothing is missing, and of a disk that lies it is noticed (seed {seed})"
+         syncs acknowledged; nothing is missing, and of a disk that lies it is noticed \
+         (seed {seed})"
     );
     Ok(())
 }
