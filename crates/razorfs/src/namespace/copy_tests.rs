@@ -124,6 +124,7 @@ fn a_block_that_a_frozen_memtable_will_write_anew_is_copied() {
     // So few that the target's block is not written anew, too.
     v.copy_range(f, 0, g, 0, 60_000).unwrap();
     v.copy_range(few, 0, g, BLOCK, u64::MAX).unwrap();
+    assert!(crate::marks::count(crate::marks::Mark::CopyUnsteady) > 0);
     let of_g = (frames(&v, g, 0), frames(&v, g, 1));
     for n in 0..4 {
         let set = SetAttributes {
