@@ -9,7 +9,7 @@
 mod common;
 
 use common::*;
-use razorfs::{CreateOptions, Geometry, Ino, NewNode, Options, SetAttributes, Step, Volume};
+use razorfs::{CreateOptions, Geometry, Ino, Options, SetAttributes, Step, Volume};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Name};
 use razorfs_format::key::Tag;
@@ -21,38 +21,6 @@ use std::sync::Arc;
 
 const BLOCK: u64 = 128 << 10;
 
-fn create_file(v: &Volume, name: &str) -> Ino {
-    let node = NewNode::file(0o644);
-    let stat = v.create_node(Ino::ROOT, name.as_bytes(), &node).unwrap();
-    stat.ino
-}
-
-fn read(v: &Volume, ino: Ino) -> Vec<u8> {
-    let mut bytes = vec![0xee; v.stat(ino).unwrap().size as usize];
-    assert_eq!(v.read(ino, 0, &mut bytes).unwrap(), bytes.len());
-    bytes
-}
-
-fn remove(v: &Volume, name: &str) {
-    v.unlink(Ino::ROOT, name.as_bytes()).unwrap();
-    while v.step(Step::Reap).unwrap() {}
-}
-
-/// Two checkpoints, so that what no generation needs is gone.
-fn settle(v: &Volume) {
-    for n in 0..4 {
-        v.set_attributes(
-            Ino::ROOT,
-            &SetAttributes {
-                uid: Some(n),
-                ..SetAttributes::default()
-            },
-        )
-        .unwrap();
-        v.step(Step::Checkpoint).unwrap();
-    }
-}
-
 fn clean(disk: &SimDisk) {
     let report = check_disk(disk, 3);
     assert_clean(&report);
@@ -63,11 +31,6 @@ fn tiny(seed: u64) -> (SimDisk, SimEnv, Volume) {
     create(&disk, &env);
     let volume = open(&disk, &env);
     (disk, env, volume)
-}
-
-fn pack_bytes(disk: &SimDisk) -> u64 {
-    let image = image_of(disk);
-    files(&image, Dir::Pack).iter().map(|(_, len)| len).sum()
 }
 
 #[test]

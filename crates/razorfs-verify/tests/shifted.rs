@@ -9,51 +9,16 @@
 mod common;
 
 use common::*;
-use razorfs::{CreateOptions, Geometry, Ino, NewNode, Options, SetAttributes, Step, Volume};
-use razorfs_disk::Dir;
+use razorfs::{CreateOptions, Geometry, Ino, Options, Step, Volume};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use std::sync::Arc;
 
 const BLOCK: u64 = 128 << 10;
 
-fn create_file(v: &Volume, name: &str) -> Ino {
-    let node = NewNode::file(0o644);
-    let stat = v.create_node(Ino::ROOT, name.as_bytes(), &node).unwrap();
-    stat.ino
-}
-
-fn read(v: &Volume, ino: Ino) -> Vec<u8> {
-    let mut bytes = vec![0xee; v.stat(ino).unwrap().size as usize];
-    assert_eq!(v.read(ino, 0, &mut bytes).unwrap(), bytes.len());
-    bytes
-}
-
-fn remove(v: &Volume, name: &str) {
-    v.unlink(Ino::ROOT, name.as_bytes()).unwrap();
-    while v.step(Step::Reap).unwrap() {}
-}
-
-/// Some generations, so that what none needs is gone.
-fn settle(v: &Volume) {
-    for n in 0..4 {
-        let set = SetAttributes {
-            uid: Some(n),
-            ..SetAttributes::default()
-        };
-        v.set_attributes(Ino::ROOT, &set).unwrap();
-        v.step(Step::Checkpoint).unwrap();
-    }
-}
-
 fn clean(disk: &SimDisk) {
     for level in 0..=3 {
         assert_clean(&check_disk(disk, level));
     }
-}
-
-fn pack_bytes(disk: &SimDisk) -> u64 {
-    let image = image_of(disk);
-    files(&image, Dir::Pack).iter().map(|(_, len)| len).sum()
 }
 
 fn collapse(v: &Volume, f: Ino, data: &mut Vec<u8>, at: usize, len: usize) {

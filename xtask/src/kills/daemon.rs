@@ -88,7 +88,7 @@ fn one(
         std::thread::sleep(Duration::from_millis(random.below(80)));
         let killed = child.kill().and_then(|()| child.wait());
         killed.map_err(|e| format!("cannot kill the daemon: {e}"))?;
-        if is_mounted(&dir.to_string_lossy()) {
+        if is_mounted(&dir.to_string_lossy())? {
             run::check_quietly(stage.razorfs(&["umount"]).arg(&dir))?;
         }
         stage.verify(&volume)?;
@@ -103,15 +103,16 @@ fn one(
 }
 
 /// Whether something is mounted there.
-pub fn is_mounted(dir: &str) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts
+pub fn is_mounted(dir: &str) -> Result<bool, String> {
+    let table = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(table).map_err(|e| format!("{table}: {e}"))?;
+    Ok(mounts
         .lines()
-        .any(|line| line.split(' ').nth(4) == Some(dir))
+        .any(|line| line.split(' ').nth(4) == Some(dir)))
 }
 
 /// The device of what is mounted there.
-pub fn device(dir: &str) -> Option<String> {
-    let said = run::output(Command::new("findmnt").args(["-n", "-o", "SOURCE", dir]));
-    said.ok().map(|said| said.trim().to_owned())
+pub fn device(dir: &str) -> Result<String, String> {
+    let said = run::output(Command::new("findmnt").args(["-n", "-o", "SOURCE", dir]))?;
+    Ok(said.trim().to_owned())
 }

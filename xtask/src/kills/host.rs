@@ -148,7 +148,7 @@ fn read_only(stage: &Stage, seed: u64) -> Result<(), String> {
     let (image, host) = (stage.place.join("ro.img"), stage.dir("ro")?);
     image_of(&image, SMALL)?;
     mount_image(&image, &host, "errors=remount-ro")?;
-    let device = device(&host.to_string_lossy()).unwrap_or_default();
+    let device = device(&host.to_string_lossy())?;
     let name = device.trim_start_matches("/dev/");
     let trigger = Path::new("/sys/fs/ext4")
         .join(name)

@@ -122,7 +122,7 @@ pub fn unmount(dir: &Path) -> Result<(), String> {
             Ok(()) => return Ok(()),
             Err(why) => last = why,
         }
-        if !is_mounted(&dir.to_string_lossy()) {
+        if !is_mounted(&dir.to_string_lossy())? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -199,7 +199,7 @@ impl Drop for Disk {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if is_mounted(&self.dir.to_string_lossy()) {
+        if is_mounted(&self.dir.to_string_lossy()) != Ok(false) {
             let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
         }
     }

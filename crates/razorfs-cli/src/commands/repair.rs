@@ -298,16 +298,18 @@ fn origin(out: &Outcome) -> String {
         ));
     }
     if let Some(gap) = &out.gap {
-        let (first, last) = gap.written.unwrap_or_default();
-        let seconds = last.saturating_sub(first) / 1_000_000_000;
-        let rest = match (gap.batches, gap.applied) {
-            (0, _) => "nothing stands behind it".to_owned(),
-            (n, 0) => format!(
-                "{n} batches behind it with {} operations of {seconds} s are left out; \
+        let n = gap.batches;
+        let rest = match (gap.written, gap.applied) {
+            (None, _) => "nothing stands behind it".to_owned(),
+            (Some((first, last)), 0) => format!(
+                "{n} batches behind it with {} operations of {} s are left out; \
                  --after-gap applies them",
-                gap.operations
+                gap.operations,
+                last.saturating_sub(first) / 1_000_000_000
             ),
-            (n, applied) => format!("{applied} of {n} batches behind it are applied all the same"),
+            (Some(_), applied) => {
+                format!("{applied} of {n} batches behind it are applied all the same")
+            }
         };
         text.push_str(&format!(
             "lost: what was done from batch {} of the journal on; {rest}\n",

@@ -165,9 +165,10 @@ impl SegmentBuilder {
     }
 
     fn end_partition(&mut self) {
-        let Some(last) = self.partition.last().map(|entry| entry.last) else {
+        let Some(end) = self.partition.last() else {
             return;
         };
+        let (last, epoch) = (end.last, end.epoch_max);
         let filter = if self.style.filter {
             // Compression finds nothing in a filter.
             let raw = filter::encode(&self.hashes);
@@ -183,7 +184,7 @@ impl SegmentBuilder {
             handle,
             entries: self.partition.iter().map(|e| e.entries).sum(),
             tombstones: self.partition.iter().map(|e| e.tombstones).sum(),
-            epoch_max: epochs.max().unwrap_or_default(),
+            epoch_max: epochs.fold(epoch, Epoch::max),
             filter,
         });
         self.partition.clear();

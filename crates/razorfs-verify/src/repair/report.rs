@@ -112,7 +112,8 @@ pub struct Gap {
     pub batches: u64,
     /// How many operations they hold.
     pub operations: u64,
-    /// When the first and the last of them were written: nanoseconds since 1970.
+    /// When the first and the last of them were written: nanoseconds since 1970; none if there
+    /// are none.
     pub written: Option<(u64, u64)>,
     /// How many of them were applied.
     pub applied: u64,

@@ -220,3 +220,40 @@ pub fn files(image: &Image, dir: Dir) -> Vec<(Name, u64)> {
     let all = image.files().filter(|(name, _)| name.dir == dir);
     all.map(|(name, len)| (name.clone(), len)).collect()
 }
+
+pub fn create_file(v: &Volume, name: &str) -> Ino {
+    let node = NewNode::file(0o644);
+    let stat = v.create_node(Ino::ROOT, name.as_bytes(), &node).unwrap();
+    stat.ino
+}
+
+pub fn read(v: &Volume, ino: Ino) -> Vec<u8> {
+    let mut bytes = vec![0xee; v.stat(ino).unwrap().size as usize];
+    assert_eq!(v.read(ino, 0, &mut bytes).unwrap(), bytes.len());
+    bytes
+}
+
+pub fn remove(v: &Volume, name: &str) {
+    v.unlink(Ino::ROOT, name.as_bytes()).unwrap();
+    while v.step(Step::Reap).unwrap() {}
+}
+
+/// Two checkpoints, so that what no generation needs is gone.
+pub fn settle(v: &Volume) {
+    for n in 0..4 {
+        v.set_attributes(
+            Ino::ROOT,
+            &SetAttributes {
+                uid: Some(n),
+                ..SetAttributes::default()
+            },
+        )
+        .unwrap();
+        v.step(Step::Checkpoint).unwrap();
+    }
+}
+
+pub fn pack_bytes(disk: &SimDisk) -> u64 {
+    let image = image_of(disk);
+    files(&image, Dir::Pack).iter().map(|(_, len)| len).sum()
+}

@@ -1,56 +1,12 @@
 //! What copying shares, and when it does not.
 
-use razorfs_disk::sim::SimRng;
-use razorfs_format::key::Tag;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{FILE_MAX, Fragment, FragmentKind};
 
 use crate::store::What;
-use crate::{
-    Durability, Error, Ino, NewNode, Options, SeekFor, SetAttributes, Step, Volume, inode_flags,
-};
+use crate::{Durability, Error, Ino, Options, SeekFor, SetAttributes, Step, Volume, inode_flags};
 
-const BLOCK: u64 = 128 * 1024;
-
-fn volume() -> Volume {
-    Volume::for_tests(Options {
-        geometry: crate::Geometry::tiny(),
-        ..Options::default()
-    })
-}
-
-fn create(v: &Volume, name: &[u8]) -> Ino {
-    let node = NewNode::file(0o644);
-    v.create_node(Ino::ROOT, name, &node).unwrap().ino
-}
-
-fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    SimRng::new(seed).fill(&mut bytes);
-    bytes
-}
-
-fn read(v: &Volume, ino: Ino) -> Vec<u8> {
-    let mut bytes = vec![0xee; v.stat(ino).unwrap().size as usize];
-    assert_eq!(v.read(ino, 0, &mut bytes).unwrap(), bytes.len());
-    bytes
-}
-
-/// Frames that several blocks share, as of the last checkpoint.
-fn shared(v: &Volume) -> usize {
-    let keys = v.inner.store.keys();
-    keys.iter().filter(|key| key.tag() == Tag::Shared).count()
-}
-
-/// Frames of a block that it shows as shared, and as its own.
-fn frames(v: &Volume, ino: Ino, block: u64) -> (usize, usize) {
-    let layout = v.inner.store.layout(ino, block).unwrap();
-    let count = |is: fn(&What) -> bool| layout.runs.iter().filter(|run| is(&run.what)).count();
-    (
-        count(|what| matches!(what, What::Shared(_))),
-        count(|what| matches!(what, What::Own(_))),
-    )
-}
+use super::frames_fixture::{BLOCK, bytes, create, frames, read, shared, volume};
 
 #[test]
 fn a_frame_is_an_own_one_until_it_is_shared() {

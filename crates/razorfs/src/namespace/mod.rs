@@ -32,6 +32,8 @@ mod copy_tests;
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
+mod frames_fixture;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod names_tests;

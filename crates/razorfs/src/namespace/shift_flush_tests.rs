@@ -5,8 +5,8 @@ use std::sync::Arc;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use razorfs_format::key::Tag;
 
-use crate::store::What;
-use crate::{CreateOptions, Geometry, Ino, NewNode, Options, SetAttributes, Step, Volume};
+use super::frames_fixture::{create, frames, read};
+use crate::{CreateOptions, Geometry, Ino, Options, SetAttributes, Step, Volume};
 
 /// A volume on a disk; its file of 20 pieces, which the next flush writes anew; what that holds.
 fn pieces() -> (SimDisk, Volume, Ino, Vec<u8>) {
@@ -16,10 +16,10 @@ fn pieces() -> (SimDisk, Volume, Ino, Vec<u8>) {
         threads: false,
         ..Options::default()
     };
-    let create = CreateOptions::from(&options);
-    Volume::create_on(Arc::new(disk.clone()), env.clone(), &create).unwrap();
+    let new = CreateOptions::from(&options);
+    Volume::create_on(Arc::new(disk.clone()), env.clone(), &new).unwrap();
     let v = Volume::open_on(Arc::new(disk.clone()), env, options).unwrap();
-    let f = file(&v, b"f");
+    let f = create(&v, b"f");
     let mut data = vec![0; 119_000];
     for (n, piece) in data.chunks_mut(6000).enumerate() {
         SimRng::new(n as u64).fill(&mut piece[..5000]);
@@ -29,33 +29,12 @@ fn pieces() -> (SimDisk, Volume, Ino, Vec<u8>) {
     // Closes the pack, which has nothing else that stays.
     let mut filler = vec![0; 400_000];
     SimRng::new(99).fill(&mut filler);
-    v.write(file(&v, b"filler"), 0, &filler).unwrap();
+    v.write(create(&v, b"filler"), 0, &filler).unwrap();
     v.step(Step::Commit).unwrap();
     v.unlink(Ino::ROOT, b"filler").unwrap();
     while v.step(Step::Reap).unwrap() {}
-    assert_eq!(frames(&v, f), (0, 20));
+    assert_eq!(frames(&v, f, 0), (0, 20));
     (disk, v, f, data)
-}
-
-fn file(v: &Volume, name: &[u8]) -> Ino {
-    let node = NewNode::file(0o644);
-    v.create_node(Ino::ROOT, name, &node).unwrap().ino
-}
-
-fn read(v: &Volume, ino: Ino) -> Vec<u8> {
-    let mut bytes = vec![0xee; v.stat(ino).unwrap().size as usize];
-    assert_eq!(v.read(ino, 0, &mut bytes).unwrap(), bytes.len());
-    bytes
-}
-
-/// Pieces of the file's first block that are shared, and that are its own.
-fn frames(v: &Volume, ino: Ino) -> (usize, usize) {
-    let layout = v.inner.store.layout(ino, 0).unwrap();
-    let count = |is: fn(&What) -> bool| layout.runs.iter().filter(|run| is(&run.what)).count();
-    (
-        count(|what| matches!(what, What::Shared(_))),
-        count(|what| matches!(what, What::Own(_))),
-    )
 }
 
 fn is_steady(v: &Volume, ino: Ino) -> bool {
@@ -99,8 +78,8 @@ fn a_block_that_a_frozen_memtable_will_write_anew_is_flushed_first() {
     assert!(v.inner.store.freeze().unwrap());
     assert!(!is_steady(&v, f));
     insert(&v, f, &mut data);
-    assert!(frames(&v, f).0 > 0);
-    assert_eq!(frames(&v, f).1, 0);
+    assert!(frames(&v, f, 0).0 > 0);
+    assert_eq!(frames(&v, f, 0).1, 0);
     outlasts(&v, f, &data);
 }
 
@@ -114,7 +93,7 @@ fn a_block_that_cannot_be_flushed_first_is_written() {
     disk.enospc_at(disk.counts().mutations + 1);
     insert(&v, f, &mut data);
     assert_eq!(v.stats().checkpoints, checkpoints);
-    assert!(!is_steady(&v, f) && frames(&v, f).0 == 0);
+    assert!(!is_steady(&v, f) && frames(&v, f, 0).0 == 0);
     disk.clear_faults();
     outlasts(&v, f, &data);
 }
