@@ -22,24 +22,20 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
         Ok(Vec::new())
     })?;
     steps.run("tidy", || tidy::main(root).map(|()| Vec::new()))?;
-    steps.run("lints", || {
+    steps.run("lints", || lints(root).map(|()| Vec::new()))?;
+    steps.run("unit and property tests", || unit_tests(root))?;
+    steps.run("threads under a scheduler", || {
         let args = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
+            "-p",
+            "razorfs",
+            "--features",
+            "shuttle",
+            "--lib",
+            "scheduled",
         ];
-        run::check(run::cargo(root, &args))?;
-        Ok(Vec::new())
-    })?;
-    steps.run("unit and property tests", || {
-        let all = ["test", "--workspace", "--exclude", "razorfs-cli"];
-        let mut closing = run::check_tests(run::cargo(root, &all))?;
-        let cli = ["test", "-p", "razorfs-cli", "--bins"];
-        closing.extend(run::check_tests(run::cargo(root, &cli))?);
-        Ok(closing)
+        let mut command = run::cargo(root, &["test"]);
+        command.args(args).env("RAZORFS_SCHEDULES", SCHEDULES);
+        run::check_tests(command)
     })?;
     if plan.quick {
         steps.skip("simulated power cuts", "--quick");
@@ -81,6 +77,26 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+fn lints(root: &Path) -> Result<(), String> {
+    for what in [
+        &["--workspace"][..],
+        &["-p", "razorfs", "--features", "shuttle"],
+    ] {
+        let mut command = run::cargo(root, &["clippy", "--all-targets"]);
+        command.args(what).args(["--", "-D", "warnings"]);
+        run::check(command)?;
+    }
+    Ok(())
+}
+
+fn unit_tests(root: &Path) -> Result<Vec<String>, String> {
+    let all = ["test", "--workspace", "--exclude", "razorfs-cli"];
+    let mut closing = run::check_tests(run::cargo(root, &all))?;
+    let cli = ["test", "-p", "razorfs-cli", "--bins"];
+    closing.extend(run::check_tests(run::cargo(root, &cli))?);
+    Ok(closing)
+}
+
 fn plan(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
         cuts: "60000".into(),
@@ -105,6 +121,9 @@ fn plan(args: &[String]) -> Result<Plan, String> {
     }
     Ok(plan)
 }
+
+/// Interleavings of each test of the engine's threads.
+const SCHEDULES: &str = "1000";
 
 /// What the simulation does besides power cuts.
 const SIMULATIONS: [&[&str]; 3] = [

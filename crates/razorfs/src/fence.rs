@@ -9,13 +9,13 @@
 //! that did not exist ([`create`]): neither writes over a file of the other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use razorfs_disk::{Disk, DiskError, File, Name, OpenHow};
 use razorfs_format::Generation;
 use razorfs_format::superblock::Superblock;
 
 use crate::checkpoint::superfile::SuperFile;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Error, Result};
 
 /// Nanoseconds that batches are written without a look.

@@ -17,6 +17,7 @@ mod options;
 mod recovery;
 mod report;
 mod store;
+mod sync;
 pub mod tree;
 mod types;
 mod volume;

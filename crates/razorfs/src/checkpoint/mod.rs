@@ -25,9 +25,7 @@ pub mod superfile;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
@@ -38,6 +36,8 @@ use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 use crate::data::{Account, PackWriter, Position, Settled};
 use crate::marks::{self, Mark};
 use crate::store::{Core, Frozen, Version};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
 use flush::Flushed;

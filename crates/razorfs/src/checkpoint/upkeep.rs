@@ -1,9 +1,8 @@
 //! When a checkpoint is due, the journal's growth, and what the volume tells of itself.
 
-use std::sync::atomic::Ordering;
-
 use super::Checkpointer;
 use crate::store::RoomMaker;
+use crate::sync::atomic::Ordering;
 use crate::{Error, Info, Result, Stats};
 
 impl RoomMaker for Checkpointer {
@@ -103,7 +102,7 @@ impl Checkpointer {
     pub fn stats(&self) -> Stats {
         let core = &self.core;
         let counts = &core.counts;
-        let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        let load = |count: &crate::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         Stats {
             ops: load(&counts.ops),
             batches: load(&counts.batches),

@@ -3,11 +3,11 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use parking_lot::Mutex;
 use razorfs_format::op::OpType;
 
 use super::{Dir, Metadata, bytes};
 use crate::namespace::OpenHow;
+use crate::sync::Mutex;
 use crate::{Error, Ino, Result, SetAttributes, Volume};
 
 /// How to open a file. The names are those of `std::fs::OpenOptions`.

@@ -3,13 +3,12 @@
 //! Nobody waits for it: the change goes with the open batch, and reading goes on where it cannot
 //! be made, on a full disk or a volume that is read-only.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use razorfs_format::Ino;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{Inode, Time};
 
 use super::Namespace;
+use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::{Atime, Result};
 
 /// With [`Atime::Relative`], a time of access this old is set anew in any case.

@@ -8,7 +8,6 @@
 //! crash between two steps leaves a shorter copy.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use razorfs_format::op::OpType;
 use razorfs_format::record::{BLOCK, FILE_MAX, Fragment, FragmentKind, PackRef, inode_flags};
@@ -18,6 +17,7 @@ use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
 use crate::marks::{self, Mark};
 use crate::store::{Core, Layout, OVERHEAD, Run, Ticket, What};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// Shorter parts of frames are copied. Two references, with the source's, the count of the frame

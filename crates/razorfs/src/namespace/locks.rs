@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use razorfs_format::Ino;
+
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const SHARDS: usize = 1024;
 

@@ -45,7 +45,6 @@ mod shift_tests;
 use dentries::Dentries;
 use locks::LockTable;
 use operation::Afterwards;
-use parking_lot::Mutex;
 use pins::PinTable;
 use razorfs_format::key::Tag;
 use razorfs_format::op::OpType;
@@ -56,6 +55,7 @@ pub(crate) use operation::Operation;
 pub(crate) use rename::Spot;
 
 use crate::store::{Store, Ticket};
+use crate::sync::Mutex;
 use crate::{Ino, Result};
 
 /// Most names of an inode, and most subdirectories of a directory.

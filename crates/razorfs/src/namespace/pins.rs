@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use parking_lot::Mutex;
 use razorfs_format::Ino;
+
+use crate::sync::Mutex;
 
 const SHARDS: usize = 64;
 

@@ -6,8 +6,6 @@
 //! ones, which the flush counts. What is in RAM or in records is written at its new place; if that
 //! is much, or what is seen of the frames may not last, everything is flushed and looked at anew.
 
-use std::sync::atomic::Ordering;
-
 use razorfs_format::key::Key;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{BLOCK, FILE_MAX, Fragment, FragmentKind, PackRef, inode_flags};
@@ -18,6 +16,7 @@ use super::copy::Looked;
 use super::file::{BLOCK64, WRITE_AT_ONCE, pieces};
 use super::operation::Operation;
 use crate::store::{Layout, OVERHEAD, Run, Ticket, What};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// Offsets and lengths are multiples of this.

@@ -1,9 +1,7 @@
 //! How a transaction gets room, becomes visible and part of the open batch: one step.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use parking_lot::RwLockReadGuard;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::Counter;
 use razorfs_format::{BatchSeq, Branch, Epoch};
@@ -12,6 +10,8 @@ use super::batch::OpenBatch;
 use super::tx::{Step, Ticket};
 use super::{Core, Tx};
 use crate::marks::{self, Mark};
+use crate::sync::RwLockReadGuard;
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// How often room is made for one transaction before it is refused.

@@ -2,12 +2,11 @@
 //! `RESERVE`. When the host is full it is given back, so that what was promised before can still
 //! be written, and what is deleted comes free: both need some space first.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 use razorfs_format::layout::FileName;
 
 use crate::Result;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes by which it grows at a time, at most.
 const STEP: u64 = 1 << 20;

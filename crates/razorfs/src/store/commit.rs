@@ -1,7 +1,6 @@
 //! How a transaction becomes visible, and how batches become durable (group commit).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use razorfs_format::op::{Mutation, OpType, encode_op};
 use razorfs_format::record::{Fragment, FragmentKind};
@@ -13,6 +12,8 @@ use super::{Core, CountersAt, Frozen, Journal, Version, Waiter};
 use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
 use crate::marks::{self, Mark};
+use crate::sync::atomic::Ordering;
+use crate::sync::mpsc;
 use crate::tree::memtable::Memtable;
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ impl Core {
             }
             return self.commit_now(true).map(|_| ());
         }
-        let (send, receive) = crossbeam_channel::bounded(1);
+        let (send, receive) = mpsc::sync_channel(1);
         self.sync_then(Box::new(move |result| {
             // The receiver waits below and cannot be gone.
             let _ = send.send(result);

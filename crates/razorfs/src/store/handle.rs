@@ -3,12 +3,12 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use razorfs_disk::{Disk, Env, Guard};
 
 use super::{Core, RoomMaker, Ticket};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
+use crate::sync::Mutex;
 use crate::workers::{Maintenance, Workers};
 use crate::{
     CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
@@ -146,7 +146,7 @@ impl Store {
     /// Lets blocks share frames. The first time it writes two generations; the caller holds no
     /// lock.
     pub fn allow_sharing(&self) -> Result<()> {
-        if self.sharing.load(std::sync::atomic::Ordering::Acquire) {
+        if self.sharing.load(crate::sync::atomic::Ordering::Acquire) {
             return Ok(());
         }
         self.checkpointer.allow_sharing()

@@ -1,12 +1,11 @@
 //! How much the journal takes: room is reserved when an operation comes, so that writing a batch,
 //! and sealing the one that a checkpoint cuts at, never finds the journal full.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 use razorfs_format::journal::UNIT;
 
 use crate::journal::{Places, Ring};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
 const INLINE_SYNC: u64 = 64 * 1024;

@@ -21,18 +21,14 @@ mod refusal_tests;
 #[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
-mod stress_tests;
+pub(crate) mod stress_tests;
 mod sum;
 mod tx;
 mod upkeep;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation};
@@ -42,6 +38,8 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::Ring;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock};
 use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};

@@ -19,14 +19,14 @@ type Files = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// One thread's directory, and the states that it may be in after a cut: the last one is the
 /// present, the first the last that a sync acknowledged.
-struct Writer {
+pub(crate) struct Writer {
     dir: Ino,
     rng: SimRng,
     states: Vec<Files>,
 }
 
 impl Writer {
-    fn new(volume: &Volume, n: u64, seed: u64) -> Self {
+    pub(crate) fn new(volume: &Volume, n: u64, seed: u64) -> Self {
         let name = format!("dir{n}");
         let node = NewNode::directory(0o755);
         let dir = volume.create_node(Ino::ROOT, name.as_bytes(), &node);
@@ -37,16 +37,21 @@ impl Writer {
         }
     }
 
+    /// What is durable is known: the present.
+    pub(crate) fn settled(&mut self) {
+        self.states.drain(..self.states.len() - 1);
+    }
+
     fn below(&mut self, n: u64) -> u64 {
         self.rng.next_u64() % n
     }
 
     /// One operation or a sync; false once the disk is gone.
-    fn step(&mut self, volume: &Volume) -> bool {
+    pub(crate) fn step(&mut self, volume: &Volume) -> bool {
         if self.below(6) == 0 {
             return match volume.sync() {
                 Ok(()) => {
-                    self.states.drain(..self.states.len() - 1);
+                    self.settled();
                     true
                 }
                 Err(_) => false,
@@ -106,7 +111,7 @@ impl Writer {
     }
 }
 
-fn options(threads: bool) -> Options {
+pub(crate) fn options(threads: bool) -> Options {
     Options {
         geometry: Geometry::tiny(),
         cache_bytes: 64 << 10,
@@ -168,11 +173,11 @@ fn found(volume: &Volume, n: u64) -> Files {
 }
 
 /// Opens what is left, and looks for each writer's directory among the states it may be in.
-fn check(disk: &SimDisk, writers: &[Writer]) {
+pub(crate) fn check(disk: &SimDisk, writers: &[Writer]) {
     let env = Arc::new(OsEnv);
     let volume = Volume::open_on(Arc::new(disk.clone()), env, options(false)).unwrap();
     assert_eq!(volume.info().read_only, None);
-    let mut inodes = 1 + WRITERS;
+    let mut inodes = 1 + writers.len() as u64;
     for (n, writer) in (0..).zip(writers) {
         let files = found(&volume, n);
         assert!(
@@ -201,9 +206,7 @@ fn what_many_threads_wrote_is_there_after_a_close() {
     work(&volume, &mut writers);
     let clone = volume.clone();
     volume.close().unwrap();
-    for writer in &mut writers {
-        writer.states.drain(..writer.states.len() - 1);
-    }
+    writers.iter_mut().for_each(Writer::settled);
     // What comes after the close is refused, and nobody waits for ever.
     let late = clone.create_node(Ino::ROOT, b"late", &NewNode::file(0o644));
     assert!(late.is_err());
@@ -219,9 +222,7 @@ fn what_many_threads_wrote_is_there_after_a_drop() {
     let mut writers = writers(&volume, 2);
     work(&volume, &mut writers);
     drop(volume);
-    for writer in &mut writers {
-        writer.states.drain(..writer.states.len() - 1);
-    }
+    writers.iter_mut().for_each(Writer::settled);
     check(&disk, &writers);
 }
 

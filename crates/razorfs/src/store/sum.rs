@@ -1,6 +1,6 @@
 //! A sum of sizes, which may need more than 64 bits: a file of holes alone has up to 2^63 - 1.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// A sum that many threads add to. It is exact whenever nobody is adding, as when the memtable is
 /// frozen; between the two steps of another's carry it is off for a moment.

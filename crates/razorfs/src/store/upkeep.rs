@@ -1,9 +1,9 @@
 //! What the store asks of those who keep it going, and what they ask of it.
 
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 
 use super::{Core, Waiter};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// Makes room in the journal, by a checkpoint.

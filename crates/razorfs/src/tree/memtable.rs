@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::record::Fragment;
 use razorfs_format::{BatchSeq, Epoch, Ino};
 
 use super::Bytes;
 use super::piece::{Block, Piece, RamPiece};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 const SHARDS: usize = 64;
 

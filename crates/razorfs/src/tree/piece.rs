@@ -6,12 +6,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
 use razorfs_format::BatchSeq;
 use razorfs_format::key::Key;
 use razorfs_format::record::{BLOCK, Fragment, FragmentKind};
+
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The bytes of a piece in RAM.
 #[derive(Default)]

@@ -5,11 +5,11 @@
 mod backoff;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::store::Core;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 use crate::{Error, Result};
 use backoff::Backoff;
 
@@ -69,7 +69,7 @@ impl Workers {
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
         let last_words = LastWords(Arc::clone(&self.store));
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name(name.into())
             .spawn(move || {
                 let _told = last_words;
@@ -98,7 +98,7 @@ impl Workers {
 /// Waits for the end of a thread, unless it is this one: the last clone of a volume may be dropped
 /// by the thread that reaps for it.
 fn join(thread: JoinHandle<()>) {
-    if thread.thread().id() != std::thread::current().id() {
+    if thread.thread().id() != thread::current().id() {
         // If it panicked it has said so.
         let _ended = thread.join();
     }
@@ -115,7 +115,7 @@ struct LastWords(Arc<Core>);
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let cause = Error::Failed("a thread of the volume panicked".into());
             self.0.fail(&cause);
             self.0.fail_waiters();
@@ -149,7 +149,7 @@ fn reaper_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
                 REAPER_NAP * 50
             }
         };
-        std::thread::park_timeout(nap);
+        thread::park_timeout(nap);
     }
 }
 
