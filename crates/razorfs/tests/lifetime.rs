@@ -65,7 +65,7 @@ fn use_it(volume: &Volume, round: u64) {
     assert_eq!(root.read(name).unwrap(), bytes);
     root.write("small", b"a few bytes").unwrap();
     let mut tx = root.transaction();
-    tx.write("t", &round.to_le_bytes()).unwrap();
+    tx.write("t", round.to_le_bytes()).unwrap();
     tx.rename("small", "renamed").unwrap();
     tx.commit(Durability::Synced).unwrap();
     let made = volume

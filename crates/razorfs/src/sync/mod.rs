@@ -1,6 +1,7 @@
-//! The locks, atomics and threads of the engine: those of `parking_lot`, `arc_swap` and the standard
-//! library. With the feature `shuttle`, which is for tests only, they are those of a scheduler that
-//! decides at each of them who goes on, so that one seed is one interleaving (`scheduled`).
+//! The locks, atomics and threads of the engine: those of `parking_lot`, `arc_swap` and the
+//! standard library. With the feature `shuttle`, which is for tests only, they are those of a
+//! scheduler that decides at each of them who goes on, so that one seed is one interleaving
+//! (`scheduled`).
 
 #[cfg(feature = "shuttle")]
 mod scheduled;

@@ -1,7 +1,7 @@
 //! What `sync` offers, on the scheduler of the crate `shuttle` ("A Randomized Scheduler with
 //! Probabilistic Guarantees of Finding Bugs", Burckhardt et al., 2010). All threads of a test are
-//! coroutines of one thread: exactly one goes on, and gives way at each lock, atomic and notification.
-//! There is no time: who waits with a limit is woken by chance.
+//! coroutines of one thread: exactly one goes on, and gives way at each lock, atomic and
+//! notification. There is no time: who waits with a limit is woken by chance.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
