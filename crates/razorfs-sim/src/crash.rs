@@ -15,6 +15,9 @@ const MOST_STEPS: usize = 10_000;
 /// The mark of a recovery that was over before the power was to go again.
 pub(crate) const CAME_THROUGH: &str = "recovery came through before the next cut";
 
+/// The mark of a disk that an earlier cut had left as well.
+pub const SEEN_BEFORE: &str = "cut: left what an earlier one had left";
+
 impl<M: Machine> Runner<M> {
     pub(crate) fn cut(&mut self, calls: u64, seed: u64, again: &[u64]) -> Result<(), Failure> {
         self.again = again.to_vec();
@@ -73,7 +76,12 @@ impl<M: Machine> Runner<M> {
             self.outdated.clone(),
         );
         loop {
-            self.recover(last.clone())?;
+            let acknowledged = self.history.first().map_or(0, |s| s.op);
+            if self.machine.is_known(acknowledged) {
+                self.marks.hit(SEEN_BEFORE);
+            } else {
+                self.recover(last.clone())?;
+            }
             if !self.machine.next_outcome() {
                 return Ok(());
             }

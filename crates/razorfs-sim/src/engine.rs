@@ -15,7 +15,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
-use crate::outcomes::Outcomes;
+use crate::outcomes::{Known, Outcomes};
 use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::subject::{Done, FileSystem, Machine};
@@ -90,6 +90,8 @@ pub struct EngineMachine {
     calls_before: u64,
     /// What the next cut leaves; a seed says it for those after it.
     outcomes: Option<Outcomes>,
+    /// What needs no look.
+    known: Option<Known>,
     /// The disk as it was when its power went, for the other outcomes of that cut.
     dead: Option<(SimDisk, Outcomes)>,
 }
@@ -105,6 +107,7 @@ impl EngineMachine {
             verify,
             calls_before: 0,
             outcomes: None,
+            known: None,
             dead: None,
         }
     }
@@ -113,6 +116,13 @@ impl EngineMachine {
     #[must_use]
     pub fn with_outcomes(mut self, outcomes: Outcomes) -> Self {
         self.outcomes = Some(outcomes);
+        self
+    }
+
+    /// What is known is not recovered from again.
+    #[must_use]
+    pub fn with_known(mut self, known: Known) -> Self {
+        self.known = Some(known);
         self
     }
 
@@ -202,6 +212,11 @@ impl Machine for EngineMachine {
             }
             _ => false,
         }
+    }
+
+    fn is_known(&self, acknowledged: usize) -> bool {
+        let known = self.known.as_ref();
+        known.is_some_and(|known| known.knows(&self.disk, acknowledged))
     }
 
     fn fault(&mut self, fault: Fault) {

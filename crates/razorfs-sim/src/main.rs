@@ -328,7 +328,8 @@ fn all_short(plan: &Plan, args: &Args) -> ExitCode {
         if printed.swap(due, Ordering::Relaxed) < due {
             let seconds = elapsed / 1_000_000_000;
             println!(
-                "{seconds} s: cuts: {}, failures: {}",
+                "{seconds} s: workloads: {}, cuts: {}, failures: {}",
+                sum.marks.count(short::WORKLOAD),
                 sum.cuts,
                 sum.findings.len()
             );
@@ -342,9 +343,10 @@ fn all_short(plan: &Plan, args: &Args) -> ExitCode {
         println!("{}\n{}", summary.marks, coverage::taken());
     }
     println!(
-        "short workloads: {}, cuts: {}, failures: {}",
+        "short workloads: {}, cuts: {} ({} of them left what others had left), failures: {}",
         summary.marks.count(short::WORKLOAD),
         summary.cuts,
+        summary.marks.count(short::SEEN_BEFORE),
         summary.findings.len()
     );
     ExitCode::from(u8::from(!summary.findings.is_empty()))

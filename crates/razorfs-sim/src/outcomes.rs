@@ -1,5 +1,6 @@
 //! What a power cut at one place may leave: all of it where that is little, else a sample.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,6 +15,19 @@ pub struct Effort {
     pub all: usize,
     /// So many at random, where there are more.
     pub sample: usize,
+}
+
+/// What disks were recovered from, each with the operation up to which all was acknowledged. What
+/// may be found on a disk only grows with the run, so that it need not be looked at again.
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<Mutex<HashSet<(u128, usize)>>>);
+
+impl Known {
+    /// Whether this one was known before; it is from now on.
+    #[must_use]
+    pub fn knows(&self, disk: &SimDisk, acknowledged: usize) -> bool {
+        !self.0.lock().insert((disk.image().sum(), acknowledged))
+    }
 }
 
 /// The outcomes of one cut, one after the other. The run to the cut is repeated for each; every

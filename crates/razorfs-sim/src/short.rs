@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use razorfs::{AllocateMode, Durability, FileKind, RenameMode, SetAttributes, Time, XattrMode};
 
 use crate::crash::CAME_THROUGH;
+pub use crate::crash::SEEN_BEFORE;
 use crate::engine::{EngineMachine, Setup};
 use crate::farm::{Finding, Plan, Summary};
 use crate::names::NameId;
 use crate::op::{At, Data, Op, Ref, Step, Work};
-use crate::outcomes::{Effort, Outcomes};
+use crate::outcomes::{Effort, Known, Outcomes};
 use crate::rng::mix;
 use crate::run::{Report, replay, replay_to_cut};
 use crate::shrink::shrink;
@@ -34,8 +35,15 @@ const FREE_TOO: NameId = 7;
 /// The mark of a workload.
 pub const WORKLOAD: &str = "short workload";
 
-/// A workload: what comes after the tree is durable.
-pub type Workload = Vec<Op>;
+/// What comes after the tree is durable.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// The operations.
+    pub ops: Vec<Op>,
+    /// Of so many operations at its beginning the cuts are those of an earlier workload, which
+    /// begins in the same way.
+    pub shared: usize,
+}
 
 fn root(name: NameId) -> At {
     At {
@@ -242,7 +250,10 @@ pub fn workloads() -> Vec<Workload> {
     let mut all = Vec::new();
     for op in &operations {
         for last in &lasts {
-            all.push(vec![op.clone(), last.clone()]);
+            all.push(Workload {
+                ops: vec![op.clone(), last.clone()],
+                shared: 0,
+            });
         }
     }
     let between = [
@@ -252,13 +263,18 @@ pub fn workloads() -> Vec<Workload> {
         Some(Op::Checkpoint),
     ];
     for first in &operations {
-        for second in &operations {
+        for (n, second) in operations.iter().enumerate() {
             for between in &between {
-                for last in &lasts {
+                for (m, last) in lasts.iter().enumerate() {
                     let mut ops = vec![first.clone()];
                     ops.extend(between.clone());
+                    let shared = match (n, m) {
+                        (0, 0) => 0,
+                        (_, 0) => ops.len(),
+                        _ => ops.len() + 1,
+                    };
                     ops.extend([second.clone(), last.clone()]);
-                    all.push(ops);
+                    all.push(Workload { ops, shared });
                 }
             }
         }
@@ -426,7 +442,7 @@ impl Job<'_> {
     /// Adds what all outcomes of the cut in a run show.
     fn see(&self, ops: &[Op], seen: &mut Seen) -> Result<(), Box<Finding>> {
         let mut sum = Summary::default();
-        if self.outcomes(ops, self.seed, &mut sum)
+        if self.outcomes(ops, self.seed, None, &mut sum)
             && let Some(finding) = sum.findings.pop()
         {
             return Err(Box::new(finding));
@@ -444,26 +460,37 @@ impl Job<'_> {
     }
 
     /// One workload, on a tree in the journal and on one in segments.
-    fn workload(&self, workload: &[Op], is_single: bool, sum: &mut Summary) {
+    fn workload(&self, workload: &Workload, is_single: bool, sum: &mut Summary) {
         sum.marks.hit(WORKLOAD);
+        // Where only a part of the workloads is run, the earlier one may not be among them.
+        let shared = if self.depth.every == 1 {
+            workload.shared
+        } else {
+            0
+        };
         for base in [Op::Sync, Op::Checkpoint] {
             let mut ops = tree(base);
-            let calm = replay(self.machine(), &ops);
-            let before = calm.calls;
+            let calls = |ops: &[Op]| replay(self.machine(), ops).calls;
+            let before = calls(&ops);
             let at = ops.len();
             ops.push(Op::CheckAll);
-            ops.extend(workload.iter().cloned());
+            ops.extend(workload.ops.iter().cloned());
+            let first_calls = match shared {
+                0 => 1,
+                _ => calls(ops.get(..=at + shared).unwrap_or(&ops)) - before + 1,
+            };
+            let known = Known::default();
             let calm = replay(self.machine(), &ops);
             if self.count(&ops, false, calm.clone(), sum) {
                 return;
             }
             ops.push(cut(0, 0, Vec::new()));
-            for calls in 1..=calm.calls.saturating_sub(before) {
+            for calls in first_calls..=calm.calls.saturating_sub(before) {
                 let seed = mix(self.seed, calls);
                 if let Some(first) = ops.get_mut(at) {
                     *first = cut(calls, seed, Vec::new());
                 }
-                if self.outcomes(&ops, seed, sum) {
+                if self.outcomes(&ops, seed, Some(&known), sum) {
                     return;
                 }
                 if is_single && self.nested(&mut ops, at, calls, sum) {
@@ -474,9 +501,12 @@ impl Job<'_> {
     }
 
     /// Everything that a cut may leave; whether that was too much.
-    fn outcomes(&self, ops: &[Op], seed: u64, sum: &mut Summary) -> bool {
+    fn outcomes(&self, ops: &[Op], seed: u64, known: Option<&Known>, sum: &mut Summary) -> bool {
         let outcomes = Outcomes::new(self.depth.effort, seed);
-        let machine = self.machine().with_outcomes(outcomes.clone());
+        let mut machine = self.machine().with_outcomes(outcomes.clone());
+        if let Some(known) = known {
+            machine = machine.with_known(known.clone());
+        }
         let report = replay_to_cut(machine, ops);
         sum.marks.hit(if outcomes.are_all() {
             "cut with all of its outcomes"

@@ -78,6 +78,11 @@ pub trait Machine {
     fn next_outcome(&mut self) -> bool {
         false
     }
+    /// Whether the disk as it is was recovered from before with everything up to this operation
+    /// acknowledged, so that another look would show the same.
+    fn is_known(&self, _acknowledged: usize) -> bool {
+        false
+    }
     /// Plants a fault, or takes all away.
     fn fault(&mut self, fault: Fault);
     /// Number of changing calls so far.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
-use super::content::Content;
+use super::content::{Content, Sum};
 use crate::{Dir, Disk, Name, OpenHow, Result};
 
 /// All files of a disk with their durable bytes: what a power cut would leave if nothing that
@@ -26,6 +26,19 @@ impl Image {
     #[must_use]
     pub fn total_len(&self) -> u64 {
         self.files.values().map(Content::len).sum()
+    }
+
+    /// Two images with the same sum have the same files with the same bytes, as far as chance goes:
+    /// it has 128 bits.
+    #[must_use]
+    pub fn sum(&self) -> u128 {
+        let mut sum = Sum::default();
+        for (name, content) in &self.files {
+            let name = name.to_string();
+            name.bytes().for_each(|byte| sum.add(byte.into()));
+            content.add_to(&mut sum);
+        }
+        sum.of()
     }
 
     /// The bytes of a file.
