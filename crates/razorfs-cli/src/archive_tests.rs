@@ -117,6 +117,61 @@ fn a_tar_cannot_write_through_its_own_symbolic_link() {
 }
 
 #[test]
+fn a_tar_cannot_link_what_is_behind_its_own_symbolic_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), b"s").unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, name, target) in [
+        (EntryType::Symlink, "link", outside.as_path()),
+        (EntryType::Link, "mine", Path::new("link/secret")),
+    ] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        builder.append_link(&mut header, name, target).unwrap();
+    }
+    let bytes = builder.into_inner().unwrap();
+    let to = dir.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let tree = HostTree::new(&to);
+    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+    assert!(outcome.is_err());
+    assert!(!to.join("mine").exists());
+}
+
+#[test]
+fn zeros_of_sparse_files_are_bounded() {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_path("f").unwrap();
+    header.set_size(0);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.sparse[0].offset = *b"20000000000\0";
+    gnu.sparse[0].numbytes = *b"00000000000\0";
+    gnu.set_real_size(0o20_000_000_000);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let dir = tempfile::tempdir().unwrap();
+    // As many as one field can say are begun.
+    let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+    let tree = HostTree::new(dir.path());
+    let enough = &mut |_| Err(Failure::new("enough"));
+    let failure = unpack(bytes.as_slice(), &tree, Path::new(""), enough).unwrap_err();
+    assert_eq!(failure.message, "enough");
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.sparse[0].offset = *b"\x80\0\0\0\0\0\x01\0\0\0\x02\0";
+    gnu.set_real_size((1 << 40) + 512);
+    header.set_cksum();
+    let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+    let tree = HostTree::new(dir.path());
+    let failure = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+    let failure = failure.unwrap_err();
+    assert!(failure.message.contains("--sparse"), "{failure}");
+}
+
+#[test]
 fn times_are_read_and_written_exactly() {
     for time in [
         Time { secs: 0, nanos: 0 },

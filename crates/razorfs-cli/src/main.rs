@@ -8,6 +8,8 @@ mod daemon;
 mod descriptors;
 mod failure;
 mod holders;
+#[cfg(test)]
+mod hostile_tests;
 mod log;
 mod mountinfo;
 mod names;
