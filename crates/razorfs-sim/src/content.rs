@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::rng::{hash_bytes, mix};
+use crate::rng::{hash_bytes, mix, scatter};
 
 const CHUNK: u64 = 4096;
 
@@ -32,7 +32,7 @@ impl Content {
         let new = bytes
             .filter(|b| **b != [0; CHUNK as usize])
             .map(|bytes| Chunk {
-                hash: mix(hash_bytes(&bytes), index),
+                hash: scatter(mix(hash_bytes(&bytes), index)),
                 bytes,
             });
         let added = new.as_ref().map_or(0, |c| c.hash);

@@ -10,7 +10,7 @@ use razorfs::{FileKind, Ino, Time};
 use crate::content::Content;
 use crate::names::{self, NameId};
 use crate::op::{At, Op, Ref, SLOTS};
-use crate::rng::{hash_bytes, mix};
+use crate::rng::{hash_bytes, mix, scatter};
 
 /// The errors that an operation may answer with, as error numbers.
 pub type Errnos = &'static [i32];
@@ -121,12 +121,12 @@ impl Node {
         }
         let mut sum = hash_bytes(&self.target);
         for (name, ino) in &self.entries {
-            sum = sum.wrapping_add(mix(u64::from(*name), ino.0));
+            sum = sum.wrapping_add(scatter(mix(scatter(u64::from(*name)), ino.0)));
         }
         for (name, value) in &self.xattrs {
-            sum = sum.wrapping_add(mix(value.hash, u64::from(*name)));
+            sum = sum.wrapping_add(scatter(mix(value.hash, u64::from(*name))));
         }
-        self.hash = mix(h, sum);
+        self.hash = scatter(mix(h, sum));
     }
 }
 

@@ -16,10 +16,7 @@ impl Rng {
     /// 64 random bits.
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        scatter(self.0)
     }
 
     /// A number in `range`, which is not empty.
@@ -62,6 +59,15 @@ impl Rng {
 pub const fn mix(a: u64, b: u64) -> u64 {
     let wide = ((a ^ 0xa076_1d64_78bd_642f) as u128) * ((b ^ 0xe703_7ed1_a0b4_28db) as u128);
     (wide as u64) ^ ((wide >> 64) as u64) ^ a.rotate_left(23)
+}
+
+/// The finalizer of `SplitMix64`. What is summed up goes through it: sums of [`mix`] alone, which is
+/// a product, are often the same where two neighbours have changed their places.
+#[must_use]
+pub const fn scatter(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// A hash of bytes.

@@ -1,10 +1,11 @@
 //! The simulator finds what is planted, and nothing where nothing is.
 
-use razorfs::{FileKind, SetAttributes};
+use razorfs::{FileKind, Ino, SetAttributes};
 
 use crate::engine::{EngineMachine, Setup};
 use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
+use crate::model::{Model, Node};
 use crate::op::{At, Data, Fault, Op, Ref};
 use crate::repairs;
 use crate::run::{Mode, Report, Size, replay, run_seed};
@@ -15,6 +16,34 @@ const SIZE: Size = Size { ops: 40, rounds: 5 };
 
 fn run(bug: Bug, seed: u64) -> Report {
     run_seed(ToyMachine::new(bug), seed, Mode::Cuts, SIZE)
+}
+
+/// Two names of a directory that had changed places could look as before.
+#[test]
+fn an_exchange_of_names_is_another_state() {
+    let tree = |entries: [(u8, u64); 2]| {
+        let mut model = Model::default();
+        for (_, ino) in entries {
+            let mut node = Node::new(FileKind::Regular, 0o644);
+            node.nlink = 1;
+            model.insert(Ino(ino), node);
+        }
+        model.update(Ino::ROOT, |root| {
+            root.entries = entries
+                .map(|(name, ino)| (name.into(), Ino(ino)))
+                .into_iter()
+                .collect();
+        });
+        model.hash()
+    };
+    for at in [16, 20, 21, 1 << 20, 2_097_178] {
+        for other in at + 1..at + 200 {
+            for (a, b) in [(0, 1), (0, 3), (6, 7), (1, 200)] {
+                let before = tree([(a, at), (b, other)]);
+                assert_ne!(before, tree([(b, at), (a, other)]), "{a} {b} {at} {other}");
+            }
+        }
+    }
 }
 
 #[test]
