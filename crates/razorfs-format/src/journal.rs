@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic `RZJF` |
 //! | 4 | 2 | version 1 |
-//! | 6 | 2 | copy, 0 (the twin of a mirrored journal would be 1) |
+//! | 6 | 2 | 0, also in the second copy of the journal: two copies have the same bytes |
 //! | 8 | 8 | vid |
 //! | 16 | 4 | jid; 0 for a file that is ready but was never used |
 //! | 20 | 4 | jid that was written before this one |
@@ -182,7 +182,7 @@ pub struct FileHeader {
     pub previous: Jid,
     /// The number in the file's name.
     pub slot: u32,
-    /// Which copy of the journal; 0.
+    /// Reserved, 0.
     pub copy: u16,
     /// Bytes of the file that are prepared.
     pub len: u64,

@@ -44,6 +44,8 @@ marks! {
     ReplayHeaderDamaged = "replay: a file was known by its sectors, its header was not there",
     ReplayFileUnfinished = "replay: a file was being created",
     ReplayDiscarded = "replay: batches behind a lost one were discarded",
+    JournalTwinHealed = "journal: one copy of a file was healed from the other",
+    JournalTwinMade = "journal: one copy of a file was missing and was made again",
     CommitHeld = "commit: the host was full, a batch was held",
     CommitHeldWritten = "commit: a held batch was written",
     CommitNothingInline = "commit: data went to packs lest the batch grow too large",

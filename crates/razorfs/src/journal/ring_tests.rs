@@ -18,6 +18,17 @@ fn geometry() -> JournalGeometry {
         max_file: 64 << 10,
         initial_files: 3,
         max_files: 5,
+        copies: 1,
+    }
+}
+
+/// The geometry of the ring on this disk.
+fn geometry_on(disk: &SimDisk) -> JournalGeometry {
+    let files = disk.files();
+    let two = files.iter().any(|(name, _)| name.leaf.ends_with(".b"));
+    JournalGeometry {
+        copies: 1 + u8::from(two),
+        ..geometry()
     }
 }
 
@@ -28,7 +39,15 @@ fn blank() -> SimDisk {
 }
 
 fn create(disk: &SimDisk) -> (Ring, JournalStart) {
-    Ring::create(Arc::new(disk.clone()), VID, geometry()).unwrap()
+    create_with(disk, 1)
+}
+
+fn create_with(disk: &SimDisk, copies: u8) -> (Ring, JournalStart) {
+    let geometry = JournalGeometry {
+        copies,
+        ..geometry()
+    };
+    Ring::create(Arc::new(disk.clone()), VID, geometry).unwrap()
 }
 
 fn batch(seq: u64, payload: Vec<u8>) -> Batch {
@@ -68,10 +87,10 @@ fn recover(
         log.push((b.seq.0, b.payload.clone()));
         Ok(())
     };
-    let disk = Arc::new(disk.clone());
+    let (disk, geometry) = (Arc::new(disk.clone()), geometry_on(disk));
     let clean = clean.map(BatchSeq);
     let (ring, report) =
-        Ring::recover(disk, VID, geometry(), start, clean, &mut apply, &mut |_| {
+        Ring::recover(disk, VID, geometry, start, clean, &mut apply, &mut |_| {
             Ok(())
         })?;
     Ok((ring, report, log))
@@ -83,9 +102,9 @@ fn read_only(disk: &SimDisk, start: JournalStart, clean: Option<u64>) -> (Recove
         log.push((b.seq.0, b.payload.clone()));
         Ok(())
     };
-    let disk = Arc::new(disk.clone());
+    let (disk, copies) = (Arc::new(disk.clone()), geometry_on(disk).copies);
     let clean = clean.map(BatchSeq);
-    let report = Ring::open_read_only(disk, VID, start, clean, &mut apply).unwrap();
+    let report = Ring::open_read_only(disk, VID, copies, start, clean, &mut apply).unwrap();
     (report, log)
 }
 
@@ -106,8 +125,12 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        Self::with(seed, 1)
+    }
+
+    fn with(seed: u64, copies: u8) -> Self {
         let disk = blank();
-        let (ring, start) = create(&disk);
+        let (ring, start) = create_with(&disk, copies);
         Self {
             disk,
             rng: SimRng::new(seed),
@@ -544,7 +567,7 @@ fn four() -> (Image, JournalStart, Log) {
 }
 
 fn first_file() -> razorfs_disk::Name {
-    host::name(0)
+    host::name(0, 0)
 }
 
 #[test]
@@ -646,7 +669,7 @@ fn a_batch_with_any_sector_missing_is_torn_and_with_any_damaged_is_not() {
     let seq = start.batch.0;
     let (report, log) = read_only(&disk, start, None);
     assert_eq!((report.torn, log.len()), (None, 1));
-    let file = (0..3).map(host::name).find(|n| {
+    let file = (0..3).map(|slot| host::name(slot, 0)).find(|n| {
         let bytes = whole.bytes(n).unwrap();
         (1..bytes.len() / UNIT).any(|u| bytes[u * UNIT + 8] == seq as u8 && bytes[u * UNIT] != 0)
     });
@@ -999,3 +1022,5 @@ fn files_that_were_mangled_at_will_give_a_prefix_or_nothing() {
         }
     }
 }
+
+mod twins_tests;

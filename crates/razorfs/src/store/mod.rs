@@ -41,7 +41,7 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
-use crate::journal::Ring;
+use crate::journal::{Flusher, Ring};
 use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};
@@ -374,6 +374,12 @@ impl Core {
             Some(journal) => journal.lock(),
             None => unreachable!("a volume that is open for reading only is not written to"),
         }
+    }
+
+    /// What flushes the two copies of the journal at the same time, if there are two.
+    pub fn flusher(&self) -> Option<Arc<Flusher>> {
+        let journal = self.journal.as_ref()?;
+        journal.lock().ring.flusher()
     }
 
     /// Bytes that the journal's files hold.
