@@ -138,8 +138,18 @@ impl Copies {
     /// all of them stays.
     pub fn heal(&self, disk: &dyn Disk, len: u64, durable: BatchSeq) -> Result<Vec<FormatError>> {
         let mut told = Vec::new();
-        for copy in (0u8..).take(self.files.len()) {
+        let all = (0u8..).take(self.files.len());
+        for copy in all.clone() {
             told.extend(self.heal_one(disk, copy, len, durable)?);
+        }
+        if self.files.iter().any(Option::is_none) {
+            // What was damaged in the other one is blank in the new one.
+            let count = self.files.len() as u8;
+            let how = OpenHow::ReadUncached;
+            let whole = Self::open(disk, self.vid, self.slot, count, how)?;
+            for copy in all {
+                told.extend(whole.heal_one(disk, copy, len, durable)?);
+            }
         }
         Ok(told)
     }

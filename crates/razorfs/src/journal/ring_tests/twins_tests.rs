@@ -55,11 +55,15 @@ fn destroy(disk: &SimDisk, older: &Image, rng: &mut SimRng) -> String {
 /// That all copies are there, and the same.
 fn check_equal(disk: &SimDisk, ring: &Ring, what: &str) {
     for slot in ring.files.iter().map(|f| f.slot) {
-        let len = read(disk, slot, 0).len().min(read(disk, slot, 1).len());
-        assert!(
-            read(disk, slot, 0)[..len] == read(disk, slot, 1)[..len],
-            "{what}: slot {slot}"
-        );
+        let (first, second) = (read(disk, slot, 0), read(disk, slot, 1));
+        let sectors = first.chunks_exact(SECTOR).zip(second.chunks_exact(SECTOR));
+        let differ: Vec<usize> = sectors
+            .enumerate()
+            .filter(|(_, (a, b))| a != b)
+            .map(|(n, _)| n)
+            .collect();
+        let lens = (first.len(), second.len());
+        assert!(differ.is_empty(), "{what}: slot {slot}, {lens:?}: {differ:?}");
     }
 }
 
