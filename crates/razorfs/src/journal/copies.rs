@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use razorfs_disk::{Dir, Disk, File, OpenHow};
-use razorfs_format::journal::{FileHeader, SECTOR, Sector, UNIT};
+use razorfs_format::journal::{FileHeader, Rank, SECTOR, Sector, UNIT, rank};
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
@@ -102,6 +102,10 @@ impl Copies {
         bytes
     }
 
+    fn rank(&self, number: u32, bytes: &[u8; SECTOR]) -> Option<Rank> {
+        rank(self.vid, self.life, number, bytes)
+    }
+
     fn merge(&self, bytes: &mut Vec<u8>, mut other: Vec<u8>, at: u64) {
         if *bytes == other {
             return;
@@ -117,19 +121,6 @@ impl Copies {
                 *sector = *other;
             }
             number += 1;
-        }
-    }
-
-    /// Of two versions of a sector the one with the higher rank counts; one without is damaged.
-    fn rank(&self, number: u32, bytes: &[u8; SECTOR]) -> Option<impl Ord + use<>> {
-        match Sector::read(self.vid, number, bytes) {
-            Sector::Zero => Some((1, Jid(0), 0)),
-            Sector::Stamped { jid, seq_lo, .. } => {
-                // What claims to be of a later life than the header was put here by mistake.
-                let class = if jid <= self.life { 2 } else { 0 };
-                Some((class, jid, seq_lo))
-            }
-            Sector::Bad => None,
         }
     }
 
