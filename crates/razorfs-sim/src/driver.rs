@@ -530,6 +530,7 @@ impl<M: Machine> Runner<M> {
         self.marks.hit("clean close");
         self.model.close_all();
         self.everything_durable();
+        self.machine.rest();
         self.machine
             .verify()
             .map_err(|e| self.failure(format!("verify after close: {e}")))?;

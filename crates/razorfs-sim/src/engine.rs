@@ -20,6 +20,7 @@ use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::subject::{Done, FileSystem, Machine};
 use crate::transaction::path_of;
+use crate::twins::{self, Wound};
 
 /// Checks the volume on a disk without the engine; tells what it finds, if anything.
 pub type Verify = fn(&Arc<dyn Disk>) -> std::result::Result<(), String>;
@@ -33,6 +34,8 @@ pub struct Setup {
     pub compression: Compression,
     /// Sizes of files.
     pub geometry: Geometry,
+    /// Copies of the journal.
+    pub journal_copies: u8,
     /// Most bytes of file data.
     pub limit: Option<u64>,
     /// Bytes of the block cache.
@@ -75,6 +78,7 @@ impl Setup {
                 .get(rng.below(3))
                 .copied()
                 .unwrap_or(1 << 20),
+            journal_copies: if mix(seed, 7).is_multiple_of(4) { 2 } else { 1 },
             limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
             seed,
         }
@@ -92,6 +96,8 @@ pub struct EngineMachine {
     outcomes: Option<Outcomes>,
     /// The disk as it was when its power went, for the other outcomes of that cut.
     dead: Option<(SimDisk, Outcomes)>,
+    /// What was done to a copy of the journal, where there are two.
+    wound: Wound,
 }
 
 impl EngineMachine {
@@ -106,6 +112,7 @@ impl EngineMachine {
             calls_before: 0,
             outcomes: None,
             dead: None,
+            wound: Wound::default(),
         }
     }
 
@@ -128,6 +135,15 @@ impl EngineMachine {
     #[must_use]
     pub const fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+
+    /// One file of a journal that has two copies is destroyed.
+    fn destroy(&mut self, seed: u64) {
+        let mut rng = Rng::new(mix(seed, 8));
+        if self.setup.journal_copies > 1 && self.dead.is_none() && rng.chance(60) {
+            self.calls_before += self.disk.op_count();
+            self.wound.inflict(&self.disk, &mut rng);
+        }
     }
 
     fn options(&self) -> Options {
@@ -154,6 +170,7 @@ impl Machine for EngineMachine {
         let options = CreateOptions {
             compression: self.setup.compression,
             geometry: self.setup.geometry,
+            journal_copies: self.setup.journal_copies,
             limit: self.setup.limit,
             ..CreateOptions::default()
         };
@@ -167,10 +184,20 @@ impl Machine for EngineMachine {
     fn open(&mut self) -> Result<EngineFs> {
         let (disk, env) = (Arc::new(self.disk.clone()), Arc::new(self.env.clone()));
         let volume = Volume::open_on(disk, env, self.options())?;
+        if self.setup.journal_copies > 1 {
+            self.wound.heal();
+            match twins::difference(&self.disk) {
+                Some(what) if !self.disk.is_off() => return Err(Error::Failed(what.into())),
+                _ => {}
+            }
+        }
         Ok(EngineFs { volume })
     }
 
     fn arm(&mut self, calls: u64) {
+        if self.setup.journal_copies > 1 && mix(self.setup.seed, calls).is_multiple_of(2) {
+            self.wound.remember(&self.disk);
+        }
         self.disk.cut_after(self.disk.op_count() + calls);
     }
 
@@ -192,6 +219,11 @@ impl Machine for EngineMachine {
             }
             None => self.disk.power_cut(&mut SimRng::new(seed)),
         };
+        self.destroy(seed);
+    }
+
+    fn rest(&mut self) {
+        self.destroy(mix(self.setup.seed, self.disk.op_count()));
     }
 
     fn next_outcome(&mut self) -> bool {

@@ -31,6 +31,7 @@ pub mod shrink;
 mod sim_tests;
 pub mod subject;
 mod touched;
+pub mod twins;
 #[cfg(test)]
 mod toy;
 pub mod transaction;

@@ -382,6 +382,13 @@ impl Core {
         journal.lock().ring.flusher()
     }
 
+    /// Bytes that the journal's files take on the host.
+    pub fn journal_host_bytes(&self) -> u64 {
+        self.journal
+            .as_ref()
+            .map_or(0, |journal| journal.lock().ring.host_bytes())
+    }
+
     /// Bytes that the journal's files hold.
     pub fn journal_capacity(&self) -> u64 {
         self.journal
