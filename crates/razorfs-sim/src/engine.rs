@@ -12,12 +12,14 @@ use razorfs::{
 };
 use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+use razorfs_format::BatchSeq;
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
 use crate::outcomes::Outcomes;
 use crate::posix;
 use crate::rng::{Rng, mix};
+use crate::rotten::newest;
 use crate::subject::{Done, FileSystem, Machine};
 use crate::transaction::path_of;
 use crate::twins::{self, Wound};
@@ -98,6 +100,8 @@ pub struct EngineMachine {
     dead: Option<(SimDisk, Outcomes)>,
     /// What was done to a copy of the journal, where there are two.
     wound: Wound,
+    /// Nothing is done to copies of the journal.
+    alone: bool,
 }
 
 impl EngineMachine {
@@ -113,6 +117,7 @@ impl EngineMachine {
             outcomes: None,
             dead: None,
             wound: Wound::default(),
+            alone: false,
         }
     }
 
@@ -137,10 +142,24 @@ impl EngineMachine {
         &self.disk
     }
 
+    /// No file of the journal is destroyed: whoever runs it has other plans.
+    #[must_use]
+    pub const fn left_alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// The host's cache is gone, and all that it had was written: what the disk did with it shows.
+    pub fn lose_cache(&mut self) {
+        self.calls_before += self.disk.op_count();
+        self.disk = self.disk.power_cut_with(|n| n - 1);
+    }
+
     /// One file of a journal that has two copies is destroyed.
     fn destroy(&mut self, seed: u64) {
         let mut rng = Rng::new(mix(seed, 8));
-        if self.setup.journal_copies > 1 && self.dead.is_none() && rng.chance(60) {
+        let may = self.setup.journal_copies > 1 && self.dead.is_none() && !self.alone;
+        if may && rng.chance(60) {
             self.calls_before += self.disk.op_count();
             self.wound.inflict(&self.disk, &mut rng);
         }
@@ -161,6 +180,15 @@ impl EngineMachine {
 /// An open volume of the engine.
 pub struct EngineFs {
     volume: Volume,
+}
+
+impl EngineFs {
+    /// The last batch that was replayed when the volume was opened on a disk with these files.
+    #[must_use]
+    pub fn last_replayed(&self, image: &Image) -> BatchSeq {
+        let start = newest(image).map_or(0, |s| s.journal.batch.0);
+        BatchSeq((start + self.volume.recovery_report().batches).saturating_sub(1))
+    }
 }
 
 impl Machine for EngineMachine {
@@ -256,6 +284,16 @@ impl Machine for EngineMachine {
                 let pages = |len: u64| len.next_multiple_of(4096);
                 let used: u64 = self.disk.files().iter().map(|(_, len)| pages(*len)).sum();
                 self.disk.set_capacity(Some(used + more));
+            }
+            Fault::Lie(n) => self.disk.lie_at_sync(counts.syncs + n),
+            Fault::LieOfNames(n) => self.disk.lie_at_dir_sync(counts.dir_syncs + n),
+            Fault::Lose(n) => self.disk.lose_write_at(counts.writes + n),
+            Fault::Misdirect(n) => {
+                let files = self.disk.files();
+                if let Some((name, len)) = rng.pick(&files) {
+                    let at = rng.range(0..len.max(&1).to_owned()) / 512 * 512;
+                    self.disk.misdirect_write_at(counts.writes + n, name, at);
+                }
             }
             Fault::None => {
                 self.disk.clear_faults();

@@ -24,6 +24,7 @@ mod plant;
 pub mod posix;
 pub mod repairs;
 pub mod rng;
+pub mod rotten;
 pub mod run;
 pub mod short;
 pub mod shrink;

@@ -38,6 +38,8 @@ marks! {
     JournalFileAdded = "journal: a file was added",
     JournalGrowthFailed = "journal: growing failed",
     JournalOldestFreed = "journal: no file was free at opening, the oldest was taken",
+    ReplayLost = "replay: a batch was lost that another one says was durable",
+    ReplayDamaged = "replay: a batch was damaged",
     ReplayTorn = "replay: the last batch was torn",
     ReplayNothing = "replay: it ended where nothing was written",
     ReplayNextLife = "replay: a batch was found in a later file",

@@ -310,10 +310,12 @@ impl Replay {
         match end {
             End::Clean => {}
             End::Damaged(e) => {
+                marks::hit(Mark::ReplayDamaged);
                 self.report.damage.push(e);
                 self.report.read_only = true;
             }
             End::Torn(torn) if durable >= next => {
+                marks::hit(Mark::ReplayLost);
                 let place = torn.as_ref().map_or_else(|| self.somewhere(), |t| t.place);
                 self.report.damage.push(place.error(
                     "acknowledged journal batch",
