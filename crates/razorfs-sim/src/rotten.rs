@@ -49,15 +49,19 @@ pub struct Summary {
     pub opened: u64,
 }
 
-/// A state that the volume was in, after this operation.
-type State = (usize, Model);
+/// A round, and an operation in it.
+type Moment = (u64, usize);
+
+/// A state that the volume was in, and after which operation.
+type State = (Moment, Model);
 
 /// One run.
 struct Run {
     rng: Rng,
     states: Vec<State>,
     /// The operation up to which everything was acknowledged.
-    acknowledged: usize,
+    acknowledged: Moment,
+    round: u64,
     marks: Marks,
     faults: u64,
     opened: u64,
@@ -65,8 +69,8 @@ struct Run {
 
 /// What the volume is found to be.
 enum Found {
-    /// In this state, in full.
-    State(Box<Model>),
+    /// In the state of this number, in full.
+    State(usize),
     /// Something is lost, and that was told; the run ends.
     Told,
 }
@@ -76,7 +80,8 @@ impl Run {
         Self {
             rng: Rng::new(mix(seed, 21)),
             states: Vec::new(),
-            acknowledged: 0,
+            acknowledged: (0, 0),
+            round: 0,
             marks: Marks::default(),
             faults: 0,
             opened: 0,
@@ -89,7 +94,7 @@ impl Run {
         let machine = EngineMachine::new(setup, None).left_alone();
         let told = |f: crate::driver::Failure| format!("operation {}: {}", f.at, f.what);
         let mut runner = Runner::start(machine).map_err(told)?;
-        let mut workload = Workload::new(mix(seed, 22));
+        let mut workload = Workload::small(mix(seed, 22));
         for round in 0..=ROUNDS {
             self.work(&mut runner, &mut workload).map_err(told)?;
             let mut machine = self.end(runner);
@@ -97,10 +102,14 @@ impl Run {
                 return Ok(());
             };
             match found {
-                Found::State(model) if round < ROUNDS => {
-                    self.acknowledged = 0;
-                    self.states.clear();
-                    runner = Runner::resume(machine, fs, *model).map_err(told)?;
+                Found::State(at) if round < ROUNDS => {
+                    // What came after it is no state of this volume any more.
+                    self.states.truncate(at + 1);
+                    let model = self.states.last().map(|s| s.1.clone());
+                    self.round = round + 1;
+                    self.acknowledged = (self.round, 0);
+                    let model = model.unwrap_or_default();
+                    runner = Runner::resume(machine, fs, model).map_err(told)?;
                 }
                 _ => {
                     let done = self.go_on(&fs);
@@ -165,13 +174,14 @@ impl Run {
     /// Keeps the state that the volume is in, and what is acknowledged.
     fn note(&mut self, runner: &Runner<EngineMachine>) {
         if let Some(first) = runner.history.first() {
-            self.acknowledged = first.op;
+            self.acknowledged = (self.round, first.op);
         }
         for state in &runner.history {
-            if self.states.last().is_none_or(|(op, _)| *op < state.op) {
+            let at = (self.round, state.op);
+            if self.states.last().is_none_or(|(last, _)| *last < at) {
                 let mut model = state.model.clone();
                 model.close_all();
-                self.states.push((state.op, model));
+                self.states.push((at, model));
             }
         }
     }
@@ -183,7 +193,7 @@ impl Run {
         let how = self.rng.range(0..3);
         if how == 0 && let Some(fs) = runner.fs.take() {
             if fs.close().is_ok() {
-                self.acknowledged = self.states.last().map_or(0, |s| s.0);
+                self.acknowledged = self.states.last().map_or((0, 0), |s| s.0);
             }
             self.marks.hit("closed");
         }
@@ -238,16 +248,16 @@ impl Run {
         let degraded = fs.degraded();
         let mut wrong = Vec::new();
         let mut found = None;
-        for (op, model) in self.states.iter().rev() {
+        for (at, (op, model)) in self.states.iter().enumerate().rev() {
             match survey(&fs, model) {
                 Ok(refused) => {
-                    found = Some((*op, model, refused));
+                    found = Some((at, *op, refused));
                     break;
                 }
-                Err(what) => wrong.push(format!("not as after {op}: {what}")),
+                Err(what) => wrong.push(format!("not as after {op:?}: {what}")),
             }
         }
-        let Some((op, model, refused)) = found else {
+        let Some((at, op, refused)) = found else {
             wrong.truncate(3);
             return Err(format!(
                 "what it shows was never there ({degraded:?}, sound: {sound}): {}",
@@ -271,12 +281,12 @@ impl Run {
         let proved = proved(&image);
         if older && proved > last {
             return Err(format!(
-                "acknowledged work is lost and not told: the state is that after operation {op}, \
-                 {} was acknowledged; replayed to batch {last}, {proved} was durable",
+                "acknowledged work is lost and not told: the state is that after {op:?}, \
+                 {:?} was acknowledged; replayed to batch {last}, {proved} was durable",
                 self.acknowledged
             ));
         }
-        Ok(Some((fs, Found::State(Box::new(model.clone())))))
+        Ok(Some((fs, Found::State(at))))
     }
 
     /// Whatever became of the volume, it goes on being used: answers are right, or errors.
