@@ -247,14 +247,18 @@ impl Life {
         }
     }
 
-    /// The intact batch headers, of any life, that do not stand inside another batch.
+    /// The intact batch headers, of any life, that do not stand inside another batch. What a later
+    /// one wrote over the end of an older one is not inside of it.
     pub fn batches(&self) -> Vec<(u32, Jid, BatchHeader)> {
         let mut found = Vec::new();
-        let mut free_from = 0;
+        let mut ends = BTreeMap::new();
         for (unit, (jid, header)) in &self.headers {
-            if *unit >= free_from && *unit < self.units {
+            // A header has the number of the batch that wrote its sector.
+            let writer = (*jid, header.seq.0 as u32);
+            let inside = ends.get(&writer).is_some_and(|end| unit < end);
+            if *unit < self.units && !inside {
                 found.push((*unit, *jid, *header));
-                free_from = unit.saturating_add(units_of(header));
+                ends.insert(writer, unit.saturating_add(units_of(header)));
             }
         }
         found

@@ -1,5 +1,7 @@
 //! What stands in the journal's files: their lives, and what became of a batch.
 
+use std::collections::BTreeMap;
+
 use razorfs_disk::{Disk, OpenHow};
 use razorfs_format::journal::{
     BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
@@ -223,20 +225,19 @@ impl Image {
         Some((jid, header))
     }
 
-    /// The intact headers of batches, of any life. What stands inside a batch is passed over: it
-    /// may hold anything.
+    /// The intact headers of batches, of any life. What a batch wrote behind its header is passed
+    /// over: it may hold anything. Another one may have written over the end of it since.
     pub fn batches(&self) -> impl Iterator<Item = (u32, Jid, BatchHeader)> {
-        let mut unit = 1;
-        std::iter::from_fn(move || {
-            while unit < self.units {
-                let at = unit;
-                if let Some((jid, header)) = self.batch_at(at) {
-                    unit = at + units_of(&header);
-                    return Some((at, jid, header));
-                }
-                unit += 1;
+        let mut ends = BTreeMap::new();
+        (1..self.units).filter_map(move |unit| {
+            let (jid, header) = self.batch_at(unit)?;
+            // A header has the number of the batch that wrote its sector.
+            let writer = (jid, header.seq.0 as u32);
+            if ends.get(&writer).is_some_and(|end| unit < *end) {
+                return None;
             }
-            None
+            ends.insert(writer, unit + units_of(&header));
+            Some((unit, jid, header))
         })
     }
 

@@ -735,6 +735,41 @@ fn a_lost_batch_that_a_later_one_says_was_durable_is_noticed() {
     assert!(matches!(ring.sync(), Err(Error::ReadOnly(_))));
 }
 
+/// What an older life left where a write was lost may be the beginning of a long batch, which
+/// reaches over the batch that came after the lost one.
+#[test]
+fn a_lost_batch_is_noticed_though_an_older_one_reaches_over_the_next() {
+    let disk = blank();
+    let (mut ring, _) = create(&disk);
+    ring.append(&batch(1, vec![1; 7400])).unwrap();
+    ring.sync().unwrap();
+    let before = disk.image();
+    let mut next = 2;
+    // Until the first file is used again.
+    let (mut ring, start) = loop {
+        let start = ring.start_for(BatchSeq(next));
+        let (mut again, _, _) = recover(&disk, start, None).unwrap();
+        again.release(BatchSeq(next));
+        if again.active.as_ref().unwrap().slot == 0 {
+            let start = again.start_for(BatchSeq(next));
+            break (again, start);
+        }
+        again.append(&batch(next, vec![2; 10])).unwrap();
+        again.sync().unwrap();
+        next += 1;
+        ring = again;
+    };
+    for seq in next..next + 2 {
+        ring.append(&batch(seq, vec![3; 10])).unwrap();
+        ring.sync().unwrap();
+    }
+    let mut image = disk.image();
+    let old = before.bytes(&first_file()).unwrap();
+    image.write(&first_file(), UNIT as u64, &old[UNIT..2 * UNIT]);
+    let (report, log) = read_only(&SimDisk::from_image(&image), start, None);
+    assert!(report.read_only && log.is_empty(), "{report:?}");
+}
+
 #[test]
 fn a_lost_file_header_is_noticed() {
     let disk = blank();
