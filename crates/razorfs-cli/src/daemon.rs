@@ -143,6 +143,9 @@ fn open(job: &Job) -> Result<Volume> {
     for damage in &report.damage {
         tracing::error!("damage: {damage}");
     }
+    for healed in &report.healed {
+        tracing::warn!("healed: {healed}; check the disk");
+    }
     Ok(volume)
 }
 

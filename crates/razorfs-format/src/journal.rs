@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic `RZJF` |
 //! | 4 | 2 | version 1 |
-//! | 6 | 2 | copy, 0 (the twin of a mirrored journal would be 1) |
+//! | 6 | 2 | 0, also in the second copy of the journal: two copies have the same bytes |
 //! | 8 | 8 | vid |
 //! | 16 | 4 | jid; 0 for a file that is ready but was never used |
 //! | 20 | 4 | jid that was written before this one |
@@ -153,6 +153,31 @@ impl<'a> Sector<'a> {
     }
 }
 
+/// How two versions of a sector compare, where a file is kept twice: the higher one counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank {
+    class: u8,
+    jid: Jid,
+    seq_lo: u32,
+}
+
+/// The rank of sector number `number` of a file whose header is of life `life`; none if it is
+/// damaged.
+///
+/// In a life a sector is written once, so what is of a later life or batch is what was written
+/// last. What claims to be of a later life than the file was put there by mistake, and counts less
+/// than a sector that was never written.
+#[must_use]
+pub fn rank(vid: VolumeId, life: Jid, number: u32, bytes: &[u8; SECTOR]) -> Option<Rank> {
+    let (class, jid, seq_lo) = match Sector::read(vid, number, bytes) {
+        Sector::Bad => return None,
+        Sector::Zero => (1, Jid(0), 0),
+        Sector::Stamped { jid, seq_lo, .. } if jid > life => (0, jid, seq_lo),
+        Sector::Stamped { jid, seq_lo, .. } => (2, jid, seq_lo),
+    };
+    Some(Rank { class, jid, seq_lo })
+}
+
 fn sector_crc(vid: VolumeId, jid: Jid, number: u32, seq_lo: u32, payload: &[u8]) -> u32 {
     let life = u64::from(jid.0) << 32 | u64::from(seq_lo);
     crc32c(&[vid.0, life, u64::from(number)], payload)
@@ -182,7 +207,7 @@ pub struct FileHeader {
     pub previous: Jid,
     /// The number in the file's name.
     pub slot: u32,
-    /// Which copy of the journal; 0.
+    /// Reserved, 0.
     pub copy: u16,
     /// Bytes of the file that are prepared.
     pub len: u64,

@@ -18,6 +18,8 @@ pub enum FileName {
     Creating,
     /// `journal/J-<slot>`: one file of the journal ring; its header tells its current life.
     Journal(u32),
+    /// `journal/J-<slot>.b`: the same once more, where a volume keeps two copies of its journal.
+    JournalTwin(u32),
     /// `meta/M-<id>.rm`.
     Manifest(ManifestId),
     /// `meta/S-<id>.rs`.
@@ -34,12 +36,21 @@ pub enum FileName {
 pub const DIRECTORIES: [&str; 5] = ["journal", "meta", "pack", "archive", "quarantine"];
 
 impl FileName {
+    /// A copy of a file of the journal ring, 0 or 1.
+    #[must_use]
+    pub const fn journal(slot: u32, copy: u8) -> Self {
+        match copy {
+            0 => Self::Journal(slot),
+            _ => Self::JournalTwin(slot),
+        }
+    }
+
     /// The directory inside the volume, `""` for the volume itself.
     #[must_use]
     pub const fn dir(self) -> &'static str {
         match self {
             Self::Super | Self::Lock | Self::Reserve | Self::Creating => "",
-            Self::Journal(_) => "journal",
+            Self::Journal(_) | Self::JournalTwin(_) => "journal",
             Self::Manifest(_) | Self::Segment(_) | Self::ManifestTmp(_) | Self::SegmentTmp(_) => {
                 "meta"
             }
@@ -56,6 +67,7 @@ impl FileName {
             Self::Reserve => "RESERVE".into(),
             Self::Creating => "CREATING".into(),
             Self::Journal(slot) => format!("J-{slot:04}"),
+            Self::JournalTwin(slot) => format!("J-{slot:04}.b"),
             Self::Manifest(id) => format!("M-{:016x}.rm", id.0),
             Self::Segment(id) => format!("S-{:016x}.rs", id.0),
             Self::Pack(id) => format!("P-{:016x}.rp", id.0),
@@ -76,7 +88,13 @@ impl FileName {
                 "CREATING" => Self::Creating,
                 _ => return None,
             },
-            "journal" => Self::Journal(leaf.strip_prefix("J-")?.parse().ok()?),
+            "journal" => {
+                let rest = leaf.strip_prefix("J-")?;
+                match rest.strip_suffix(".b") {
+                    Some(slot) => Self::JournalTwin(slot.parse().ok()?),
+                    None => Self::Journal(rest.parse().ok()?),
+                }
+            }
             "meta" => {
                 if let Some(rest) = leaf.strip_prefix("M-") {
                     match rest.strip_suffix(".rm.tmp") {
@@ -122,6 +140,7 @@ mod tests {
             FileName::Reserve,
             FileName::Creating,
             FileName::Journal(3),
+            FileName::JournalTwin(12345),
             FileName::Manifest(ManifestId(0xabc)),
             FileName::Segment(SegmentId(7)),
             FileName::Pack(PackId(u64::MAX)),
@@ -131,6 +150,8 @@ mod tests {
             assert_eq!(FileName::parse(name.dir(), &name.leaf()), Some(name));
         }
         assert_eq!(FileName::parse("journal", "J-3"), None);
+        assert_eq!(FileName::parse("journal", "J-3.b"), None);
+        assert_eq!(FileName::parse("journal", "J-0003.c"), None);
         assert_eq!(FileName::parse("meta", "S-07.rs"), None);
         assert_eq!(FileName::parse("", "super"), None);
     }

@@ -61,13 +61,17 @@ pub const SLOTS: usize = 4;
 /// Compatible features this code knows.
 pub const KNOWN_COMPAT: u64 = 0;
 /// Features without which a volume may still be read.
-pub const KNOWN_RO_COMPAT: u64 = 0;
+pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS;
 /// Features without which a volume may not be touched.
 pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES;
 /// Incompatible: blocks share frames, which `S` records count. Set durably before the first
 /// reference with an origin is journaled: who does not count them would take the frames of a
 /// removed file for dead.
 pub const SHARED_FRAMES: u64 = 1;
+/// Read-only compatible, set when a volume with two copies of its journal is created: who does not
+/// know of the second one would write the first alone, and what it leaves of the second is older
+/// than what it acknowledged. To read the first alone is no worse than one copy is.
+pub const JOURNAL_TWINS: u64 = 2;
 
 /// Where the fields stand in a slot.
 pub mod offset {
@@ -126,6 +130,8 @@ pub struct JournalGeometry {
     pub initial_files: u32,
     /// Number of files at most.
     pub max_files: u32,
+    /// How many copies there are of each file, 1 or 2.
+    pub copies: u8,
 }
 
 impl Default for JournalGeometry {
@@ -135,6 +141,7 @@ impl Default for JournalGeometry {
             max_file: 16 << 20,
             initial_files: 3,
             max_files: 6,
+            copies: 1,
         }
     }
 }
@@ -156,8 +163,6 @@ pub enum DefaultCompression {
 pub struct Geometry {
     /// log2 of the size of a logical block.
     pub block_log2: u8,
-    /// How many copies of the journal are kept.
-    pub journal_copies: u8,
     /// Parity stripes of a pack; 0 for none.
     pub parity: u8,
     /// Compression of new data.
@@ -182,7 +187,6 @@ impl Default for Geometry {
     fn default() -> Self {
         Self {
             block_log2: 17,
-            journal_copies: 1,
             parity: 0,
             compression: DefaultCompression::Lz4,
             compression_level: 0,
@@ -455,7 +459,7 @@ fn expect<T: PartialEq + ToString>(
 impl Geometry {
     fn encode(&self, v: &mut Vec<u8>) {
         v.put_u8(self.block_log2);
-        v.put_u8(self.journal_copies);
+        v.put_u8(self.journal.copies);
         v.put_u8(self.parity);
         v.put_u8(self.compression as u8);
         v.extend_from_slice(&self.compression_level.to_le_bytes());
@@ -474,9 +478,10 @@ impl Geometry {
 
     fn decode(t: &mut Take<'_>) -> Result<Self> {
         let start = *t;
+        let block_log2 = t.u8()?;
+        let copies = t.u8()?;
         let this = Self {
-            block_log2: t.u8()?,
-            journal_copies: t.u8()?,
+            block_log2,
             parity: t.u8()?,
             compression: {
                 let at = *t;
@@ -496,6 +501,7 @@ impl Geometry {
                 max_file: t.u32()?,
                 initial_files: t.u32()?,
                 max_files: t.u32()?,
+                copies,
             },
             pack_bytes: {
                 let _zero = t.u32()?;
@@ -513,8 +519,8 @@ impl Geometry {
                 format_args!("2^{}", this.block_log2),
             ));
         }
-        if !(1..=2).contains(&this.journal_copies) {
-            return Err(start.error("1 or 2 journal copies", this.journal_copies));
+        if !(1..=2).contains(&copies) {
+            return Err(start.error("1 or 2 journal copies", copies));
         }
         Ok(this)
     }

@@ -29,7 +29,6 @@ fn sample() -> Superblock {
         nonce: 0x63,
         hash_key: [0x71; 16],
         geometry: Geometry {
-            journal_copies: 2,
             parity: 3,
             compression: DefaultCompression::Zstd,
             compression_level: -5,
@@ -41,6 +40,7 @@ fn sample() -> Superblock {
                 max_file: 0x85,
                 initial_files: 0x86,
                 max_files: 0x87,
+                copies: 2,
             },
             pack_bytes: 0x88,
             limit: Some(0x89),

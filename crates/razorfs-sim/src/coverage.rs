@@ -22,6 +22,9 @@ const OF_FAULTS: [Mark; 13] = [
     Mark::PackRewound,
 ];
 
+/// What only disks that lie, lose and misplace lead to.
+const OF_ROT: [Mark; 2] = [Mark::ReplayLost, Mark::ReplayDamaged];
+
 /// What only damage leads to.
 const OF_DAMAGE: [Mark; 2] = [Mark::RecoveryGenerationLost, Mark::ReplayHeaderDamaged];
 
@@ -38,7 +41,7 @@ const OF_TESTS: [Mark; 4] = [
 pub fn is_expected(mark: Mark, mode: Mode) -> bool {
     match mode {
         Mode::Cuts => {
-            let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_TESTS];
+            let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_ROT, &OF_TESTS];
             !others.iter().any(|list| list.contains(&mark))
         }
         Mode::Faults => OF_FAULTS.contains(&mark),
@@ -58,6 +61,13 @@ pub fn missing(mode: Mode) -> Vec<Mark> {
 #[must_use]
 pub fn missing_of_damage() -> Vec<Mark> {
     let all = OF_DAMAGE.into_iter();
+    all.filter(|mark| count(*mark) == 0).collect()
+}
+
+/// The same for disks that lie.
+#[must_use]
+pub fn missing_of_rot() -> Vec<Mark> {
+    let all = OF_ROT.into_iter().chain([Mark::RecoverySlotHealed]);
     all.filter(|mark| count(*mark) == 0).collect()
 }
 

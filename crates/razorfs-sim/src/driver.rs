@@ -126,6 +126,30 @@ impl<M: Machine> Runner<M> {
         Ok(runner)
     }
 
+    /// Goes on with a volume that was opened and found to be in this state; its disk is not to be
+    /// trusted.
+    pub(crate) fn resume(machine: M, fs: M::Fs, model: Model) -> Result<Self, Failure> {
+        let mut runner = Self {
+            machine,
+            fs: Some(fs),
+            history: Vec::new(),
+            outdated: Vec::new(),
+            acknowledged: Arc::default(),
+            now: 0,
+            hidden_inodes: 0,
+            faulty: true,
+            latched: false,
+            cut_seed: 0,
+            again: Vec::new(),
+            given: Ino(0),
+            cuts: 0,
+            marks: Marks::default(),
+            model,
+        };
+        runner.everything_durable();
+        Ok(runner)
+    }
+
     /// The model as it is now: workloads look at it to ask for what exists.
     #[must_use]
     pub const fn model(&self) -> &Model {
@@ -530,6 +554,7 @@ impl<M: Machine> Runner<M> {
         self.marks.hit("clean close");
         self.model.close_all();
         self.everything_durable();
+        self.machine.rest();
         self.machine
             .verify()
             .map_err(|e| self.failure(format!("verify after close: {e}")))?;

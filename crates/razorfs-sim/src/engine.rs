@@ -12,14 +12,17 @@ use razorfs::{
 };
 use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+use razorfs_format::BatchSeq;
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
 use crate::outcomes::{Known, Outcomes};
 use crate::posix;
 use crate::rng::{Rng, mix};
+use crate::rotten::newest;
 use crate::subject::{Done, FileSystem, Machine};
 use crate::transaction::path_of;
+use crate::twins::{self, Wound};
 
 /// Checks the volume on a disk without the engine; tells what it finds, if anything.
 pub type Verify = fn(&Arc<dyn Disk>) -> std::result::Result<(), String>;
@@ -33,6 +36,8 @@ pub struct Setup {
     pub compression: Compression,
     /// Sizes of files.
     pub geometry: Geometry,
+    /// Copies of the journal.
+    pub journal_copies: u8,
     /// Most bytes of file data.
     pub limit: Option<u64>,
     /// Bytes of the block cache.
@@ -75,6 +80,7 @@ impl Setup {
                 .get(rng.below(3))
                 .copied()
                 .unwrap_or(1 << 20),
+            journal_copies: if mix(seed, 7).is_multiple_of(4) { 2 } else { 1 },
             limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
             seed,
         }
@@ -94,6 +100,10 @@ pub struct EngineMachine {
     known: Option<Known>,
     /// The disk as it was when its power went, for the other outcomes of that cut.
     dead: Option<(SimDisk, Outcomes)>,
+    /// What was done to a copy of the journal, where there are two.
+    wound: Wound,
+    /// Nothing is done to copies of the journal.
+    alone: bool,
 }
 
 impl EngineMachine {
@@ -109,6 +119,8 @@ impl EngineMachine {
             outcomes: None,
             known: None,
             dead: None,
+            wound: Wound::default(),
+            alone: false,
         }
     }
 
@@ -140,6 +152,29 @@ impl EngineMachine {
         &self.disk
     }
 
+    /// No file of the journal is destroyed: whoever runs it has other plans.
+    #[must_use]
+    pub const fn left_alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// The host's cache is gone, and all that it had was written: what the disk did with it shows.
+    pub fn lose_cache(&mut self) {
+        self.calls_before += self.disk.op_count();
+        self.disk = self.disk.power_cut_with(|n| n - 1);
+    }
+
+    /// One file of a journal that has two copies is destroyed.
+    fn destroy(&mut self, seed: u64) {
+        let mut rng = Rng::new(mix(seed, 8));
+        let may = self.setup.journal_copies > 1 && self.dead.is_none() && !self.alone;
+        if may && rng.chance(60) {
+            self.calls_before += self.disk.op_count();
+            self.wound.inflict(&self.disk, &mut rng);
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
             durability: self.setup.durability,
@@ -157,6 +192,15 @@ pub struct EngineFs {
     volume: Volume,
 }
 
+impl EngineFs {
+    /// The last batch that was replayed when the volume was opened on a disk with these files.
+    #[must_use]
+    pub fn last_replayed(&self, image: &Image) -> BatchSeq {
+        let start = newest(image).map_or(0, |s| s.journal.batch.0);
+        BatchSeq((start + self.volume.recovery_report().batches).saturating_sub(1))
+    }
+}
+
 impl Machine for EngineMachine {
     type Fs = EngineFs;
 
@@ -164,6 +208,7 @@ impl Machine for EngineMachine {
         let options = CreateOptions {
             compression: self.setup.compression,
             geometry: self.setup.geometry,
+            journal_copies: self.setup.journal_copies,
             limit: self.setup.limit,
             ..CreateOptions::default()
         };
@@ -177,10 +222,20 @@ impl Machine for EngineMachine {
     fn open(&mut self) -> Result<EngineFs> {
         let (disk, env) = (Arc::new(self.disk.clone()), Arc::new(self.env.clone()));
         let volume = Volume::open_on(disk, env, self.options())?;
+        if self.setup.journal_copies > 1 {
+            self.wound.heal();
+            match twins::difference(&self.disk) {
+                Some(what) if !self.disk.is_off() => return Err(Error::Failed(what.into())),
+                _ => {}
+            }
+        }
         Ok(EngineFs { volume })
     }
 
     fn arm(&mut self, calls: u64) {
+        if self.setup.journal_copies > 1 && mix(self.setup.seed, calls).is_multiple_of(2) {
+            self.wound.remember(&self.disk);
+        }
         self.disk.cut_after(self.disk.op_count() + calls);
     }
 
@@ -202,6 +257,11 @@ impl Machine for EngineMachine {
             }
             None => self.disk.power_cut(&mut SimRng::new(seed)),
         };
+        self.destroy(seed);
+    }
+
+    fn rest(&mut self) {
+        self.destroy(mix(self.setup.seed, self.disk.op_count()));
     }
 
     fn next_outcome(&mut self) -> bool {
@@ -239,6 +299,16 @@ impl Machine for EngineMachine {
                 let pages = |len: u64| len.next_multiple_of(4096);
                 let used: u64 = self.disk.files().iter().map(|(_, len)| pages(*len)).sum();
                 self.disk.set_capacity(Some(used + more));
+            }
+            Fault::Lie(n) => self.disk.lie_at_sync(counts.syncs + n),
+            Fault::LieOfNames(n) => self.disk.lie_at_dir_sync(counts.dir_syncs + n),
+            Fault::Lose(n) => self.disk.lose_write_at(counts.writes + n),
+            Fault::Misdirect(n) => {
+                let files = self.disk.files();
+                if let Some((name, len)) = rng.pick(&files) {
+                    let at = rng.range(0..len.max(&1).to_owned()) / 512 * 512;
+                    self.disk.misdirect_write_at(counts.writes + n, name, at);
+                }
             }
             Fault::None => {
                 self.disk.clear_faults();

@@ -32,6 +32,8 @@ pub struct Plan {
     pub most_failures: usize,
     /// Runs to spend on shrinking each failure.
     pub shrink_budget: usize,
+    /// Copies of the journal, if the seed does not say it.
+    pub copies: Option<u8>,
     /// Checker of the disk.
     pub verify: Option<Verify>,
 }
@@ -40,7 +42,9 @@ impl Plan {
     /// The machine of a seed.
     #[must_use]
     pub fn machine(&self, seed: u64) -> EngineMachine {
-        EngineMachine::new(Setup::of(seed), self.verify)
+        let mut setup = Setup::of(seed);
+        setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
+        EngineMachine::new(setup, self.verify)
     }
 
     /// Runs one seed.

@@ -40,8 +40,14 @@ pub struct Victim {
 
 impl Victim {
     /// A volume after `ops` operations of a seed's workload: closed, or cut off after a sync.
-    pub fn make(seed: u64, ops: usize, close: bool) -> std::result::Result<Self, Failure> {
+    pub fn make(
+        seed: u64,
+        ops: usize,
+        close: bool,
+        copies: Option<u8>,
+    ) -> std::result::Result<Self, Failure> {
         let mut setup = Setup::of(seed);
+        setup.journal_copies = copies.unwrap_or(setup.journal_copies);
         // Most of a young volume is its ring; a small one leaves time for every bit.
         setup.geometry.journal_initial_file = 32 << 10;
         setup.geometry.journal_max_file = 64 << 10;
@@ -92,6 +98,24 @@ impl Victim {
     /// The last batch with a sector of zeros in it, or without its file, looks like one that was
     /// never written whole: no format can tell, as long as nothing after it says that it was.
     pub(crate) fn may_look_torn(&self, damage: &Damage) -> bool {
+        self.setup.journal_copies == 1 && self.looks_torn_in_one_copy(damage)
+    }
+
+    /// Damage to a journal that has a second copy, which must be healed, whatever it is.
+    fn must_be_healed(&self, damage: &Damage) -> bool {
+        let of_journal = |name: &Name| name.dir == Dir::Journal;
+        let inside = match damage {
+            Damage::Block(name, _, _, Instead::Swapped(other, _)) => {
+                of_journal(name) && of_journal(other)
+            }
+            Damage::Bit(name, ..) | Damage::Block(name, ..) => of_journal(name),
+            Damage::Short(name, _) | Damage::Gone(name) => of_journal(name),
+            Damage::Newest => false,
+        };
+        self.setup.journal_copies > 1 && inside
+    }
+
+    fn looks_torn_in_one_copy(&self, damage: &Damage) -> bool {
         match damage {
             Damage::Block(name, .., Instead::Zeros | Instead::Older)
             | Damage::Gone(name)
@@ -153,11 +177,13 @@ impl Victim {
 
 /// The answer of a volume that lost the end of its journal without a trace.
 const LOOKS_TORN: &str = "the end of the journal taken for torn";
+/// The answer of a volume with a second copy of what was damaged.
+const HEALED: &str = "healed from the other copy of the journal";
 /// The answer of a volume that damage did not reach.
 const ALL_THERE: &str = "all there";
 
 /// Reads everything that `model` has; answers how many calls were refused, or what was wrong.
-fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
+pub(crate) fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
     let mut refused = 0;
     for (ino, node) in model.nodes().filter(|(_, n)| n.nlink > 0) {
         let what = |e: String| format!("{} (inode {ino}): {e}", model.path_of(ino));
@@ -483,6 +509,12 @@ fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outc
     out.tried += 1;
     let result = watch(|| victim.examine(&image, victim.may_look_torn(damage))).unwrap_or_else(Err);
     let what = match result {
+        Ok(what) if what != ALL_THERE && victim.must_be_healed(damage) => {
+            out.failures
+                .push(format!("{damage:?}: {what}, though there is a second copy"));
+            return;
+        }
+        Ok(_) if victim.must_be_healed(damage) => HEALED,
         Ok(what) => what,
         Err(what) => {
             out.failures.push(format!("{damage:?}: {what}"));
@@ -493,7 +525,7 @@ fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outc
     match watch(|| victim.findings(&image)) {
         Ok(findings) if findings != unharmed => out.marks.hit("verify told of it"),
         // Whole sectors can be replaced by what stood there before, where nothing counts.
-        Ok(_) if what == ALL_THERE && !matches!(damage, Damage::Bit(..)) => {
+        Ok(_) if [ALL_THERE, HEALED].contains(&what) && !matches!(damage, Damage::Bit(..)) => {
             out.marks.hit("harmless, and verify did not tell");
         }
         // As `docs/faults.md` says: without its end the journal looks torn.
@@ -512,9 +544,9 @@ fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outc
 }
 
 /// The volumes that are damaged: one closed, one cut off.
-pub fn victims(seed: u64) -> std::result::Result<Vec<Victim>, Failure> {
+pub fn victims(seed: u64, copies: Option<u8>) -> std::result::Result<Vec<Victim>, Failure> {
     Ok(vec![
-        Victim::make(seed, 60, true)?,
-        Victim::make(seed + 1, 60, false)?,
+        Victim::make(seed, 60, true, copies)?,
+        Victim::make(seed + 1, 60, false, copies)?,
     ])
 }

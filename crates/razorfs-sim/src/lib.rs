@@ -24,6 +24,7 @@ mod plant;
 pub mod posix;
 pub mod repairs;
 pub mod rng;
+pub mod rotten;
 pub mod run;
 pub mod short;
 pub mod shrink;
@@ -34,6 +35,7 @@ mod touched;
 #[cfg(test)]
 mod toy;
 pub mod transaction;
+pub mod twins;
 pub mod workload;
 
 /// The checker that is run after each cut and each clean close.

@@ -11,6 +11,7 @@ use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
 use razorfs_sim::outcomes;
 use razorfs_sim::repairs;
+use razorfs_sim::rotten;
 use razorfs_sim::run::{Mode, Size};
 use razorfs_sim::short::{self, Depth};
 
@@ -26,6 +27,7 @@ WHAT is one of
                   of a cut that has few
   --table         what cuts leave of each operation, as a table
   --flips         every bit of a small volume flipped, one at a time
+  --rotten N      N runs on disks that lie about syncs, lose and misplace writes
   --repair N      volumes damaged in many ways and repaired, N of them
 and more
   --seed S        with nothing else but WHAT: replays this run and prints it; else the first seed
@@ -34,6 +36,7 @@ and more
   --failures N    stop after N failures (default: 5)
   --quick         --flips: one bit of every byte, and whole sectors and pages
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
+  --copies N      copies of the journal, 1 or 2; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --marks         print how often what happened
@@ -49,6 +52,7 @@ struct Args {
     singles: usize,
     flips: bool,
     repair: Option<u64>,
+    rotten: Option<u64>,
     quick: bool,
     blocks: bool,
     cuts: u64,
@@ -57,6 +61,7 @@ struct Args {
     jobs: usize,
     minutes: Option<u64>,
     ops: u64,
+    copies: Option<u8>,
     failures: usize,
     marks: bool,
     complete: bool,
@@ -73,6 +78,7 @@ fn parse() -> Result<Args, String> {
         singles: 1,
         flips: false,
         repair: None,
+        rotten: None,
         quick: false,
         blocks: false,
         cuts: u64::MAX,
@@ -81,6 +87,7 @@ fn parse() -> Result<Args, String> {
         jobs: 1,
         minutes: None,
         ops: 40,
+        copies: None,
         failures: 5,
         marks: false,
         complete: false,
@@ -105,12 +112,14 @@ fn parse() -> Result<Args, String> {
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--repair" => args.repair = Some(number()?),
+            "--rotten" => args.rotten = Some(number()?),
             "--quick" => args.quick = true,
             "--blocks" => args.blocks = true,
             "--seed" => args.seed = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--jobs" => args.jobs = number()? as usize,
             "--minutes" => args.minutes = Some(number()?),
+            "--copies" => args.copies = Some(number()?.clamp(1, 2) as u8),
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,
@@ -145,6 +154,7 @@ fn plan(args: &Args) -> Plan {
         jobs: args.jobs,
         most_failures: args.failures.max(1),
         shrink_budget: 3000,
+        copies: args.copies,
         verify: razorfs_sim::VERIFY,
     }
 }
@@ -274,7 +284,13 @@ fn corpus(plan: &Plan) -> ExitCode {
             println!("corpus: {line} is not a mode and a seed");
             return ExitCode::from(2);
         };
-        let plan = Plan { mode, ..*plan };
+        // They failed when there was one copy of the journal.
+        let copies = Some(1);
+        let plan = Plan {
+            mode,
+            copies,
+            ..*plan
+        };
         let report = plan.run(seed);
         runs += 1;
         if let Some(failure) = &report.failure {
@@ -363,7 +379,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
     let first = plan.first_seed;
     let end = first.saturating_add(args.runs.unwrap_or(1).saturating_mul(2));
     for seed in (first..end).step_by(2) {
-        let victims = match flips::victims(seed) {
+        let victims = match flips::victims(seed, args.copies) {
             Ok(victims) => victims,
             Err(failure) => {
                 println!("seed {seed}: operation {}: {}", failure.at, failure.what);
@@ -421,6 +437,36 @@ fn mend(plan: &Plan, volumes: u64, args: &Args) -> ExitCode {
     ExitCode::from(u8::from(!summary.failures.is_empty()))
 }
 
+/// Disks that lie.
+fn rot(plan: &Plan, runs: u64, args: &Args) -> ExitCode {
+    let first = plan.first_seed;
+    let shown = AtomicU64::new(0);
+    let tick = |sum: &rotten::Summary| {
+        let seen = shown.swap(sum.failures.len() as u64, Ordering::Relaxed);
+        for failure in sum.failures.iter().skip(seen as usize) {
+            println!("FAILURE {failure}\n");
+        }
+        sum.failures.len() < plan.most_failures
+    };
+    let seeds = first..first.saturating_add(runs);
+    let summary = rotten::run(seeds, args.copies, plan.jobs, tick);
+    print!("{}", summary.marks);
+    if args.marks {
+        println!("{}", coverage::taken());
+    }
+    println!(
+        "rotten disks: {} runs, {} faults planted, {} times opened again, failures: {}, \
+         seeds {first}..{}",
+        summary.runs,
+        summary.faults,
+        summary.opened,
+        summary.failures.len(),
+        first.saturating_add(runs)
+    );
+    let complete = !args.complete || is_complete(&coverage::missing_of_rot());
+    ExitCode::from(u8::from(!summary.failures.is_empty() || !complete))
+}
+
 fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -435,6 +481,9 @@ fn main() -> ExitCode {
     }
     if let Some(volumes) = args.repair {
         return mend(&plan, volumes, &args);
+    }
+    if let Some(runs) = args.rotten {
+        return rot(&plan, runs, &args);
     }
     if args.short {
         return all_short(&plan, &args);

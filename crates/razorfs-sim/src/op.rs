@@ -114,6 +114,14 @@ pub enum Fault {
     Capacity(u64),
     /// The n-th write from now writes only a part and fails.
     ShortWrite(u64),
+    /// The n-th sync of a file from now reports success and does nothing.
+    Lie(u64),
+    /// The n-th sync of a directory from now reports success and does nothing.
+    LieOfNames(u64),
+    /// The n-th write from now is lost, and reports success.
+    Lose(u64),
+    /// The n-th write from now goes to another place, and reports success.
+    Misdirect(u64),
     /// No more faults.
     None,
 }

@@ -121,6 +121,7 @@ fn plan(mode: Mode, runs: u64) -> Plan {
         jobs: 2,
         most_failures: 1,
         shrink_budget: 1000,
+        copies: None,
         verify: crate::VERIFY,
     }
 }
@@ -188,7 +189,7 @@ fn the_engine_survives_faults_of_the_disk() {
 
 #[test]
 fn damaged_bytes_are_never_handed_out() {
-    for victim in flips::victims(0).expect("the workload runs") {
+    for victim in flips::victims(0, None).expect("the workload runs") {
         let damages = flips::damages(&victim, Effort::Sample(3000), 1);
         let outcome = flips::run(&victim, &damages, 2, |_| ());
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);

@@ -74,6 +74,8 @@ pub trait Machine {
     fn is_dead(&self) -> bool;
     /// The power goes if it has not, some of what was not synced is lost, the power comes back.
     fn revive(&mut self, seed: u64);
+    /// The volume was closed and is not open: what may happen to it then.
+    fn rest(&mut self) {}
     /// Puts the disk back to another outcome of the last cut; false if there is none left.
     fn next_outcome(&mut self) -> bool {
         false

@@ -139,6 +139,15 @@ kinds! {
     JournalUnusedBytes = 308 Note
         "Bytes of a journal file beyond its used part are not zero."
         "None: they are not used. Check the disk.";
+    JournalTwinMissing = 309 Warning
+        "One of the two copies of a journal file is missing; the other one has what was in it."
+        "None: the next mount makes it again from the other copy. Check the disk.";
+    JournalTwinDamaged = 310 Warning
+        "One of the two copies of a journal file is damaged; the other one has what was in it."
+        "None: the next mount heals it from the other copy. Check the disk.";
+    JournalTwinOlder = 311 Warning
+        "One of the two copies of a journal file lacks what the other one has, as after a power failure."
+        "None: the next mount heals it from the other copy. Without a power failure check the disk.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";

@@ -13,7 +13,9 @@ use common::forge::{
     DIR, FILE, ROOT, TWICE, Tree, edit_manifest, edit_superblock, journal, manifest, name_of,
     new_volume, previous, put_batch, superblock,
 };
-use common::{Rng, check, check_disk, closed, create, files, image_of, numbers, open, told};
+use common::{
+    Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
+};
 use razorfs::{FileKind, Ino, NewNode};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
@@ -244,6 +246,101 @@ fn journals() -> Planted {
             }),
         ),
     ]
+}
+
+/// Damage to one of two copies of a journal file, which the next mount heals.
+fn twins() -> Planted {
+    let twin = || name_of(FileName::JournalTwin(0));
+    let edited = |edit: &dyn Fn(&mut Image)| {
+        let mut image = closed_with(3, 2);
+        edit(&mut image);
+        image
+    };
+    let len = |i: &Image| i.bytes(&twin()).unwrap().len() as u64;
+    vec![
+        (
+            K::JournalTwinMissing,
+            edited(&|i| assert!(i.remove(&twin()))),
+        ),
+        (
+            K::JournalTwinMissing,
+            edited(&|i| assert!(i.remove(&journal()))),
+        ),
+        (
+            K::JournalTwinDamaged,
+            edited(&|i| assert!(i.flip_bit(&twin(), 30, 0))),
+        ),
+        (
+            K::JournalTwinDamaged,
+            edited(&|i| assert!(i.flip_bit(&journal(), 4096 + 700, 0))),
+        ),
+        (
+            K::JournalTwinDamaged,
+            edited(&|i| assert!(i.set_len(&twin(), len(i) - 7))),
+        ),
+        (
+            K::JournalTwinDamaged,
+            edited(&|i| {
+                let other = i.bytes(&name_of(FileName::Journal(1))).unwrap();
+                i.write(&twin(), 0, &other);
+            }),
+        ),
+        (
+            K::JournalTwinOlder,
+            edited(&|i| i.write(&twin(), 4096, &[0; 512])),
+        ),
+    ]
+}
+
+#[test]
+fn what_is_wrong_with_one_copy_of_the_journal_is_a_warning_and_gone_after_the_next_mount() {
+    for (kind, image) in twins() {
+        let report = check(&image, 3);
+        assert!(report.is_sound(), "{kind:?}: {}", told(&report));
+        let disk = SimDisk::from_image(&image);
+        let volume = open(&disk, &SimEnv::new(5));
+        assert!(!volume.recovery_report().healed.is_empty(), "{kind:?}");
+        assert!(volume.recovery_report().damage.is_empty(), "{kind:?}");
+        volume.close().unwrap();
+        let report = check(&image_of(&disk), 3);
+        assert!(report.findings.is_empty(), "{kind:?}: {}", told(&report));
+    }
+}
+
+#[test]
+fn a_repair_reads_both_copies_of_the_journal_and_makes_both_anew() {
+    for lost in [FileName::Journal(0), FileName::JournalTwin(0)] {
+        let mut image = twins_in_use();
+        assert!(image.remove(&name_of(lost)));
+        // Without a superblock nothing but the files tells that there are two copies.
+        assert!(image.remove(&name_of(FileName::Super)));
+        let disk = SimDisk::from_image(&image);
+        let options = RepairOptions {
+            commit: true,
+            ..RepairOptions::default()
+        };
+        repair(&disk, &SimEnv::new(8), &options, &mut |_| true).unwrap();
+        let report = check_disk(&disk, 3);
+        assert!(report.is_sound(), "{}", told(&report));
+        let journal = files(&image_of(&disk), Dir::Journal);
+        let twins = journal.iter().filter(|f| f.0.leaf.ends_with(".b")).count();
+        assert_eq!(2 * twins, journal.len());
+        let volume = open(&disk, &SimEnv::new(9));
+        assert_eq!(volume.info().features[1], 2);
+        assert!(volume.lookup(Ino::ROOT, b"in the journal").is_ok());
+    }
+}
+
+/// A volume that was not closed, with something in its journal alone.
+fn twins_in_use() -> Image {
+    let disk = SimDisk::from_image(&closed_with(3, 2));
+    let volume = open(&disk, &SimEnv::new(4));
+    let node = NewNode::file(0o644);
+    volume
+        .create_node(Ino::ROOT, b"in the journal", &node)
+        .unwrap();
+    volume.sync().unwrap();
+    image_of(&disk)
 }
 
 fn segments() -> Planted {
@@ -551,7 +648,13 @@ fn check_all(planted: Planted) -> BTreeSet<K> {
 #[test]
 fn what_is_planted_is_found() {
     // The bases are clean: what is found was planted.
-    for base in [Tree::new().image(), long_batch().0, one_dead()] {
+    let twins_closed = closed_with(3, 2);
+    for base in [
+        Tree::new().image(),
+        long_batch().0,
+        one_dead(),
+        twins_closed,
+    ] {
         let report = check(&base, 3);
         assert!(report.findings.is_empty(), "{}", told(&report));
     }
@@ -559,6 +662,7 @@ fn what_is_planted_is_found() {
         superblocks,
         manifests_and_files,
         journals,
+        twins,
         segments,
         names,
         inodes,

@@ -44,7 +44,8 @@ impl Fence {
 
     /// Fails if another host opened the volume since.
     pub fn check(&self) -> Result<()> {
-        let found = SuperFile::read(self.disk.as_ref())?.newest;
+        let read = SuperFile::read(self.disk.as_ref());
+        let found = read.map_err(unreadable)?.newest;
         if found.nonce == self.nonce {
             return Ok(());
         }
@@ -77,6 +78,15 @@ impl Fence {
             }
             Ok(()) => Ok(()),
         }
+    }
+}
+
+/// That the superblock of a volume in use is gone is a failure of the disk.
+fn unreadable(error: Error) -> Error {
+    match error {
+        Error::NotAVolume(why) => Error::Failed(why),
+        Error::Disk(e) if e.is_not_found() => Error::Failed(e.to_string().into()),
+        other => other,
     }
 }
 

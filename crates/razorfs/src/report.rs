@@ -95,6 +95,8 @@ pub struct RecoverySummary {
     pub torn: bool,
     /// Damage that was found, one line each.
     pub damage: Vec<String>,
+    /// What was damaged in one copy and was healed from the other, one line each.
+    pub healed: Vec<String>,
     /// Nameless inodes found, which are removed in the background.
     pub orphans: u64,
 }

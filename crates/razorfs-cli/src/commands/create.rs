@@ -12,7 +12,8 @@ use crate::{place, size};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   razorfs create demo.rzfs
-  razorfs create demo.rzfs --limit 10G --compression zstd:5")]
+  razorfs create demo.rzfs --limit 10G --compression zstd:5
+  razorfs create demo.rzfs --journal-copies 2")]
 pub struct Args {
     /// The directory to create; it may exist if it is empty
     volume: PathBuf,
@@ -22,6 +23,11 @@ pub struct Args {
     /// Compression of file data: none, lz4, zstd or zstd:1 to zstd:22
     #[arg(long, default_value = "lz4", value_parser = compression)]
     compression: Compression,
+    /// Copies of the journal: with 2 any one file of it may be damaged or lost, and is healed; each
+    /// sync writes both
+    #[arg(long, value_name = "N", default_value = "1",
+        value_parser = clap::value_parser!(u8).range(1..=2))]
+    journal_copies: u8,
 }
 
 /// Runs the command.
@@ -29,6 +35,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = CreateOptions {
         limit: args.limit,
         compression: args.compression,
+        journal_copies: args.journal_copies,
         ..options()
     };
     create(&place::absolute(&args.volume)?, &options)?;

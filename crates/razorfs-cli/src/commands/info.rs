@@ -18,7 +18,7 @@ use crate::socket::Request;
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
 live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
-bytes, torn, orphans} when it was opened, damage (array of lines), read_only (why, or null), \
+bytes, torn, orphans} when it was opened, damage and healed (arrays of lines), read_only (why, or null), \
 health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
@@ -101,6 +101,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
             "orphans": recovery.orphans,
         },
         "damage": recovery.damage,
+        "healed": recovery.healed,
         "read_only": info.read_only,
         "health": health,
     }))
@@ -170,6 +171,10 @@ fn text(document: &Value) -> String {
     let damage = document.pointer("/damage").and_then(Value::as_array);
     for line in damage.into_iter().flatten().filter_map(Value::as_str) {
         lines.push(format!("            {line}; run `razorfs verify`"));
+    }
+    let healed = document.pointer("/healed").and_then(Value::as_array);
+    for line in healed.into_iter().flatten().filter_map(Value::as_str) {
+        lines.push(format!("            {line}; check the disk"));
     }
     lines.push(String::new());
     lines.join("\n")

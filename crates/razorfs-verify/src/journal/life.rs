@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-use razorfs_disk::File;
 use razorfs_format::journal::{
     BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
+use super::copies::Copies;
 use crate::FindingKind as K;
-use crate::session::{Opened, Session};
+use crate::session::Session;
 
 const PER_UNIT: u32 = UNIT_SECTORS as u32;
 
@@ -60,7 +59,7 @@ pub struct Life {
     pub slot: u32,
     /// Its current life.
     pub jid: Jid,
-    file: Arc<dyn File>,
+    copies: Copies,
     /// Units that are prepared.
     units: u32,
     writers: Vec<Writer>,
@@ -71,16 +70,14 @@ pub struct Life {
 impl Life {
     /// Reads journal file `slot`, and reports what is wrong with it as a file. `None` if it is
     /// no part of the ring.
-    pub fn read(s: &mut Session<'_>, slot: u32) -> Option<Self> {
-        let name = FileName::Journal(slot);
-        let Opened::File(file, len) = s.open(name) else {
-            return None;
-        };
+    pub fn read(s: &mut Session<'_>, slot: u32, copies: u8) -> Option<Self> {
+        let copies = Copies::open(s, slot, copies)?;
+        let len = copies.len();
         let mut life = Self {
             vid: s.vid,
             slot,
             jid: Jid(0),
-            file,
+            copies,
             units: (len.min(FILE_MAX) / UNIT as u64) as u32,
             writers: Vec::new(),
             headers: BTreeMap::new(),
@@ -92,13 +89,11 @@ impl Life {
     /// Looks at every sector; answers the first one's bytes.
     fn scan(&mut self, s: &mut Session<'_>, len: u64) -> Vec<u8> {
         const WINDOW: usize = 1 << 20;
-        let name = FileName::Journal(self.slot);
         let mut window = vec![0; WINDOW.min(len as usize)];
         let mut head = Vec::new();
         let (mut at, mut number) = (0, 0u32);
         while at < len.min(FILE_MAX) {
-            let file = Arc::clone(&self.file);
-            let got = s.read(&*file, name, &mut window, at);
+            let got = self.copies.read(s, &mut window, at);
             let bytes = window.get(..got).unwrap_or_default();
             let (sectors, _) = bytes.as_chunks::<SECTOR>();
             for sector in sectors {
@@ -252,14 +247,18 @@ impl Life {
         }
     }
 
-    /// The intact batch headers, of any life, that do not stand inside another batch.
+    /// The intact batch headers, of any life, that do not stand inside another batch. What a later
+    /// one wrote over the end of an older one is not inside of it.
     pub fn batches(&self) -> Vec<(u32, Jid, BatchHeader)> {
         let mut found = Vec::new();
-        let mut free_from = 0;
+        let mut ends = BTreeMap::new();
         for (unit, (jid, header)) in &self.headers {
-            if *unit >= free_from && *unit < self.units {
+            // A header has the number of the batch that wrote its sector.
+            let writer = (*jid, header.seq.0 as u32);
+            let inside = ends.get(&writer).is_some_and(|end| unit < end);
+            if *unit < self.units && !inside {
                 found.push((*unit, *jid, *header));
-                free_from = unit.saturating_add(units_of(header));
+                ends.insert(writer, unit.saturating_add(units_of(header)));
             }
         }
         found
@@ -333,11 +332,10 @@ impl Life {
         if let Some(verdict) = self.unfit(sectors.clone(), batch) {
             return verdict;
         }
-        let (file, name) = (Arc::clone(&self.file), FileName::Journal(self.slot));
         // The extent lies in the file, so the file bounds the memory.
         let mut bytes = vec![0; sectors.len() * SECTOR];
         let place = self.place(sectors.start);
-        let got = s.read(&*file, name, &mut bytes, place.offset);
+        let got = self.copies.read(s, &mut bytes, place.offset);
         bytes.truncate(got);
         match read_payload(self.vid, self.jid, &header, &bytes, place) {
             Ok(payload) => Verdict::Intact(header, payload, end),

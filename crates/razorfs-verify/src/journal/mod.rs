@@ -1,11 +1,12 @@
 //! Level 0: the journal. Every sector of every file, and the batches that a mount would replay.
 
 mod apply;
+mod copies;
 mod gap;
 mod life;
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
@@ -50,7 +51,7 @@ impl Replay {
 
 /// Checks the journal and replays it.
 pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
-    let lives = lives(s)?;
+    let lives = lives(s, roots.superblock.geometry.journal.copies)?;
     let mut result = Replay::of(roots);
     let end = replay::run(s, roots, &lives, &mut result);
     for life in &lives {
@@ -68,18 +69,23 @@ pub fn replay(s: &mut Session<'_>, roots: &Roots, lives: &[Life]) -> (Replay, Op
 }
 
 /// Reads all journal files; the oldest life first.
-pub fn lives(s: &mut Session<'_>) -> Result<Vec<Life>> {
-    let slots = s.list(Dir::Journal)?.into_iter().filter_map(|name| {
+pub fn lives(s: &mut Session<'_>, copies: u8) -> Result<Vec<Life>> {
+    let mut slots = BTreeSet::new();
+    for name in s.list(Dir::Journal)? {
         match FileName::parse(Dir::Journal.path(), &name.leaf) {
-            Some(FileName::Journal(slot)) => Some(slot),
-            _ => None,
+            Some(file @ FileName::JournalTwin(_)) if copies == 1 => {
+                s.find(K::UnlistedFile, file, "the journal has one copy");
+            }
+            Some(FileName::Journal(slot) | FileName::JournalTwin(slot)) => {
+                slots.insert(slot);
+            }
+            _ => {}
         }
-    });
-    let slots: Vec<u32> = slots.collect();
+    }
     let mut lives = Vec::new();
     for (done, slot) in (0..).zip(&slots) {
         s.progress("journal", done, slots.len() as u64);
-        lives.extend(Life::read(s, *slot));
+        lives.extend(Life::read(s, *slot, copies));
     }
     lives.sort_by_key(|life| (life.jid, life.slot));
     s.progress("journal", slots.len() as u64, slots.len() as u64);

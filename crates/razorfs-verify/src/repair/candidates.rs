@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use razorfs_disk::Dir;
+use razorfs_disk::{Dir, Name};
 use razorfs_format::journal::{SECTOR, SECTOR_HEAD};
 use razorfs_format::key::Tag;
 use razorfs_format::layout::FileName;
@@ -11,7 +11,7 @@ use razorfs_format::manifest::{Counters, Manifest, SegmentMeta};
 use razorfs_format::pack::{HEADER_LEN as PACK_HEADER_LEN, check_header};
 use razorfs_format::segment::{FOOTER_LEN, Footer, HEADER_LEN, Header, Identity};
 use razorfs_format::superblock::{
-    Features, Geometry, JournalStart, ManifestRef, SLOT, SLOTS, State, Superblock,
+    Features, Geometry, JOURNAL_TWINS, JournalStart, ManifestRef, SLOT, SLOTS, State, Superblock,
 };
 use razorfs_format::{
     BatchSeq, Epoch, Generation, Ino, Jid, Lsn, ManifestId, PackId, SegmentId, VolumeId,
@@ -85,7 +85,7 @@ fn volume_in(file: FileName, bytes: &[u8]) -> Option<VolumeId> {
         FileName::Manifest(id) => at(8).filter(|vid| Manifest::decode(bytes, *vid, id).is_ok()),
         FileName::Segment(id) => at(8).filter(|vid| tag_of(bytes, *vid, id).is_some()),
         FileName::Pack(id) => at(8).filter(|vid| check_header(bytes, *vid, id).is_ok()),
-        FileName::Journal(_) => {
+        FileName::Journal(_) | FileName::JournalTwin(_) => {
             let head = bytes.get(..SECTOR)?;
             let place = razorfs_format::Place::new(file, 0);
             at(SECTOR_HEAD + 8).filter(|vid| {
@@ -109,8 +109,18 @@ fn tag_of(bytes: &[u8], volume: VolumeId, segment: SegmentId) -> Option<Tag> {
 
 /// What stands for a superblock where there is none. The second half of the uuid and the key of
 /// the name hash are new.
-pub fn made_up(vid: VolumeId, random: &mut dyn FnMut() -> u64) -> Superblock {
-    let halves = [vid.0, random(), random(), random()].map(u64::to_le_bytes);
+pub fn made_up(s: &Session<'_>, random: &mut dyn FnMut() -> u64) -> Result<Superblock> {
+    let is_twin = |name: &Name| {
+        let file = FileName::parse(Dir::Journal.path(), &name.leaf);
+        matches!(file, Some(FileName::JournalTwin(_)))
+    };
+    let mut geometry = Geometry::default();
+    let mut features = Features::default();
+    if s.list(Dir::Journal)?.iter().any(is_twin) {
+        geometry.journal.copies = 2;
+        features.ro_compat = JOURNAL_TWINS;
+    }
+    let halves = [s.vid.0, random(), random(), random()].map(u64::to_le_bytes);
     let [a, b, c, d] = halves;
     let join = |a: [u8; 8], b: [u8; 8]| {
         let mut both = [0; 16];
@@ -118,10 +128,10 @@ pub fn made_up(vid: VolumeId, random: &mut dyn FnMut() -> u64) -> Superblock {
         both[8..].copy_from_slice(&b);
         both
     };
-    Superblock {
+    Ok(Superblock {
         uuid: join(a, b),
         generation: Generation(0),
-        features: Features::default(),
+        features,
         manifest: ManifestRef {
             id: ManifestId(0),
             len: 0,
@@ -137,8 +147,8 @@ pub fn made_up(vid: VolumeId, random: &mut dyn FnMut() -> u64) -> Superblock {
         end: BatchSeq(0),
         nonce: 0,
         hash_key: join(c, d),
-        geometry: Geometry::default(),
-    }
+        geometry,
+    })
 }
 
 /// All generations there may be, the one that counts first.

@@ -77,11 +77,19 @@ impl Commit<'_> {
         self.slot..self.slot.saturating_add(files.min(RING_MAX))
     }
 
+    fn journal_names(&self) -> impl Iterator<Item = FileName> + use<> {
+        let copies = self.superblock.geometry.journal.copies;
+        self.journal_slots()
+            .flat_map(move |slot| (0..copies).map(move |copy| FileName::journal(slot, copy)))
+    }
+
     fn make_journal(&self, previous: Jid) -> Result<()> {
         let len = u64::from(self.superblock.geometry.journal.initial_file);
-        for slot in self.journal_slots() {
-            let name = name_of(FileName::Journal(slot));
-            let file = self.disk.open(&name, OpenHow::CreateNew)?;
+        for name in self.journal_names() {
+            let (FileName::Journal(slot) | FileName::JournalTwin(slot)) = name else {
+                continue;
+            };
+            let file = self.disk.open(&name_of(name), OpenHow::CreateNew)?;
             // Zeros first, so that a file with a header is complete.
             file.allocate(0..len, true)?;
             file.sync_data()?;
@@ -208,7 +216,9 @@ impl Commit<'_> {
             FileName::Manifest(id) => id == self.manifest.id,
             FileName::Segment(id) => self.manifest.segments.iter().any(|m| m.id == id),
             FileName::Pack(id) => self.manifest.packs.iter().any(|m| m.id == id),
-            FileName::Journal(slot) => self.journal_slots().contains(&slot),
+            FileName::Journal(_) | FileName::JournalTwin(_) => {
+                self.journal_names().any(|name| name == file)
+            }
             _ => true,
         }
     }
@@ -220,7 +230,7 @@ impl Commit<'_> {
         let segments = segments.flat_map(|id| [FileName::SegmentTmp(id), FileName::Segment(id)]);
         let id = self.manifest.id;
         let manifest = [FileName::ManifestTmp(id), FileName::Manifest(id)];
-        let journal = self.journal_slots().map(FileName::Journal);
+        let journal = self.journal_names();
         // The manifest first: what it names must be there as long as it is.
         for file in manifest.into_iter().chain(segments).chain(journal) {
             let _ = self.disk.remove(&name_of(file));

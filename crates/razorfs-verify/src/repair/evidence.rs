@@ -48,7 +48,9 @@ impl Evidence {
                         this.segment = this.segment.max(id);
                     }
                     Some(FileName::Pack(id)) => this.pack = this.pack.max(id),
-                    Some(FileName::Journal(slot)) => this.slot = this.slot.max(slot),
+                    Some(FileName::Journal(slot) | FileName::JournalTwin(slot)) => {
+                        this.slot = this.slot.max(slot);
+                    }
                     _ => {}
                 }
             }

@@ -206,12 +206,13 @@ fn read(
         None => {
             s.vid = unnamed_volume(s)?;
             Known {
-                superblock: candidates::made_up(s.vid, &mut || env.random()),
+                superblock: candidates::made_up(s, &mut || env.random())?,
                 is_real: false,
             }
         }
     };
-    let lives = journal::lives(s)?;
+    let copies = known.superblock.geometry.journal.copies;
+    let lives = journal::lives(s, copies)?;
     let mut evidence = Evidence::collect(s, &slots, &lives)?;
     let candidates = candidates::find(s, &known, &slots, &lives, &mut evidence)?;
     if evidence.is_at_its_end() {

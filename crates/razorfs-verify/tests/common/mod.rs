@@ -44,9 +44,14 @@ pub fn options() -> Options {
 }
 
 pub fn create(disk: &SimDisk, env: &SimEnv) {
+    create_with(disk, env, 1);
+}
+
+pub fn create_with(disk: &SimDisk, env: &SimEnv, journal_copies: u8) {
     let create = CreateOptions {
         geometry: Geometry::tiny(),
         compression: Compression::Lz4,
+        journal_copies,
         ..CreateOptions::default()
     };
     Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
@@ -147,9 +152,14 @@ pub fn populate(volume: &Volume, rng: &mut Rng, round: u64) {
 
 /// A volume that was closed, with several generations of everything.
 pub fn closed(seed: u64) -> Image {
+    closed_with(seed, 1)
+}
+
+/// The same with so many copies of the journal.
+pub fn closed_with(seed: u64, journal_copies: u8) -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(seed));
     let mut rng = Rng(seed);
-    create(&disk, &env);
+    create_with(&disk, &env, journal_copies);
     for round in 0..3 {
         let volume = open(&disk, &env);
         populate(&volume, &mut rng, round);

@@ -202,6 +202,35 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
+/// A volume with two copies of its journal, whose daemon was killed; one file in use is overwritten.
+fn twins() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
+    let create = CreateOptions {
+        journal_copies: 2,
+        geometry: geometry(),
+        ..CreateOptions::default()
+    };
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let volume = open(&disk, &env, Compression::Lz4);
+    round(&volume, 0);
+    volume.sync().unwrap();
+    let mut image = image_of(&disk);
+    drop(volume);
+    // The second file is the first one that a mount writes to.
+    for file in [
+        FileName::Journal(0),
+        FileName::Journal(1),
+        FileName::Journal(2),
+    ] {
+        let mut bytes = image.bytes(&name_of(file)).unwrap();
+        if bytes.iter().skip(4096).any(|b| *b != 0) && file != FileName::Journal(0) {
+            bytes.fill(0x5a);
+            image.write(&name_of(file), 0, &bytes);
+        }
+    }
+    image
+}
+
 /// The power fails while a batch is written: the first seed that leaves a torn one.
 fn torn(unclean: &Image) -> Image {
     for seed in 0..400 {
@@ -239,7 +268,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
+    "twins",
     "shared",
     "torn",
     "journal-damaged",
@@ -261,6 +291,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        twins(),
         shared(&clean),
         torn(&unclean),
         flipped(&unclean, Dir::Journal, K::JournalBatchDamaged),

@@ -195,3 +195,25 @@ fn a_file_that_is_not_from_this_mount_is_never_overwritten() {
         assert_eq!(&found, b"theirs", "{leaf}");
     }
 }
+
+/// Something else wrote over the superblock: the volume is one still, and its disk failed.
+#[test]
+fn a_superblock_that_is_gone_while_the_volume_is_in_use_is_an_io_error() {
+    for gone in [false, true] {
+        let (disk, env) = (SimDisk::new(), SimEnv::new(1));
+        let volume = first_host(&disk, &env);
+        let node = NewNode::file(0o644);
+        volume.create_node(Ino::ROOT, b"a", &node).unwrap();
+        let name = Name::new(Dir::Root, "SUPER");
+        if gone {
+            disk.remove(&name).unwrap();
+        } else {
+            let file = disk.open(&name, OpenHow::ReadWrite).unwrap();
+            let junk = [0x5a; 4 * 4096];
+            file.write_at(&[std::io::IoSlice::new(&junk)], 0).unwrap();
+        }
+        let error = volume.checkpoint().unwrap_err();
+        assert_eq!(error.errno(), libc::EIO, "{error}");
+        assert!(error.to_string().contains("SUPER"), "{error}");
+    }
+}

@@ -145,7 +145,8 @@ impl Checkpointer {
     /// Goes on from a generation.
     pub fn new(core: Arc<Core>, installer: Installer) -> Self {
         let last = AtomicU64::new(core.env.monotonic());
-        let largest_file = u64::from(installer.superblock.geometry.journal.max_file);
+        let journal = installer.superblock.geometry.journal;
+        let largest_file = u64::from(journal.max_file) * u64::from(journal.copies);
         Self {
             core,
             installer: Mutex::new(installer),

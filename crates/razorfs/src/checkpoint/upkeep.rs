@@ -136,7 +136,7 @@ impl Checkpointer {
             packs: installer.account.packs().count() as u64,
             pack_bytes: installer.account.totals().0,
             pack_live_bytes: installer.account.totals().1,
-            journal_bytes: core.journal_capacity(),
+            journal_bytes: core.journal_host_bytes(),
             read_only: core
                 .read_only
                 .as_deref()

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, File, OpenHow};
+use razorfs_disk::{Dir, File};
 use razorfs_format::Jid;
 use razorfs_format::journal::UNIT;
 
 use super::host;
 use super::ring::{Ring, RingFile, Role};
 use crate::error::Result;
-use crate::fence;
 use crate::marks::{self, Mark};
 
 /// Bytes that one step fills with zeros and syncs.
@@ -114,11 +113,7 @@ impl Ring {
     }
 
     fn remove(&mut self, slot: u32) -> Result<()> {
-        match self.disk.remove(&host::name(slot)) {
-            Err(e) if !e.is_not_found() => return Err(e.into()),
-            _ => self.disk.sync_dir(Dir::Journal)?,
-        }
-        Ok(())
+        Ok(self.host.remove(slot)?)
     }
 
     /// The smallest free file, if it is not the only one that a life can be opened in.
@@ -136,7 +131,10 @@ impl Ring {
         if self.files.len() < most {
             let slot = self.free_slot;
             self.free_slot += 1;
-            let file = fence::create(&*self.disk, &host::name(slot))?;
+            let file = self
+                .host
+                .create_empty(slot)
+                .map_err(|e| self.undo(slot, e))?;
             return Ok(Some(Growth {
                 slot,
                 file,
@@ -151,7 +149,7 @@ impl Ring {
         if len >= target {
             return Ok(None);
         }
-        let file = self.disk.open(&host::name(slot), OpenHow::ReadWrite)?;
+        let file = self.host.open(slot)?;
         self.set_role(slot, Role::Growing);
         Ok(Some(Growth {
             slot,
@@ -193,7 +191,7 @@ impl Ring {
         debug_assert!(growth.target.is_multiple_of(UNIT as u64));
         let header = self.header(growth.slot, Jid(0), growth.target);
         let joined = host::write_header(&*growth.file, self.vid, &header)
-            .and_then(|()| self.disk.sync_dir(Dir::Journal));
+            .and_then(|()| self.host.disk.sync_dir(Dir::Journal));
         if let Err(e) = joined {
             self.abandon(growth);
             return Err(e.into());

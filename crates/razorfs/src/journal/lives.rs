@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, DiskError, File, OpenHow};
+use razorfs_disk::{Dir, DiskError, File};
 use razorfs_format::journal::UNIT;
 use razorfs_format::{BatchSeq, Jid};
 
@@ -64,7 +64,7 @@ impl Ring {
             .iter()
             .find(|f| f.slot == slot && f.role == Role::Prepared);
         let (jid, file) = match prepared.map(|f| f.jid) {
-            Some(jid) => match self.disk.open(&host::name(slot), OpenHow::ReadWrite) {
+            Some(jid) => match self.host.open(slot) {
                 Ok(file) => (jid, file),
                 Err(e) => return Err(self.give_up(slot, e)),
             },
@@ -85,8 +85,8 @@ impl Ring {
         let len = self.file(slot).map_or(0, |f| f.len);
         let header = self.header(slot, jid, len);
         let written = self
-            .disk
-            .open(&host::name(slot), OpenHow::ReadWrite)
+            .host
+            .open(slot)
             .and_then(|file| host::write_header(&*file, self.vid, &header).map(|()| file));
         let file = written.map_err(|e| self.give_up(slot, e))?;
         if let Some(f) = self.file(slot) {
@@ -113,14 +113,10 @@ impl Ring {
         let slot = self.free_slot;
         self.free_slot += 1;
         let header = self.header(slot, jid, self.smallest());
-        let file = host::create(&*self.disk, self.vid, &header)
-            .and_then(|file| self.disk.sync_dir(Dir::Journal).map(|()| file))
-            .map_err(fence::not_created);
-        let file = file.inspect_err(|e| {
-            if fence::may_undo(e) {
-                self.doomed.push(slot);
-            }
-        })?;
+        let created = self.host.create(self.vid, &header);
+        let file = created
+            .and_then(|file| self.host.disk.sync_dir(Dir::Journal).map(|()| file))
+            .map_err(|e| self.undo(slot, e))?;
         self.files.push(RingFile {
             slot,
             jid,
@@ -130,6 +126,15 @@ impl Ring {
         });
         self.activate(slot, jid, file);
         Ok(())
+    }
+
+    /// What was begun of a new file is to be removed, unless it may be another host's.
+    pub(super) fn undo(&mut self, slot: u32, cause: DiskError) -> Error {
+        let error = fence::not_created(cause);
+        if fence::may_undo(&error) {
+            self.doomed.push(slot);
+        }
+        error
     }
 
     pub(super) fn activate(&mut self, slot: u32, jid: Jid, file: Arc<dyn File>) {

@@ -24,7 +24,23 @@
 //! | one or more never reached by b | never complete, so never acknowledged: the log ends here |
 //! | all reached, one or more damaged | damage: not cut off, the volume is read-only |
 //! | never reached, but a later batch or a clean end says b was durable | a lost write: read-only |
+//!
+//! # Two copies
+//!
+//! With two copies of each file a sector is what the better of its versions says:
+//!
+//! | one copy | the other | the sector | why |
+//! |---|---|---|---|
+//! | written by b | anything | written by b | nothing but the writer of b can have made it |
+//! | never reached | never reached | never reached | |
+//! | never reached | damaged | never reached | an acknowledged batch is in both: one is right |
+//! | damaged | damaged | damaged | both were reached, or two copies rotted |
+//!
+//! So with one damaged copy, power cut or not, the verdict is that of the intact copy alone, or
+//! better: a batch that neither copy has whole, but both together, is accepted. It is made whole
+//! in both, durably, before a new life begins and anything builds on it ([`copies`]).
 
+mod copies;
 mod growth;
 mod host;
 mod lives;
@@ -32,6 +48,7 @@ mod places;
 mod reader;
 mod recovery;
 mod ring;
+mod twins;
 
 #[cfg(test)]
 mod ring_tests;
@@ -42,6 +59,7 @@ pub use places::Places;
 pub use razorfs_format::superblock::{JournalGeometry, JournalStart};
 pub(crate) use recovery::goes_on;
 pub use ring::Ring;
+pub(crate) use twins::Flusher;
 
 /// A batch of operations: what becomes durable together or not at all.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,6 +116,8 @@ pub struct RecoveryReport {
     pub discarded: u64,
     /// What is damaged. Damage that loses nothing (a file header) is listed too.
     pub damage: Vec<FormatError>,
+    /// Copies of journal files that were not as they should be, and were healed from their twins.
+    pub healed: Vec<FormatError>,
     /// Damage loses acknowledged batches, or may: the volume must not be written to. Everything
     /// before the damage was replayed.
     pub read_only: bool,

@@ -1,14 +1,15 @@
 //! What stands in the journal's files: their lives, and what became of a batch.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use razorfs_disk::{Disk, File, OpenHow};
+use razorfs_disk::{Disk, OpenHow};
 use razorfs_format::journal::{
     BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
+use super::copies::Copies;
 use super::host;
 use crate::error::Result;
 use crate::marks::{self, Mark};
@@ -32,7 +33,14 @@ pub(super) struct LifeFile {
     /// Bytes of it that are prepared.
     pub len: u64,
     pub first: First,
-    file: Arc<dyn File>,
+    copies: Copies,
+}
+
+impl LifeFile {
+    /// Makes the copies of the file equal, and tells what was wrong with them.
+    pub fn heal(&self, disk: &dyn Disk, durable: BatchSeq) -> Result<Vec<FormatError>> {
+        self.copies.heal(disk, self.len, durable)
+    }
 }
 
 /// All journal files.
@@ -52,21 +60,21 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Reads the beginning of every journal file, past the host's cache.
-    pub fn read(disk: &dyn Disk, vid: VolumeId) -> Result<Self> {
+    pub fn read(disk: &dyn Disk, vid: VolumeId, copies: u8) -> Result<Self> {
         let mut this = Self::default();
-        for slot in host::slots(disk)? {
+        for slot in host::slots(disk, copies)? {
             this.free_slot = slot.saturating_add(1);
-            let file = disk.open(&host::name(slot), OpenHow::ReadUncached)?;
+            let file = Copies::open(disk, vid, slot, copies, OpenHow::ReadUncached)?;
             this.add(vid, slot, file)?;
         }
         this.files.sort_by_key(|f| (f.jid, f.slot));
         Ok(this)
     }
 
-    fn add(&mut self, vid: VolumeId, slot: u32, file: Arc<dyn File>) -> Result<()> {
-        let host_len = file.len()? / UNIT as u64 * UNIT as u64;
+    fn add(&mut self, vid: VolumeId, slot: u32, copies: Copies) -> Result<()> {
+        let host_len = copies.len()? / UNIT as u64 * UNIT as u64;
         let place = Place::new(FileName::Journal(slot), 0);
-        let head = Image::load_range(vid, slot, &*file, 2 * UNIT as u64);
+        let head = Image::load_range(vid, slot, &copies, 2 * UNIT as u64);
         let header = FileHeader::decode(vid, head.bytes.get(..SECTOR).unwrap_or(&[]), place);
         let first = head.sector(UNIT_SECTORS as u32);
         let stamped = match first {
@@ -83,9 +91,8 @@ impl Survey {
             }
             Err(e) => {
                 let len = host_len.min(FILE_MAX);
-                let newest = Image::load_range(vid, slot, &*file, len).newest_life();
-                let blank = head.bytes.iter().take(SECTOR).all(|&b| b == 0);
-                if newest.is_none() && blank {
+                let newest = Image::load_range(vid, slot, &copies, len).newest_life();
+                if newest.is_none() && copies.was_never_used() {
                     marks::hit(Mark::ReplayFileUnfinished);
                     self.unfinished.push(slot);
                     return Ok(());
@@ -116,7 +123,7 @@ impl Survey {
             jid,
             len,
             first,
-            file,
+            copies,
         });
         Ok(())
     }
@@ -160,24 +167,13 @@ pub(super) struct Image {
 impl Image {
     /// Reads the whole file.
     pub fn load(vid: VolumeId, life: &LifeFile) -> Self {
-        let mut this = Self::load_range(vid, life.slot, &*life.file, life.len);
+        let mut this = Self::load_range(vid, life.slot, &life.copies, life.len);
         this.jid = life.jid;
         this
     }
 
-    fn load_range(vid: VolumeId, slot: u32, file: &dyn File, len: u64) -> Self {
-        let there = file.len().unwrap_or(0).min(len) as usize;
-        let mut bytes = vec![0; there];
-        if file.read_at(&mut bytes, 0).ok() != Some(there) {
-            let mut at = 0;
-            for unit in bytes.chunks_mut(UNIT) {
-                if file.read_at(unit, at).ok() != Some(unit.len()) {
-                    // No sector with these bytes is valid, and they are not zeros.
-                    unit.fill(0xA5);
-                }
-                at += UNIT as u64;
-            }
-        }
+    fn load_range(vid: VolumeId, slot: u32, copies: &Copies, len: u64) -> Self {
+        let bytes = copies.read(0..len);
         Self {
             vid,
             slot,
@@ -229,20 +225,19 @@ impl Image {
         Some((jid, header))
     }
 
-    /// The intact headers of batches, of any life. What stands inside a batch is passed over: it
-    /// may hold anything.
+    /// The intact headers of batches, of any life. What a batch wrote behind its header is passed
+    /// over: it may hold anything. Another one may have written over the end of it since.
     pub fn batches(&self) -> impl Iterator<Item = (u32, Jid, BatchHeader)> {
-        let mut unit = 1;
-        std::iter::from_fn(move || {
-            while unit < self.units {
-                let at = unit;
-                if let Some((jid, header)) = self.batch_at(at) {
-                    unit = at + units_of(&header);
-                    return Some((at, jid, header));
-                }
-                unit += 1;
+        let mut ends = BTreeMap::new();
+        (1..self.units).filter_map(move |unit| {
+            let (jid, header) = self.batch_at(unit)?;
+            // A header has the number of the batch that wrote its sector.
+            let writer = (jid, header.seq.0 as u32);
+            if ends.get(&writer).is_some_and(|end| unit < *end) {
+                return None;
             }
-            None
+            ends.insert(writer, unit + units_of(&header));
+            Some((unit, jid, header))
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use razorfs_disk::{Dir, Disk, OpenHow};
 use razorfs_format::journal::BatchHeader;
 use razorfs_format::layout::FileName;
-use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place, VolumeId};
+use razorfs_format::{BatchSeq, FormatError, Generation, Jid, Lsn, Place, VolumeId};
 
 use super::reader::{First, Image, Survey, Verdict};
 use super::{Batch, JournalStart, RecoveryReport, TornTail, host};
@@ -14,11 +14,10 @@ use crate::marks::{self, Mark};
 
 /// Makes durable whatever an earlier process left in the host's cache: a batch that is accepted
 /// now must not be lost by a later power cut, while newer ones stay.
-pub(super) fn settle(disk: &dyn Disk, contents: bool) -> Result<()> {
+pub(super) fn settle(disk: &dyn Disk, copies: u8, contents: bool) -> Result<()> {
     if contents {
-        for slot in host::slots(disk)? {
-            disk.open(&host::name(slot), OpenHow::ReadWrite)?
-                .sync_data()?;
+        for name in host::names(disk, copies)? {
+            disk.open(&name, OpenHow::ReadWrite)?.sync_data()?;
         }
     }
     disk.sync_dir(Dir::Journal)?;
@@ -30,10 +29,11 @@ pub(super) fn settle(disk: &dyn Disk, contents: bool) -> Result<()> {
 pub(crate) fn goes_on(
     disk: &dyn Disk,
     vid: VolumeId,
+    copies: u8,
     start: JournalStart,
     end: BatchSeq,
 ) -> Result<bool> {
-    let files = Survey::read(disk, vid)?.files;
+    let files = Survey::read(disk, vid, copies)?.files;
     let mut later = files.iter().filter(|f| f.jid >= start.jid);
     // Each opening begins a new life.
     Ok(later.any(|f| matches!(f.first, First::Batch(first) if first > end)))
@@ -62,6 +62,9 @@ struct Cursor {
     unit: u32,
 }
 
+/// More lives than one copy of a file can have named alone: no number is given out twice.
+const LIVES_LOST: u32 = 1024;
+
 /// Why the reader stopped.
 enum End {
     /// The superblock says that the log ends here.
@@ -75,11 +78,12 @@ impl Replay {
     pub fn run(
         disk: &dyn Disk,
         vid: VolumeId,
+        copies: u8,
         start: JournalStart,
         clean_end: Option<BatchSeq>,
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
     ) -> Result<Self> {
-        let mut survey = Survey::read(disk, vid)?;
+        let mut survey = Survey::read(disk, vid, copies)?;
         let damage = std::mem::take(&mut survey.damage);
         let mut this = Self {
             report: RecoveryReport {
@@ -92,6 +96,7 @@ impl Replay {
                 torn: None,
                 discarded: 0,
                 damage,
+                healed: Vec::new(),
                 read_only: false,
             },
             used: BTreeMap::new(),
@@ -105,6 +110,21 @@ impl Replay {
         let end = this.walk(clean_end, apply)?;
         this.judge(end, clean_end);
         Ok(this)
+    }
+
+    /// Makes the copies of every file equal, where there are two: what was pieced together of both
+    /// must be whole in each before anything builds on it.
+    pub fn heal(&mut self, disk: &dyn Disk, clean_end: Option<BatchSeq>) -> Result<()> {
+        let before = BatchSeq(self.start.batch.0.saturating_sub(1));
+        let durable = self.durable.max(clean_end.unwrap_or_default()).max(before);
+        for life in &self.survey.files {
+            self.report.healed.extend(life.heal(disk, durable)?);
+        }
+        if !self.report.healed.is_empty() {
+            // What was lost with a copy may have named lives that no file names any more.
+            self.survey.newest = Jid(self.survey.newest.0.saturating_add(LIVES_LOST));
+        }
+        Ok(())
     }
 
     fn walk(
@@ -290,10 +310,12 @@ impl Replay {
         match end {
             End::Clean => {}
             End::Damaged(e) => {
+                marks::hit(Mark::ReplayDamaged);
                 self.report.damage.push(e);
                 self.report.read_only = true;
             }
             End::Torn(torn) if durable >= next => {
+                marks::hit(Mark::ReplayLost);
                 let place = torn.as_ref().map_or_else(|| self.somewhere(), |t| t.place);
                 self.report.damage.push(place.error(
                     "acknowledged journal batch",

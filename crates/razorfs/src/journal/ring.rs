@@ -12,8 +12,10 @@ use razorfs_format::journal::{
 use razorfs_format::{BatchSeq, Jid, VolumeId};
 
 use super::growth::Growth;
+use super::host::Host;
 use super::recovery::{Replay, settle};
-use super::{Batch, JournalGeometry, JournalStart, RecoveryReport, host};
+use super::twins::Flusher;
+use super::{Batch, JournalGeometry, JournalStart, RecoveryReport};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
 use crate::marks::{self, Mark};
@@ -78,7 +80,7 @@ struct Unsynced {
 ///
 /// One file is kept free at all times where that is possible, for the day a sync fails.
 pub struct Ring {
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) host: Host,
     pub(super) vid: VolumeId,
     pub(super) geometry: JournalGeometry,
     pub(super) files: Vec<RingFile>,
@@ -117,7 +119,7 @@ impl Ring {
         for slot in 0..geometry.initial_files {
             let jid = Jid(u32::from(slot == 0));
             let header = ring.header(slot, jid, u64::from(geometry.initial_file));
-            let file = host::create(&*ring.disk, vid, &header)?;
+            let file = ring.host.create(vid, &header)?;
             ring.files.push(RingFile {
                 slot,
                 jid,
@@ -130,7 +132,7 @@ impl Ring {
                 ring.activate(slot, jid, file);
             }
         }
-        ring.disk.sync_dir(Dir::Journal)?;
+        ring.host.disk.sync_dir(Dir::Journal)?;
         ring.free_slot = geometry.initial_files;
         let start = JournalStart {
             jid: Jid(1),
@@ -159,9 +161,13 @@ impl Ring {
         agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Self, RecoveryReport)> {
         check(&geometry)?;
-        settle(&*disk, clean_end.is_none())?;
-        let replay = Replay::run(&*disk, vid, start, clean_end, apply)?;
+        let copies = geometry.copies;
+        settle(&*disk, copies, clean_end.is_none())?;
+        let mut replay = Replay::run(&*disk, vid, copies, start, clean_end, apply)?;
         agree(&replay.report)?;
+        if copies > 1 && !replay.report.read_only {
+            replay.heal(&*disk, clean_end)?;
+        }
         let next = BatchSeq(replay.report.last.0.saturating_add(1));
         let mut ring = Self::empty(disk, vid, geometry, next);
         ring.newest = replay.survey.newest.max(start.jid);
@@ -202,11 +208,12 @@ impl Ring {
     pub fn open_read_only(
         disk: Arc<dyn Disk>,
         vid: VolumeId,
+        copies: u8,
         start: JournalStart,
         clean_end: Option<BatchSeq>,
         apply: &mut dyn FnMut(&Batch) -> Result<()>,
     ) -> Result<RecoveryReport> {
-        Ok(Replay::run(&*disk, vid, start, clean_end, apply)?.report)
+        Ok(Replay::run(&*disk, vid, copies, start, clean_end, apply)?.report)
     }
 
     fn empty(
@@ -216,7 +223,7 @@ impl Ring {
         next: BatchSeq,
     ) -> Self {
         Self {
-            disk,
+            host: Host::new(disk, geometry.copies),
             vid,
             geometry,
             files: Vec::new(),
@@ -526,7 +533,13 @@ impl Ring {
     /// Bytes that the files of the ring take on the host.
     #[must_use]
     pub fn host_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.len).sum()
+        let one: u64 = self.files.iter().map(|f| f.len).sum();
+        one * u64::from(self.geometry.copies)
+    }
+
+    /// What flushes two copies at the same time; none if there is one.
+    pub(crate) fn flusher(&self) -> Option<Arc<Flusher>> {
+        (self.geometry.copies > 1).then(|| Arc::clone(&self.host.flusher))
     }
 
     pub(super) fn smallest(&self) -> u64 {

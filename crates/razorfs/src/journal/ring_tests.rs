@@ -18,6 +18,17 @@ fn geometry() -> JournalGeometry {
         max_file: 64 << 10,
         initial_files: 3,
         max_files: 5,
+        copies: 1,
+    }
+}
+
+/// The geometry of the ring on this disk.
+fn geometry_on(disk: &SimDisk) -> JournalGeometry {
+    let files = disk.files();
+    let two = files.iter().any(|(name, _)| name.leaf.ends_with(".b"));
+    JournalGeometry {
+        copies: 1 + u8::from(two),
+        ..geometry()
     }
 }
 
@@ -28,7 +39,15 @@ fn blank() -> SimDisk {
 }
 
 fn create(disk: &SimDisk) -> (Ring, JournalStart) {
-    Ring::create(Arc::new(disk.clone()), VID, geometry()).unwrap()
+    create_with(disk, 1)
+}
+
+fn create_with(disk: &SimDisk, copies: u8) -> (Ring, JournalStart) {
+    let geometry = JournalGeometry {
+        copies,
+        ..geometry()
+    };
+    Ring::create(Arc::new(disk.clone()), VID, geometry).unwrap()
 }
 
 fn batch(seq: u64, payload: Vec<u8>) -> Batch {
@@ -68,12 +87,11 @@ fn recover(
         log.push((b.seq.0, b.payload.clone()));
         Ok(())
     };
-    let disk = Arc::new(disk.clone());
+    let (disk, geometry) = (Arc::new(disk.clone()), geometry_on(disk));
     let clean = clean.map(BatchSeq);
-    let (ring, report) =
-        Ring::recover(disk, VID, geometry(), start, clean, &mut apply, &mut |_| {
-            Ok(())
-        })?;
+    let (ring, report) = Ring::recover(disk, VID, geometry, start, clean, &mut apply, &mut |_| {
+        Ok(())
+    })?;
     Ok((ring, report, log))
 }
 
@@ -83,9 +101,9 @@ fn read_only(disk: &SimDisk, start: JournalStart, clean: Option<u64>) -> (Recove
         log.push((b.seq.0, b.payload.clone()));
         Ok(())
     };
-    let disk = Arc::new(disk.clone());
+    let (disk, copies) = (Arc::new(disk.clone()), geometry_on(disk).copies);
     let clean = clean.map(BatchSeq);
-    let report = Ring::open_read_only(disk, VID, start, clean, &mut apply).unwrap();
+    let report = Ring::open_read_only(disk, VID, copies, start, clean, &mut apply).unwrap();
     (report, log)
 }
 
@@ -106,8 +124,12 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        Self::with(seed, 1)
+    }
+
+    fn with(seed: u64, copies: u8) -> Self {
         let disk = blank();
-        let (ring, start) = create(&disk);
+        let (ring, start) = create_with(&disk, copies);
         Self {
             disk,
             rng: SimRng::new(seed),
@@ -544,7 +566,7 @@ fn four() -> (Image, JournalStart, Log) {
 }
 
 fn first_file() -> razorfs_disk::Name {
-    host::name(0)
+    host::name(0, 0)
 }
 
 #[test]
@@ -646,7 +668,7 @@ fn a_batch_with_any_sector_missing_is_torn_and_with_any_damaged_is_not() {
     let seq = start.batch.0;
     let (report, log) = read_only(&disk, start, None);
     assert_eq!((report.torn, log.len()), (None, 1));
-    let file = (0..3).map(host::name).find(|n| {
+    let file = (0..3).map(|slot| host::name(slot, 0)).find(|n| {
         let bytes = whole.bytes(n).unwrap();
         (1..bytes.len() / UNIT).any(|u| bytes[u * UNIT + 8] == seq as u8 && bytes[u * UNIT] != 0)
     });
@@ -710,6 +732,41 @@ fn a_lost_batch_that_a_later_one_says_was_durable_is_noticed() {
         Err(Error::ReadOnly(_))
     ));
     assert!(matches!(ring.sync(), Err(Error::ReadOnly(_))));
+}
+
+/// What an older life left where a write was lost may be the beginning of a long batch, which
+/// reaches over the batch that came after the lost one.
+#[test]
+fn a_lost_batch_is_noticed_though_an_older_one_reaches_over_the_next() {
+    let disk = blank();
+    let (mut ring, _) = create(&disk);
+    ring.append(&batch(1, vec![1; 7400])).unwrap();
+    ring.sync().unwrap();
+    let before = disk.image();
+    let mut next = 2;
+    // Until the first file is used again.
+    let (mut ring, start) = loop {
+        let start = ring.start_for(BatchSeq(next));
+        let (mut again, _, _) = recover(&disk, start, None).unwrap();
+        again.release(BatchSeq(next));
+        if again.active.as_ref().unwrap().slot == 0 {
+            let start = again.start_for(BatchSeq(next));
+            break (again, start);
+        }
+        again.append(&batch(next, vec![2; 10])).unwrap();
+        again.sync().unwrap();
+        next += 1;
+        ring = again;
+    };
+    for seq in next..next + 2 {
+        ring.append(&batch(seq, vec![3; 10])).unwrap();
+        ring.sync().unwrap();
+    }
+    let mut image = disk.image();
+    let old = before.bytes(&first_file()).unwrap();
+    image.write(&first_file(), UNIT as u64, &old[UNIT..2 * UNIT]);
+    let (report, log) = read_only(&SimDisk::from_image(&image), start, None);
+    assert!(report.read_only && log.is_empty(), "{report:?}");
 }
 
 #[test]
@@ -999,3 +1056,5 @@ fn files_that_were_mangled_at_will_give_a_prefix_or_nothing() {
         }
     }
 }
+
+mod twins_tests;

@@ -24,7 +24,6 @@ pub(super) fn geometry_of(options: &CreateOptions) -> Geometry {
         Compression::Zstd(level) => (DefaultCompression::Zstd, level),
     };
     Geometry {
-        journal_copies: options.journal_copies,
         compression,
         compression_level,
         segment_bytes: u32::try_from(g.segment_bytes).unwrap_or(u32::MAX),
@@ -34,6 +33,7 @@ pub(super) fn geometry_of(options: &CreateOptions) -> Geometry {
             max_file: g.journal_max_file,
             initial_files: g.journal_initial_files,
             max_files: g.journal_max_files,
+            copies: options.journal_copies,
         },
         pack_bytes: g.pack_bytes,
         limit: options.limit,

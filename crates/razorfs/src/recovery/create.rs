@@ -8,7 +8,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
-use razorfs_format::superblock::{Features, ManifestRef, State, Superblock};
+use razorfs_format::superblock::{Features, JOURNAL_TWINS, ManifestRef, State, Superblock};
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
 };
@@ -22,8 +22,8 @@ use crate::{CreateOptions, Error, Result, namespace};
 /// Writes an empty volume. The mark of a creation comes first and goes last; the superblock is the
 /// last file, so what has the mark and no superblock was never a volume.
 pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions) -> Result<()> {
-    if options.journal_copies != 1 {
-        return Err(Error::Unsupported("more than one copy of the journal"));
+    if !(1..=2).contains(&options.journal_copies) {
+        return Err(Error::Invalid("a journal has one copy or two"));
     }
     if options.parity {
         return Err(Error::Unsupported("parity"));
@@ -45,7 +45,13 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     let superblock = Superblock {
         uuid,
         generation: Generation(1),
-        features: Features::default(),
+        features: Features {
+            ro_compat: match options.journal_copies {
+                1 => 0,
+                _ => JOURNAL_TWINS,
+            },
+            ..Features::default()
+        },
         manifest,
         journal: start,
         cut: Lsn(1),

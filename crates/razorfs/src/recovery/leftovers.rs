@@ -100,7 +100,8 @@ impl Opening {
             | FileName::Lock
             | FileName::Reserve
             | FileName::Creating
-            | FileName::Journal(_) => true,
+            | FileName::Journal(_)
+            | FileName::JournalTwin(_) => true,
         };
         for file in self.listing()? {
             if !named(&file) {

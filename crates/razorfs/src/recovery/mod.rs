@@ -67,7 +67,13 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     let mut clean_end = superblock.clean_end();
     if let Some(end) = clean_end
-        && goes_on(disk.as_ref(), superblock.vid(), superblock.journal, end)?
+        && goes_on(
+            disk.as_ref(),
+            superblock.vid(),
+            superblock.geometry.journal.copies,
+            superblock.journal,
+            end,
+        )?
     {
         clean_end = None;
     }
@@ -246,7 +252,7 @@ impl Replay {
         let (geometry, start) = (superblock.geometry.journal, superblock.journal);
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
-            let report = Ring::open_read_only(disk, vid, start, end, &mut apply)?;
+            let report = Ring::open_read_only(disk, vid, geometry.copies, start, end, &mut apply)?;
             agree(&report)?;
             return Ok((None, report));
         }
@@ -307,6 +313,7 @@ impl Opening {
             bytes: report.bytes,
             torn: report.torn.is_some(),
             damage: report.damage.iter().map(ToString::to_string).collect(),
+            healed: report.healed.iter().map(ToString::to_string).collect(),
             orphans: 0,
         }
     }

@@ -137,7 +137,7 @@ fn check_super(disk: &dyn Disk) -> Result<()> {
 fn check(disk: &dyn Disk, file: FileName) -> Result<()> {
     let ours = match file {
         FileName::Manifest(id) => id == ManifestId(1),
-        FileName::Journal(_) => is_first_life(disk, file)?,
+        FileName::Journal(_) | FileName::JournalTwin(_) => is_first_life(disk, file)?,
         _ => false,
     };
     if ours { Ok(()) } else { Err(damaged(&file)) }

@@ -34,6 +34,7 @@ impl World {
             max_file: initial_file << rng.below(2),
             initial_files,
             max_files: initial_files + rng.below(2) as u32,
+            copies: 1,
         };
         let made = Ring::create(Arc::new(disk.clone()), VolumeId(7), geometry);
         let world = Self {

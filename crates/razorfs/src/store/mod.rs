@@ -37,7 +37,7 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
-use crate::journal::Ring;
+use crate::journal::{Flusher, Ring};
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock};
 use crate::tree::Levels;
@@ -372,6 +372,19 @@ impl Core {
             Some(journal) => journal.lock(),
             None => unreachable!("a volume that is open for reading only is not written to"),
         }
+    }
+
+    /// What flushes the two copies of the journal at the same time, if there are two.
+    pub fn flusher(&self) -> Option<Arc<Flusher>> {
+        let journal = self.journal.as_ref()?;
+        journal.lock().ring.flusher()
+    }
+
+    /// Bytes that the journal's files take on the host.
+    pub fn journal_host_bytes(&self) -> u64 {
+        self.journal
+            .as_ref()
+            .map_or(0, |journal| journal.lock().ring.host_bytes())
     }
 
     /// Bytes that the journal's files hold.

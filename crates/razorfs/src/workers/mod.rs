@@ -1,5 +1,6 @@
 //! The threads of an open volume: the only ones the engine has. One commits batches, one
-//! checkpoints and compacts, one reaps. Without them (`Options::threads` off) whoever needs the
+//! checkpoints and compacts, one reaps, one flushes the second copy of the journal if there is one.
+//! Without them (`Options::threads` off) whoever needs the
 //! work done does it, step by step, which is how the simulator replays a seed.
 
 mod backoff;
@@ -7,6 +8,7 @@ mod backoff;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::journal::Flusher;
 use crate::store::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
@@ -34,6 +36,8 @@ pub(crate) struct Workers {
     /// The reaper stops first: what it does may have to wait for the others.
     stop_reaping: Arc<AtomicBool>,
     reaper: Option<JoinHandle<()>>,
+    /// Where the journal has two copies.
+    flusher: Option<(Arc<Flusher>, JoinHandle<()>)>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -46,6 +50,7 @@ impl Workers {
             stop,
             stop_reaping: Arc::new(AtomicBool::new(false)),
             reaper: None,
+            flusher: None,
             threads: Vec::new(),
         };
         let (journal_store, journal_stop) = (Arc::clone(&store), Arc::clone(&workers.stop));
@@ -53,6 +58,11 @@ impl Workers {
             journal_loop(&journal_store, &journal_stop)
         })?;
         workers.threads.push(journal);
+        if let Some(flusher) = workers.store.flusher() {
+            let serving = Arc::clone(&flusher);
+            let thread = workers.spawn("razorfs-twin", move || serving.serve())?;
+            workers.flusher = Some((flusher, thread));
+        }
         let (upkeep_stop, upkeep_work) = (Arc::clone(&workers.stop), Arc::clone(&maintenance));
         let upkeep = workers.spawn("razorfs-upkeep", move || {
             upkeep_loop(&store, upkeep_work.as_ref(), &upkeep_stop);
@@ -92,6 +102,10 @@ impl Workers {
             self.store.signals.maintain.notify_all();
         }
         self.threads.drain(..).for_each(join);
+        if let Some((flusher, thread)) = self.flusher.take() {
+            flusher.stop();
+            join(thread);
+        }
     }
 }
 
