@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod names;
 pub mod op;
 pub mod pack;
+pub mod parity;
 pub mod record;
 pub mod segment;
 pub mod superblock;

@@ -14,6 +14,7 @@ pub mod library;
 pub mod marks;
 mod namespace;
 mod options;
+pub mod parity;
 mod recovery;
 mod report;
 mod store;

@@ -13,6 +13,8 @@ pub enum Step {
     Reap,
     /// Adds one file to the journal.
     Grow,
+    /// Heals what was found damaged, or makes a piece of the parity of a pack.
+    Parity,
 }
 
 /// Counts since the volume was opened.
@@ -43,6 +45,10 @@ pub struct Stats {
     pub dirty_bytes: u64,
     /// Inodes that wait for their removal.
     pub orphans: u64,
+    /// Reads of damaged bytes that parity made up for.
+    pub parity_reads: u64,
+    /// Damaged shards that were healed on the disk.
+    pub parity_healed: u64,
 }
 
 /// What a volume is.
@@ -75,6 +81,10 @@ pub struct Info {
     pub pack_live_bytes: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
+    /// Bytes of parity, if the volume has any.
+    pub parity_bytes: Option<u64>,
+    /// Sealed packs whose parity is still to be made, or cannot be made because they are damaged.
+    pub parity_missing: u64,
     /// Why the volume refuses writes, if it does.
     pub read_only: Option<String>,
 }

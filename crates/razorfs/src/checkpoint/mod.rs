@@ -20,6 +20,7 @@
 mod fence_tests;
 mod flush;
 mod garbage;
+mod parity;
 mod search;
 pub mod superfile;
 mod upkeep;
@@ -42,6 +43,7 @@ use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
+pub(crate) use parity::Parity;
 use superfile::SuperFile;
 
 /// The state of the installer.
@@ -52,6 +54,8 @@ pub(crate) struct Installer {
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
+    /// Where the volume has parity.
+    pub parity: Option<Parity>,
     garbage: Vec<Garbage>,
     /// The generation in which no pack was left to be searched for dead frames.
     searched: Generation,
@@ -70,6 +74,7 @@ pub(crate) struct InstallerStart {
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
+    pub parity: Option<Parity>,
 }
 
 impl Installer {
@@ -92,6 +97,7 @@ impl Installer {
             account: start.account,
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
+            parity: start.parity,
             garbage: Vec::new(),
             searched: Generation(0),
             next_run,
@@ -234,7 +240,7 @@ impl Checkpointer {
         let cold = installer.cold.position();
         let mut flushed = Flushed::default();
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
-            .and_then(|()| publish(self.core.disk.as_ref(), &flushed.segments));
+            .and_then(|()| self.publish(&flushed.segments));
         if let Err(e) = written {
             let ids = flushed.segments.iter().map(|s| s.id);
             self.take_back(installer, Some(&cold), ids, &e);
@@ -290,7 +296,7 @@ impl Checkpointer {
             &segment,
         )?;
         let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
-        if let Err(e) = publish(self.core.disk.as_ref(), &output.added) {
+        if let Err(e) = self.publish(&output.added) {
             self.take_back(&mut installer, None, written.into_iter(), &e);
             return Err(e);
         }
@@ -466,11 +472,14 @@ impl Checkpointer {
         e: &Error,
     ) {
         marks::hit(Mark::CheckpointNotInstalled);
-        let segments = edit.iter().flat_map(|e| e.written.iter());
-        let segments = segments.map(|id| FileName::Segment(*id));
+        let ids = edit.iter().flat_map(|e| e.written.iter());
+        let mut segments: Vec<_> = ids.clone().map(|id| FileName::Segment(*id)).collect();
+        if installer.parity.is_some() {
+            segments.extend(ids.map(|id| FileName::SegmentParity(*id)));
+        }
         let manifest = next.tables.iter().map(|(m, _)| FileName::Manifest(m.id));
         let unneeded_since = installer.superblock.generation;
-        let garbage = segments.chain(manifest).map(|file| Garbage {
+        let garbage = segments.into_iter().chain(manifest).map(|file| Garbage {
             unneeded_since,
             what: Unneeded::File(file),
         });
@@ -562,6 +571,10 @@ impl Checkpointer {
             len: bytes.len() as u32,
             crc,
         })
+    }
+
+    fn publish(&self, segments: &[SegmentMeta]) -> Result<()> {
+        publish(self.core.disk.as_ref(), segments, self.core.healer.is_some())
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

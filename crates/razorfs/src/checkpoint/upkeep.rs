@@ -113,6 +113,8 @@ impl Checkpointer {
             checkpoints: load(&counts.checkpoints),
             compactions: load(&counts.compactions),
             dirty_bytes: core.bytes_in_ram(),
+            parity_reads: core.healer.as_ref().map_or(0, |h| h.counts().0),
+            parity_healed: core.healer.as_ref().map_or(0, |h| h.counts().1),
             ..Stats::default()
         }
     }
@@ -138,6 +140,8 @@ impl Checkpointer {
             pack_bytes: installer.account.totals().0,
             pack_live_bytes: installer.account.totals().1,
             journal_bytes: core.journal_capacity(),
+            parity_bytes: installer.parity_bytes(core.vid).map(|(bytes, _)| bytes),
+            parity_missing: installer.parity_bytes(core.vid).map_or(0, |(_, missing)| missing),
             read_only: core
                 .read_only
                 .as_deref()

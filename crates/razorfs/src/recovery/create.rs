@@ -8,7 +8,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
-use razorfs_format::superblock::{Features, ManifestRef, State, Superblock};
+use razorfs_format::superblock::{Features, ManifestRef, PARITY, State, Superblock};
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
 };
@@ -24,9 +24,6 @@ use crate::{CreateOptions, Error, Result, namespace};
 pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions) -> Result<()> {
     if options.journal_copies != 1 {
         return Err(Error::Unsupported("more than one copy of the journal"));
-    }
-    if options.parity {
-        return Err(Error::Unsupported("parity"));
     }
     disk.create_dirs()?;
     let _guard = super::lock(disk.as_ref(), LockMode::Exclusive)?;
@@ -45,7 +42,10 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     let superblock = Superblock {
         uuid,
         generation: Generation(1),
-        features: Features::default(),
+        features: Features {
+            ro_compat: if options.parity { PARITY } else { 0 },
+            ..Features::default()
+        },
         manifest,
         journal: start,
         cut: Lsn(1),

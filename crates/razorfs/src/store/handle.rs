@@ -62,6 +62,9 @@ impl Maintenance for Upkeep {
     fn grow(&self) -> Result<bool> {
         self.checkpointer.grow()
     }
+    fn parity(&self) -> Result<bool> {
+        self.checkpointer.parity()
+    }
 }
 
 impl Store {
@@ -139,6 +142,7 @@ impl Store {
             Step::Checkpoint => self.checkpointer.checkpoint(),
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),
+            Step::Parity => self.checkpointer.parity(),
             Step::Reap => Ok(false),
         }
     }
@@ -176,7 +180,8 @@ impl Store {
             return Ok(look(self.disk.as_ref()));
         }
         self.check_writable()?;
-        let installer = self.checkpointer.installer.lock();
+        let mut installer = self.checkpointer.installer.lock();
+        self.checkpointer.abandon_parity(&mut installer);
         self.sync()?;
         let journal = self.journal();
         let seen = look(self.disk.as_ref());

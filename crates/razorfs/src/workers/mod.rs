@@ -25,6 +25,8 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn reap(&self) -> Result<bool>;
     /// One step of growing the journal.
     fn grow(&self) -> Result<bool>;
+    /// One step of healing, or of making parity.
+    fn parity(&self) -> Result<bool>;
 }
 
 /// The running threads.
@@ -175,6 +177,7 @@ struct Pauses {
     checkpoint: Backoff,
     grow: Backoff,
     compact: Backoff,
+    parity: Backoff,
 }
 
 /// Does what is due; answers whether there was anything, without a failure.
@@ -226,6 +229,7 @@ fn upkeep_step(
     }
     step("journal", &mut pauses.grow, &|| maintenance.grow());
     step("compaction", &mut pauses.compact, &|| maintenance.compact());
+    step("parity", &mut pauses.parity, &|| maintenance.parity());
     busy && !failed
 }
 
@@ -258,6 +262,9 @@ mod tests {
         }
         fn compact(&self) -> Result<bool> {
             self.fail()
+        }
+        fn parity(&self) -> Result<bool> {
+            Ok(false)
         }
         fn reap(&self) -> Result<bool> {
             Ok(false)
