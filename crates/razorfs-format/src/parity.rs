@@ -298,6 +298,30 @@ impl Shape {
     }
 }
 
+/// Whose parity an intact header says that it is.
+#[must_use]
+pub fn claimed(header: &[u8]) -> Option<(VolumeId, Object)> {
+    let mut t = Take::new(header, Place::new(FileName::Super, 0), "header of parity");
+    let _magic_and_version = t.slice(6).ok()?;
+    let kind = t.u8().ok()?;
+    let _recovery = t.u8().ok()?;
+    let (vid, number) = (VolumeId(t.u64().ok()?), t.u64().ok()?);
+    let len = t.u64().ok()?;
+    let shard = t.u32().ok()?;
+    let object = match kind {
+        1 => Object::Pack(PackId(number)),
+        2 => Object::Segment(SegmentId(number)),
+        _ => return None,
+    };
+    let shape = Shape {
+        vid,
+        object,
+        len,
+        shard,
+    };
+    (header.get(..HEADER_LEN)? == shape.encode()).then_some((vid, object))
+}
+
 #[cfg(test)]
 #[path = "parity/parity_tests.rs"]
 mod parity_tests;

@@ -17,6 +17,8 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> 
         for name in s.list(dir)? {
             match FileName::parse(dir.path(), &name.leaf) {
                 Some(file) if missing.remove(&file).is_some() => {}
+                // Those of the generation before go together with their objects.
+                Some(file) if may_be_there(roots, file) => {}
                 Some(file) => {
                     s.find(K::UnlistedFile, file, "no generation names it");
                 }
@@ -53,7 +55,21 @@ fn named(roots: &Roots, replay: &Replay) -> BTreeMap<FileName, K> {
         .into_iter()
         .filter(|p| !packs.contains(&p.id));
     files.extend(packs.map(|p| (FileName::Pack(p.id), K::PreviousPack)));
+    if roots.parity() {
+        let segments = manifest.segments.iter();
+        files.extend(segments.map(|m| (FileName::SegmentParity(m.id), K::ParityMissing)));
+        let sealed = manifest.packs.iter().filter(|p| p.sealed);
+        files.extend(sealed.map(|p| (FileName::PackParity(p.id), K::ParityPending)));
+    }
     files
+}
+
+fn may_be_there(roots: &Roots, file: FileName) -> bool {
+    match file {
+        FileName::SegmentParity(id) => roots.previous_segments().iter().any(|m| m.id == id),
+        FileName::PackParity(id) => roots.previous_packs().iter().any(|m| m.id == id),
+        _ => false,
+    }
 }
 
 /// What the daemon of a mount leaves beside the volume's own files.

@@ -274,6 +274,24 @@ kinds! {
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";
+    ParityMissing = 801 Warning
+        "A file of metadata has no parity: damage to it could not be healed."
+        "Run `razorfs scrub`: it makes it anew.";
+    ParityPending = 802 Note
+        "A full pack has no parity yet."
+        "None: a mount makes it in the background, unless the pack is damaged.";
+    ParityDamaged = 803 Warning
+        "The parity of a pack or of a file of metadata is damaged; what it is made of is not."
+        "Run `razorfs scrub`: it makes it anew. Check the disk.";
+    ParityForeign = 804 Warning
+        "The parity of a pack or of a file of metadata is that of something else."
+        "Run `razorfs scrub`: it makes it anew.";
+    ShardDamaged = 805 Warning
+        "A part of a full pack or of a file of metadata is damaged, and parity can heal it."
+        "Run `razorfs scrub`, or `razorfs repair`. Check the disk.";
+    ParityWrong = 806 Warning
+        "Parity is intact, but not that of its pack or file of metadata: it would heal nothing."
+        "Run `razorfs scrub`: it makes it anew, and report it: this is a bug or memory that fails.";
     TooMany = 702 Note
         "There are more findings than can be listed."
         "See to those that are listed first.";

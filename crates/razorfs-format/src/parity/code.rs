@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{RECOVERY, SHARDS, Shape};
 use crate::error::{Place, Result};
+use crate::layout::FileName;
 use crate::wire::{Put, Take};
 
 /// Shards of a group that stand beside each other in the object, and their recovery shards.
@@ -52,6 +53,12 @@ const fn sums_len(shards: usize) -> usize {
 }
 
 impl Group {
+    /// The file of the parity.
+    #[must_use]
+    pub const fn file(&self) -> FileName {
+        self.shape.object.parity()
+    }
+
     /// The bytes of the object.
     #[must_use]
     pub fn range(&self) -> Range<u64> {

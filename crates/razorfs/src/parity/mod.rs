@@ -20,7 +20,7 @@ use crate::Result;
 use crate::checkpoint::name_of;
 use crate::marks::{self, Mark};
 
-pub(crate) use file::{Condition, Shards};
+pub(crate) use file::Shards;
 use file::HealedFile;
 
 /// Most groups that wait to be written back; others are found again by whoever reads them.
@@ -154,3 +154,6 @@ impl Host {
         Ok(done)
     }
 }
+
+#[cfg(test)]
+mod parity_tests;

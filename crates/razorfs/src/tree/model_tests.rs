@@ -48,6 +48,7 @@ impl World {
             codec: [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize],
             filter: rng.below(4) > 0,
             split: None,
+            parity: None,
         };
         let compact = CompactionOptions {
             l0_runs: 1 + rng.below(4) as usize,
