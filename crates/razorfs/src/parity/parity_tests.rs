@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 
 use crate::{Compression, CreateOptions, Geometry, Ino, NewNode, Options, Step, Volume};
@@ -93,6 +93,11 @@ fn sealed(disk: &SimDisk) -> Vec<(Name, u64)> {
     packs
 }
 
+/// What reading the disk gives.
+fn image(disk: &SimDisk) -> Image {
+    Image::load(disk).unwrap()
+}
+
 fn damage(disk: &SimDisk, name: &Name, at: u64, bytes: &[u8]) {
     let file = disk.open(name, OpenHow::ReadWrite).unwrap();
     file.write_at(&[IoSlice::new(bytes)], at).unwrap();
@@ -118,7 +123,7 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
     settle(&volume);
     let packs = sealed(&disk);
     assert!(packs.len() >= 2, "{packs:?}");
-    let before = disk.image();
+    let before = image(&disk);
     let seeds = 300;
     for seed in 0..seeds {
         let mut rng = SimRng::new(seed);
@@ -134,7 +139,7 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
         settle(&volume);
         // What no file's reading met is found by a scrub.
         let found = volume.stats().parity_healed;
-        if disk.image().bytes(&pack) != before.bytes(&pack) {
+        if image(&disk).bytes(&pack) != before.bytes(&pack) {
             assert!(at + RUN > len - 4096 || at < 4096 || found > 0, "seed {seed}: {at}");
             damage(&disk, &pack, 0, &before.bytes(&pack).unwrap());
         }
@@ -171,7 +176,7 @@ fn segments_heal_while_they_are_read() {
     assert!(segments.len() > 3);
     for (segment, len) in segments {
         for seed in 0..20 {
-            let copy = SimDisk::from_image(&disk.image());
+            let copy = SimDisk::from_image(&image(&disk));
             let mut rng = SimRng::new(seed);
             let run = 2048.min(len);
             let bytes = spoilt(&mut rng, run as usize);
@@ -205,7 +210,7 @@ fn more_than_two_lost_shards_of_a_group_are_an_error_and_no_bytes() {
     write(&volume, 0..40, 300_000);
     settle(&volume);
     let (pack, _) = sealed(&disk).remove(0);
-    let before = disk.image().bytes(&pack).unwrap();
+    let before = image(&disk).bytes(&pack).unwrap();
     damage(&disk, &pack, 300_000, &vec![0x55; 3 << 16]);
     let mut got = vec![0; 300_000];
     let failed = (0..40).filter(|n| {
@@ -290,9 +295,8 @@ fn only_whole_groups_are_punched_and_their_neighbours_still_heal() {
         settle(&volume);
     }
     let (pack, len) = sealed(&disk).remove(0);
-    let bytes = disk.image().bytes(&pack).unwrap();
+    let bytes = image(&disk).bytes(&pack).unwrap();
     let zeros = |group: &[u8]| group.iter().all(|b| *b == 0);
-    eprintln!("{pack} {len} {:?} {:?}", sealed(&disk), volume.info());
     let punched = bytes.chunks(64 << 10).filter(|group| zeros(group));
     assert!(punched.count() > 2);
     for at in (0..len).step_by(4096) {
