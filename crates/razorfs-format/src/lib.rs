@@ -18,6 +18,7 @@ pub mod op;
 pub mod pack;
 pub mod parity;
 pub mod record;
+pub mod scrub;
 pub mod segment;
 pub mod superblock;
 pub mod wire;

@@ -38,6 +38,7 @@ use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
 use crate::marks::{self, Mark};
+use crate::scrub::Scrub;
 use crate::store::{Core, Frozen, Version};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
@@ -115,6 +116,7 @@ impl Installer {
 pub(crate) struct Checkpointer {
     pub core: Arc<Core>,
     pub installer: Mutex<Installer>,
+    pub scrub: Scrub,
     /// Bytes of the largest file of the journal.
     largest_file: u64,
     /// When the last checkpoint was, on the monotonic clock.
@@ -155,6 +157,7 @@ impl Checkpointer {
         Self {
             core,
             installer: Mutex::new(installer),
+            scrub: Scrub::default(),
             largest_file,
             last,
         }
@@ -367,6 +370,13 @@ impl Checkpointer {
         }
         self.core.sharing.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Writes another generation, with a manifest of its own, that says the same.
+    pub fn write_anew(&self, installer: &mut Installer) -> Result<()> {
+        self.core.check_writable()?;
+        let installed = self.install(installer, Some(Edit::default()), State::Dirty);
+        self.core.latching(installed)
     }
 
     /// Writes the next generation.

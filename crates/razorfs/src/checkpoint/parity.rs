@@ -51,7 +51,7 @@ impl Parity {
         self.made.contains(&pack) || self.refused.contains(&pack)
     }
 
-    pub(super) fn has(&self, pack: PackId) -> bool {
+    pub(crate) fn has(&self, pack: PackId) -> bool {
         self.made.contains(&pack)
     }
 

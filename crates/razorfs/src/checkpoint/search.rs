@@ -74,7 +74,7 @@ impl Checkpointer {
 
 impl Version {
     /// Whether the segments refer to a frame.
-    pub(super) fn refers(&self, pack: PackId, frame: &TrailerEntry) -> Result<bool> {
+    pub fn refers(&self, pack: PackId, frame: &TrailerEntry) -> Result<bool> {
         // The file that wrote it may be gone, or have written over it.
         if self.shared(pack, frame.pos)?.is_some() {
             return Ok(true);

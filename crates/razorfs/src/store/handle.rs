@@ -9,6 +9,7 @@ use razorfs_disk::{Disk, Env, Guard};
 use super::{Core, RoomMaker, Ticket};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
+use crate::scrub::Stepped;
 use crate::workers::{Maintenance, Workers};
 use crate::{
     CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
@@ -64,6 +65,9 @@ impl Maintenance for Upkeep {
     }
     fn parity(&self) -> Result<bool> {
         self.checkpointer.parity()
+    }
+    fn scrub(&self) -> Result<Stepped> {
+        self.checkpointer.scrub_step()
     }
 }
 
@@ -143,6 +147,10 @@ impl Store {
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),
             Step::Parity => self.checkpointer.parity(),
+            Step::Scrub => match self.checkpointer.scrub_step()? {
+                Stepped::Idle => Ok(false),
+                Stepped::Next(_) => Ok(true),
+            },
             Step::Reap => Ok(false),
         }
     }
@@ -205,12 +213,22 @@ impl Store {
         let result = match (self.read_only.is_some(), self.failure()) {
             (true, _) => Ok(()),
             (false, Some(cause)) => Err(Error::Failed(cause)),
-            (false, None) => self.checkpointer.close(),
+            (false, None) => {
+                if let Err(e) = self.checkpointer.scrub_save() {
+                    tracing::warn!(error = %e, "how far the scrub is was not written down");
+                }
+                self.checkpointer.close()
+            }
         };
         self.end();
         // The lock goes last: whoever gets it finds the volume as it will stay.
         drop(guard);
         result
+    }
+
+    /// The scrub of the volume, and what drives it.
+    pub fn scrub(&self) -> &Checkpointer {
+        &self.checkpointer
     }
 
     /// What recovery found.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::scrub::Stepped;
 use crate::store::Core;
 use crate::{Error, Result};
 use backoff::Backoff;
@@ -25,6 +26,8 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn reap(&self) -> Result<bool>;
     /// One step of growing the journal.
     fn grow(&self) -> Result<bool>;
+    /// One step of a scrub.
+    fn scrub(&self) -> Result<Stepped>;
     /// One step of healing, or of making parity.
     fn parity(&self) -> Result<bool>;
 }
@@ -60,6 +63,12 @@ impl Workers {
             upkeep_loop(&store, upkeep_work.as_ref(), &upkeep_stop);
         })?;
         workers.threads.push(upkeep);
+        let (scrub_store, scrub_stop) = (Arc::clone(&workers.store), Arc::clone(&workers.stop));
+        let scrub_work = Arc::clone(&maintenance);
+        let scrub = workers.spawn("razorfs-scrub", move || {
+            scrub_loop(&scrub_store, scrub_work.as_ref(), &scrub_stop);
+        })?;
+        workers.threads.push(scrub);
         let reaper_stop = Arc::clone(&workers.stop_reaping);
         let reaper_store = Arc::clone(&workers.store);
         let reaper = workers.spawn("razorfs-reaper", move || {
@@ -100,6 +109,7 @@ impl Workers {
 /// Waits for the end of a thread, unless it is this one: the last clone of a volume may be dropped
 /// by the thread that reaps for it.
 fn join(thread: JoinHandle<()>) {
+    thread.thread().unpark();
     if thread.thread().id() != std::thread::current().id() {
         // If it panicked it has said so.
         let _ended = thread.join();
@@ -149,6 +159,25 @@ fn reaper_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
             Err(e) => {
                 tracing::warn!(error = %e, "removing a nameless file was put off");
                 REAPER_NAP * 50
+            }
+        };
+        std::thread::park_timeout(nap);
+    }
+}
+
+/// How long a scrub sleeps when none runs.
+const SCRUB_NAP: Duration = Duration::from_millis(500);
+
+/// It reads what nobody waits for, at the rate that it was given, so it has a thread that may wait.
+fn scrub_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) && store.failure().is_none() {
+        let nap = match maintenance.scrub() {
+            Ok(Stepped::Next(0)) => continue,
+            Ok(Stepped::Next(wait)) => Duration::from_nanos(wait),
+            Ok(Stepped::Idle) => SCRUB_NAP,
+            Err(e) => {
+                tracing::warn!(error = %e, "a step of the scrub was put off");
+                SCRUB_NAP * 20
             }
         };
         std::thread::park_timeout(nap);
@@ -262,6 +291,9 @@ mod tests {
         }
         fn compact(&self) -> Result<bool> {
             self.fail()
+        }
+        fn scrub(&self) -> Result<Stepped> {
+            Ok(Stepped::Idle)
         }
         fn parity(&self) -> Result<bool> {
             Ok(false)
