@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
+use razorfs_format::scrub::{FILE_MAX, Record};
 
 use crate::journal::Replay;
 use crate::roots::Roots;
@@ -79,6 +80,10 @@ fn others(s: &mut Session<'_>) -> Result<()> {
     for name in s.list(Dir::Root)? {
         match FileName::parse("", &name.leaf) {
             Some(FileName::Reserve) => reserve(s),
+            Some(FileName::Scrub) => scrub(s),
+            Some(file @ FileName::ScrubTmp) => {
+                s.find(K::UnlistedFile, file, "half written");
+            }
             Some(_) => {}
             None if DAEMON.contains(&&*name.leaf) => {}
             None => {
@@ -98,6 +103,17 @@ fn others(s: &mut Session<'_>) -> Result<()> {
         s.find(K::Quarantined, name, "set aside");
     }
     Ok(())
+}
+
+/// How far a scrub is.
+fn scrub(s: &mut Session<'_>) {
+    let Opened::File(file, len) = s.open(FileName::Scrub) else {
+        return;
+    };
+    let bytes = s.read_all(&*file, FileName::Scrub, len.min(FILE_MAX as u64 + 1));
+    if let Err(e) = Record::decode(&bytes, s.vid) {
+        s.find_bad(K::ScrubRecord, &e);
+    }
 }
 
 /// The ballast is zeros.

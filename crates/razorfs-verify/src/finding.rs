@@ -139,6 +139,9 @@ kinds! {
     JournalUnusedBytes = 308 Note
         "Bytes of a journal file beyond its used part are not zero."
         "None: they are not used. Check the disk.";
+    JournalFilling = 309 Note
+        "A journal batch is intact, but what fills its last sectors is not zeros."
+        "None: nothing reads it. Check the memory if nobody has made it so.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";
@@ -292,6 +295,9 @@ kinds! {
     ParityWrong = 806 Warning
         "Parity is intact, but not that of its pack or file of metadata: it would heal nothing."
         "Run `razorfs scrub`: it makes it anew, and report it: this is a bug or memory that fails.";
+    ScrubRecord = 807 Note
+        "What says how far a scrub is, and what the last one found, is damaged."
+        "None: the next scrub begins at the beginning.";
     TooMany = 702 Note
         "There are more findings than can be listed."
         "See to those that are listed first.";

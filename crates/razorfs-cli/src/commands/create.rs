@@ -12,7 +12,8 @@ use crate::{place, size};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   razorfs create demo.rzfs
-  razorfs create demo.rzfs --limit 10G --compression zstd:5")]
+  razorfs create demo.rzfs --limit 10G --compression zstd:5
+  razorfs create demo.rzfs --parity")]
 pub struct Args {
     /// The directory to create; it may exist if it is empty
     volume: PathBuf,
@@ -22,6 +23,10 @@ pub struct Args {
     /// Compression of file data: none, lz4, zstd or zstd:1 to zstd:22
     #[arg(long, default_value = "lz4", value_parser = compression)]
     compression: Compression,
+    /// Keeps parity of metadata and of full packs of data, which heals what the disk damages; it
+    /// takes about 6.3 % more space
+    #[arg(long)]
+    parity: bool,
 }
 
 /// Runs the command.
@@ -29,6 +34,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = CreateOptions {
         limit: args.limit,
         compression: args.compression,
+        parity: args.parity,
         ..options()
     };
     create(&place::absolute(&args.volume)?, &options)?;

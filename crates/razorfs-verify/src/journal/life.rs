@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use razorfs_disk::File;
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, filling_is_zero,
+    read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
@@ -340,7 +341,13 @@ impl Life {
         let got = s.read(&*file, name, &mut bytes, place.offset);
         bytes.truncate(got);
         match read_payload(self.vid, self.jid, &header, &bytes, place) {
-            Ok(payload) => Verdict::Intact(header, payload, end),
+            Ok(payload) => {
+                if s.deep && !filling_is_zero(&bytes, payload.len()) {
+                    let object = format!("{name} at byte {}", place.offset);
+                    s.find(K::JournalFilling, object, format!("batch {batch}"));
+                }
+                Verdict::Intact(header, payload, end)
+            }
             Err(e) => Verdict::Damaged(e, sectors),
         }
     }

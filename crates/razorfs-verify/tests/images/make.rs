@@ -202,6 +202,27 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
+/// A volume with parity: that of segments and of full packs, a hole under it, a scrub's record.
+fn parity() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
+    let create = CreateOptions {
+        geometry: geometry(),
+        parity: true,
+        ..CreateOptions::default()
+    };
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let volume = open(&disk, &env, Compression::None);
+    for n in 0..3 {
+        round(&volume, n);
+        volume.checkpoint().unwrap();
+    }
+    while volume.step(Step::Parity).unwrap() {}
+    volume.scrub_start(0).unwrap();
+    while volume.step(Step::Scrub).unwrap() {}
+    volume.close().unwrap();
+    image_of(&disk)
+}
+
 /// The power fails while a batch is written: the first seed that leaves a torn one.
 fn torn(unclean: &Image) -> Image {
     for seed in 0..400 {
@@ -239,7 +260,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
+    "parity",
     "shared",
     "torn",
     "journal-damaged",
@@ -261,6 +283,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        parity(),
         shared(&clean),
         torn(&unclean),
         flipped(&unclean, Dir::Journal, K::JournalBatchDamaged),

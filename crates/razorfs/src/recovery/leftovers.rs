@@ -23,7 +23,7 @@ fn too_large(file: FileName, got: u64) -> Error {
 impl Opening {
     fn listing(&self) -> Result<Vec<FileName>> {
         let mut found = Vec::new();
-        for dir in [Dir::Meta, Dir::Pack] {
+        for dir in [Dir::Root, Dir::Meta, Dir::Pack] {
             for name in self.disk.list(dir)? {
                 // A file that is not ours is left alone; verify tells of it.
                 found.extend(FileName::parse(dir.path(), &name.leaf));
@@ -107,13 +107,13 @@ impl Opening {
             FileName::ManifestTmp(_)
             | FileName::SegmentTmp(_)
             | FileName::PackParityTmp(_)
-            | FileName::SegmentParityTmp(_) => false,
+            | FileName::SegmentParityTmp(_)
+            | FileName::ScrubTmp => false,
             FileName::Super
             | FileName::Lock
             | FileName::Reserve
             | FileName::Creating
             | FileName::Scrub
-            | FileName::ScrubTmp
             | FileName::Journal(_) => true,
         };
         for file in self.listing()? {

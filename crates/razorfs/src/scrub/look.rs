@@ -130,11 +130,13 @@ impl Checkpointer {
             }
             let mut bytes = vec![0; named.len as usize];
             let got = open.read_at(&mut bytes, 0)?;
-            let crc = Manifest::crc(bytes.get(..got).unwrap_or_default());
-            match crc == named.crc {
-                true => Ok(()),
-                false => Err(place.error("manifest checksum", named.crc, crc).into()),
+            let bytes = bytes.get(..got).unwrap_or_default();
+            let crc = Manifest::crc(bytes);
+            if crc != named.crc {
+                return Err(place.error("manifest checksum", named.crc, crc).into());
             }
+            Manifest::decode(bytes, core.vid, named.id)?;
+            Ok(())
         };
         match check() {
             Err(e) if is_damage(&e) => {
