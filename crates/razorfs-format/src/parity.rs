@@ -250,7 +250,10 @@ impl Shape {
         let mut t = Take::new(head, place, "header of parity");
         let same = |t: &mut Take<'_>, name, expected: u64, got: u64| match got == expected {
             true => Ok(()),
-            false => Err(t.error(format_args!("{name} {expected:#x}"), format_args!("{got:#x}"))),
+            false => Err(t.error(
+                format_args!("{name} {expected:#x}"),
+                format_args!("{got:#x}"),
+            )),
         };
         let got = t.u32()?;
         same(&mut t, "magic", MAGIC.into(), got.into())?;

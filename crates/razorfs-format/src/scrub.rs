@@ -108,7 +108,8 @@ pub struct Record {
 
 /// As much of a text as is kept.
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_MAX)).unwrap_or_default()
+    text.get(..text.floor_char_boundary(TEXT_MAX))
+        .unwrap_or_default()
 }
 
 impl Record {
@@ -183,7 +184,10 @@ impl Record {
         let at = t;
         let got = t.u64()?;
         if got != vid.0 {
-            return Err(at.error(format_args!("volume {:016x}", vid.0), format_args!("{got:016x}")));
+            return Err(at.error(
+                format_args!("volume {:016x}", vid.0),
+                format_args!("{got:016x}"),
+            ));
         }
         let mut this = Self {
             state,

@@ -473,7 +473,11 @@ impl Geometry {
         v.put_u32(self.journal.max_file);
         v.put_u32(self.journal.initial_files);
         v.put_u32(self.journal.max_files);
-        v.put_u8(if self.parity_log2 == 16 { 0 } else { self.parity_log2 });
+        v.put_u8(if self.parity_log2 == 16 {
+            0
+        } else {
+            self.parity_log2
+        });
         v.extend_from_slice(&[0; 3]);
         v.put_u64(self.pack_bytes);
         v.put_u64(self.limit.unwrap_or(0));
@@ -531,9 +535,6 @@ impl Geometry {
         }
         if !(1..=2).contains(&self.journal_copies) {
             return Err(start.error("1 or 2 journal copies", self.journal_copies));
-        }
-        if ![0, 2].contains(&self.parity) {
-            return Err(start.error("no or 2 recovery shards", self.parity));
         }
         if !(6..=16).contains(&self.parity_log2) {
             return Err(start.error("shards of 2^6 to 2^16 bytes", self.parity_log2));

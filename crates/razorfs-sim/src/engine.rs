@@ -8,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use razorfs::{
     AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
-    Options, RenameMode, Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume, XattrMode,
+    Options, RenameMode, Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume,
+    XattrMode,
 };
 use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};

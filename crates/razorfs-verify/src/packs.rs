@@ -274,7 +274,9 @@ impl Packs {
                 return true;
             };
             // No frame is longer.
-            let from = range.start.saturating_sub(FRAME_HEADER_LEN + 2 * u64::from(BLOCK));
+            let from = range
+                .start
+                .saturating_sub(FRAME_HEADER_LEN + 2 * u64::from(BLOCK));
             let mut bad = self.bad.range((id, from)..(id, range.end));
             bad.any(|(_, bad)| bad.referred)
         };

@@ -133,7 +133,10 @@ pub struct Damage(BTreeMap<Object, (Shape, BTreeMap<u32, bool>)>);
 
 impl Damage {
     fn add(&mut self, shape: Shape, index: u32, heals: bool) {
-        let (_, groups) = self.0.entry(shape.object).or_insert((shape, BTreeMap::new()));
+        let (_, groups) = self
+            .0
+            .entry(shape.object)
+            .or_insert((shape, BTreeMap::new()));
         groups.insert(index, heals);
     }
 
@@ -176,7 +179,13 @@ pub fn segments(s: &mut Session<'_>, roots: &Roots) {
 
 /// Level 3: that of packs.
 pub fn packs(s: &mut Session<'_>, roots: &Roots) {
-    let sealed: Vec<PackMeta> = roots.manifest.packs.iter().filter(|p| p.sealed).copied().collect();
+    let sealed: Vec<PackMeta> = roots
+        .manifest
+        .packs
+        .iter()
+        .filter(|p| p.sealed)
+        .copied()
+        .collect();
     let total = sealed.len() as u64;
     for (done, meta) in (0..).zip(sealed) {
         s.progress("parity", done, total);
@@ -201,8 +210,12 @@ fn object(s: &mut Session<'_>, object: Object) {
             let of = claimed(header.get(..got).unwrap_or_default());
             match of.filter(|of| *of != (s.vid, object)) {
                 Some((vid, of)) => {
-                    let detail = format!("expected that of {}, got that of {} in volume {:016x}",
-                        object.file(), of.file(), vid.0);
+                    let detail = format!(
+                        "expected that of {}, got that of {} in volume {:016x}",
+                        object.file(),
+                        of.file(),
+                        vid.0
+                    );
                     s.find(K::ParityForeign, name, detail);
                 }
                 None => s.find_bad(K::ParityDamaged, &e),
@@ -254,7 +267,9 @@ fn group(s: &mut Session<'_>, shards: &Shards, index: u32) {
 
 /// Level 4: recovery shards with right sums can still be those of other bytes.
 fn recompute(s: &mut Session<'_>, group: &Group, condition: &Condition) {
-    let same = group.encode(&condition.data).is_ok_and(|record| record == condition.record);
+    let same = group
+        .encode(&condition.data)
+        .is_ok_and(|record| record == condition.record);
     if !same {
         let object = format!("{} at byte {}", group.file(), group.record);
         s.find(K::ParityWrong, object, "recovery shards that heal nothing");
@@ -298,7 +313,9 @@ fn has_zero_sector(s: &mut Session<'_>, object: Object, range: std::ops::Range<u
     let got = s.read(&*file, object.file(), &mut bytes, range.start);
     let skip = (range.start.next_multiple_of(SECTOR) - range.start) as usize;
     let bytes = bytes.get(skip..got).unwrap_or_default();
-    bytes.chunks_exact(SECTOR as usize).any(|sector| sector.iter().all(|b| *b == 0))
+    bytes
+        .chunks_exact(SECTOR as usize)
+        .any(|sector| sector.iter().all(|b| *b == 0))
 }
 
 /// A disk whose damage is healed while it is read, and that is not changed.
@@ -322,7 +339,9 @@ impl Healed<'_> {
             if shards.heal(index, &mut condition).is_err() {
                 continue;
             }
-            let file = self.disk.open(&name_of(shape.object.file()), OpenHow::ReadWrite)?;
+            let file = self
+                .disk
+                .open(&name_of(shape.object.file()), OpenHow::ReadWrite)?;
             for nth in &condition.bad {
                 let range = shape.group(index).shard_range(*nth);
                 let (from, len) = (nth * shape.shard(), (range.end - range.start) as usize);
@@ -344,7 +363,9 @@ impl Disk for Healed<'_> {
         let Some(object) = object.filter(|o| reads && self.damage.shape(*o).is_some()) else {
             return Ok(file);
         };
-        let parity = self.disk.open(&name_of(object.parity()), OpenHow::ReadUncached)?;
+        let parity = self
+            .disk
+            .open(&name_of(object.parity()), OpenHow::ReadUncached)?;
         let len = parity.len()?;
         match Shards::new(self.vid, object, Arc::clone(&file), parity, len) {
             Ok(shards) => Ok(Arc::new(HealedFile {
@@ -397,7 +418,9 @@ impl File for HealedFile {
             let range = shape.group(index).range();
             let len = room.len().min((range.end - at) as usize);
             let room = room.get_mut(..len).unwrap_or_default();
-            let healed = self.damage.is_healable(shape.object, index)
+            let healed = self
+                .damage
+                .is_healable(shape.object, index)
                 .then(|| self.shards.read(index).ok())
                 .flatten()
                 .and_then(|mut c| self.shards.heal(index, &mut c).ok().map(|()| c.data));
@@ -442,6 +465,10 @@ impl File for HealedFile {
 impl HealedFile {
     fn refused(&self, op: DiskOp) -> DiskError {
         let name = name_of(self.shards.shape.object.file());
-        DiskError::on(op, &name, std::io::Error::other("a healed file is only read"))
+        DiskError::on(
+            op,
+            &name,
+            std::io::Error::other("a healed file is only read"),
+        )
     }
 }

@@ -104,9 +104,17 @@ fn planted() -> Vec<(K, u8, Image)> {
     let (of_segment, segment_bytes, _) = parity_of(&base, segment);
     let group = shape.group(0);
     vec![
-        (K::ParityMissing, 1, with(&|i| assert!(i.remove(&of_segment)))),
+        (
+            K::ParityMissing,
+            1,
+            with(&|i| assert!(i.remove(&of_segment))),
+        ),
         (K::ParityPending, 1, with(&|i| assert!(i.remove(&of_pack)))),
-        (K::ParityDamaged, 3, with(&|i| assert!(i.flip_bit(&of_pack, 33, 1)))),
+        (
+            K::ParityDamaged,
+            3,
+            with(&|i| assert!(i.flip_bit(&of_pack, 33, 1))),
+        ),
         (
             K::ParityDamaged,
             3,
@@ -201,7 +209,10 @@ fn damage_that_parity_heals_says_so_in_its_remedy() {
         let mut image = base.clone();
         assert!(image.flip_bit(&name_of(object.file()), 4200, 1));
         let report = check(&image, 3);
-        let errors = report.findings.iter().filter(|f| f.severity >= razorfs_verify::Severity::Error);
+        let errors = report
+            .findings
+            .iter()
+            .filter(|f| f.severity >= razorfs_verify::Severity::Error);
         let errors: Vec<_> = errors.filter(|f| f.number / 100 != 5).collect();
         assert!(!errors.is_empty());
         for finding in errors {
@@ -237,7 +248,10 @@ fn any_shard_of_any_object_is_healed_by_a_repair_without_a_loss() {
             };
             let before = image_of(&disk).bytes(&name);
             let outcome = repair(&disk, &SimEnv::new(1), &options, &mut |_| true).unwrap();
-            assert!(outcome.healed > 0 && outcome.is_lossless(), "{name}: {outcome:#?}");
+            assert!(
+                outcome.healed > 0 && outcome.is_lossless(),
+                "{name}: {outcome:#?}"
+            );
             let after = image_of(&disk).bytes(&name);
             assert_eq!(after != before, commit, "{name}");
         }
@@ -263,13 +277,19 @@ fn a_repaired_volume_has_parity_again() {
     repair(&disk, &SimEnv::new(1), &options, &mut |_| true).unwrap();
     let report = check_disk(&disk, 4);
     let kinds = [K::Quarantined.number(), K::ParityPending.number()];
-    let rest = report.findings.iter().filter(|f| !kinds.contains(&f.number));
+    let rest = report
+        .findings
+        .iter()
+        .filter(|f| !kinds.contains(&f.number));
     assert_eq!(rest.count(), 0, "{}", told(&report));
     let volume = open(&disk, &SimEnv::new(2));
     while volume.step(Step::Parity).unwrap() {}
     volume.close().unwrap();
     let report = check_disk(&disk, 4);
-    let rest = report.findings.iter().filter(|f| f.number != K::Quarantined.number());
+    let rest = report
+        .findings
+        .iter()
+        .filter(|f| f.number != K::Quarantined.number());
     assert_eq!(rest.count(), 0, "{}", told(&report));
 }
 
@@ -307,9 +327,16 @@ fn a_volume_held_still_has_no_half_made_parity() {
         .hold_still(|disk| razorfs_verify::verify(disk, 4, &mut |_| ()))
         .unwrap()
         .unwrap();
-    assert_eq!(numbers(&report), [K::ParityPending.number()], "{}", told(&report));
+    assert_eq!(
+        numbers(&report),
+        [K::ParityPending.number()],
+        "{}",
+        told(&report)
+    );
     assert_eq!(options().geometry, Geometry::tiny());
     let strays = image_of(&disk);
-    let mut strays = strays.files().filter(|(n, _)| n.dir == Dir::Pack && n.leaf.ends_with("tmp"));
+    let mut strays = strays
+        .files()
+        .filter(|(n, _)| n.dir == Dir::Pack && n.leaf.ends_with("tmp"));
     assert!(strays.next().is_none());
 }

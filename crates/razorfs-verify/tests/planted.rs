@@ -78,7 +78,9 @@ fn superblocks() -> Planted {
         ),
         (
             K::ReadOnlyFeatures,
-            edited(1, |i| edit_superblock(i, |s| s.features.ro_compat = 1 << 60)),
+            edited(1, |i| {
+                edit_superblock(i, |s| s.features.ro_compat = 1 << 60)
+            }),
         ),
         (
             K::WriteFailed,

@@ -11,8 +11,8 @@ use crate::namespace::{Namespace, Spot};
 use crate::store::Store;
 use crate::{
     AllocateMode, Atime, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options,
-    RecoverySummary, RenameMode, Result, ScrubStatus, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace,
-    XattrMode,
+    RecoverySummary, RenameMode, Result, ScrubStatus, SeekFor, SetAttributes, Stat, Stats, Step,
+    VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.

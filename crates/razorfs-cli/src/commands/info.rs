@@ -177,7 +177,10 @@ fn text(document: &Value) -> String {
     lines.push(format!("opened      {}", opened(document)));
     if let Some(scrub) = document.get("scrub") {
         let state = scrub.get("state").and_then(Value::as_str).unwrap_or("idle");
-        lines.push(format!("scrub       {state}, last pass {}", scrub::last(scrub)));
+        lines.push(format!(
+            "scrub       {state}, last pass {}",
+            scrub::last(scrub)
+        ));
     }
     lines.push(format!("health      {}", word("/health")));
     let why = document.pointer("/read_only").and_then(Value::as_str);

@@ -191,9 +191,14 @@ fn wait(volume: &mut PathBuf, live: &mut Live, args: &Args) -> Result<Value> {
 
 /// The document of `scrub --json`.
 pub fn document(status: &ScrubStatus) -> Value {
-    let left = status.total.saturating_sub(status.done).checked_div(status.rate);
+    let left = status
+        .total
+        .saturating_sub(status.done)
+        .checked_div(status.rate);
     let findings = status.findings.iter().map(|found| {
-        let kind = FindingKind::ALL.iter().find(|kind| kind.number() == found.number);
+        let kind = FindingKind::ALL
+            .iter()
+            .find(|kind| kind.number() == found.number);
         json!({
             "number": found.number,
             "severity": kind.map_or("error".into(), |kind| kind.severity().to_string()),
@@ -236,7 +241,9 @@ const fn state(state: ScrubState) -> &'static str {
 /// How the last pass ended, in a few words.
 pub fn last(document: &Value) -> String {
     let number = |key: &str| {
-        let value = document.pointer(&format!("/last/{key}")).and_then(Value::as_u64);
+        let value = document
+            .pointer(&format!("/last/{key}"))
+            .and_then(Value::as_u64);
         value.unwrap_or(0)
     };
     match number("ended_ns") {
@@ -255,7 +262,12 @@ fn text(document: &Value) -> String {
     let number = |key: &str| document.get(key).and_then(Value::as_u64).unwrap_or(0);
     let word = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or("-");
     let mut lines = Vec::new();
-    for finding in document.get("findings").and_then(Value::as_array).into_iter().flatten() {
+    for finding in document
+        .get("findings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let word = |key: &str| finding.get(key).and_then(Value::as_str).unwrap_or("-");
         let number = finding.get("number").and_then(Value::as_u64).unwrap_or(0);
         lines.push(format!(
@@ -316,7 +328,10 @@ mod tests {
             detail: "expected 1, got 2".into(),
         }];
         let text = text(&document(&status));
-        assert!(text.starts_with("0605 error: inode 17: The data of a file"), "{text}");
+        assert!(
+            text.starts_with("0605 error: inode 17: The data of a file"),
+            "{text}"
+        );
         assert!(text.contains("running, 1.0 MiB of 3.0 MiB"), "{text}");
         assert!(text.contains("1 damaged and left"), "{text}");
     }

@@ -37,7 +37,10 @@ pub struct Lost {
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { shards, recovery } = self;
-        write!(f, "{shards} shards are lost, {recovery} recovery shards are there")
+        write!(
+            f,
+            "{shards} shards are lost, {recovery} recovery shards are there"
+        )
     }
 }
 
@@ -108,7 +111,10 @@ impl Group {
         let recovery = reed_solomon_simd::encode(self.shards, RECOVERY_SHARDS, &shards)
             .map_err(|e| error(&e))?;
         let mut record = Vec::with_capacity(self.record_len());
-        let all = shards.iter().copied().chain(recovery.iter().map(Vec::as_slice));
+        let all = shards
+            .iter()
+            .copied()
+            .chain(recovery.iter().map(Vec::as_slice));
         for (nth, shard) in all.enumerate() {
             record.put_u32(self.sum(nth, shard));
         }
@@ -139,7 +145,9 @@ impl Group {
     /// included.
     #[must_use]
     pub fn bad_shards(&self, sums: &Sums, data: &[u8], unreadable: &[usize]) -> Vec<usize> {
-        let shards = data.chunks(self.shape.shard()).chain(std::iter::repeat(&[][..]));
+        let shards = data
+            .chunks(self.shape.shard())
+            .chain(std::iter::repeat(&[][..]));
         let wrong = |(nth, shard): &(usize, &[u8])| {
             unreadable.contains(nth) || sums.0.get(*nth) != Some(&self.sum(*nth, shard))
         };
@@ -185,12 +193,17 @@ impl Group {
             return Err(lost);
         }
         let shard = self.shape.shard();
-        let good = data.chunks(shard).enumerate().filter(|(n, _)| !bad.contains(n));
+        let good = data
+            .chunks(shard)
+            .enumerate()
+            .filter(|(n, _)| !bad.contains(n));
         let made = reed_solomon_simd::decode(self.shards, RECOVERY_SHARDS, good, recovery);
         // Not more of any is missing than there is recovery: only bytes of the wrong length fail.
         let made = made.map_err(|_| lost)?;
         for nth in bad {
-            let bytes = made.get(nth).filter(|b| sums.0.get(*nth) == Some(&self.sum(*nth, b)));
+            let bytes = made
+                .get(nth)
+                .filter(|b| sums.0.get(*nth) == Some(&self.sum(*nth, b)));
             let room = data.get_mut(nth * shard..(nth + 1) * shard);
             match (bytes, room) {
                 (Some(bytes), Some(room)) => room.copy_from_slice(bytes),

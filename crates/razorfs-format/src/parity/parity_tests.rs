@@ -122,7 +122,10 @@ fn a_small_object_may_be_lost_as_a_whole() {
     for len in [1, 63, 64, 65, 128, 129, 5000, 65536, 131_072] {
         let whole = bytes(len, 9);
         let parity = parity_of(&whole, SHARD_MAX);
-        assert!(parity.len() <= 64 + 5 * 4 + 2 * 64 + len.next_multiple_of(64), "{len}");
+        assert!(
+            parity.len() <= 64 + 5 * 4 + 2 * 64 + len.next_multiple_of(64),
+            "{len}"
+        );
         assert_eq!(heal(&mut Vec::new(), &parity).map(|n| n > 0), Ok(true));
         let mut object = Vec::new();
         heal(&mut object, &parity).unwrap();
@@ -147,7 +150,11 @@ fn the_head_may_be_written_last() {
 fn seven_percent_are_enough_for_full_packs() {
     for len in [2 << 20, 64 << 20, (128 << 20) - 77, (54 << 20) + 1] {
         let shape = Shape::new(VID, PACK, len, SHARD_MAX);
-        assert!(shape.file_len() * 100 <= len * 7, "{len}: {}", shape.file_len());
+        assert!(
+            shape.file_len() * 100 <= len * 7,
+            "{len}: {}",
+            shape.file_len()
+        );
     }
 }
 

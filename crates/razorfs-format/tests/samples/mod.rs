@@ -5,11 +5,11 @@ use razorfs_format::manifest::{Counters, Manifest, PackMeta, SegmentMeta};
 use razorfs_format::names;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::pack::{TrailerEntry, encode_trailer};
-use razorfs_format::scrub::{Found, Record};
 use razorfs_format::record::{
     Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Inode, Origin, Orphan, PackRef,
     Shared, Time, Xattr,
 };
+use razorfs_format::scrub::{Found, Record};
 use razorfs_format::segment::BlockBuilder;
 use razorfs_format::superblock::{
     Features, Geometry, JournalStart, ManifestRef, State, Superblock,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use razorfs_disk::File;
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, filling_is_zero,
-    read_payload,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS,
+    filling_is_zero, read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};

@@ -240,7 +240,9 @@ impl Commit<'_> {
         let segments = segments.flat_map(|id| {
             let object = Object::Segment(id);
             let files = [FileName::SegmentTmp(id), object.file()];
-            files.into_iter().chain([object.parity_tmp(), object.parity()])
+            files
+                .into_iter()
+                .chain([object.parity_tmp(), object.parity()])
         });
         let id = self.manifest.id;
         let manifest = [FileName::ManifestTmp(id), FileName::Manifest(id)];

@@ -439,7 +439,12 @@ fn plan<'d>(
         superblock,
         manifest,
         headless,
-        sealed: built.packs.iter().filter(|p| p.sealed).map(|p| p.id).collect(),
+        sealed: built
+            .packs
+            .iter()
+            .filter(|p| p.sealed)
+            .map(|p| p.id)
+            .collect(),
         slot: evidence.slot.saturating_add(1),
     }
 }

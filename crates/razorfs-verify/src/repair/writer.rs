@@ -104,7 +104,9 @@ impl<'d> Writer<'d> {
                 };
                 let tmp = name_of(FileName::SegmentTmp(segment));
                 let object = Object::Segment(segment);
-                let parity = self.shard.map(|s| (object, parity::Builder::new(self.vid, object, s)));
+                let parity = self
+                    .shard
+                    .map(|s| (object, parity::Builder::new(self.vid, object, s)));
                 empty.insert(Current {
                     parity,
                     tag,

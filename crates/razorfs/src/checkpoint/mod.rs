@@ -584,7 +584,11 @@ impl Checkpointer {
     }
 
     fn publish(&self, segments: &[SegmentMeta]) -> Result<()> {
-        publish(self.core.disk.as_ref(), segments, self.core.healer.is_some())
+        publish(
+            self.core.disk.as_ref(),
+            segments,
+            self.core.healer.is_some(),
+        )
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

@@ -96,10 +96,14 @@ impl Source {
         let range = group.range();
         let mut data = vec![0; group.padded()];
         let len = (range.end - range.start) as usize;
-        let got = self.pack.read_at(data.get_mut(..len).unwrap_or_default(), range.start)?;
+        let got = self
+            .pack
+            .read_at(data.get_mut(..len).unwrap_or_default(), range.start)?;
         if got < len {
             let place = Place::new(self.shape.object.file(), range.start + got as u64);
-            return Err(place.error("length of the pack", self.shape.len, "its end").into());
+            return Err(place
+                .error("length of the pack", self.shape.len, "its end")
+                .into());
         }
         let record = group.encode(&data)?;
         self.tmp.write_at(&[IoSlice::new(&record)], group.record)?;
@@ -185,7 +189,10 @@ impl Making {
             let (reached, bad) = match met {
                 Scanned::Frame { pos, header, data } => {
                     let range = pos..pos.saturating_add(header.frame_len());
-                    (range.end, data.and_then(std::result::Result::err).map(|e| (range, e)))
+                    (
+                        range.end,
+                        data.and_then(std::result::Result::err).map(|e| (range, e)),
+                    )
                 }
                 Scanned::Gap { range, error, .. } => (range.end, Some((range, error))),
                 Scanned::Missing(range) => {
@@ -374,10 +381,14 @@ impl Installer {
         let parity = self.parity.as_ref()?;
         let bytes = |object, len| Shape::new(vid, object, len, parity.shard).file_len();
         let (packs, segments) = (&self.manifest.packs, &self.manifest.segments);
-        let (with, without): (Vec<&PackMeta>, Vec<&PackMeta>) =
-            packs.iter().filter(|p| p.sealed).partition(|p| parity.has(p.id));
+        let (with, without): (Vec<&PackMeta>, Vec<&PackMeta>) = packs
+            .iter()
+            .filter(|p| p.sealed)
+            .partition(|p| parity.has(p.id));
         let packs = with.iter().map(|p| bytes(Object::Pack(p.id), p.len));
-        let segments = segments.iter().map(|s| bytes(Object::Segment(s.id), s.bytes));
+        let segments = segments
+            .iter()
+            .map(|s| bytes(Object::Segment(s.id), s.bytes));
         Some((packs.chain(segments).sum(), without.len() as u64))
     }
 }

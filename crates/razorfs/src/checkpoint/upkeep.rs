@@ -141,7 +141,9 @@ impl Checkpointer {
             pack_live_bytes: installer.account.totals().1,
             journal_bytes: core.journal_capacity(),
             parity_bytes: installer.parity_bytes(core.vid).map(|(bytes, _)| bytes),
-            parity_missing: installer.parity_bytes(core.vid).map_or(0, |(_, missing)| missing),
+            parity_missing: installer
+                .parity_bytes(core.vid)
+                .map_or(0, |(_, missing)| missing),
             read_only: core
                 .read_only
                 .as_deref()

@@ -64,18 +64,14 @@ impl PackReader {
     }
 
     fn file(&self, pack: PackId) -> Result<Arc<dyn File>> {
-        self.open.get_or_insert_with(&pack, || {
-            self.host.open(Object::Pack(pack))
-        })
+        self.open
+            .get_or_insert_with(&pack, || self.host.open(Object::Pack(pack)))
     }
 
     /// Reads and checks with `work`, if need be with the pack's parity.
-    fn checked<T>(
-        &self,
-        pack: PackId,
-        work: &mut dyn FnMut(&dyn File) -> Result<T>,
-    ) -> Result<T> {
-        self.host.checked(Object::Pack(pack), &self.file(pack)?, work)
+    fn checked<T>(&self, pack: PackId, work: &mut dyn FnMut(&dyn File) -> Result<T>) -> Result<T> {
+        self.host
+            .checked(Object::Pack(pack), &self.file(pack)?, work)
     }
 
     /// Closes the file of a pack; to be called after the pack has been removed, so that the host

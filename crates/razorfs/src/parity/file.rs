@@ -202,7 +202,10 @@ impl HealedFile {
             let range = shape.group(index).range();
             let from = (at - range.start) as usize;
             let held = (range.end - range.start) as usize;
-            let bytes = state.last.as_ref().and_then(|(_, data)| data.get(from..held));
+            let bytes = state
+                .last
+                .as_ref()
+                .and_then(|(_, data)| data.get(from..held));
             let bytes = bytes.unwrap_or_default();
             let room = buf.get_mut(done..).unwrap_or_default();
             let len = bytes.len().min(room.len());

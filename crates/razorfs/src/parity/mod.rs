@@ -20,8 +20,8 @@ use crate::Result;
 use crate::checkpoint::name_of;
 use crate::marks::{self, Mark};
 
-pub(crate) use file::Shards;
 use file::HealedFile;
+pub(crate) use file::Shards;
 
 /// Most groups that wait to be written back; others are found again by whoever reads them.
 const WAITING_MAX: usize = 4096;

@@ -140,7 +140,10 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
         // What no file's reading met is found by a scrub.
         let found = volume.stats().parity_healed;
         if image(&disk).bytes(&pack) != before.bytes(&pack) {
-            assert!(at + RUN > len - 4096 || at < 4096 || found > 0, "seed {seed}: {at}");
+            assert!(
+                at + RUN > len - 4096 || at < 4096 || found > 0,
+                "seed {seed}: {at}"
+            );
             damage(&disk, &pack, 0, &before.bytes(&pack).unwrap());
         }
     }
@@ -151,7 +154,13 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
 #[test]
 fn seven_percent_are_enough() {
     let disk = SimDisk::new();
-    let volume = create(&disk, Geometry { pack_bytes: 32 << 20, ..large() });
+    let volume = create(
+        &disk,
+        Geometry {
+            pack_bytes: 32 << 20,
+            ..large()
+        },
+    );
     write(&volume, 0..110, 1_000_000);
     settle(&volume);
     let packs = sealed(&disk);
@@ -269,7 +278,10 @@ fn parity_goes_with_its_object_and_leftovers_with_the_next_opening() {
     drop(volume);
     let volume = open(&disk, large());
     let parity = with_ending(&disk, ".rq");
-    assert!(parity.iter().all(|(name, _)| name.dir == Dir::Meta), "{parity:?}");
+    assert!(
+        parity.iter().all(|(name, _)| name.dir == Dir::Meta),
+        "{parity:?}"
+    );
     assert!(with_ending(&disk, ".tmp").is_empty());
     check(&volume, 100..103, 10);
 }

@@ -54,7 +54,8 @@ pub(super) struct Looked {
 
 impl Looked {
     fn tell(&mut self, number: u16, object: impl ToString, detail: impl ToString) {
-        self.found.push((number, object.to_string(), detail.to_string()));
+        self.found
+            .push((number, object.to_string(), detail.to_string()));
     }
 }
 
@@ -64,7 +65,11 @@ pub(super) fn shown(at: &Position) -> String {
         SUPERBLOCK => FileName::Super.to_string(),
         MANIFEST => "the manifest".into(),
         SEGMENTS => FileName::Segment(SegmentId(at.number)).to_string(),
-        _ => format!("{} at byte {}", FileName::Pack(PackId(at.number)), at.offset),
+        _ => format!(
+            "{} at byte {}",
+            FileName::Pack(PackId(at.number)),
+            at.offset
+        ),
     }
 }
 
@@ -225,7 +230,10 @@ impl Checkpointer {
         if core.healer.is_none() {
             return Ok(());
         }
-        let open = || core.disk.open(&name_of(object.file()), OpenHow::ReadUncached);
+        let open = || {
+            core.disk
+                .open(&name_of(object.file()), OpenHow::ReadUncached)
+        };
         let Ok(file) = open() else { return Ok(()) };
         let Ok(shards) = Shards::open(core.disk.as_ref(), core.vid, object, file) else {
             return Ok(());
@@ -260,7 +268,9 @@ impl Checkpointer {
         builder.push(bytes)?;
         let parity = builder.finish(&[])?;
         let same = || -> Result<bool> {
-            let file = core.disk.open(&name_of(object.parity()), OpenHow::ReadUncached)?;
+            let file = core
+                .disk
+                .open(&name_of(object.parity()), OpenHow::ReadUncached)?;
             let mut held = vec![0; parity.len()];
             let whole = file.len()? == parity.len() as u64;
             Ok(whole && file.read_at(&mut held, 0)? == held.len() && held == parity)
@@ -350,7 +360,10 @@ impl Checkpointer {
 
     fn has_parity(&self, pack: PackId) -> bool {
         let installer = self.installer.lock();
-        installer.parity.as_ref().is_some_and(|parity| parity.has(pack))
+        installer
+            .parity
+            .as_ref()
+            .is_some_and(|parity| parity.has(pack))
     }
 
     /// The parity of a pack cannot be used: it goes, and is made anew in the background if the pack
@@ -402,12 +415,7 @@ impl Checkpointer {
     }
 
     /// Tells of what a file refers to in a damaged range. The installer's lock is held.
-    fn tell_frames(
-        &self,
-        meta: &PackMeta,
-        range: &Range<u64>,
-        looked: &mut Looked,
-    ) -> Result<()> {
+    fn tell_frames(&self, meta: &PackMeta, range: &Range<u64>, looked: &mut Looked) -> Result<()> {
         let core = &self.core;
         let name = FileName::Pack(meta.id);
         let version = core.version.load_full();
@@ -435,15 +443,24 @@ impl Checkpointer {
         let mut read = |buf: &mut [u8], at| Ok::<_, Error>(file.read_at(buf, at)?);
         let mut checked = Ok(());
         let range = entry.pos..entry.end();
-        scan_frames(&mut read, self.core.vid, pack, range, Depth::Data, &mut |met| {
-            checked = match met {
-                Scanned::Frame { data, .. } => data.unwrap_or(Ok((&[], Box::new([])))).map(drop),
-                Scanned::Gap { error, .. } => Err(error),
-                Scanned::Missing(range) => Err(Place::new(FileName::Pack(pack), range.start)
-                    .error("frame", "its bytes", "the end of the file")),
-            };
-            ControlFlow::Break(())
-        })?;
+        scan_frames(
+            &mut read,
+            self.core.vid,
+            pack,
+            range,
+            Depth::Data,
+            &mut |met| {
+                checked = match met {
+                    Scanned::Frame { data, .. } => {
+                        data.unwrap_or(Ok((&[], Box::new([])))).map(drop)
+                    }
+                    Scanned::Gap { error, .. } => Err(error),
+                    Scanned::Missing(range) => Err(Place::new(FileName::Pack(pack), range.start)
+                        .error("frame", "its bytes", "the end of the file")),
+                };
+                ControlFlow::Break(())
+            },
+        )?;
         Ok(checked?)
     }
 
@@ -531,11 +548,17 @@ impl Checkpointer {
             return Ok(());
         }
         let version: Arc<Version> = self.core.version.load_full();
-        let frames = self.core.reader.entries(meta.id, meta.len).unwrap_or_default();
+        let frames = self
+            .core
+            .reader
+            .entries(meta.id, meta.len)
+            .unwrap_or_default();
         for (range, number, detail) in bad {
             let object = format!("{} at byte {}", FileName::Pack(meta.id), range.start);
             let told = looked.found.len();
-            let frames = frames.iter().filter(|f| f.pos < range.end && f.end() > range.start);
+            let frames = frames
+                .iter()
+                .filter(|f| f.pos < range.end && f.end() > range.start);
             let mut dead = 0;
             for frame in frames {
                 match version.refers(meta.id, frame)? {

@@ -65,7 +65,12 @@ impl Run {
 
     fn found(&mut self, number: u16, object: impl ToString, detail: impl ToString) {
         let (object, detail) = (object.to_string(), detail.to_string());
-        tracing::error!(number, object, detail, "a scrub found damage that cannot be healed");
+        tracing::error!(
+            number,
+            object,
+            detail,
+            "a scrub found damage that cannot be healed"
+        );
         self.record.damaged += 1;
         if self.record.findings.len() < FINDINGS_MAX {
             self.record.findings.push(Found {
@@ -80,7 +85,9 @@ impl Run {
 /// What stands in `SCRUB`; nothing if that is missing or damaged.
 fn read(disk: &dyn Disk, vid: VolumeId) -> Option<Record> {
     let file = disk.open(&name_of(FileName::Scrub), OpenHow::Read).ok()?;
-    let len = usize::try_from(file.len().ok()?).ok().filter(|len| *len <= FILE_MAX)?;
+    let len = usize::try_from(file.len().ok()?)
+        .ok()
+        .filter(|len| *len <= FILE_MAX)?;
     let mut bytes = vec![0; len];
     let got = file.read_at(&mut bytes, 0).ok()?;
     match Record::decode(bytes.get(..got)?, vid) {

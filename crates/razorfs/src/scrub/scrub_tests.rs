@@ -76,7 +76,10 @@ fn a_sound_volume_is_read_to_its_end_and_nothing_is_found() {
         let status = volume.scrub_status();
         assert_eq!(status.state, ScrubState::Idle);
         assert_eq!((status.healed, status.damaged), (0, 0), "{status:?}");
-        assert!(status.done > 2_000_000 && status.done == status.total, "{status:?}");
+        assert!(
+            status.done > 2_000_000 && status.done == status.total,
+            "{status:?}"
+        );
         let last = status.last.unwrap();
         assert_eq!((last.healed, last.damaged), (0, 0));
         drop(volume);
@@ -107,7 +110,11 @@ fn a_segment_without_parity_is_told() {
     volume.scrub_start(0).unwrap();
     finish(&volume);
     let status = volume.scrub_status();
-    assert_eq!((status.damaged, status.findings[0].number), (1, 402), "{status:?}");
+    assert_eq!(
+        (status.damaged, status.findings[0].number),
+        (1, 402),
+        "{status:?}"
+    );
 }
 
 #[test]
@@ -174,5 +181,8 @@ fn it_keeps_to_its_rate() {
     let done = volume.scrub_status().done;
     // The last object is not waited for.
     let least = (done - 300_000) / 100_000;
-    assert!(seconds >= least && seconds < least * 2, "{done} in {seconds} s");
+    assert!(
+        seconds >= least && seconds < least * 2,
+        "{done} in {seconds} s"
+    );
 }

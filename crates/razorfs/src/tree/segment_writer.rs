@@ -163,7 +163,9 @@ impl<'a> Writer<'a> {
             filter: opts.filter,
         };
         let object = Object::Segment(id.segment);
-        let parity = opts.parity.map(|shard| parity::Builder::new(id.volume, object, shard));
+        let parity = opts
+            .parity
+            .map(|shard| parity::Builder::new(id.volume, object, shard));
         Ok(Self {
             disk,
             opts,
