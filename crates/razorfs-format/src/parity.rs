@@ -148,7 +148,8 @@ impl Shape {
     pub fn new(vid: VolumeId, object: Object, len: u64, most: u32) -> Self {
         let half = len.clamp(1, OBJECT_MAX).div_ceil(2);
         let half = half.next_multiple_of(SHARD_STEP);
-        let most = most.clamp(SHARD_STEP as u32, SHARD_MAX);
+        let most = most.clamp(SHARD_STEP as u32, SHARD_MAX) / SHARD_STEP as u32;
+        let most = most * SHARD_STEP as u32;
         Self {
             vid,
             object,

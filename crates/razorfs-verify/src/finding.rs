@@ -277,6 +277,9 @@ kinds! {
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";
+    TooMany = 702 Note
+        "There are more findings than can be listed."
+        "See to those that are listed first.";
     ParityMissing = 801 Warning
         "A file of metadata has no parity: damage to it could not be healed."
         "Run `razorfs scrub`: it makes it anew.";
@@ -298,9 +301,6 @@ kinds! {
     ScrubRecord = 807 Note
         "What says how far a scrub is, and what the last one found, is damaged."
         "None: the next scrub begins at the beginning.";
-    TooMany = 702 Note
-        "There are more findings than can be listed."
-        "See to those that are listed first.";
 }
 
 impl FindingKind {

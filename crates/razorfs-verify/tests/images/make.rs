@@ -202,7 +202,7 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
-/// A volume with parity: that of segments and of full packs, a hole under it, a scrub's record.
+/// A volume with parity: that of segments and of full packs, and a scrub's record.
 fn parity() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
     let create = CreateOptions {
