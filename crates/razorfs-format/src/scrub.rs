@@ -108,8 +108,10 @@ pub struct Record {
 
 /// As much of a text as is kept.
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_MAX))
-        .unwrap_or_default()
+    let end = (0..=text.len().min(TEXT_MAX))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 impl Record {
@@ -236,12 +238,6 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        reason = "a test may panic"
-    )]
-
     use super::*;
 
     const VID: VolumeId = VolumeId(7);

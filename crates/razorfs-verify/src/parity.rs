@@ -109,11 +109,7 @@ impl Shards {
 /// are not there.
 fn read_or_zero(file: &dyn File, buf: &mut [u8], at: u64, step: usize) -> Vec<usize> {
     let len = buf.len();
-    let got = match file.read_at(buf, at) {
-        Ok(got) => got,
-        Err(_) => 0,
-    };
-    if got == len {
+    if file.read_at(buf, at).is_ok_and(|got| got == len) {
         return Vec::new();
     }
     let (mut missing, mut from) = (Vec::new(), at);

@@ -33,11 +33,11 @@ missing. --after-gap applies them all the same.
 Exit code 0: nothing to repair, or repaired (also where something was lost, which is told); \
 4: damage was found and, without --commit, left as it is, or some of it could not be repaired.
 
---json prints one object: schema (1), needed, committed (the generation, or null), lossless, \
-healed (groups of shards, by parity), source {generation, fallback, listed, superblock_lost}, gap (null, or batch, batches, operations, \
-first_ns, last_ns, applied), findings (as those of verify), losses (array of what, inode, path, \
-from, to, meaning), more_losses, fixed (object of counts), inodes, bytes, quarantined (array), \
-clean (what a check found afterwards, or null).
+--json prints one object: schema (1), needed, healed (groups of shards, by parity), committed (the \
+generation, or null), lossless, source {generation, fallback, listed, superblock_lost}, gap (null, \
+or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
+(array of what, inode, path, from, to, meaning), more_losses, fixed (object of counts), inodes, \
+bytes, quarantined (array), clean (what a check found afterwards, or null).
 
 Examples:
   razorfs repair demo.rzfs

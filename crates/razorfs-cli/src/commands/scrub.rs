@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<u8> {
         Place::Live(mut live) => {
             let answer = live.ask(Request::Scrub(args.request()))?;
             match works && args.wait {
-                true => wait(&mut live.volume.clone(), &mut live, args)?,
+                true => wait(&live.volume.clone(), &mut live, args)?,
                 false => answer,
             }
         }
@@ -170,7 +170,7 @@ fn drive(volume: &Volume, path: &Path, args: &Args) -> Result<Value> {
 }
 
 /// Waits for the end of a scrub of a mounted volume. Ctrl-C ends the waiting, not the scrub.
-fn wait(volume: &mut PathBuf, live: &mut Live, args: &Args) -> Result<Value> {
+fn wait(volume: &Path, live: &mut Live, args: &Args) -> Result<Value> {
     let mut progress = Progress::new("scrub", Unit::Bytes, args.quiet);
     loop {
         std::thread::sleep(LOOK);

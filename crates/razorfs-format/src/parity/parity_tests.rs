@@ -1,9 +1,3 @@
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
-
 use super::*;
 
 const VID: VolumeId = VolumeId(0x1122_3344_5566_7788);

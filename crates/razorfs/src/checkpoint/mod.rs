@@ -33,7 +33,7 @@ use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
-use razorfs_format::superblock::{ManifestRef, SHARED_FRAMES, State, Superblock};
+use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
@@ -345,38 +345,6 @@ impl Checkpointer {
                 return Ok(());
             }
         }
-    }
-
-    /// Lets blocks share frames from now on. Both generations that could be mounted say so before:
-    /// a version that does not count shared frames must open neither.
-    pub fn allow_sharing(&self) -> Result<()> {
-        let mut installer = self.installer.lock();
-        if self.core.sharing.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.core.check_writable()?;
-        for _ in 0..2 {
-            let was = (
-                installer.superblock.generation,
-                installer.superblock.features,
-            );
-            installer.superblock.features.incompat |= SHARED_FRAMES;
-            let installed = self.install(&mut installer, None, State::Dirty);
-            if installer.superblock.generation == was.0 {
-                // Nothing is shared: what is written next does not say so either.
-                installer.superblock.features = was.1;
-            }
-            self.core.latching(installed)?;
-        }
-        self.core.sharing.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Writes another generation, with a manifest of its own, that says the same.
-    pub fn write_anew(&self, installer: &mut Installer) -> Result<()> {
-        self.core.check_writable()?;
-        let installed = self.install(installer, Some(Edit::default()), State::Dirty);
-        self.core.latching(installed)
     }
 
     /// Writes the next generation.
