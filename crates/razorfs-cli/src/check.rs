@@ -15,7 +15,7 @@ use crate::place;
 /// Sees `{"done": n, "total": n, "phase": "…"}`; an error stops the check.
 pub type Step<'a> = &'a mut dyn FnMut(&Value) -> Result<()>;
 
-/// Checks a volume at a level from 0 to 3 and answers with the document of `verify --json`.
+/// Checks a volume at a level from 0 to 4 and answers with the document of `verify --json`.
 /// `live` is the volume where the process that checks is the one that has it open: it is held
 /// still meanwhile, with everything that was done before on the disk.
 pub fn run(path: &Path, level: u8, live: Option<&Volume>, step: Step<'_>) -> Result<Value> {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use razorfs::{Options, Volume};
 use serde_json::{Value, json};
 
-use crate::commands::{create, info, stats, umount};
+use crate::commands::{create, info, scrub, stats, umount};
 use crate::failure::{Failure, Result, shown};
 use crate::log::Log;
 use crate::options::MountOptions;
@@ -334,6 +334,7 @@ impl Desk {
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;
                 Ok(json!({}))
             }
+            Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
                 socket::progress(stream, step).map_err(gone)

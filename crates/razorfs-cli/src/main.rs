@@ -43,8 +43,8 @@ use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
     after_help = "A VOLUME is a directory that holds a file system. A PLACE is a volume, mounted \
 or not, or its mount point. No command needs root.
 
-Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify and \
-repair: 4 damage was found and is still there.
+Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify, \
+repair and scrub: 4 damage was found and is still there.
 
 Examples:
   razorfs mount demo.rzfs mnt     makes demo.rzfs and mnt if they are missing
@@ -66,6 +66,7 @@ enum Command {
     Info(commands::info::Args),
     Verify(commands::verify::Args),
     Repair(commands::repair::Args),
+    Scrub(commands::scrub::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -147,6 +148,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Info(args) => commands::info::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Repair(args) => commands::repair::run(args),
+        Command::Scrub(args) => commands::scrub::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),

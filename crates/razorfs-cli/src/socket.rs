@@ -28,6 +28,42 @@ const MAX_ANSWER: usize = 16 << 20;
 /// How long the daemon waits for the bytes of a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is to be done with a scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scrub {
+    /// Begins, at most so many bytes a second.
+    Start(u64),
+    /// Tells how far it is.
+    Status,
+    /// Stops for a while.
+    Pause,
+    /// Goes on.
+    Resume(Option<u64>),
+}
+
+impl Scrub {
+    fn to_json(self) -> Value {
+        let (word, rate) = match self {
+            Self::Start(rate) => ("start", Some(rate)),
+            Self::Status => ("status", None),
+            Self::Pause => ("pause", None),
+            Self::Resume(rate) => ("resume", rate),
+        };
+        json!({"v": VERSION, "request": "scrub", "do": word, "rate": rate})
+    }
+
+    fn from_json(value: &Value) -> std::result::Result<Self, String> {
+        let rate = value.get("rate").and_then(Value::as_u64);
+        match value.get("do").and_then(Value::as_str).unwrap_or_default() {
+            "start" => Ok(Self::Start(rate.unwrap_or(0))),
+            "status" => Ok(Self::Status),
+            "pause" => Ok(Self::Pause),
+            "resume" => Ok(Self::Resume(rate)),
+            _ => Err("a scrub can start, tell its status, pause and resume".into()),
+        }
+    }
+}
+
 /// What a command asks the daemon to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -39,6 +75,8 @@ pub enum Request {
     Stats,
     /// Checks the volume at a level.
     Verify(u8),
+    /// Has a scrub begin, pause and so on.
+    Scrub(Scrub),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted,
     /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
@@ -53,6 +91,7 @@ impl Request {
             Self::Stats => "stats",
             Self::Umount => "umount",
             Self::Remounted => "remounted",
+            Self::Scrub(scrub) => return scrub.to_json(),
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
@@ -76,6 +115,7 @@ impl Request {
             "stats" => Self::Stats,
             "umount" => Self::Umount,
             "remounted" => Self::Remounted,
+            "scrub" => Self::Scrub(Scrub::from_json(value)?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -252,6 +292,10 @@ mod tests {
             Request::Sync,
             Request::Stats,
             Request::Verify(3),
+            Request::Scrub(Scrub::Start(7)),
+            Request::Scrub(Scrub::Status),
+            Request::Scrub(Scrub::Pause),
+            Request::Scrub(Scrub::Resume(None)),
             Request::Umount,
             Request::Remounted,
         ] {
@@ -279,6 +323,7 @@ mod tests {
             json!({"v": 2, "request": "info"}),
             json!({"v": 1, "request": "format my disk"}),
             json!({"v": 1, "request": "verify", "level": 999}),
+            json!({"v": 1, "request": "scrub", "do": "dance"}),
             json!({"v": "1", "request": 7}),
         ] {
             assert!(Request::from_json(&odd).is_err(), "{odd}");

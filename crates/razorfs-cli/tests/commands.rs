@@ -492,3 +492,87 @@ fn a_mount_becomes_read_only_and_writable_again() {
     mount.umount();
     mount.verify();
 }
+
+/// The largest pack of a volume that has parity beside it.
+fn pack_with_parity(volume: &std::path::Path) -> Option<std::path::PathBuf> {
+    let packs = fs::read_dir(volume.join("pack")).unwrap();
+    let packs = packs.map(|p| p.unwrap().path());
+    let mut packs = packs.filter(|p| p.extension().is_some_and(|e| e == "rp"));
+    packs.find(|p| p.with_extension("rq").exists())
+}
+
+#[test]
+fn a_volume_with_parity_heals_while_it_is_read_and_by_a_scrub() {
+    let mount = Mount::new();
+    let volume = mount.volume.as_os_str();
+    ok(["create".as_ref(), volume, "--parity".as_ref()]);
+    mount.mount(&[]);
+    let mut random = Random(9);
+    let bytes: Vec<u8> = (0..4_000_000).map(|_| random.next() as u8).collect();
+    for n in 0..36 {
+        fs::write(mount.dir.join(format!("file {n}")), &bytes).unwrap();
+    }
+    ok(["sync".as_ref(), mount.dir.as_os_str()]);
+    mount.umount();
+    mount.mount(&[]);
+    wait_until("a full pack has parity", || {
+        pack_with_parity(&mount.volume).is_some()
+    });
+    mount.umount();
+    let pack = pack_with_parity(&mount.volume).unwrap();
+    let whole = fs::read(&pack).unwrap();
+    let mut damaged = whole.clone();
+    damaged[70_000_000..70_065_536].fill(0x55);
+    fs::write(&pack, damaged).unwrap();
+    let found = razorfs(["verify".as_ref(), volume, "--level=4".as_ref()]);
+    assert_eq!(found.status.code(), Some(4));
+    let said = String::from_utf8(found.stdout).unwrap();
+    assert!(said.contains("razorfs scrub"), "{said}");
+    // Not mounted, the command does it itself.
+    let said = ok([
+        "scrub".as_ref(),
+        volume,
+        "--rate=0".as_ref(),
+        "--json".as_ref(),
+    ]);
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(document["clean"], true, "{document}");
+    assert_eq!(document["state"], "idle");
+    assert!(
+        document["last"]["healed"].as_u64().unwrap() >= 1,
+        "{document}"
+    );
+    assert!(fs::read(&pack).unwrap() == whole);
+    ok(["verify".as_ref(), volume, "--level=4".as_ref()]);
+    // Mounted, the daemon does.
+    mount.mount(&[]);
+    let dir = mount.dir.as_os_str();
+    ok([
+        "scrub".as_ref(),
+        dir,
+        "start".as_ref(),
+        "--rate=1M".as_ref(),
+    ]);
+    let status = || -> Value {
+        let said = ok(["scrub".as_ref(), dir, "status".as_ref(), "--json".as_ref()]);
+        serde_json::from_str(&said).unwrap()
+    };
+    assert_eq!(status()["state"], "running");
+    ok(["scrub".as_ref(), dir, "pause".as_ref()]);
+    assert_eq!(status()["state"], "paused");
+    let info: Value = serde_json::from_str(&ok(["info".as_ref(), dir, "--json".as_ref()])).unwrap();
+    assert_eq!(info["scrub"]["state"], "paused");
+    assert!(
+        info["parity"]["bytes"].as_u64().unwrap() > 6_000_000,
+        "{info}"
+    );
+    ok([
+        "scrub".as_ref(),
+        dir,
+        "resume".as_ref(),
+        "--rate=0".as_ref(),
+        "--wait".as_ref(),
+    ]);
+    assert_eq!(status()["state"], "idle");
+    mount.umount();
+}

@@ -452,6 +452,18 @@ fn payload_parts(bytes: &[u8], payload_len: usize) -> impl Iterator<Item = &[u8]
     })
 }
 
+/// Whether what follows the payload in the sectors of a batch is zeros.
+#[must_use]
+pub fn filling_is_zero(bytes: &[u8], payload_len: usize) -> bool {
+    let mut skip = BATCH_HEADER.saturating_add(payload_len);
+    bytes.chunks_exact(SECTOR).all(|sector| {
+        let payload = sector.get(SECTOR_HEAD..).unwrap_or_default();
+        let used = skip.min(payload.len());
+        skip -= used;
+        payload.iter().skip(used).all(|b| *b == 0)
+    })
+}
+
 /// Takes the payload out of the sectors of a batch, which stand at `place`, and checks it. The
 /// sectors themselves were checked before.
 pub fn read_payload(

@@ -26,10 +26,22 @@ pub enum FileName {
     Segment(SegmentId),
     /// `pack/P-<id>.rp`.
     Pack(PackId),
+    /// `pack/P-<id>.rq`: parity of a pack.
+    PackParity(PackId),
+    /// `meta/S-<id>.rq`: parity of a segment.
+    SegmentParity(SegmentId),
     /// `meta/M-<id>.rm.tmp`: a manifest that is being written.
     ManifestTmp(ManifestId),
     /// `meta/S-<id>.rs.tmp`: a segment that is being written.
     SegmentTmp(SegmentId),
+    /// `pack/P-<id>.rq.tmp`: parity of a pack that is being written.
+    PackParityTmp(PackId),
+    /// `meta/S-<id>.rq.tmp`: parity of a segment that is being written.
+    SegmentParityTmp(SegmentId),
+    /// `SCRUB`: how far a scrub is, and what the last one found.
+    Scrub,
+    /// `SCRUB.tmp`: the same, being written.
+    ScrubTmp,
 }
 
 /// The directories of a volume. `""` is the volume itself.
@@ -50,11 +62,13 @@ impl FileName {
     pub const fn dir(self) -> &'static str {
         match self {
             Self::Super | Self::Lock | Self::Reserve | Self::Creating => "",
+            Self::Scrub | Self::ScrubTmp => "",
             Self::Journal(_) | Self::JournalTwin(_) => "journal",
             Self::Manifest(_) | Self::Segment(_) | Self::ManifestTmp(_) | Self::SegmentTmp(_) => {
                 "meta"
             }
-            Self::Pack(_) => "pack",
+            Self::SegmentParity(_) | Self::SegmentParityTmp(_) => "meta",
+            Self::Pack(_) | Self::PackParity(_) | Self::PackParityTmp(_) => "pack",
         }
     }
 
@@ -73,19 +87,26 @@ impl FileName {
             Self::Pack(id) => format!("P-{:016x}.rp", id.0),
             Self::ManifestTmp(id) => format!("M-{:016x}.rm.tmp", id.0),
             Self::SegmentTmp(id) => format!("S-{:016x}.rs.tmp", id.0),
+            Self::PackParity(id) => format!("P-{:016x}.rq", id.0),
+            Self::SegmentParity(id) => format!("S-{:016x}.rq", id.0),
+            Self::PackParityTmp(id) => format!("P-{:016x}.rq.tmp", id.0),
+            Self::SegmentParityTmp(id) => format!("S-{:016x}.rq.tmp", id.0),
+            Self::Scrub => "SCRUB".into(),
+            Self::ScrubTmp => "SCRUB.tmp".into(),
         }
     }
 
     /// The file that `leaf` in directory `dir` is, if the name is exactly one of ours.
     #[must_use]
     pub fn parse(dir: &str, leaf: &str) -> Option<Self> {
-        let hex = |s: &str| u64::from_str_radix(s, 16).ok();
         let name = match dir {
             "" => match leaf {
                 "SUPER" => Self::Super,
                 "LOCK" => Self::Lock,
                 "RESERVE" => Self::Reserve,
                 "CREATING" => Self::Creating,
+                "SCRUB" => Self::Scrub,
+                "SCRUB.tmp" => Self::ScrubTmp,
                 _ => return None,
             },
             "journal" => {
@@ -96,27 +117,36 @@ impl FileName {
                 }
             }
             "meta" => {
-                if let Some(rest) = leaf.strip_prefix("M-") {
-                    match rest.strip_suffix(".rm.tmp") {
-                        Some(id) => Self::ManifestTmp(ManifestId(hex(id)?)),
-                        None => Self::Manifest(ManifestId(hex(rest.strip_suffix(".rm")?)?)),
-                    }
-                } else {
-                    let rest = leaf.strip_prefix("S-")?;
-                    match rest.strip_suffix(".rs.tmp") {
-                        Some(id) => Self::SegmentTmp(SegmentId(hex(id)?)),
-                        None => Self::Segment(SegmentId(hex(rest.strip_suffix(".rs")?)?)),
-                    }
+                let (kind, id, extension) = numbered(leaf)?;
+                match (kind, extension) {
+                    ('M', "rm") => Self::Manifest(ManifestId(id)),
+                    ('M', "rm.tmp") => Self::ManifestTmp(ManifestId(id)),
+                    ('S', "rs") => Self::Segment(SegmentId(id)),
+                    ('S', "rs.tmp") => Self::SegmentTmp(SegmentId(id)),
+                    ('S', "rq") => Self::SegmentParity(SegmentId(id)),
+                    ('S', "rq.tmp") => Self::SegmentParityTmp(SegmentId(id)),
+                    _ => return None,
                 }
             }
-            "pack" => Self::Pack(PackId(hex(leaf
-                .strip_prefix("P-")?
-                .strip_suffix(".rp")?)?)),
+            "pack" => match numbered(leaf)? {
+                ('P', id, "rp") => Self::Pack(PackId(id)),
+                ('P', id, "rq") => Self::PackParity(PackId(id)),
+                ('P', id, "rq.tmp") => Self::PackParityTmp(PackId(id)),
+                _ => return None,
+            },
             _ => return None,
         };
         // Only the canonical spelling is ours.
         (name.leaf() == leaf).then_some(name)
     }
+}
+
+/// Kind, number and extension of a numbered file.
+fn numbered(leaf: &str) -> Option<(char, u64, &str)> {
+    let (stem, extension) = leaf.split_once('.')?;
+    let (kind, id) = stem.split_once('-')?;
+    let id = u64::from_str_radix(id, 16).ok()?;
+    Some((kind.parse().ok()?, id, extension))
 }
 
 impl fmt::Display for FileName {
@@ -146,6 +176,12 @@ mod tests {
             FileName::Pack(PackId(u64::MAX)),
             FileName::ManifestTmp(ManifestId(1)),
             FileName::SegmentTmp(SegmentId(2)),
+            FileName::PackParity(PackId(5)),
+            FileName::PackParityTmp(PackId(5)),
+            FileName::SegmentParity(SegmentId(6)),
+            FileName::SegmentParityTmp(SegmentId(6)),
+            FileName::Scrub,
+            FileName::ScrubTmp,
         ] {
             assert_eq!(FileName::parse(name.dir(), &name.leaf()), Some(name));
         }

@@ -25,14 +25,15 @@
 //! |---|---|---|
 //! | 144 | 1 | log2 of the block, 17 |
 //! | 145 | 1 | journal copies, 1 or 2 |
-//! | 146 | 1 | parity stripes of a pack, 0 for none |
+//! | 146 | 1 | recovery shards of a group of parity, 0 for none: 2 |
 //! | 147 | 1 | compression: 0 none, 1 LZ4, 2 zstd |
 //! | 148 | 4 | level of compression, signed |
 //! | 152 | 4 | largest inline run of bytes |
 //! | 156 | 4 | bytes of a segment |
 //! | 160 | 4 | bytes of a segment's block |
 //! | 164 | 4+4+4+4 | journal: first and largest size of a file, first and largest number of them |
-//! | 180 | 4 | zeros |
+//! | 180 | 1 | log2 of the bytes of a shard of parity, 0 for 16 |
+//! | 181 | 3 | zeros |
 //! | 184 | 8 | bytes of a pack |
 //! | 192 | 8 | limit of the volume in bytes, 0 for none |
 //! | 200 | 8 | zeros |
@@ -61,7 +62,10 @@ pub const SLOTS: usize = 4;
 /// Compatible features this code knows.
 pub const KNOWN_COMPAT: u64 = 0;
 /// Features without which a volume may still be read.
-pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS;
+pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS | PARITY;
+/// Read-only compatible: sealed packs and segments have parity beside them ([`crate::parity`]).
+/// Who does not know it would punch holes under it, and leave it behind.
+pub const PARITY: u64 = 1;
 /// Features without which a volume may not be touched.
 pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES;
 /// Incompatible: blocks share frames, which `S` records count. Set durably before the first
@@ -163,8 +167,10 @@ pub enum DefaultCompression {
 pub struct Geometry {
     /// log2 of the size of a logical block.
     pub block_log2: u8,
-    /// Parity stripes of a pack; 0 for none.
+    /// Recovery shards of each group of parity; 0 for none.
     pub parity: u8,
+    /// log2 of the bytes of a shard of parity.
+    pub parity_log2: u8,
     /// Compression of new data.
     pub compression: DefaultCompression,
     /// Level of compression.
@@ -188,6 +194,7 @@ impl Default for Geometry {
         Self {
             block_log2: 17,
             parity: 0,
+            parity_log2: 16,
             compression: DefaultCompression::Lz4,
             compression_level: 0,
             inline_max: 2048,
@@ -470,7 +477,12 @@ impl Geometry {
         v.put_u32(self.journal.max_file);
         v.put_u32(self.journal.initial_files);
         v.put_u32(self.journal.max_files);
-        v.put_u32(0);
+        v.put_u8(if self.parity_log2 == 16 {
+            0
+        } else {
+            self.parity_log2
+        });
+        v.extend_from_slice(&[0; 3]);
         v.put_u64(self.pack_bytes);
         v.put_u64(self.limit.unwrap_or(0));
         v.put_u64(0);
@@ -480,8 +492,9 @@ impl Geometry {
         let start = *t;
         let block_log2 = t.u8()?;
         let copies = t.u8()?;
-        let this = Self {
+        let mut this = Self {
             block_log2,
+            parity_log2: 16,
             parity: t.u8()?,
             compression: {
                 let at = *t;
@@ -503,26 +516,36 @@ impl Geometry {
                 max_files: t.u32()?,
                 copies,
             },
-            pack_bytes: {
-                let _zero = t.u32()?;
-                t.u64()?
-            },
-            limit: {
-                let limit = t.u64()?;
-                let _zero = t.u64()?;
-                (limit != 0).then_some(limit)
-            },
+            pack_bytes: 0,
+            limit: None,
         };
-        if this.block_log2 != 17 {
+        this.parity_log2 = match t.u8()? {
+            0 => 16,
+            log2 => log2,
+        };
+        let _zeros = t.array::<3>()?;
+        this.pack_bytes = t.u64()?;
+        let limit = t.u64()?;
+        let _zero = t.u64()?;
+        this.limit = (limit != 0).then_some(limit);
+        this.check(start)?;
+        Ok(this)
+    }
+
+    fn check(&self, start: Take<'_>) -> Result<()> {
+        if self.block_log2 != 17 {
             return Err(start.error(
                 "blocks of 2^17 bytes",
-                format_args!("2^{}", this.block_log2),
+                format_args!("2^{}", self.block_log2),
             ));
         }
-        if !(1..=2).contains(&copies) {
-            return Err(start.error("1 or 2 journal copies", copies));
+        if !(1..=2).contains(&self.journal.copies) {
+            return Err(start.error("1 or 2 journal copies", self.journal.copies));
         }
-        Ok(this)
+        if !(6..=16).contains(&self.parity_log2) {
+            return Err(start.error("shards of 2^6 to 2^16 bytes", self.parity_log2));
+        }
+        Ok(())
     }
 }
 

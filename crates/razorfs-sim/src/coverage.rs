@@ -26,10 +26,16 @@ const OF_FAULTS: [Mark; 13] = [
 const OF_ROT: [Mark; 2] = [Mark::ReplayLost, Mark::ReplayDamaged];
 
 /// What only damage leads to.
-const OF_DAMAGE: [Mark; 2] = [Mark::RecoveryGenerationLost, Mark::ReplayHeaderDamaged];
+const OF_DAMAGE: [Mark; 3] = [
+    Mark::RecoveryGenerationLost,
+    Mark::ReplayHeaderDamaged,
+    Mark::ParityRead,
+];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 4] = [
+const OF_TESTS: [Mark; 5] = [
+    // A read heals in memory; what the disk has is healed by a step, of which damage has none.
+    Mark::ParityHealed,
     Mark::CopyUnsteady,
     Mark::JournalSyncForced,
     Mark::EraseSteps,

@@ -118,7 +118,8 @@ impl<M: Machine> Runner<M> {
     fn work_to_the_end(&self, fs: &M::Fs) {
         for _ in 0..8 {
             let mut busy = false;
-            for work in Work::ALL {
+            // A scrub begins again at its end.
+            for work in Work::ALL.into_iter().filter(|work| *work != Work::Scrub) {
                 busy |= fs.step(work).unwrap_or(false);
             }
             if !busy || self.machine.is_dead() {

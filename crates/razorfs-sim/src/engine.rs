@@ -8,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use razorfs::{
     AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
-    Options, RenameMode, Result, SeekFor, SetAttributes, Stat, Step as Chore, Volume, XattrMode,
+    Options, RenameMode, Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume,
+    XattrMode,
 };
 use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
@@ -42,6 +43,8 @@ pub struct Setup {
     pub limit: Option<u64>,
     /// Bytes of the block cache.
     pub cache_bytes: u64,
+    /// Whether packs and segments have parity.
+    pub parity: bool,
     /// Seed of the disk's and the clock's randomness.
     pub seed: u64,
 }
@@ -82,6 +85,7 @@ impl Setup {
                 .unwrap_or(1 << 20),
             journal_copies: if mix(seed, 7).is_multiple_of(4) { 2 } else { 1 },
             limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
+            parity: mix(seed, 7).is_multiple_of(3),
             seed,
         }
     }
@@ -210,6 +214,7 @@ impl Machine for EngineMachine {
             geometry: self.setup.geometry,
             journal_copies: self.setup.journal_copies,
             limit: self.setup.limit,
+            parity: self.setup.parity,
             ..CreateOptions::default()
         };
         Volume::create_on(
@@ -473,6 +478,13 @@ impl FileSystem for EngineFs {
             Work::Compact => Chore::Compact,
             Work::Reap => Chore::Reap,
             Work::Grow => Chore::Grow,
+            Work::Parity => Chore::Parity,
+            Work::Scrub => {
+                if self.volume.scrub_status().state == ScrubState::Idle {
+                    self.volume.scrub_start(0)?;
+                }
+                Chore::Scrub
+            }
         })
     }
 

@@ -386,7 +386,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        for (victim, how) in victims.iter().zip(["closed", "cut off"]) {
+        for (victim, how) in victims.iter().zip(["closed", "cut off", "with parity"]) {
             let damages = flips::damages(victim, effort, seed);
             let (all, bytes) = (damages.len() as u64, victim.image.total_len());
             println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");

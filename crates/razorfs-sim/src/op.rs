@@ -90,16 +90,20 @@ pub enum Work {
     Compact,
     Reap,
     Grow,
+    Parity,
+    Scrub,
 }
 
 impl Work {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Commit,
         Self::Checkpoint,
         Self::Compact,
         Self::Reap,
         Self::Grow,
+        Self::Parity,
+        Self::Scrub,
     ];
 }
 

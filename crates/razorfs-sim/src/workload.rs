@@ -85,7 +85,7 @@ const KINDS: [(Kind, u32); 29] = [
 pub struct Workload {
     rng: Rng,
     weights: Vec<u32>,
-    steps: [u32; 5],
+    steps: [u32; Work::ALL.len()],
     names: NameId,
     odd_names: bool,
     big_percent: u64,
@@ -108,7 +108,7 @@ impl Workload {
             };
             weights.push(weight * factor);
         }
-        let mut steps = [8, 3, 5, 4, 1];
+        let mut steps = [8, 3, 5, 4, 2, 5, 2];
         for step in &mut steps {
             *step *= [0, 1, 1, 3].get(rng.below(4)).copied().unwrap_or(1);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
+use razorfs_format::scrub::{FILE_MAX, Record};
 
 use crate::journal::Replay;
 use crate::roots::Roots;
@@ -17,6 +18,8 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> 
         for name in s.list(dir)? {
             match FileName::parse(dir.path(), &name.leaf) {
                 Some(file) if missing.remove(&file).is_some() => {}
+                // Those of the generation before go together with their objects.
+                Some(file) if may_be_there(roots, file) => {}
                 Some(file) => {
                     s.find(K::UnlistedFile, file, "no generation names it");
                 }
@@ -53,7 +56,21 @@ fn named(roots: &Roots, replay: &Replay) -> BTreeMap<FileName, K> {
         .into_iter()
         .filter(|p| !packs.contains(&p.id));
     files.extend(packs.map(|p| (FileName::Pack(p.id), K::PreviousPack)));
+    if roots.parity() {
+        let segments = manifest.segments.iter();
+        files.extend(segments.map(|m| (FileName::SegmentParity(m.id), K::ParityMissing)));
+        let sealed = manifest.packs.iter().filter(|p| p.sealed);
+        files.extend(sealed.map(|p| (FileName::PackParity(p.id), K::ParityPending)));
+    }
     files
+}
+
+fn may_be_there(roots: &Roots, file: FileName) -> bool {
+    match file {
+        FileName::SegmentParity(id) => roots.previous_segments().iter().any(|m| m.id == id),
+        FileName::PackParity(id) => roots.previous_packs().iter().any(|m| m.id == id),
+        _ => false,
+    }
 }
 
 /// What the daemon of a mount leaves beside the volume's own files.
@@ -63,6 +80,10 @@ fn others(s: &mut Session<'_>) -> Result<()> {
     for name in s.list(Dir::Root)? {
         match FileName::parse("", &name.leaf) {
             Some(FileName::Reserve) => reserve(s),
+            Some(FileName::Scrub) => scrub(s),
+            Some(file @ FileName::ScrubTmp) => {
+                s.find(K::UnlistedFile, file, "half written");
+            }
             Some(_) => {}
             None if DAEMON.contains(&&*name.leaf) => {}
             None => {
@@ -82,6 +103,17 @@ fn others(s: &mut Session<'_>) -> Result<()> {
         s.find(K::Quarantined, name, "set aside");
     }
     Ok(())
+}
+
+/// How far a scrub is.
+fn scrub(s: &mut Session<'_>) {
+    let Opened::File(file, len) = s.open(FileName::Scrub) else {
+        return;
+    };
+    let bytes = s.read_all(&*file, FileName::Scrub, len.min(FILE_MAX as u64 + 1));
+    if let Err(e) = Record::decode(&bytes, s.vid) {
+        s.find_bad(K::ScrubRecord, &e);
+    }
 }
 
 /// The ballast is zeros.

@@ -148,6 +148,9 @@ kinds! {
     JournalTwinOlder = 311 Warning
         "One of the two copies of a journal file lacks what the other one has, as after a power failure."
         "None: the next mount heals it from the other copy. Without a power failure check the disk.";
+    JournalFilling = 312 Note
+        "A journal batch is intact, but what fills its last sectors is not zeros."
+        "None: nothing reads it. Check the memory if nobody has made it so.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";
@@ -286,6 +289,27 @@ kinds! {
     TooMany = 702 Note
         "There are more findings than can be listed."
         "See to those that are listed first.";
+    ParityMissing = 801 Warning
+        "A file of metadata has no parity: damage to it could not be healed."
+        "Run `razorfs scrub`: it makes it anew.";
+    ParityPending = 802 Note
+        "A full pack has no parity yet."
+        "None: a mount makes it in the background, unless the pack is damaged.";
+    ParityDamaged = 803 Warning
+        "The parity of a pack or of a file of metadata is damaged; what it is made of is not."
+        "Run `razorfs scrub`: it makes it anew. Check the disk.";
+    ParityForeign = 804 Warning
+        "The parity of a pack or of a file of metadata is that of something else."
+        "Run `razorfs scrub`: it makes it anew.";
+    ShardDamaged = 805 Warning
+        "A part of a full pack or of a file of metadata is damaged, and parity can heal it."
+        "Run `razorfs scrub`, or `razorfs repair`. Check the disk.";
+    ParityWrong = 806 Warning
+        "Parity is intact, but not that of its pack or file of metadata: it would heal nothing."
+        "Run `razorfs scrub`: it makes it anew, and report it: this is a bug or memory that fails.";
+    ScrubRecord = 807 Note
+        "What says how far a scrub is, and what the last one found, is damaged."
+        "None: the next scrub begins at the beginning.";
 }
 
 impl FindingKind {

@@ -6,7 +6,8 @@
 //! | 0 | superblock, manifest, every sector of the journal, the batches to replay |
 //! | 1 | every byte of every segment, and that no file is missing or unlisted |
 //! | 2 | the name space: segments and replayed journal together |
-//! | 3 | every frame of every pack, every reference to one, the counts of shared frames, and the account of the packs |
+//! | 3 | every frame of every pack, every reference to one, the counts of shared frames, the account of the packs, and their parity |
+//! | 4 | that recovery shards are those of their objects; the filling of batches; the same for each snapshot, of which this version of the format has none |
 //!
 //! What is wrong becomes a [`Finding`] with a permanent number; checking goes on with the next
 //! object. Only a volume without a usable superblock or manifest ends it early. An `Err` means
@@ -29,6 +30,7 @@ mod finding;
 mod journal;
 mod namespace;
 mod packs;
+mod parity;
 mod paths;
 mod repair;
 mod roots;
@@ -47,7 +49,7 @@ pub use repair::{Gap, Lose, Loss, Outcome, RepairError, RepairOptions, repair};
 use session::Session;
 
 /// The highest level.
-pub const LEVEL_MAX: u8 = 3;
+pub const LEVEL_MAX: u8 = 4;
 
 /// Result of [`verify`].
 pub type Result<T> = razorfs_disk::Result<T>;
@@ -82,12 +84,18 @@ fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
         return Ok(());
     }
     files::check(s, &roots, &replay)?;
+    if roots.parity() {
+        parity::segments(s, &roots);
+    }
     segments::check(s, &roots);
     if level < 2 {
         return Ok(());
     }
     let mut packs = packs::Packs::new(&roots, &replay);
     if level >= 3 {
+        if roots.parity() {
+            parity::packs(s, &roots);
+        }
         packs.walk(s, &roots);
     }
     let view = view::View::new(&roots, replay);

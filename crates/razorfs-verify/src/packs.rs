@@ -17,12 +17,14 @@ use razorfs_format::pack::{
     Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, HEADER_LEN, PackState, Scanned,
     TrailerEntry, check_header, decode_trailer, frame_end, scan_frames,
 };
-use razorfs_format::record::{Fragment, PackRef};
+use razorfs_format::parity::Object;
+use razorfs_format::record::{BLOCK, Fragment, PackRef};
 use razorfs_format::{Epoch, FormatError, PackId, VolumeId};
 
 use crate::FindingKind as K;
 use crate::extents::part_of;
 use crate::journal::Replay;
+use crate::parity;
 use crate::roots::Roots;
 use crate::session::{Opened, Session};
 
@@ -170,11 +172,13 @@ impl Packs {
         let id = FrameIdentity::of(r, key.branch(), ino, key.second(), fragment.off);
         let wrong = wrong.and_then(|()| self.compare(s, r, &id));
         if let Err(detail) = wrong {
-            s.find_ino(K::FrameReference, ino, &part, detail);
+            let at = (FileName::Pack(r.pack), r.pos);
+            s.find_ino_at(K::FrameReference, (ino, &part), at, detail);
             return;
         }
         if let Some(bad) = self.bad.get_mut(&(r.pack, r.pos)) {
-            s.find_ino(K::FrameDamaged, ino, &part, &bad.error);
+            let at = (FileName::Pack(r.pack), r.pos);
+            s.find_ino_at(K::FrameDamaged, (ino, &part), at, &bad.error);
             bad.referred = true;
         }
     }
@@ -265,6 +269,18 @@ impl Packs {
 
     /// What is left once all references are known.
     pub fn settle(&mut self, s: &mut Session<'_>) {
+        let lost = |object, range: Range<u64>| {
+            let Object::Pack(id) = object else {
+                return true;
+            };
+            // No frame is longer.
+            let from = range
+                .start
+                .saturating_sub(FRAME_HEADER_LEN + 2 * u64::from(BLOCK));
+            let mut bad = self.bad.range((id, from)..(id, range.end));
+            bad.any(|(_, bad)| bad.referred)
+        };
+        parity::tell_packs(s, &lost);
         for ((pack, pos), bad) in std::mem::take(&mut self.bad) {
             if !bad.referred {
                 report_dead(s, K::DeadFrame, (pack, pos), bad.hole, bad.error);
@@ -295,6 +311,8 @@ struct Walk<'w> {
     id: PackId,
     file: &'w dyn File,
     sealed: bool,
+    /// Holes begin and end where groups of shards do, and not with frames.
+    parity: bool,
     bad: Vec<(u64, Bad)>,
     bad_max: usize,
     gaps: Vec<(Range<u64>, bool, FormatError)>,
@@ -333,6 +351,7 @@ fn walk(
         id,
         file: &*file,
         sealed,
+        parity: s.parity,
         bad: Vec::new(),
         bad_max: if s.salvage { usize::MAX } else { BAD_MAX },
         gaps: Vec::new(),
@@ -449,7 +468,13 @@ impl Walk<'_> {
             last if last > from => last,
             _ => data.end,
         };
-        if self.sealed && from < to && self.is_zero(s, from..to) {
+        let sealed_hole = |from: u64| self.sealed && from < to;
+        if sealed_hole(from) && self.is_zero(s, from..to) {
+            return Hole::Whole;
+        }
+        // The last page, if it begins in the frame.
+        let last = to.saturating_sub(PAGE).next_multiple_of(PAGE).max(from);
+        if self.parity && sealed_hole(last) && self.is_zero(s, last..to) {
             return Hole::Whole;
         }
         self.torn(s, data)
@@ -458,7 +483,11 @@ impl Walk<'_> {
     /// Whether a gap is a hole: zeros up to less than a page before its end.
     fn hole_in_gap(&self, s: &mut Session<'_>, range: &Range<u64>, zero: bool) -> Hole {
         let to = range.end / PAGE * PAGE;
-        let whole = zero || to > range.start && self.is_zero(s, range.start..to);
+        let mut whole = zero || to > range.start && self.is_zero(s, range.start..to);
+        if self.parity && !whole {
+            let first = range.start.next_multiple_of(PAGE) + PAGE;
+            whole = first <= range.end && self.is_zero(s, range.start..first);
+        }
         if self.sealed && whole {
             return Hole::Whole;
         }

@@ -19,6 +19,11 @@ pub struct Roots {
 }
 
 impl Roots {
+    /// Whether sealed packs and segments have parity.
+    pub fn parity(&self) -> bool {
+        self.superblock.geometry.parity > 0
+    }
+
     /// Segments that only the generation before needs.
     pub fn previous_segments(&self) -> Vec<SegmentMeta> {
         let current: BTreeSet<_> = self.manifest.segments.iter().map(|m| m.id).collect();
@@ -40,6 +45,7 @@ pub fn check(s: &mut Session<'_>) -> Result<Option<Roots>> {
         return Ok(None);
     };
     let newest = generations.newest;
+    s.parity = newest.geometry.parity > 0;
     let Some(manifest) = read(s, &newest.manifest, K::NoManifest) else {
         return Ok(None);
     };

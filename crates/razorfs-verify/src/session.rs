@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use razorfs_disk::{Dir, Disk, File, Name, OpenHow};
 use razorfs_format::layout::FileName;
+use razorfs_format::parity::Object;
 use razorfs_format::{FormatError, Ino, VolumeId};
 
+use crate::parity::{Damage, HEALS};
 use crate::{Checked, Finding, FindingKind, Progress, Report, Result};
 
 /// Most findings that a report lists.
@@ -40,6 +42,14 @@ pub struct Session<'a> {
     pub incomplete: bool,
     /// Segments whose index is damaged are searched for blocks: somebody repairs.
     pub salvage: bool,
+    /// What no lower level looks at is looked at, too.
+    pub deep: bool,
+    /// Whether sealed packs and segments have parity.
+    pub parity: bool,
+    /// What differs from its parity.
+    pub damage: Damage,
+    /// Groups of packs that parity heals, with the shards that are damaged.
+    pub to_tell: Vec<(Object, u32, Vec<usize>)>,
     level: u8,
     findings: Vec<Finding>,
     dropped: u64,
@@ -56,6 +66,10 @@ impl<'a> Session<'a> {
             checked: Checked::default(),
             incomplete: false,
             salvage: false,
+            deep: level >= 4,
+            parity: false,
+            damage: Damage::default(),
+            to_tell: Vec::new(),
             level,
             findings: Vec::new(),
             dropped: 0,
@@ -105,7 +119,31 @@ impl<'a> Session<'a> {
             "{}: expected {}, got {}",
             error.0.what, error.0.expected, error.0.got
         );
-        self.find(kind, object, detail);
+        let listed = self.find(kind, object, detail);
+        self.remedy(listed, place.file, place.offset);
+    }
+
+    /// The last finding, if it was listed, is about a place: says so if parity heals that.
+    fn remedy(&mut self, listed: bool, file: FileName, offset: u64) {
+        if listed
+            && self.damage.heals(file, offset)
+            && let Some(last) = self.findings.last_mut()
+        {
+            last.remedy = HEALS.into();
+        }
+    }
+
+    /// Reports a finding about an inode, because of what stands at a place.
+    pub fn find_ino_at(
+        &mut self,
+        kind: FindingKind,
+        (ino, part): (Ino, &str),
+        (file, offset): (FileName, u64),
+        detail: impl ToString,
+    ) {
+        let before = self.findings.len();
+        self.find_ino(kind, ino, part, detail);
+        self.remedy(self.findings.len() > before, file, offset);
     }
 
     /// Reports a finding about an inode; `part` tells which part of it, or is empty.
@@ -185,7 +223,8 @@ impl<'a> Session<'a> {
             at += piece.len() as u64;
         }
         if let Some((at, e)) = first {
-            self.find(FindingKind::Unreadable, format!("{file} at byte {at}"), e);
+            let listed = self.find(FindingKind::Unreadable, format!("{file} at byte {at}"), e);
+            self.remedy(listed, file, at);
         }
         got
     }

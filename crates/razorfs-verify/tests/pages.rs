@@ -16,7 +16,7 @@ use razorfs_disk::Dir;
 use razorfs_format::layout::{DIRECTORIES, FileName};
 use razorfs_format::segment::{self, block, dirblock, filter, index, seal};
 use razorfs_format::superblock::offset;
-use razorfs_format::{Ino, journal, names, op, pack, record, superblock as sup};
+use razorfs_format::{Ino, journal, names, op, pack, parity, record, scrub, superblock as sup};
 use razorfs_verify::FindingKind;
 
 fn repository() -> PathBuf {
@@ -100,7 +100,10 @@ fn magics() -> Vec<(&'static str, String)> {
     let journal = common::files(&image, Dir::Journal);
     let journal = FileName::parse("journal", &journal[0].0.leaf).unwrap();
     let batch = journal::UNIT + journal::SECTOR_HEAD;
+    let ascii = |magic: u32| String::from_utf8_lossy(&magic.to_le_bytes()).into_owned();
     vec![
+        ("parity magic", ascii(parity::MAGIC)),
+        ("scrub magic", ascii(scrub::MAGIC)),
         ("manifest magic", text(manifest, false, 0)),
         (
             "journal file magic",
@@ -174,6 +177,10 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("pack frame header bytes", pack::FRAME_HEADER_LEN),
         ("pack frame alignment", pack::FRAME_ALIGN),
         ("pack footer bytes", pack::Footer::LEN),
+        ("parity header bytes", parity::HEADER_LEN as u64),
+        ("parity shards of a group", parity::SHARDS.into()),
+        ("parity recovery shards of a group", parity::RECOVERY.into()),
+        ("parity shard bytes at most", parity::SHARD_MAX.into()),
         ("block bytes", u64::from(record::BLOCK)),
         (
             "raw bytes of a frame for each checksum",

@@ -80,7 +80,9 @@ fn superblocks() -> Planted {
         ),
         (
             K::ReadOnlyFeatures,
-            edited(1, |i| edit_superblock(i, |s| s.features.ro_compat = 1)),
+            edited(1, |i| {
+                edit_superblock(i, |s| s.features.ro_compat = 1 << 60)
+            }),
         ),
         (
             K::WriteFailed,
@@ -125,6 +127,7 @@ fn manifests_and_files() -> Planted {
             stray(name_of(FileName::SegmentTmp(SegmentId(4000)))),
         ),
         (K::ForeignFile, stray(Name::new(Dir::Root, "notes.txt"))),
+        (K::ScrubRecord, stray(name_of(FileName::Scrub))),
         (K::Quarantined, stray(Name::new(Dir::Quarantine, "S-1"))),
         (K::ReserveNotZero, stray(name_of(FileName::Reserve))),
         (
@@ -236,6 +239,17 @@ fn journals() -> Planted {
             long(&|i| {
                 let payload = long_batch().1;
                 put_batch(i, 2, 2, &payload, |h| h.first_lsn = Lsn(77));
+            }),
+        ),
+        (
+            K::JournalFilling,
+            long(&|i| {
+                // The last sectors are those of a longer batch of the same number.
+                let old = i.bytes(&journal()).unwrap();
+                let mut payload = long_batch().1;
+                payload.push(0xEE);
+                put_batch(i, 2, 2, &payload, |_| ());
+                i.write(&journal(), sector(16), &old[512 * 16..512 * 24]);
             }),
         ),
         (
@@ -635,7 +649,7 @@ fn check_all(planted: Planted) -> BTreeSet<K> {
     let mut kinds = BTreeSet::new();
     let mut missed = Vec::new();
     for (kind, image) in planted {
-        let report = check(&image, 3);
+        let report = check(&image, 4);
         if !numbers(&report).contains(&kind.number()) {
             missed.push(format!("{kind:?} in {}", told(&report)));
         }
@@ -672,8 +686,10 @@ fn what_is_planted_is_found() {
         .into_iter()
         .flat_map(|group| check_all(group()))
         .collect();
-    // Planted below, and in `shared.rs`.
+    // Planted below, in `shared.rs` and in `parity.rs`.
     kinds.extend([K::Unreadable, K::SharedCount, K::SharedCountHigh]);
+    kinds.extend([K::ParityMissing, K::ParityPending, K::ParityDamaged]);
+    kinds.extend([K::ParityForeign, K::ShardDamaged, K::ParityWrong]);
     let all: BTreeSet<K> = K::ALL.iter().copied().collect();
     assert_eq!(kinds, all);
 }

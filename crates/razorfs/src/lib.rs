@@ -14,8 +14,10 @@ pub mod library;
 pub mod marks;
 mod namespace;
 mod options;
+pub mod parity;
 mod recovery;
 mod report;
+mod scrub;
 mod store;
 mod sync;
 pub mod tree;
@@ -29,6 +31,8 @@ pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
 pub use library::{Dir, File, Transaction};
 pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};
-pub use report::{Info, RecoverySummary, Stats, Step};
+pub use report::{
+    Info, RecoverySummary, ScrubFinding, ScrubPass, ScrubState, ScrubStatus, Stats, Step,
+};
 pub use types::*;
 pub use volume::Volume;

@@ -84,6 +84,11 @@ marks! {
     TrimLater = "truncate: the rest was left to the reaper",
     TrimFinishedEarly = "truncate: a write finished what was pending",
     EraseSteps = "punch: it took several transactions",
+    ParityRead = "parity: damaged bytes were read with it",
+    ParityHealed = "parity: damaged shards were written back",
+    ParityMade = "parity: that of a pack was made",
+    ParityPunched = "parity: a hole was made as large as whole groups",
+    ParityLeftover = "parity: that of a pack that is gone or goes on growing was removed",
     ReapPinned = "reap: the inode was open",
 }
 

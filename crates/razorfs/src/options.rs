@@ -60,6 +60,8 @@ pub struct Geometry {
     pub checkpoint_interval: u64,
     /// Bytes of file data in RAM, not yet in a pack, that make writers wait.
     pub dirty_bytes: u64,
+    /// Bytes of a shard of parity: the longest run of lost bytes that is healed wherever it is.
+    pub parity_shard: u32,
     /// Bytes of the ballast of a grown volume, at least; it is given back when the host is full,
     /// and a small volume has less. 0 for none.
     pub reserve_bytes: u64,
@@ -80,6 +82,7 @@ impl Default for Geometry {
             checkpoint_journal: 32 * MIB,
             checkpoint_interval: 60_000_000_000,
             dirty_bytes: 96 * MIB,
+            parity_shard: 64 << 10,
             reserve_bytes: 16 * MIB,
         }
     }
@@ -101,6 +104,7 @@ impl Geometry {
             checkpoint_journal: 128 << 10,
             checkpoint_interval: 60_000_000_000,
             dirty_bytes: 1 << 20,
+            parity_shard: 2 << 10,
             reserve_bytes: 0,
         }
     }
@@ -117,7 +121,7 @@ pub struct CreateOptions {
     pub geometry: Geometry,
     /// Copies of the journal: 1, or 2 to heal a damaged one from the other.
     pub journal_copies: u8,
-    /// Whether packs carry parity, to heal damaged data.
+    /// Whether sealed packs and segments have parity, to heal what is damaged.
     pub parity: bool,
     /// Permission bits of the root directory.
     pub root_mode: u32,

@@ -13,6 +13,10 @@ pub enum Step {
     Reap,
     /// Adds one file to the journal.
     Grow,
+    /// One step of a scrub, if one runs and is due.
+    Scrub,
+    /// Heals what was found damaged, or makes a piece of the parity of a pack.
+    Parity,
 }
 
 /// Counts since the volume was opened.
@@ -43,6 +47,10 @@ pub struct Stats {
     pub dirty_bytes: u64,
     /// Inodes that wait for their removal.
     pub orphans: u64,
+    /// Reads of damaged bytes that parity made up for.
+    pub parity_reads: u64,
+    /// Damaged shards that were healed on the disk.
+    pub parity_healed: u64,
 }
 
 /// What a volume is.
@@ -75,6 +83,10 @@ pub struct Info {
     pub pack_live_bytes: u64,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
+    /// Bytes of parity, if the volume has any.
+    pub parity_bytes: Option<u64>,
+    /// Sealed packs whose parity is still to be made, or cannot be made because they are damaged.
+    pub parity_missing: u64,
     /// Why the volume refuses writes, if it does.
     pub read_only: Option<String>,
 }
@@ -99,4 +111,66 @@ pub struct RecoverySummary {
     pub healed: Vec<String>,
     /// Nameless inodes found, which are removed in the background.
     pub orphans: u64,
+}
+
+/// Whether a scrub works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ScrubState {
+    /// It does, and goes on after the volume was closed and opened again.
+    Running,
+    /// It was paused.
+    Paused,
+    /// It came to its end, or there was none.
+    #[default]
+    Idle,
+}
+
+/// Damage that a scrub found and could not heal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScrubFinding {
+    /// The number that `razorfs verify` has for it.
+    pub number: u16,
+    /// Where.
+    pub object: String,
+    /// What was expected, and what was found.
+    pub detail: String,
+}
+
+/// A scrub that came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubPass {
+    /// When, in nanoseconds since 1970.
+    pub ended: u64,
+    /// Shards and copies that it healed.
+    pub healed: u64,
+    /// What it found damaged and could not heal.
+    pub damaged: u64,
+}
+
+/// How far a scrub is, and what it has found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ScrubStatus {
+    /// Whether it works.
+    pub state: ScrubState,
+    /// What it looks at next.
+    pub position: String,
+    /// Bytes that were looked at.
+    pub done: u64,
+    /// Bytes that there are to be looked at.
+    pub total: u64,
+    /// Bytes a second at most; 0: as many as there are.
+    pub limit: u64,
+    /// Bytes a second since it was started or went on.
+    pub rate: u64,
+    /// Shards and copies that were healed.
+    pub healed: u64,
+    /// What is damaged and cannot be healed.
+    pub damaged: u64,
+    /// The first of that, one by one.
+    pub findings: Vec<ScrubFinding>,
+    /// When it began, in nanoseconds since 1970; 0: never.
+    pub started: u64,
+    /// The last one that came to its end.
+    pub last: Option<ScrubPass>,
 }

@@ -11,8 +11,8 @@ use crate::namespace::{Namespace, Spot};
 use crate::store::Store;
 use crate::{
     AllocateMode, Atime, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options,
-    RecoverySummary, RenameMode, Result, SeekFor, SetAttributes, Stat, Stats, Step, VolumeSpace,
-    XattrMode,
+    RecoverySummary, RenameMode, Result, ScrubStatus, SeekFor, SetAttributes, Stat, Stats, Step,
+    VolumeSpace, XattrMode,
 };
 
 /// An open volume. Clones are the same volume; any thread may call anything at any time.
@@ -384,6 +384,30 @@ impl Volume {
     #[must_use]
     pub fn info(&self) -> Info {
         self.inner.store.info()
+    }
+
+    /// Begins to read everything that the volume stores, in the background, to heal what can be
+    /// healed and to tell what cannot, at `rate` bytes a second at most; 0: as many as there are.
+    /// One that was paused or interrupted goes on; one that is running gets the rate.
+    pub fn scrub_start(&self, rate: u64) -> Result<()> {
+        self.inner.store.scrub().scrub_start(rate)
+    }
+
+    /// Stops a scrub for a while, also if the volume is closed meanwhile; answers whether one was
+    /// running.
+    pub fn scrub_pause(&self) -> Result<bool> {
+        self.inner.store.scrub().scrub_pause()
+    }
+
+    /// Goes on with a scrub that was paused; `None`: at the rate that it had.
+    pub fn scrub_resume(&self, rate: Option<u64>) -> Result<()> {
+        self.inner.store.scrub().scrub_resume(rate)
+    }
+
+    /// How far the scrub is, and what it or the last one found.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.inner.store.scrub().scrub_status()
     }
 
     /// What recovery found when the volume was opened.

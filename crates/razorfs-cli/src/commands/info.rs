@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use razorfs::{Options, Volume};
 use serde_json::{Value, json};
 
-use crate::commands::{print_json, print_text};
+use crate::commands::{print_json, print_text, scrub};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Place};
 use crate::size;
@@ -17,8 +17,9 @@ use crate::socket::Request;
     after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
-live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
-bytes, torn, orphans} when it was opened, damage and healed (arrays of lines), read_only (why, or null), \
+live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), scrub (as that of `razorfs \
+scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, orphans} \
+when it was opened, damage and healed (arrays of lines), read_only (why, or null), \
 health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
@@ -91,6 +92,11 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
             "live_bytes": info.pack_live_bytes,
         },
         "journal_bytes": info.journal_bytes,
+        "parity": info.parity_bytes.map(|bytes| json!({
+            "bytes": bytes,
+            "missing_packs": info.parity_missing,
+        })),
+        "scrub": scrub::document(&volume.scrub_status()),
         "space": {"total": space.total, "free": space.free},
         "recovery": {
             "clean": recovery.clean,
@@ -162,7 +168,21 @@ fn text(document: &Value) -> String {
     if number("/limit") > 0 {
         lines.push(format!("limit       {}", bytes("/limit")));
     }
+    if document.pointer("/parity/bytes").is_some() {
+        let missing = match number("/parity/missing_packs") {
+            0 => String::new(),
+            n => format!(", {n} full packs are still without it"),
+        };
+        lines.push(format!("parity      {}{missing}", bytes("/parity/bytes")));
+    }
     lines.push(format!("opened      {}", opened(document)));
+    if let Some(scrub) = document.get("scrub") {
+        let state = scrub.get("state").and_then(Value::as_str).unwrap_or("idle");
+        lines.push(format!(
+            "scrub       {state}, last pass {}",
+            scrub::last(scrub)
+        ));
+    }
     lines.push(format!("health      {}", word("/health")));
     let why = document.pointer("/read_only").and_then(Value::as_str);
     if let Some(why) = why.filter(|_| word("/health") != "ok") {

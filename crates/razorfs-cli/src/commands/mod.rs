@@ -12,6 +12,7 @@ pub mod mkdir;
 pub mod mount;
 pub mod repair;
 pub mod rm;
+pub mod scrub;
 pub mod stat;
 pub mod stats;
 pub mod sync;

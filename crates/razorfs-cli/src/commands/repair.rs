@@ -33,11 +33,11 @@ missing. --after-gap applies them all the same.
 Exit code 0: nothing to repair, or repaired (also where something was lost, which is told); \
 4: damage was found and, without --commit, left as it is, or some of it could not be repaired.
 
---json prints one object: schema (1), needed, committed (the generation, or null), lossless, \
-source {generation, fallback, listed, superblock_lost}, gap (null, or batch, batches, operations, \
-first_ns, last_ns, applied), findings (as those of verify), losses (array of what, inode, path, \
-from, to, meaning), more_losses, fixed (object of counts), inodes, bytes, quarantined (array), \
-clean (what a check found afterwards, or null).
+--json prints one object: schema (1), needed, healed (groups of shards, by parity), committed (the \
+generation, or null), lossless, source {generation, fallback, listed, superblock_lost}, gap (null, \
+or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
+(array of what, inode, path, from, to, meaning), more_losses, fixed (object of counts), inodes, \
+bytes, quarantined (array), clean (what a check found afterwards, or null).
 
 Examples:
   razorfs repair demo.rzfs
@@ -67,12 +67,15 @@ pub struct Repaired {
     pub outcome: Outcome,
     /// Whether the volume is clean now; `None` where nothing was written.
     pub clean: Option<bool>,
+    /// Whether what had to be written was.
+    written: bool,
 }
 
 impl Repaired {
     /// Whether no damage is left.
     pub fn is_whole(&self) -> bool {
-        !self.outcome.needed || self.clean == Some(true)
+        let healed = self.outcome.healed == 0 || self.written;
+        healed && !self.outcome.needed || self.clean == Some(true)
     }
 }
 
@@ -128,7 +131,11 @@ pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result
     };
     progress.clear();
     drop(guard);
-    Ok(Repaired { outcome, clean })
+    Ok(Repaired {
+        outcome,
+        clean,
+        written: commit,
+    })
 }
 
 /// The volume, if it is not mounted. One that is damaged may not look like one any more.
@@ -207,6 +214,7 @@ fn document(repaired: &Repaired) -> Value {
     json!({
         "schema": 1,
         "needed": out.needed,
+        "healed": out.healed,
         "committed": out.committed.map(|g| g.0),
         "lossless": out.is_lossless(),
         "source": {
@@ -230,14 +238,23 @@ fn document(repaired: &Repaired) -> Value {
 /// The document for people.
 fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
     let out = &repaired.outcome;
+    let healed = match out.healed {
+        0 => String::new(),
+        n => format!("parity makes up for the damage to {n} groups of shards\n"),
+    };
     if !out.needed {
-        return if quiet {
-            String::new()
-        } else {
-            "nothing to repair\n".into()
+        return match (out.healed, repaired.written) {
+            (0, _) if quiet => String::new(),
+            (0, _) => "nothing to repair\n".into(),
+            (_, true) => format!("{healed}it was healed, and there is nothing else to repair\n"),
+            (_, false) => format!(
+                "{healed}nothing was changed, and nothing would be lost: `razorfs repair --commit \
+                 {}` heals it\n",
+                shown(volume)
+            ),
         };
     }
-    let mut text = String::new();
+    let mut text = healed;
     let damage = out.findings.findings.iter();
     for finding in damage.filter(|f| f.severity >= Severity::Warning) {
         text.push_str(&format!("found: {finding}\n"));

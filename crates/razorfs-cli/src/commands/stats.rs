@@ -15,7 +15,7 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1) and the counters ops, batches, \
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
-compactions, dirty_bytes, orphans.
+compactions, dirty_bytes, orphans, parity_reads, parity_healed.
 
 Examples:
   razorfs stats mnt
@@ -76,6 +76,8 @@ pub fn document(volume: &Volume) -> Value {
         "compactions": stats.compactions,
         "dirty_bytes": stats.dirty_bytes,
         "orphans": stats.orphans,
+        "parity_reads": stats.parity_reads,
+        "parity_healed": stats.parity_healed,
     })
 }
 

@@ -15,8 +15,10 @@ use crate::socket::Request;
 /// Looks for damage, and changes nothing
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all \
-metadata; 2 also that names, inodes and extents fit each other; 3 also every byte of data.
+    after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all metadata, and \
+its parity; 2 also that names, inodes and extents fit each other; 3 also every byte of data and of \
+its parity; 4 also that parity is that of its data, what fills journal batches, and the same for \
+each snapshot, of which this version has none.
 A mounted volume is held still meanwhile: what it has done is brought to the disk first, and what
 programs change waits for the end.
 
@@ -28,13 +30,13 @@ meaning, remedy, detail), checked (object of counters).
 
 Examples:
   razorfs verify demo.rzfs
-  razorfs verify mnt --level 3 --json"
+  razorfs verify mnt --level 4 --json"
 )]
 pub struct Args {
     /// A volume or a mount point
     place: PathBuf,
     /// How deep to look
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=4))]
     level: u8,
     /// Prints one JSON document
     #[arg(long)]

@@ -9,6 +9,7 @@
 
 mod journal;
 mod pack;
+mod parity;
 mod records;
 mod roots;
 mod segment;
@@ -50,6 +51,8 @@ pub const ALL: &[(&str, Body)] = &[
     ("frame", pack::frame),
     ("scan_frames", pack::scan),
     ("decompress", pack::decompressed),
+    ("parity", parity::parity),
+    ("scrub", parity::scrub),
 ];
 
 /// Runs the body of this name.

@@ -9,6 +9,7 @@ use razorfs_format::record::{
     Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Inode, Origin, Orphan, PackRef,
     Shared, Time, Xattr,
 };
+use razorfs_format::scrub::{Found, Record};
 use razorfs_format::segment::BlockBuilder;
 use razorfs_format::superblock::{
     Features, Geometry, JournalStart, ManifestRef, State, Superblock,
@@ -137,6 +138,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "block" => vec![plain(Tag::Inode), plain(Tag::Xattr), plain(Tag::Extent)],
         "dirblock" => vec![dirblock()],
         "pack_trailer" => vec![trailer()],
+        "scrub" => vec![scrub()],
         "segment" | "scan_frames" | "frame" | "batch" => long(),
         _ => Vec::new(),
     }
@@ -396,6 +398,23 @@ fn dirblock() -> Vec<u8> {
         builder.push(key, Epoch(i % 4), value, HERE).unwrap();
     }
     builder.finish()
+}
+
+/// As the body takes it: without its checksum.
+fn scrub() -> Vec<u8> {
+    let found = |number| Found {
+        number,
+        object: "inode 17".into(),
+        detail: "expected 1, got 2".into(),
+    };
+    let record = Record {
+        done: 1 << 33,
+        findings: vec![found(605), found(402)],
+        ..Record::default()
+    };
+    let mut bytes = record.encode(VID);
+    bytes.truncate(bytes.len() - 4);
+    bytes
 }
 
 /// In the form that the body takes: end, count, last birth, trailer.

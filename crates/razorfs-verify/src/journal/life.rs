@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS,
+    filling_is_zero, read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
@@ -338,7 +339,14 @@ impl Life {
         let got = self.copies.read(s, &mut bytes, place.offset);
         bytes.truncate(got);
         match read_payload(self.vid, self.jid, &header, &bytes, place) {
-            Ok(payload) => Verdict::Intact(header, payload, end),
+            Ok(payload) => {
+                if s.deep && !filling_is_zero(&bytes, payload.len()) {
+                    let file = FileName::Journal(self.slot);
+                    let object = format!("{file} at byte {}", place.offset);
+                    s.find(K::JournalFilling, object, format!("batch {batch}"));
+                }
+                Verdict::Intact(header, payload, end)
+            }
             Err(e) => Verdict::Damaged(e, sectors),
         }
     }

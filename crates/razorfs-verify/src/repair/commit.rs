@@ -13,6 +13,7 @@
 //! The journal begins behind every batch and every operation that anything knew of, so nothing old
 //! is replayed in any case.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
@@ -20,6 +21,7 @@ use razorfs_format::journal::FileHeader;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Manifest;
 use razorfs_format::pack::{HEADER_LEN, check_header, encode_header};
+use razorfs_format::parity::Object;
 use razorfs_format::superblock::{
     JournalStart, ManifestRef, SLOT, SLOTS, State, Superblock, slots_of,
 };
@@ -40,6 +42,8 @@ pub struct Commit<'d> {
     pub manifest: Manifest,
     /// Packs whose headers are damaged.
     pub headless: Vec<PackId>,
+    /// Packs that were sealed before.
+    pub sealed: BTreeSet<PackId>,
     /// The numbers of the new journal files begin here.
     pub slot: u32,
 }
@@ -65,6 +69,11 @@ impl Commit<'_> {
 
     fn publish_segments(&self) -> Result<()> {
         for meta in &self.manifest.segments {
+            if self.superblock.geometry.parity > 0 {
+                let object = Object::Segment(meta.id);
+                self.disk
+                    .rename(&name_of(object.parity_tmp()), &name_of(object.parity()))?;
+            }
             let from = name_of(FileName::SegmentTmp(meta.id));
             self.disk
                 .rename(&from, &name_of(FileName::Segment(meta.id)))?;
@@ -194,7 +203,12 @@ impl Commit<'_> {
             for name in self.disk.list(dir)? {
                 match FileName::parse(dir.path(), &name.leaf) {
                     None => {}
-                    Some(FileName::SegmentTmp(_) | FileName::ManifestTmp(_)) => {
+                    Some(
+                        FileName::SegmentTmp(_)
+                        | FileName::ManifestTmp(_)
+                        | FileName::SegmentParityTmp(_)
+                        | FileName::PackParityTmp(_),
+                    ) => {
                         self.disk.remove(&name)?;
                     }
                     Some(file) if self.names(file) => {}
@@ -215,7 +229,13 @@ impl Commit<'_> {
         match file {
             FileName::Manifest(id) => id == self.manifest.id,
             FileName::Segment(id) => self.manifest.segments.iter().any(|m| m.id == id),
+            FileName::SegmentParity(id) => self.names(FileName::Segment(id)),
             FileName::Pack(id) => self.manifest.packs.iter().any(|m| m.id == id),
+            // A mount makes those of packs that were not sealed.
+            FileName::PackParity(id) => {
+                let mut packs = self.manifest.packs.iter();
+                packs.any(|m| m.id == id && self.sealed.contains(&id))
+            }
             FileName::Journal(_) | FileName::JournalTwin(_) => {
                 self.journal_names().any(|name| name == file)
             }
@@ -227,7 +247,13 @@ impl Commit<'_> {
     /// sets aside what is left.
     pub fn take_back(&self) {
         let segments = self.manifest.segments.iter().map(|m| m.id);
-        let segments = segments.flat_map(|id| [FileName::SegmentTmp(id), FileName::Segment(id)]);
+        let segments = segments.flat_map(|id| {
+            let object = Object::Segment(id);
+            let files = [FileName::SegmentTmp(id), object.file()];
+            files
+                .into_iter()
+                .chain([object.parity_tmp(), object.parity()])
+        });
         let id = self.manifest.id;
         let manifest = [FileName::ManifestTmp(id), FileName::Manifest(id)];
         let journal = self.journal_names();

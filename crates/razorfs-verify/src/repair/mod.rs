@@ -24,6 +24,7 @@ mod writer;
 
 use std::cell::Cell;
 use std::fmt;
+use std::sync::Arc;
 
 use razorfs_disk::{Dir, Disk, DiskError, Env};
 use razorfs_format::layout::FileName;
@@ -37,6 +38,7 @@ pub use report::{Gap, Lose, Loss, Outcome};
 
 use crate::journal::{self, Behind};
 use crate::packs::Packs;
+use crate::parity::Healed;
 use crate::session::{Opened, Session, name_of};
 use crate::view::View;
 use crate::{FindingKind as K, LEVEL_MAX, Progress, Severity};
@@ -120,8 +122,12 @@ pub fn repair(
         let go_on = progress(at);
         stopped.set(stopped.get() || !go_on);
     };
+    let real = disk;
+    let healed = heal(real, &mut step)?;
+    let disk = &healed as &dyn Disk;
     let findings = crate::verify(disk, LEVEL_MAX, &mut step)?;
     let mut out = Outcome::new(findings);
+    out.healed = healed.damage.healable().count() as u64;
     refuse(&out)?;
     let wrong = |f: &crate::Finding| f.severity >= Severity::Error || REPAIRABLE.contains(&f.kind);
     out.needed = out.findings.findings.iter().any(wrong);
@@ -129,6 +135,9 @@ pub fn repair(
         return Err(RepairError::Stopped);
     }
     if !out.needed {
+        if options.commit {
+            healed.write_back()?;
+        }
         return Ok(out);
     }
     let mut s = Session::new(disk, LEVEL_MAX, &mut step);
@@ -139,7 +148,7 @@ pub fn repair(
         gid: options.owner.1,
         now: Time::from_unix_nanos(env.now()),
     };
-    let target = options.commit.then_some(disk);
+    let target = options.commit.then_some(real);
     let written = rebuild(&mut s, &mut volume, made, target, &mut out);
     let (mut writer, built) = written;
     let wrote = writer.finish();
@@ -152,6 +161,8 @@ pub fn repair(
         if stopped.get() {
             return Err(RepairError::Stopped);
         }
+        // From the same shards again, if it is interrupted: it changes nothing that was right.
+        healed.write_back()?;
         commit.prepare(&volume.evidence)?;
         if stopped.get() {
             return Err(RepairError::Stopped);
@@ -166,6 +177,22 @@ pub fn repair(
     out.committed = Some(commit.superblock.generation.next());
     out.set_aside = commit.finish()?;
     Ok(out)
+}
+
+/// The disk as parity makes it.
+fn heal<'d>(disk: &'d dyn Disk, step: &mut dyn FnMut(Progress)) -> Done<Healed<'d>> {
+    let mut s = Session::new(disk, LEVEL_MAX, step);
+    if let Some(roots) = crate::roots::check(&mut s)?
+        && roots.parity()
+    {
+        crate::parity::segments(&mut s, &roots);
+        crate::parity::packs(&mut s, &roots);
+    }
+    Ok(Healed {
+        disk,
+        vid: s.vid,
+        damage: Arc::new(std::mem::take(&mut s.damage)),
+    })
 }
 
 /// What must not be touched.
@@ -413,6 +440,12 @@ fn plan<'d>(
         superblock,
         manifest,
         headless,
+        sealed: built
+            .packs
+            .iter()
+            .filter(|p| p.sealed)
+            .map(|p| p.id)
+            .collect(),
         slot: evidence.slot.saturating_add(1),
     }
 }

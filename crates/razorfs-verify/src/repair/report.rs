@@ -126,6 +126,8 @@ pub struct Outcome {
     pub findings: Report,
     /// There is something to repair.
     pub needed: bool,
+    /// Groups of shards that parity heals: nothing of them is lost.
+    pub healed: u64,
     /// The generation that the volume is put back to.
     pub source: Generation,
     /// A newer one cannot be read.
@@ -159,6 +161,7 @@ impl Outcome {
         Self {
             findings,
             needed: false,
+            healed: 0,
             source: Generation(0),
             fallback: false,
             listed: false,

@@ -8,10 +8,11 @@ use razorfs_disk::{Disk, DiskError, DiskOp, File, OpenHow};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::parity::{self, Object};
 use razorfs_format::record::Codec;
 use razorfs_format::segment::{Identity, SegmentBuilder, Style};
 use razorfs_format::superblock::Geometry;
-use razorfs_format::{Epoch, SegmentId, VolumeId};
+use razorfs_format::{Epoch, FormatError, SegmentId, VolumeId};
 
 use crate::Result;
 use crate::session::name_of;
@@ -27,6 +28,7 @@ struct Current {
     tag: Tag,
     file: Arc<dyn File>,
     builder: SegmentBuilder,
+    parity: Option<(Object, parity::Builder)>,
 }
 
 /// Writes tables one after the other, each in the order of its keys.
@@ -36,6 +38,8 @@ pub struct Writer<'d> {
     vid: VolumeId,
     style: Style,
     target: u64,
+    /// Bytes of a shard, if segments have parity.
+    shard: Option<u32>,
     epoch: Epoch,
     pub next: SegmentId,
     current: Option<Current>,
@@ -60,6 +64,7 @@ impl<'d> Writer<'d> {
                 filter: true,
             },
             target: u64::from(geometry.segment_bytes).clamp(TARGET_MIN, TARGET_MAX),
+            shard: (geometry.parity > 0).then(|| 1 << geometry.parity_log2.min(16)),
             epoch,
             next,
             current: None,
@@ -98,7 +103,12 @@ impl<'d> Writer<'d> {
                     tag,
                 };
                 let tmp = name_of(FileName::SegmentTmp(segment));
+                let object = Object::Segment(segment);
+                let parity = self
+                    .shard
+                    .map(|s| (object, parity::Builder::new(self.vid, object, s)));
                 empty.insert(Current {
+                    parity,
                     tag,
                     file: disk.open(&tmp, OpenHow::CreateNew)?,
                     builder: SegmentBuilder::new(id, self.style),
@@ -108,10 +118,7 @@ impl<'d> Writer<'d> {
         current
             .builder
             .push(key, self.epoch, Some(value))
-            .map_err(|e| {
-                let source = std::io::Error::other(e.to_string());
-                DiskError::new(DiskOp::Write, "a segment", source)
-            })?;
+            .map_err(|e| failed(&e))?;
         if current.builder.waiting().0.len() >= WRITE_BYTES {
             current.write()?;
         }
@@ -124,11 +131,18 @@ impl<'d> Writer<'d> {
         };
         // Below level 0 segments of a table do not overlap, and these do not.
         let (meta, header) = current.builder.finish(1, 0);
-        if let Some(header) = header {
-            current.file.write_at(&[IoSlice::new(&header)], 0)?;
+        if let Some(header) = &header {
+            current.file.write_at(&[IoSlice::new(header)], 0)?;
         }
         current.write()?;
         current.file.sync_data()?;
+        if let (Some((object, parity)), Some(disk)) = (current.parity.take(), self.disk) {
+            let bytes = parity.finish(header.as_deref().unwrap_or_default());
+            let bytes = bytes.map_err(|e| failed(&e))?;
+            let file = disk.open(&name_of(object.parity_tmp()), OpenHow::CreateNew)?;
+            file.write_at(&[IoSlice::new(&bytes)], 0)?;
+            file.sync_data()?;
+        }
         self.metas.push(meta);
         Ok(())
     }
@@ -142,10 +156,18 @@ impl<'d> Writer<'d> {
     }
 }
 
+fn failed(e: &FormatError) -> DiskError {
+    let source = std::io::Error::other(e.to_string());
+    DiskError::new(DiskOp::Write, "a segment", source)
+}
+
 impl Current {
     fn write(&mut self) -> Result<()> {
         let (bytes, at) = self.builder.waiting();
         self.file.write_at(&[IoSlice::new(bytes)], at)?;
+        if let Some((_, parity)) = &mut self.parity {
+            parity.push(bytes).map_err(|e| failed(&e))?;
+        }
         self.builder.written();
         Ok(())
     }

@@ -231,6 +231,27 @@ fn twins() -> Image {
     image
 }
 
+/// A volume with parity: that of segments and of full packs, and a scrub's record.
+fn parity() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 5));
+    let create = CreateOptions {
+        geometry: geometry(),
+        parity: true,
+        ..CreateOptions::default()
+    };
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let volume = open(&disk, &env, Compression::None);
+    for n in 0..3 {
+        round(&volume, n);
+        volume.checkpoint().unwrap();
+    }
+    while volume.step(Step::Parity).unwrap() {}
+    volume.scrub_start(0).unwrap();
+    while volume.step(Step::Scrub).unwrap() {}
+    volume.close().unwrap();
+    image_of(&disk)
+}
+
 /// The power fails while a batch is written: the first seed that leaves a torn one.
 fn torn(unclean: &Image) -> Image {
     for seed in 0..400 {
@@ -268,8 +289,9 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "twins",
+    "parity",
     "shared",
     "torn",
     "journal-damaged",
@@ -292,6 +314,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     short.set_len(&manifest, 100);
     let images = [
         twins(),
+        parity(),
         shared(&clean),
         torn(&unclean),
         flipped(&unclean, Dir::Journal, K::JournalBatchDamaged),

@@ -18,7 +18,9 @@ use razorfs_format::pack::{
     Depth, Footer as PackFooter, HEADER_LEN, Scanned, decode_trailer, encode_header,
     encode_trailer, scan_frames,
 };
+use razorfs_format::parity::{Object, Shape};
 use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Shared, Xattr};
+use razorfs_format::scrub::Record;
 use razorfs_format::segment::check::check_segment;
 use razorfs_format::segment::seal::unseal;
 use razorfs_format::segment::{
@@ -44,6 +46,7 @@ impl Seen {
         let mut wanted: BTreeSet<String> = ["superblock", "manifest", "journal file", "batch"]
             .into_iter()
             .chain(["frame", "pack trailer", "block of D"])
+            .chain(["parity of a pack", "parity of a segment", "scrub"])
             .chain([
                 "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR",
             ])
@@ -99,8 +102,35 @@ pub fn check(name: &str, image: &Image, seen: &mut Seen) {
         match (file.dir, FileName::parse(file.dir.path(), &file.leaf)) {
             (Dir::Journal, Some(at)) => journal(vid, at, &raw, seen),
             (Dir::Pack, Some(FileName::Pack(id))) => pack(vid, id, &raw, seen),
+            (_, Some(FileName::PackParity(id))) => parity(vid, Object::Pack(id), image, seen),
+            (_, Some(FileName::SegmentParity(id))) => parity(vid, Object::Segment(id), image, seen),
+            (Dir::Root, Some(FileName::Scrub)) => {
+                let record = Record::decode(&raw, vid).unwrap();
+                assert_eq!(record.encode(vid), raw, "{name}: {file}");
+                seen.count("scrub");
+            }
             _ => {}
         }
+    }
+}
+
+/// The parity of an object is made of it again.
+fn parity(vid: VolumeId, object: Object, image: &Image, seen: &mut Seen) {
+    let raw = image.bytes(&name_of(object.parity())).unwrap();
+    let of = image.bytes(&name_of(object.file())).unwrap();
+    let shape = Shape::decode(&raw, vid, object, raw.len() as u64).unwrap();
+    assert_eq!(shape.encode(), raw[..shape.group(0).record as usize]);
+    for index in 0..shape.groups() {
+        let group = shape.group(index);
+        let mut data = of[group.range().start as usize..group.range().end as usize].to_vec();
+        data.resize(group.padded(), 0);
+        let record = &raw[group.record as usize..][..group.record_len()];
+        assert_eq!(group.encode(&data).unwrap(), record);
+        seen.count(if matches!(object, Object::Pack(_)) {
+            "parity of a pack"
+        } else {
+            "parity of a segment"
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use razorfs_disk::OpenHow;
 use razorfs_format::layout::FileName;
+use razorfs_format::parity::Object;
 use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 
 use super::{Checkpointer, Edit, Installer, Next, name_of};
@@ -58,7 +59,12 @@ impl Checkpointer {
     /// fail on a full host do not fill it further.
     fn discard(&self, segments: impl Iterator<Item = SegmentId>) {
         for id in segments {
-            for file in [FileName::SegmentTmp(id), FileName::Segment(id)] {
+            let mut files = vec![FileName::SegmentTmp(id), FileName::Segment(id)];
+            if self.core.healer.is_some() {
+                let object = Object::Segment(id);
+                files.extend([object.parity_tmp(), object.parity()]);
+            }
+            for file in files {
                 // What cannot be removed now is removed at the next mount.
                 let _ = self.core.disk.remove(&name_of(file));
             }
@@ -70,9 +76,16 @@ impl Checkpointer {
         let since = next.superblock.generation;
         let packs = std::mem::take(&mut next.dead);
         self.core.ids.forget_packs(&packs);
-        let mut files: Vec<FileName> = packs.into_iter().map(FileName::Pack).collect();
+        let mut files: Vec<FileName> = packs.iter().copied().map(FileName::Pack).collect();
+        if let Some(parity) = &mut installer.parity {
+            let with = packs.into_iter().filter(|id| parity.forget(*id));
+            files.extend(with.map(FileName::PackParity));
+        }
         if let Some(edit) = edit {
             files.extend(edit.removed.iter().map(|id| FileName::Segment(*id)));
+            if installer.parity.is_some() {
+                files.extend(edit.removed.iter().map(|id| FileName::SegmentParity(*id)));
+            }
         }
         if next.tables.is_some() {
             files.push(FileName::Manifest(installer.manifest.id));
@@ -105,12 +118,20 @@ impl Checkpointer {
             Ok(()) => {}
         }
         let garbage = std::mem::take(&mut installer.garbage);
-        let gone: Vec<Garbage>;
-        (installer.garbage, gone) = garbage
+        let parity = installer.parity.as_ref();
+        // Parity is made of what is there before a hole.
+        let waits = |item: &Garbage| match (&item.what, parity) {
+            (Unneeded::Bytes(pack, _), Some(parity)) => {
+                installer.account.get(*pack).is_some() && !parity.is_settled(*pack)
+            }
+            _ => false,
+        };
+        let (kept, gone): (Vec<Garbage>, Vec<Garbage>) = garbage
             .into_iter()
-            .partition(|item| item.unneeded_since >= newest);
+            .partition(|item| item.unneeded_since >= newest || waits(item));
+        installer.garbage = kept;
         for item in gone {
-            if let Err(e) = self.remove_one(&item.what) {
+            if let Err(e) = self.remove_one(installer, &item.what) {
                 marks::hit(Mark::GarbageFailed);
                 // It is found again at the next mount; a host that cannot punch keeps the bytes.
                 tracing::debug!(error = %e, "something unneeded could not be removed");
@@ -119,7 +140,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn remove_one(&self, what: &Unneeded) -> Result<()> {
+    fn remove_one(&self, installer: &Installer, what: &Unneeded) -> Result<()> {
         match what {
             Unneeded::File(file) => {
                 self.core.disk.remove(&name_of(*file))?;
@@ -133,7 +154,15 @@ impl Checkpointer {
                     .core
                     .disk
                     .open(&name_of(FileName::Pack(*pack)), OpenHow::ReadWrite)?;
-                file.punch(range.clone())?;
+                let mut range = range.clone();
+                if installer.parity.as_ref().is_some_and(|p| p.has(*pack)) {
+                    range = self.hole_under_parity(*pack, &range)?;
+                    marks::hit(Mark::ParityPunched);
+                }
+                if range.is_empty() {
+                    return Ok(());
+                }
+                file.punch(range)?;
                 marks::hit(Mark::GarbagePunched);
             }
         }

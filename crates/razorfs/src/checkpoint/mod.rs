@@ -20,6 +20,7 @@
 mod fence_tests;
 mod flush;
 mod garbage;
+mod parity;
 mod search;
 pub mod superfile;
 mod upkeep;
@@ -30,11 +31,12 @@ use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
-use razorfs_format::superblock::{ManifestRef, SHARED_FRAMES, State, Superblock};
+use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
 use crate::marks::{self, Mark};
+use crate::scrub::Scrub;
 use crate::store::{Core, Frozen, Version};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,7 @@ use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
+pub(crate) use parity::Parity;
 use superfile::SuperFile;
 
 /// The state of the installer.
@@ -52,6 +55,8 @@ pub(crate) struct Installer {
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
+    /// Where the volume has parity.
+    pub parity: Option<Parity>,
     garbage: Vec<Garbage>,
     /// The generation in which no pack was left to be searched for dead frames.
     searched: Generation,
@@ -70,6 +75,7 @@ pub(crate) struct InstallerStart {
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
+    pub parity: Option<Parity>,
 }
 
 impl Installer {
@@ -92,6 +98,7 @@ impl Installer {
             account: start.account,
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
+            parity: start.parity,
             garbage: Vec::new(),
             searched: Generation(0),
             next_run,
@@ -109,6 +116,7 @@ impl Installer {
 pub(crate) struct Checkpointer {
     pub core: Arc<Core>,
     pub installer: Mutex<Installer>,
+    pub scrub: Scrub,
     /// Bytes of the largest file of the journal.
     largest_file: u64,
     /// When the last checkpoint was, on the monotonic clock.
@@ -150,6 +158,7 @@ impl Checkpointer {
         Self {
             core,
             installer: Mutex::new(installer),
+            scrub: Scrub::default(),
             largest_file,
             last,
         }
@@ -235,7 +244,7 @@ impl Checkpointer {
         let cold = installer.cold.position();
         let mut flushed = Flushed::default();
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
-            .and_then(|()| publish(self.core.disk.as_ref(), &flushed.segments));
+            .and_then(|()| self.publish(&flushed.segments));
         if let Err(e) = written {
             let ids = flushed.segments.iter().map(|s| s.id);
             self.take_back(installer, Some(&cold), ids, &e);
@@ -291,7 +300,7 @@ impl Checkpointer {
             &segment,
         )?;
         let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
-        if let Err(e) = publish(self.core.disk.as_ref(), &output.added) {
+        if let Err(e) = self.publish(&output.added) {
             self.take_back(&mut installer, None, written.into_iter(), &e);
             return Err(e);
         }
@@ -337,31 +346,6 @@ impl Checkpointer {
                 return Ok(());
             }
         }
-    }
-
-    /// Lets blocks share frames from now on. Both generations that could be mounted say so before:
-    /// a version that does not count shared frames must open neither.
-    pub fn allow_sharing(&self) -> Result<()> {
-        let mut installer = self.installer.lock();
-        if self.core.sharing.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.core.check_writable()?;
-        for _ in 0..2 {
-            let was = (
-                installer.superblock.generation,
-                installer.superblock.features,
-            );
-            installer.superblock.features.incompat |= SHARED_FRAMES;
-            let installed = self.install(&mut installer, None, State::Dirty);
-            if installer.superblock.generation == was.0 {
-                // Nothing is shared: what is written next does not say so either.
-                installer.superblock.features = was.1;
-            }
-            self.core.latching(installed)?;
-        }
-        self.core.sharing.store(true, Ordering::Release);
-        Ok(())
     }
 
     /// Writes the next generation.
@@ -467,11 +451,14 @@ impl Checkpointer {
         e: &Error,
     ) {
         marks::hit(Mark::CheckpointNotInstalled);
-        let segments = edit.iter().flat_map(|e| e.written.iter());
-        let segments = segments.map(|id| FileName::Segment(*id));
+        let ids = edit.iter().flat_map(|e| e.written.iter());
+        let mut segments: Vec<_> = ids.clone().map(|id| FileName::Segment(*id)).collect();
+        if installer.parity.is_some() {
+            segments.extend(ids.map(|id| FileName::SegmentParity(*id)));
+        }
         let manifest = next.tables.iter().map(|(m, _)| FileName::Manifest(m.id));
         let unneeded_since = installer.superblock.generation;
-        let garbage = segments.chain(manifest).map(|file| Garbage {
+        let garbage = segments.into_iter().chain(manifest).map(|file| Garbage {
             unneeded_since,
             what: Unneeded::File(file),
         });
@@ -563,6 +550,14 @@ impl Checkpointer {
             len: bytes.len() as u32,
             crc,
         })
+    }
+
+    fn publish(&self, segments: &[SegmentMeta]) -> Result<()> {
+        publish(
+            self.core.disk.as_ref(),
+            segments,
+            self.core.healer.is_some(),
+        )
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

@@ -4,6 +4,7 @@
 
 use razorfs_format::PackId;
 use razorfs_format::key::Key;
+use razorfs_format::pack::TrailerEntry;
 
 use super::garbage::{Garbage, Unneeded};
 use super::{Checkpointer, Installer};
@@ -67,14 +68,19 @@ impl Checkpointer {
         version: &Version,
     ) -> Result<Vec<std::ops::Range<u64>>> {
         let frames = self.core.reader.entries(pack, len)?;
-        dead_runs(&frames, &mut |frame| {
-            // The file that wrote it may be gone, or have written over it.
-            if version.shared(pack, frame.pos)?.is_some() {
-                return Ok(true);
-            }
-            let key = Key::extent(frame.branch, frame.ino, frame.block);
-            let mut used = frames_of(&version.base_extent(&key)?);
-            Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))
-        })
+        dead_runs(&frames, &mut |frame| version.refers(pack, frame))
+    }
+}
+
+impl Version {
+    /// Whether the segments refer to a frame.
+    pub fn refers(&self, pack: PackId, frame: &TrailerEntry) -> Result<bool> {
+        // The file that wrote it may be gone, or have written over it.
+        if self.shared(pack, frame.pos)?.is_some() {
+            return Ok(true);
+        }
+        let key = Key::extent(frame.branch, frame.ino, frame.block);
+        let mut used = frames_of(&self.base_extent(&key)?);
+        Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))
     }
 }

@@ -1,6 +1,8 @@
 //! When a checkpoint is due, the journal's growth, and what the volume tells of itself.
 
-use super::Checkpointer;
+use razorfs_format::superblock::{SHARED_FRAMES, State};
+
+use super::{Checkpointer, Edit, Installer};
 use crate::store::RoomMaker;
 use crate::sync::atomic::Ordering;
 use crate::{Error, Info, Result, Stats};
@@ -98,6 +100,38 @@ impl Checkpointer {
         Ok(true)
     }
 
+    /// Lets blocks share frames from now on. Both generations that could be mounted say so before:
+    /// a version that does not count shared frames must open neither.
+    pub fn allow_sharing(&self) -> Result<()> {
+        let mut installer = self.installer.lock();
+        if self.core.sharing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.core.check_writable()?;
+        for _ in 0..2 {
+            let was = (
+                installer.superblock.generation,
+                installer.superblock.features,
+            );
+            installer.superblock.features.incompat |= SHARED_FRAMES;
+            let installed = self.install(&mut installer, None, State::Dirty);
+            if installer.superblock.generation == was.0 {
+                // Nothing is shared: what is written next does not say so either.
+                installer.superblock.features = was.1;
+            }
+            self.core.latching(installed)?;
+        }
+        self.core.sharing.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes another generation, with a manifest of its own, that says the same.
+    pub fn write_anew(&self, installer: &mut Installer) -> Result<()> {
+        self.core.check_writable()?;
+        let installed = self.install(installer, Some(Edit::default()), State::Dirty);
+        self.core.latching(installed)
+    }
+
     /// Counts since the volume was opened.
     pub fn stats(&self) -> Stats {
         let core = &self.core;
@@ -112,6 +146,8 @@ impl Checkpointer {
             checkpoints: load(&counts.checkpoints),
             compactions: load(&counts.compactions),
             dirty_bytes: core.bytes_in_ram(),
+            parity_reads: core.healer.as_ref().map_or(0, |h| h.counts().0),
+            parity_healed: core.healer.as_ref().map_or(0, |h| h.counts().1),
             ..Stats::default()
         }
     }
@@ -137,6 +173,10 @@ impl Checkpointer {
             pack_bytes: installer.account.totals().0,
             pack_live_bytes: installer.account.totals().1,
             journal_bytes: core.journal_host_bytes(),
+            parity_bytes: installer.parity_bytes(core.vid).map(|(bytes, _)| bytes),
+            parity_missing: installer
+                .parity_bytes(core.vid)
+                .map_or(0, |(_, missing)| missing),
             read_only: core
                 .read_only
                 .as_deref()

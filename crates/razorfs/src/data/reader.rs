@@ -5,17 +5,18 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use razorfs_disk::{Disk, File, OpenHow};
+use razorfs_disk::File;
 use razorfs_format::layout::FileName;
 use razorfs_format::pack::{
     Depth, FRAME_HEADER_LEN, Footer, FrameHeader, FrameIdentity, FramePlan, Scanned, TrailerEntry,
     decode_trailer, scan_frames,
 };
+use razorfs_format::parity::Object;
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
 use razorfs_format::{Branch, Ino, PackId, Place, VolumeId};
 
-use super::pack_file;
 use crate::error::{Error, Result};
+use crate::parity::Host;
 
 /// Packs held open at once, unless told otherwise.
 const HANDLES: usize = 128;
@@ -29,7 +30,7 @@ thread_local! {
 
 /// Reads frames of any pack; shared by all threads. Keeps a bounded number of files open.
 pub struct PackReader {
-    disk: Arc<dyn Disk>,
+    host: Host,
     vid: VolumeId,
     open: Cache<PackId, Arc<dyn File>>,
 }
@@ -48,24 +49,29 @@ pub struct StoredFrame {
 impl PackReader {
     /// A reader of the packs of volume `vid`.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>, vid: VolumeId) -> Self {
-        Self::with_handles(disk, vid, HANDLES)
+    pub fn new(host: impl Into<Host>, vid: VolumeId) -> Self {
+        Self::with_handles(host, vid, HANDLES)
     }
 
     /// The same, with at most `handles` files open at once.
     #[must_use]
-    pub fn with_handles(disk: Arc<dyn Disk>, vid: VolumeId, handles: usize) -> Self {
+    pub fn with_handles(host: impl Into<Host>, vid: VolumeId, handles: usize) -> Self {
         Self {
-            disk,
+            host: host.into(),
             vid,
             open: Cache::new(handles.max(1)),
         }
     }
 
     fn file(&self, pack: PackId) -> Result<Arc<dyn File>> {
-        self.open.get_or_insert_with(&pack, || {
-            Ok(self.disk.open(&pack_file(pack), OpenHow::Read)?)
-        })
+        self.open
+            .get_or_insert_with(&pack, || self.host.open(Object::Pack(pack)))
+    }
+
+    /// Reads and checks with `work`, if need be with the pack's parity.
+    fn checked<T>(&self, pack: PackId, work: &mut dyn FnMut(&dyn File) -> Result<T>) -> Result<T> {
+        self.host
+            .checked(Object::Pack(pack), &self.file(pack)?, work)
     }
 
     /// Closes the file of a pack; to be called after the pack has been removed, so that the host
@@ -110,17 +116,18 @@ impl PackReader {
         };
         let want = r.skip.saturating_add(frag.start)..r.skip.saturating_add(frag.end);
         let plan = FramePlan::new(r, want)?;
-        let file = self.file(r.pack)?;
-        if plan.is_direct() && out.len() == plan.len() {
-            fill(&*file, out, plan.place())?;
-            plan.check(self.vid, id, out)?;
-            return Ok(());
-        }
-        SCRATCH.with_borrow_mut(|(stored, raw)| {
-            stored.resize(plan.len(), 0);
-            fill(&*file, stored, plan.place())?;
-            plan.extract(self.vid, id, stored, out, raw)?;
-            Ok(())
+        self.checked(r.pack, &mut |file| {
+            if plan.is_direct() && out.len() == plan.len() {
+                fill(file, out, plan.place())?;
+                plan.check(self.vid, id, out)?;
+                return Ok(());
+            }
+            SCRATCH.with_borrow_mut(|(stored, raw)| {
+                stored.resize(plan.len(), 0);
+                fill(file, stored, plan.place())?;
+                plan.extract(self.vid, id, stored, out, raw)?;
+                Ok(())
+            })
         })
     }
 
@@ -129,9 +136,11 @@ impl PackReader {
     pub fn check_header(&self, r: &PackRef) -> Result<()> {
         let place = Place::new(FileName::Pack(r.pack), r.pos);
         FramePlan::new(r, 0..r.raw_len)?;
-        let mut bytes = [0; FRAME_HEADER_LEN as usize];
-        fill(&*self.file(r.pack)?, &mut bytes, place)?;
-        let got = FrameHeader::decode(&bytes, self.vid, r.pack, r.pos)?;
+        let got = self.checked(r.pack, &mut |file| {
+            let mut bytes = [0; FRAME_HEADER_LEN as usize];
+            fill(file, &mut bytes, place)?;
+            Ok(FrameHeader::decode(&bytes, self.vid, r.pack, r.pos)?)
+        })?;
         let identity = FrameIdentity::of(r, Branch::HEAD, Ino(0), 0, 0);
         let expected = FrameHeader {
             identity,
@@ -160,8 +169,10 @@ impl PackReader {
         };
         let plan = FramePlan::new(r, 0..r.raw_len)?;
         let mut stored = vec![0; plan.len()];
-        fill(&*self.file(r.pack)?, &mut stored, plan.place())?;
-        plan.check(self.vid, &identity, &stored)?;
+        self.checked(r.pack, &mut |file| {
+            fill(file, &mut stored, plan.place())?;
+            Ok(plan.check(self.vid, &identity, &stored)?)
+        })?;
         Ok(StoredFrame {
             header: FrameHeader {
                 identity,
@@ -202,12 +213,15 @@ impl PackReader {
 
     /// The trailer of a sealed pack whose frames end at `len`.
     pub fn trailer(&self, pack: PackId, len: u64) -> Result<Vec<TrailerEntry>> {
-        let file = self.file(pack)?;
+        self.checked(pack, &mut |file| self.read_trailer(file, pack, len))
+    }
+
+    fn read_trailer(&self, file: &dyn File, pack: PackId, len: u64) -> Result<Vec<TrailerEntry>> {
         let file_len = file.len()?;
         let place = |offset| Place::new(FileName::Pack(pack), offset);
         let at = file_len.checked_sub(Footer::LEN).unwrap_or(len).max(len);
         let mut footer = [0; Footer::LEN as usize];
-        fill(&*file, &mut footer, place(at))?;
+        fill(file, &mut footer, place(at))?;
         let footer = Footer::decode(&footer, self.vid, pack, file_len)?;
         if footer.end != len || footer.trailer_len > TRAILER_MAX {
             return Err(place(at)
@@ -219,7 +233,7 @@ impl PackReader {
                 .into());
         }
         let mut trailer = vec![0; footer.trailer_len as usize];
-        fill(&*file, &mut trailer, place(len))?;
+        fill(file, &mut trailer, place(len))?;
         Ok(decode_trailer(&trailer, &footer, self.vid, pack)?)
     }
 }

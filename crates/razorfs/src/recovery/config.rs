@@ -2,6 +2,7 @@
 //! rooms.
 
 use razorfs_format::compress::Compression;
+use razorfs_format::parity::{RECOVERY, SHARD_MAX};
 use razorfs_format::record::Codec;
 use razorfs_format::superblock::{DefaultCompression, Geometry, JournalGeometry};
 
@@ -24,6 +25,8 @@ pub(super) fn geometry_of(options: &CreateOptions) -> Geometry {
         Compression::Zstd(level) => (DefaultCompression::Zstd, level),
     };
     Geometry {
+        parity: if options.parity { RECOVERY } else { 0 },
+        parity_log2: g.parity_shard.clamp(64, SHARD_MAX).ilog2() as u8,
         compression,
         compression_level,
         segment_bytes: u32::try_from(g.segment_bytes).unwrap_or(u32::MAX),
@@ -65,11 +68,17 @@ pub(super) fn tuning(geometry: &Geometry, options: &Options) -> Tuning {
     }
 }
 
+/// Bytes of a shard, if there is parity.
+pub(super) fn parity_shard(geometry: &Geometry) -> Option<u32> {
+    (geometry.parity > 0).then(|| 1 << geometry.parity_log2)
+}
+
 pub(super) fn segment_options(geometry: &Geometry) -> SegmentOptions {
     SegmentOptions {
         target_bytes: u64::from(geometry.segment_bytes),
         block_bytes: geometry.segment_block_bytes as usize,
         codec: Codec::Lz4,
+        parity: parity_shard(geometry),
         ..SegmentOptions::default()
     }
 }

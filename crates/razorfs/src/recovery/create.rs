@@ -8,7 +8,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
-use razorfs_format::superblock::{Features, JOURNAL_TWINS, ManifestRef, State, Superblock};
+use razorfs_format::superblock::{Features, JOURNAL_TWINS, ManifestRef, PARITY, State, Superblock};
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
 };
@@ -24,9 +24,6 @@ use crate::{CreateOptions, Error, Result, namespace};
 pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions) -> Result<()> {
     if !(1..=2).contains(&options.journal_copies) {
         return Err(Error::Invalid("a journal has one copy or two"));
-    }
-    if options.parity {
-        return Err(Error::Unsupported("parity"));
     }
     disk.create_dirs()?;
     let _guard = super::lock(disk.as_ref(), LockMode::Exclusive)?;
@@ -46,10 +43,11 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
         uuid,
         generation: Generation(1),
         features: Features {
-            ro_compat: match options.journal_copies {
-                1 => 0,
-                _ => JOURNAL_TWINS,
-            },
+            ro_compat: if options.journal_copies == 2 {
+                JOURNAL_TWINS
+            } else {
+                0
+            } | if options.parity { PARITY } else { 0 },
             ..Features::default()
         },
         manifest,

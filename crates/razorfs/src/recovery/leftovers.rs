@@ -23,7 +23,7 @@ fn too_large(file: FileName, got: u64) -> Error {
 impl Opening {
     fn listing(&self) -> Result<Vec<FileName>> {
         let mut found = Vec::new();
-        for dir in [Dir::Meta, Dir::Pack] {
+        for dir in [Dir::Root, Dir::Meta, Dir::Pack] {
             for name in self.disk.list(dir)? {
                 // A file that is not ours is left alone; verify tells of it.
                 found.extend(FileName::parse(dir.path(), &name.leaf));
@@ -43,10 +43,13 @@ impl Opening {
                 FileName::Manifest(id) | FileName::ManifestTmp(id) => {
                     (&mut counters.next_manifest.0, id.0)
                 }
-                FileName::Segment(id) | FileName::SegmentTmp(id) => {
-                    (&mut counters.next_segment.0, id.0)
+                FileName::Segment(id)
+                | FileName::SegmentTmp(id)
+                | FileName::SegmentParity(id)
+                | FileName::SegmentParityTmp(id) => (&mut counters.next_segment.0, id.0),
+                FileName::Pack(id) | FileName::PackParity(id) | FileName::PackParityTmp(id) => {
+                    (&mut counters.next_pack.0, id.0)
                 }
-                FileName::Pack(id) => (&mut counters.next_pack.0, id.0),
                 _ => continue,
             };
             *next = id.saturating_add(1).max(*next);
@@ -88,6 +91,7 @@ impl Opening {
     /// Removes what neither the newest generation nor the one before it, which has the same
     /// manifest, names, and what the journal does not refer to.
     pub(super) fn remove_leftovers(&self) -> Result<()> {
+        let parity = self.superblock.geometry.parity > 0;
         let named = |file: &FileName| match file {
             FileName::Manifest(id) => *id == self.manifest.id,
             FileName::Segment(id) => self.manifest.segments.iter().any(|s| s.id == *id),
@@ -95,11 +99,21 @@ impl Opening {
                 self.manifest.packs.iter().any(|p| p.id == *id)
                     || self.replay.frames.contains_key(id)
             }
-            FileName::ManifestTmp(_) | FileName::SegmentTmp(_) => false,
+            FileName::SegmentParity(id) => {
+                parity && self.manifest.segments.iter().any(|s| s.id == *id)
+            }
+            // One that goes on growing has none.
+            FileName::PackParity(id) => parity && self.is_sealed(*id),
+            FileName::ManifestTmp(_)
+            | FileName::SegmentTmp(_)
+            | FileName::PackParityTmp(_)
+            | FileName::SegmentParityTmp(_)
+            | FileName::ScrubTmp => false,
             FileName::Super
             | FileName::Lock
             | FileName::Reserve
             | FileName::Creating
+            | FileName::Scrub
             | FileName::Journal(_)
             | FileName::JournalTwin(_) => true,
         };
@@ -107,8 +121,25 @@ impl Opening {
             if !named(&file) {
                 self.disk.remove(&name_of(file))?;
                 marks::hit(Mark::RecoveryLeftover);
+                if let FileName::PackParity(_) = file {
+                    marks::hit(Mark::ParityLeftover);
+                }
             }
         }
         Ok(())
+    }
+
+    fn is_sealed(&self, id: PackId) -> bool {
+        let mut packs = self.manifest.packs.iter();
+        packs.any(|p| p.id == id && p.sealed)
+    }
+
+    /// The packs that have parity, by the names of the files.
+    pub(super) fn packs_with_parity(&self) -> Result<BTreeSet<PackId>> {
+        let found = self.listing()?.into_iter().filter_map(|file| match file {
+            FileName::PackParity(id) if self.is_sealed(id) => Some(id),
+            _ => None,
+        });
+        Ok(found.collect())
     }
 }

@@ -27,11 +27,12 @@ pub(crate) use create::create;
 pub(crate) use unfinished::is_free;
 
 use crate::checkpoint::superfile::SuperFile;
-use crate::checkpoint::{Checkpointer, Installer, InstallerStart, name_of};
+use crate::checkpoint::{Checkpointer, Installer, InstallerStart, Parity, name_of};
 use crate::data::{Account, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
+use crate::parity::{Healer, Host};
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
@@ -204,7 +205,7 @@ fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<
 
 /// The journal's way into a memtable.
 struct Replay {
-    disk: Arc<dyn Disk>,
+    host: Host,
     vid: VolumeId,
     memtable: Memtable,
     levels: Levels,
@@ -222,7 +223,12 @@ impl Replay {
     ) -> Self {
         let vid = superblock.vid();
         let cache = Arc::new(BlockCache::new(options.cache_bytes));
-        let levels = Levels::open(Arc::clone(disk), vid, cache, manifest.segments.clone());
+        let parity = config::parity_shard(&superblock.geometry).is_some();
+        let host = Host {
+            disk: Arc::clone(disk),
+            healer: parity.then(|| Arc::new(Healer::new(vid))),
+        };
+        let levels = Levels::open(host.clone(), vid, cache, manifest.segments.clone());
         let counters = CountersAt {
             inodes: manifest.counters.inodes,
             bytes: manifest.counters.bytes,
@@ -230,9 +236,9 @@ impl Replay {
             lsn: manifest.counters.lsn,
         };
         let memtable = Memtable::new(manifest.counters.epoch.next());
-        let (disk, frames) = (Arc::clone(disk), BTreeMap::new());
+        let frames = BTreeMap::new();
         Self {
-            disk,
+            host,
             vid,
             memtable,
             levels,
@@ -248,7 +254,7 @@ impl Replay {
         read_only: bool,
         agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Option<Ring>, RecoveryReport)> {
-        let (disk, vid) = (Arc::clone(&self.disk), self.vid);
+        let (disk, vid) = (Arc::clone(&self.host.disk), self.vid);
         let (geometry, start) = (superblock.geometry.journal, superblock.journal);
         let mut apply = |batch: &Batch| self.apply(batch);
         if read_only {
@@ -379,6 +385,10 @@ impl Opening {
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let account = Account::new(packs);
+        let parity = match config::parity_shard(&geometry) {
+            Some(shard) => Some(Parity::new(shard, self.packs_with_parity()?)),
+            None => None,
+        };
         let segments = self.manifest.segments.iter().map(|s| s.bytes);
         let counters = self.replay.counters;
         let version = Version {
@@ -395,7 +405,8 @@ impl Opening {
             version,
             ballast: Ballast::open(self.disk.as_ref(), options.geometry.reserve_bytes),
             stored: segments.fold(account.totals().0, u64::saturating_add),
-            reader: PackReader::new(self.disk, vid),
+            reader: PackReader::new(self.replay.host.clone(), vid),
+            healer: self.replay.host.healer,
             journal: ring.map(|ring| Journal::new(ring, hot, report.last)),
             last: report.last,
             replayed: report.bytes,
@@ -413,6 +424,7 @@ impl Opening {
             manifest: self.manifest,
             cold,
             account,
+            parity,
             segment_options: config::segment_options(&geometry),
             compaction_options: config::compaction_options(&geometry),
         });

@@ -8,6 +8,7 @@ use razorfs_disk::{Disk, Env, Guard};
 use super::{Core, RoomMaker, Ticket};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
+use crate::scrub::Stepped;
 use crate::sync::Mutex;
 use crate::workers::{Maintenance, Workers};
 use crate::{
@@ -61,6 +62,12 @@ impl Maintenance for Upkeep {
     }
     fn grow(&self) -> Result<bool> {
         self.checkpointer.grow()
+    }
+    fn parity(&self) -> Result<bool> {
+        self.checkpointer.parity()
+    }
+    fn scrub(&self) -> Result<Stepped> {
+        self.checkpointer.scrub_step()
     }
 }
 
@@ -139,6 +146,11 @@ impl Store {
             Step::Checkpoint => self.checkpointer.checkpoint(),
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),
+            Step::Parity => self.checkpointer.parity(),
+            Step::Scrub => match self.checkpointer.scrub_step()? {
+                Stepped::Idle => Ok(false),
+                Stepped::Next(_) => Ok(true),
+            },
             Step::Reap => Ok(false),
         }
     }
@@ -176,7 +188,8 @@ impl Store {
             return Ok(look(self.disk.as_ref()));
         }
         self.check_writable()?;
-        let installer = self.checkpointer.installer.lock();
+        let mut installer = self.checkpointer.installer.lock();
+        self.checkpointer.abandon_parity(&mut installer);
         self.sync()?;
         let journal = self.journal();
         let seen = look(self.disk.as_ref());
@@ -200,12 +213,22 @@ impl Store {
         let result = match (self.read_only.is_some(), self.failure()) {
             (true, _) => Ok(()),
             (false, Some(cause)) => Err(Error::Failed(cause)),
-            (false, None) => self.checkpointer.close(),
+            (false, None) => {
+                if let Err(e) = self.checkpointer.scrub_save() {
+                    tracing::warn!(error = %e, "how far the scrub is was not written down");
+                }
+                self.checkpointer.close()
+            }
         };
         self.end();
         // The lock goes last: whoever gets it finds the volume as it will stay.
         drop(guard);
         result
+    }
+
+    /// The scrub of the volume, and what drives it.
+    pub fn scrub(&self) -> &Checkpointer {
+        &self.checkpointer
     }
 
     /// What recovery found.

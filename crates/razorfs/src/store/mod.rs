@@ -38,6 +38,7 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Flusher, Ring};
+use crate::parity::Healer;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock};
 use crate::tree::Levels;
@@ -258,6 +259,8 @@ pub(crate) struct Core {
     failed: OnceLock<Arc<str>>,
     /// Whether the volume is still this host's.
     pub fence: Arc<Fence>,
+    /// Makes up for damage, where the volume has parity.
+    pub healer: Option<Arc<Healer>>,
     /// The volume is being closed: nothing new is taken.
     closed: AtomicBool,
     /// Nobody commits any more.
@@ -303,6 +306,7 @@ pub(crate) struct Start {
     pub bytes: u128,
     pub read_only: Option<Arc<str>>,
     pub fence: Arc<Fence>,
+    pub healer: Option<Arc<Healer>>,
     pub ballast: Ballast,
     /// Bytes that segments and packs take.
     pub stored: u64,
@@ -342,6 +346,7 @@ impl Core {
             bytes: Sum::new(start.bytes),
             failed: OnceLock::new(),
             fence: start.fence,
+            healer: start.healer,
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             stuck_until: AtomicU64::new(0),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use razorfs_disk::Disk;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::segment::filter_hash;
@@ -14,6 +13,7 @@ use super::cache::BlockCache;
 use super::merge::{Bounds, Merge, Sorted, Source};
 use super::segment_reader::{Segment, SegmentFile};
 use crate::Result;
+use crate::parity::Host;
 
 /// The segments of one table.
 #[derive(Clone, Default)]
@@ -71,7 +71,7 @@ impl Table {
 pub struct Levels(Arc<Inner>);
 
 struct Inner {
-    disk: Arc<dyn Disk>,
+    host: Host,
     volume: VolumeId,
     cache: Arc<BlockCache>,
     /// In the order of [`Tag::ALL`].
@@ -83,24 +83,24 @@ impl Levels {
     /// checks it.
     #[must_use]
     pub fn open(
-        disk: Arc<dyn Disk>,
+        host: impl Into<Host>,
         vid: VolumeId,
         cache: Arc<BlockCache>,
         segments: Vec<SegmentMeta>,
     ) -> Self {
+        let host = host.into();
         let segments = segments
             .into_iter()
             .map(|meta| {
-                let file =
-                    SegmentFile::new(Arc::clone(&disk), vid, Arc::clone(&cache), &meta).into();
+                let file = SegmentFile::new(host.clone(), vid, Arc::clone(&cache), &meta).into();
                 Arc::new(Segment { meta, file })
             })
             .collect();
-        Self::assemble(disk, vid, cache, segments)
+        Self::assemble(host, vid, cache, segments)
     }
 
     fn assemble(
-        disk: Arc<dyn Disk>,
+        host: Host,
         volume: VolumeId,
         cache: Arc<BlockCache>,
         segments: Vec<Arc<Segment>>,
@@ -113,7 +113,7 @@ impl Levels {
             }
         }
         Self(Arc::new(Inner {
-            disk,
+            host,
             volume,
             cache,
             tables: by_tag.map(Table::new),
@@ -130,8 +130,8 @@ impl Levels {
             let file = match segments.iter().find(|s| s.meta.id == meta.id) {
                 Some(here) => Arc::clone(&here.file),
                 None => {
-                    let (disk, cache) = (Arc::clone(&inner.disk), Arc::clone(&inner.cache));
-                    Arc::new(SegmentFile::new(disk, inner.volume, cache, meta))
+                    let (host, cache) = (inner.host.clone(), Arc::clone(&inner.cache));
+                    Arc::new(SegmentFile::new(host, inner.volume, cache, meta))
                 }
             };
             Arc::new(Segment { meta: *meta, file })
@@ -141,8 +141,8 @@ impl Levels {
             !removed.contains(&s.meta.id) && !news.iter().any(|n| n.meta.id == s.meta.id)
         });
         segments.extend(news);
-        let (disk, cache) = (Arc::clone(&inner.disk), Arc::clone(&inner.cache));
-        Self::assemble(disk, inner.volume, cache, segments)
+        let (host, cache) = (inner.host.clone(), Arc::clone(&inner.cache));
+        Self::assemble(host, inner.volume, cache, segments)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Segment>> {

@@ -48,6 +48,7 @@ impl World {
             codec: [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize],
             filter: rng.below(4) > 0,
             split: None,
+            parity: None,
         };
         let compact = CompactionOptions {
             l0_runs: 1 + rng.below(4) as usize,
@@ -134,7 +135,7 @@ impl World {
             let new = write_segments(disk, VID, tag, 0, epoch.0, &mut new_id, &mut records, opts);
             added.extend(new.unwrap());
         }
-        publish(&self.disk, &added).unwrap();
+        publish(&self.disk, &added, false).unwrap();
         self.levels = self.levels.with(&added, &[]);
         for (key, value) in changes {
             self.history.entry(key).or_default().insert(epoch, value);
@@ -155,7 +156,7 @@ impl World {
         let output = job
             .run(&self.disk, VID, &mut new_id, &self.snapshots, &self.write)
             .unwrap();
-        publish(&self.disk, &output.added).unwrap();
+        publish(&self.disk, &output.added, false).unwrap();
         let old = self.levels.clone();
         self.levels = output.apply(&self.levels);
         // A reader of the old version goes on while files go away.
@@ -316,7 +317,7 @@ fn delete_all(world: &mut World) {
             .unwrap(),
         );
     }
-    publish(&world.disk, &added).unwrap();
+    publish(&world.disk, &added, false).unwrap();
     world.levels = world.levels.with(&added, &[]);
     for key in dead {
         world.history.entry(key).or_default().insert(epoch, None);
@@ -394,7 +395,7 @@ fn what_is_only_appended_is_moved_not_rewritten() {
             .unwrap(),
         );
     }
-    publish(&world.disk, &added).unwrap();
+    publish(&world.disk, &added, false).unwrap();
     world.levels = world.levels.with(&added, &[]);
     let job = compaction::pick(&world.levels, &world.compact).unwrap();
     assert_eq!(job.bytes(), 0);
@@ -554,7 +555,7 @@ fn one_key_may_have_more_versions_than_a_block_holds() {
         &opts,
     );
     let metas = metas.unwrap();
-    publish(&disk, &metas).unwrap();
+    publish(&disk, &metas, false).unwrap();
     let levels = open(&disk, metas);
     for at in [1, 2, 3, 100, 2999, 5999, 6000, 9000u64] {
         for key in &keys {

@@ -3,10 +3,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use razorfs_disk::{Dir, Disk, File, Name, OpenHow};
+use razorfs_disk::{Dir, File, Name};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::parity::Object;
 use razorfs_format::segment::{
     Block, BlockKind, FOOTER_LEN, Filter, Footer, Handle, Identity, Index, IndexEntry, Position,
     ValueBuf, seal,
@@ -16,6 +17,7 @@ use razorfs_format::{Epoch, VolumeId};
 use super::cache::{BlockCache, BlockId, Cached};
 use super::{Bytes, Record};
 use crate::Result;
+use crate::parity::Host;
 
 /// Bytes that a scan past the cache reads at once.
 const READ_AHEAD: usize = 256 << 10;
@@ -31,7 +33,7 @@ pub(crate) struct SegmentFile {
     id: Identity,
     bytes: u64,
     footer_crc: u32,
-    disk: Arc<dyn Disk>,
+    host: Host,
     cache: Arc<BlockCache>,
     open: OnceLock<Open>,
 }
@@ -62,7 +64,7 @@ fn read_exactly(file: &dyn File, id: Identity, offset: u64, len: usize) -> Resul
 
 impl SegmentFile {
     pub(super) fn new(
-        disk: Arc<dyn Disk>,
+        host: Host,
         volume: VolumeId,
         cache: Arc<BlockCache>,
         meta: &SegmentMeta,
@@ -75,7 +77,7 @@ impl SegmentFile {
             },
             bytes: meta.bytes,
             footer_crc: meta.footer_crc,
-            disk,
+            host,
             cache,
             open: OnceLock::new(),
         }
@@ -85,25 +87,26 @@ impl SegmentFile {
         if let Some(open) = self.open.get() {
             return Ok(open);
         }
-        let file = self
-            .disk
-            .open(&name(FileName::Segment(self.id.segment)), OpenHow::Read)?;
+        let file = self.host.open(self.object())?;
         let at = self.bytes.saturating_sub(FOOTER_LEN as u64);
-        let footer = read_exactly(&*file, self.id, at, FOOTER_LEN)?;
-        let footer = Footer::decode(&footer, self.id, self.footer_crc, at)?;
-        let sealed = read_exactly(
-            &*file,
-            self.id,
-            footer.top.offset.into(),
-            footer.top.len as usize,
-        )?;
-        let top = seal::unseal(self.id, BlockKind::Top, footer.top, &sealed)?;
+        let (footer, top) = self.host.checked(self.object(), &file, &mut |file| {
+            let footer = read_exactly(file, self.id, at, FOOTER_LEN)?;
+            let footer = Footer::decode(&footer, self.id, self.footer_crc, at)?;
+            let (from, len) = (footer.top.offset.into(), footer.top.len as usize);
+            let sealed = read_exactly(file, self.id, from, len)?;
+            let top = seal::unseal(self.id, BlockKind::Top, footer.top, &sealed)?;
+            Ok((footer, top))
+        })?;
         // Two threads may both have opened it; one wins, the other's file is closed.
         Ok(self.open.get_or_init(|| Open {
             file,
             top,
             top_offset: footer.top.offset,
         }))
+    }
+
+    fn object(&self) -> Object {
+        Object::Segment(self.id.segment)
     }
 
     fn top(&self) -> Result<Index<'_>> {
@@ -113,9 +116,11 @@ impl SegmentFile {
     }
 
     fn load(&self, kind: BlockKind, handle: Handle) -> Result<Box<[u8]>> {
-        let file = &*self.open()?.file;
-        let sealed = read_exactly(file, self.id, handle.offset.into(), handle.len as usize)?;
-        Ok(seal::unseal(self.id, kind, handle, &sealed)?)
+        let file = &self.open()?.file;
+        self.host.checked(self.object(), file, &mut |file| {
+            let sealed = read_exactly(file, self.id, handle.offset.into(), handle.len as usize)?;
+            Ok(seal::unseal(self.id, kind, handle, &sealed)?)
+        })
     }
 
     fn block(&self, kind: BlockKind, handle: Handle) -> Result<Cached> {
@@ -306,15 +311,23 @@ impl Cursor {
         let skip = start.checked_sub(self.ahead.0).map(|skip| skip as usize);
         let held = skip.and_then(|skip| self.ahead.1.get(skip..skip.checked_add(len)?));
         if let Some(sealed) = held {
-            return Ok(Arc::new(seal::unseal(self.file.id, kind, handle, sealed)?));
+            return match seal::unseal(self.file.id, kind, handle, sealed) {
+                Ok(raw) => Ok(Arc::new(raw)),
+                // This block alone, with parity if need be.
+                Err(_) => self.file.load(kind, handle).map(Arc::new),
+            };
         }
         let most = self.file.bytes.saturating_sub(start) as usize;
         let want = len.max(READ_AHEAD).min(most.max(len));
-        self.ahead = (
-            start,
-            read_exactly(&*self.file.open()?.file, self.file.id, start, want)?,
-        );
+        self.ahead = (start, Vec::new());
+        if let Ok(ahead) = read_exactly(&*self.file.open()?.file, self.file.id, start, want) {
+            self.ahead.1 = ahead;
+        }
         let sealed = self.ahead.1.get(..len).unwrap_or_default();
-        Ok(Arc::new(seal::unseal(self.file.id, kind, handle, sealed)?))
+        match seal::unseal(self.file.id, kind, handle, sealed) {
+            Ok(raw) => Ok(Arc::new(raw)),
+            // This block alone, with parity if need be.
+            Err(_) => self.file.load(kind, handle).map(Arc::new),
+        }
     }
 }

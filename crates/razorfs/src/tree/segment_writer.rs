@@ -7,6 +7,7 @@ use razorfs_disk::{Dir, Disk, File};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::parity::{self, Object};
 use razorfs_format::record::Codec;
 use razorfs_format::segment::{Identity, SegmentBuilder, Style};
 use razorfs_format::{SegmentId, VolumeId};
@@ -34,6 +35,8 @@ pub struct SegmentOptions {
     /// A segment ends before this key, too: a flush that says here where its new inodes begin keeps
     /// them apart from old ones that changed, and what is only appended is moved down unchanged.
     pub split: Option<Key>,
+    /// Bytes of a shard, if segments get parity.
+    pub parity: Option<u32>,
 }
 
 impl Default for SegmentOptions {
@@ -44,6 +47,7 @@ impl Default for SegmentOptions {
             codec: Codec::Lz4,
             filter: true,
             split: None,
+            parity: None,
         }
     }
 }
@@ -81,6 +85,9 @@ pub fn write_segments(
         for id in begun {
             // What cannot be removed now is removed at the next mount.
             let _ = disk.remove(&name(FileName::SegmentTmp(id)));
+            if opts.parity.is_some() {
+                let _ = disk.remove(&name(FileName::SegmentParityTmp(id)));
+            }
         }
     }
     done
@@ -123,13 +130,14 @@ fn write_all(
     Ok(metas)
 }
 
-/// Gives segments that were written their final names, durably.
-pub fn publish(disk: &dyn Disk, segments: &[SegmentMeta]) -> Result<()> {
+/// Gives segments that were written, with `parity` or without, their final names, durably.
+pub fn publish(disk: &dyn Disk, segments: &[SegmentMeta], parity: bool) -> Result<()> {
     for meta in segments {
-        disk.rename(
-            &name(FileName::SegmentTmp(meta.id)),
-            &name(FileName::Segment(meta.id)),
-        )?;
+        let object = Object::Segment(meta.id);
+        if parity {
+            disk.rename(&name(object.parity_tmp()), &name(object.parity()))?;
+        }
+        disk.rename(&name(FileName::SegmentTmp(meta.id)), &name(object.file()))?;
     }
     if !segments.is_empty() {
         disk.sync_dir(Dir::Meta)?;
@@ -138,13 +146,15 @@ pub fn publish(disk: &dyn Disk, segments: &[SegmentMeta]) -> Result<()> {
 }
 
 struct Writer<'a> {
+    disk: &'a dyn Disk,
     opts: &'a SegmentOptions,
     file: Arc<dyn File>,
     builder: SegmentBuilder,
+    parity: Option<(Object, parity::Builder)>,
 }
 
 impl<'a> Writer<'a> {
-    fn create(disk: &dyn Disk, id: Identity, opts: &'a SegmentOptions) -> Result<Self> {
+    fn create(disk: &'a dyn Disk, id: Identity, opts: &'a SegmentOptions) -> Result<Self> {
         let tmp = name(FileName::SegmentTmp(id.segment));
         let file = fence::create_for(disk, &tmp, &name(FileName::Segment(id.segment)))?;
         let style = Style {
@@ -152,9 +162,15 @@ impl<'a> Writer<'a> {
             codec: opts.codec,
             filter: opts.filter,
         };
+        let object = Object::Segment(id.segment);
+        let parity = opts
+            .parity
+            .map(|shard| parity::Builder::new(id.volume, object, shard));
         Ok(Self {
+            disk,
             opts,
             file,
+            parity: parity.map(|parity| (object, parity)),
             builder: SegmentBuilder::new(id, style),
         })
     }
@@ -184,17 +200,29 @@ impl<'a> Writer<'a> {
     fn write_waiting(&mut self) -> Result<()> {
         let (bytes, at) = self.builder.waiting();
         self.file.write_at(&[IoSlice::new(bytes)], at)?;
+        if let Some((_, parity)) = &mut self.parity {
+            parity.push(bytes)?;
+        }
         self.builder.written();
         Ok(())
     }
 
     fn finish(mut self, level: u8, run: u64) -> Result<SegmentMeta> {
         let (meta, header) = self.builder.finish(level, run);
-        if let Some(header) = header {
-            self.file.write_at(&[IoSlice::new(&header)], 0)?;
+        if let Some(header) = &header {
+            self.file.write_at(&[IoSlice::new(header)], 0)?;
         }
         self.write_waiting()?;
         self.file.sync_data()?;
+        if let Some((object, parity)) = self.parity.take() {
+            // Of the bytes as they were made: nothing that a disk did to them gets in.
+            let head: &[u8] = header.as_ref().map_or(&[], |header| header.as_ref());
+            let bytes = parity.finish(head)?;
+            let (tmp, to) = (name(object.parity_tmp()), name(object.parity()));
+            let file = fence::create_for(self.disk, &tmp, &to)?;
+            file.write_at(&[IoSlice::new(&bytes)], 0)?;
+            file.sync_data()?;
+        }
         Ok(meta)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::journal::Flusher;
+use crate::scrub::Stepped;
 use crate::store::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
@@ -27,6 +28,10 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn reap(&self) -> Result<bool>;
     /// One step of growing the journal.
     fn grow(&self) -> Result<bool>;
+    /// One step of a scrub.
+    fn scrub(&self) -> Result<Stepped>;
+    /// One step of healing, or of making parity.
+    fn parity(&self) -> Result<bool>;
 }
 
 /// The running threads.
@@ -68,6 +73,12 @@ impl Workers {
             upkeep_loop(&store, upkeep_work.as_ref(), &upkeep_stop);
         })?;
         workers.threads.push(upkeep);
+        let (scrub_store, scrub_stop) = (Arc::clone(&workers.store), Arc::clone(&workers.stop));
+        let scrub_work = Arc::clone(&maintenance);
+        let scrub = workers.spawn("razorfs-scrub", move || {
+            scrub_loop(&scrub_store, scrub_work.as_ref(), &scrub_stop);
+        })?;
+        workers.threads.push(scrub);
         let reaper_stop = Arc::clone(&workers.stop_reaping);
         let reaper_store = Arc::clone(&workers.store);
         let reaper = workers.spawn("razorfs-reaper", move || {
@@ -112,6 +123,7 @@ impl Workers {
 /// Waits for the end of a thread, unless it is this one: the last clone of a volume may be dropped
 /// by the thread that reaps for it.
 fn join(thread: JoinHandle<()>) {
+    thread.thread().unpark();
     if thread.thread().id() != thread::current().id() {
         // If it panicked it has said so.
         let _ended = thread.join();
@@ -167,6 +179,25 @@ fn reaper_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
     }
 }
 
+/// How long a scrub sleeps when none runs.
+const SCRUB_NAP: Duration = Duration::from_millis(500);
+
+/// It reads what nobody waits for, at the rate that it was given, so it has a thread that may wait.
+fn scrub_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) && store.failure().is_none() {
+        let nap = match maintenance.scrub() {
+            Ok(Stepped::Next(0)) => continue,
+            Ok(Stepped::Next(wait)) => Duration::from_nanos(wait),
+            Ok(Stepped::Idle) => SCRUB_NAP,
+            Err(e) => {
+                tracing::warn!(error = %e, "a step of the scrub was put off");
+                SCRUB_NAP * 20
+            }
+        };
+        thread::park_timeout(nap);
+    }
+}
+
 /// How long the maintenance thread sleeps when nothing is asked of it.
 const UPKEEP_NAP: Duration = Duration::from_millis(500);
 
@@ -189,6 +220,7 @@ struct Pauses {
     checkpoint: Backoff,
     grow: Backoff,
     compact: Backoff,
+    parity: Backoff,
 }
 
 /// Does what is due; answers whether there was anything, without a failure.
@@ -240,6 +272,7 @@ fn upkeep_step(
     }
     step("journal", &mut pauses.grow, &|| maintenance.grow());
     step("compaction", &mut pauses.compact, &|| maintenance.compact());
+    step("parity", &mut pauses.parity, &|| maintenance.parity());
     busy && !failed
 }
 
@@ -272,6 +305,12 @@ mod tests {
         }
         fn compact(&self) -> Result<bool> {
             self.fail()
+        }
+        fn scrub(&self) -> Result<Stepped> {
+            Ok(Stepped::Idle)
+        }
+        fn parity(&self) -> Result<bool> {
+            Ok(false)
         }
         fn reap(&self) -> Result<bool> {
             Ok(false)
