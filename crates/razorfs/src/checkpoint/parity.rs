@@ -266,7 +266,8 @@ impl Checkpointer {
             if let Err(e) = &healed {
                 tracing::warn!(file = %group.0.file(), error = %e, "damage was not written over");
             }
-            healer.settled(group, healed.is_err());
+            // Where the disk is right the host's cache is not, and stays so.
+            healer.settled(group, !matches!(healed, Ok(1..)));
             return Ok(true);
         }
         self.make_parity(&mut installer)
@@ -278,7 +279,10 @@ impl Checkpointer {
         let core = &self.core;
         let open = |name| core.disk.open(&name_of(name), OpenHow::ReadWrite);
         let (file, parity) = (open(object.file())?, open(object.parity())?);
-        let shards = Shards::open(core.disk.as_ref(), core.vid, object, Arc::clone(&file))?;
+        // What the disk has counts, and not what the host's cache makes of it.
+        let how = OpenHow::ReadUncached;
+        let on_disk = core.disk.open(&name_of(object.file()), how)?;
+        let shards = Shards::open(core.disk.as_ref(), core.vid, object, on_disk, how)?;
         let mut condition = shards.read(index)?;
         let damaged = condition.bad.len() + condition.bad_recovery;
         if damaged == 0 {
@@ -296,7 +300,7 @@ impl Checkpointer {
 
     /// One step of making the parity of a pack.
     fn make_parity(&self, installer: &mut Installer) -> Result<bool> {
-        let Some(parity) = &mut installer.parity else {
+        let Some(parity) = &installer.parity else {
             return Ok(false);
         };
         let epoch = installer.manifest.counters.epoch;
@@ -304,8 +308,13 @@ impl Checkpointer {
             // What the journal alone refers to comes with the next generation.
             p.sealed && p.last_birth <= epoch && p.live > 0 && !parity.is_settled(p.id)
         });
-        let Some(meta) = wanted.copied() else {
-            parity.making = None;
+        let wanted = wanted.copied();
+        let making = parity.making.as_ref().map(|making| making.shape.object);
+        if making.is_some() && making != wanted.map(|meta| Object::Pack(meta.id)) {
+            // The pack has died since it was begun.
+            self.abandon_parity(installer);
+        }
+        let (Some(meta), Some(parity)) = (wanted, &mut installer.parity) else {
             return Ok(false);
         };
         let object = Object::Pack(meta.id);
@@ -369,7 +378,8 @@ impl Checkpointer {
         let core = &self.core;
         let object = Object::Pack(pack);
         let file = core.disk.open(&name_of(object.file()), OpenHow::Read)?;
-        let shape = Shards::open(core.disk.as_ref(), core.vid, object, file)?.shape;
+        let shards = Shards::open(core.disk.as_ref(), core.vid, object, file, OpenHow::Read)?;
+        let shape = shards.shape;
         let full = shape.group_bytes();
         Ok(hole.start.next_multiple_of(full)..hole.end / full * full)
     }

@@ -33,14 +33,15 @@ pub(crate) struct Condition {
 }
 
 impl Shards {
-    /// Fails if there is no parity, or if its header is not right.
+    /// Fails if there is no parity, or if its header is not right. `how` is how to read it.
     pub fn open(
         disk: &dyn Disk,
         vid: VolumeId,
         object: Object,
         file: Arc<dyn File>,
+        how: OpenHow,
     ) -> Result<Self> {
-        let parity = disk.open(&name_of(object.parity()), OpenHow::Read)?;
+        let parity = disk.open(&name_of(object.parity()), how)?;
         let len = parity.len()?;
         let mut header = [0; HEADER_LEN];
         let got = parity.read_at(&mut header, 0)?;

@@ -135,8 +135,8 @@ impl Host {
         let Some(healer) = &self.healer else {
             return Err(error);
         };
-        let Ok(shards) = Shards::open(self.disk.as_ref(), healer.vid, object, Arc::clone(file))
-        else {
+        let (disk, file) = (self.disk.as_ref(), Arc::clone(file));
+        let Ok(shards) = Shards::open(disk, healer.vid, object, file, OpenHow::Read) else {
             return Err(error);
         };
         let healed = HealedFile::new(shards);

@@ -230,12 +230,10 @@ impl Checkpointer {
         if core.healer.is_none() {
             return Ok(());
         }
-        let open = || {
-            core.disk
-                .open(&name_of(object.file()), OpenHow::ReadUncached)
-        };
+        let how = OpenHow::ReadUncached;
+        let open = || core.disk.open(&name_of(object.file()), how);
         let Ok(file) = open() else { return Ok(()) };
-        let Ok(shards) = Shards::open(core.disk.as_ref(), core.vid, object, file) else {
+        let Ok(shards) = Shards::open(core.disk.as_ref(), core.vid, object, file, how) else {
             return Ok(());
         };
         core.fence.check()?;
@@ -326,11 +324,12 @@ impl Checkpointer {
         if !self.has_parity(meta.id) {
             return Ok(None);
         }
+        let how = OpenHow::ReadUncached;
         let shards = core
             .disk
-            .open(&name_of(object.file()), OpenHow::ReadUncached)
+            .open(&name_of(object.file()), how)
             .map_err(Error::from)
-            .and_then(|file| Shards::open(core.disk.as_ref(), core.vid, object, file));
+            .and_then(|file| Shards::open(core.disk.as_ref(), core.vid, object, file, how));
         let shards = match shards {
             Ok(shards) => shards,
             Err(e) if is_damage(&e) => return self.parity_is_lost(meta, from).map(|()| None),
