@@ -32,10 +32,10 @@ pub mod shrink;
 mod sim_tests;
 pub mod subject;
 mod touched;
-pub mod twins;
 #[cfg(test)]
 mod toy;
 pub mod transaction;
+pub mod twins;
 pub mod workload;
 
 /// The checker that is run after each cut and each clean close.

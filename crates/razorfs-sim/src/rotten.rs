@@ -191,7 +191,9 @@ impl Run {
         runner.collect_acknowledgements();
         self.note(&runner);
         let how = self.rng.range(0..3);
-        if how == 0 && let Some(fs) = runner.fs.take() {
+        if how == 0
+            && let Some(fs) = runner.fs.take()
+        {
             if fs.close().is_ok() {
                 self.acknowledged = self.states.last().map_or((0, 0), |s| s.0);
             }
@@ -226,7 +228,10 @@ impl Run {
     }
 
     /// Opens the volume, and finds out what it is; nothing if it was refused.
-    fn examine(&mut self, machine: &mut EngineMachine) -> Result<Option<(EngineFs, Found)>, String> {
+    fn examine(
+        &mut self,
+        machine: &mut EngineMachine,
+    ) -> Result<Option<(EngineFs, Found)>, String> {
         let image = machine.disk().image();
         let sound = razorfs_verify::verify(machine.disk(), razorfs_verify::LEVEL_MAX, &mut |_| ());
         let sound = sound.is_ok_and(|report| report.is_sound());
@@ -298,7 +303,9 @@ impl Run {
             let Ok(stat) = made else {
                 continue;
             };
-            let data: Vec<u8> = (0..self.rng.range(1..40_000)).map(|i| (i * n) as u8).collect();
+            let data: Vec<u8> = (0..self.rng.range(1..40_000))
+                .map(|i| (i * n) as u8)
+                .collect();
             if fs.write(stat.ino, 0, &data).is_ok() {
                 kept.push((stat.ino, data));
             }
@@ -335,12 +342,19 @@ fn proved(image: &Image) -> BatchSeq {
                 continue;
             };
             let number = (unit * UNIT / SECTOR) as u32;
-            let Sector::Stamped { jid, seq_lo, payload } = Sector::read(vid, number, first) else {
+            let Sector::Stamped {
+                jid,
+                seq_lo,
+                payload,
+            } = Sector::read(vid, number, first)
+            else {
                 continue;
             };
             let place = Place::new(FileName::Journal(0), 0);
             let header = BatchHeader::decode(vid, jid, seq_lo, payload, place);
-            if let Ok(header) = header && jid >= start.jid {
+            if let Ok(header) = header
+                && jid >= start.jid
+            {
                 durable = durable.max(header.durable);
             }
         }
@@ -352,7 +366,9 @@ fn proved(image: &Image) -> BatchSeq {
 pub fn newest(image: &Image) -> Option<Superblock> {
     let bytes = image.bytes(&Name::new(Dir::Root, &FileName::Super.leaf()))?;
     let slots = bytes.chunks(SLOT).enumerate();
-    let slots: Vec<_> = slots.map(|(n, bytes)| Superblock::decode(n, bytes)).collect();
+    let slots: Vec<_> = slots
+        .map(|(n, bytes)| Superblock::decode(n, bytes))
+        .collect();
     pick(&slots).map(|(_, superblock)| superblock.clone())
 }
 
@@ -374,7 +390,8 @@ pub fn run_seed(seed: u64, copies: Option<u8>) -> Summary {
         }
         Err(panic) => Some(panic),
     };
-    sum.failures.extend(failure.map(|what| format!("seed {seed}: {what}")));
+    sum.failures
+        .extend(failure.map(|what| format!("seed {seed}: {what}")));
     sum
 }
 

@@ -29,7 +29,12 @@ impl Wound {
     pub fn inflict(&mut self, disk: &SimDisk, rng: &mut Rng) {
         let mut image = disk.image();
         let of_journal = |name: &&Name| name.dir == Dir::Journal;
-        let names: Vec<Name> = image.files().map(|f| f.0).filter(of_journal).cloned().collect();
+        let names: Vec<Name> = image
+            .files()
+            .map(|f| f.0)
+            .filter(of_journal)
+            .cloned()
+            .collect();
         let Some(name) = self.name.take().or_else(|| rng.pick(&names).cloned()) else {
             return;
         };
@@ -75,7 +80,9 @@ fn noise(rng: &mut Rng, len: u64) -> Vec<u8> {
 /// Where the copies of a volume that was just opened are not the same, if anywhere.
 pub fn difference(disk: &SimDisk) -> Option<String> {
     let read = |file: FileName| {
-        let file = disk.open(&Name::new(Dir::Journal, &file.leaf()), OpenHow::Read).ok()?;
+        let file = disk
+            .open(&Name::new(Dir::Journal, &file.leaf()), OpenHow::Read)
+            .ok()?;
         let mut bytes = vec![0; file.len().ok()? as usize];
         file.read_at(&mut bytes, 0).ok()?;
         Some(bytes)
@@ -86,12 +93,17 @@ pub fn difference(disk: &SimDisk) -> Option<String> {
         head.iter().take(512).any(|b| *b != 0)
     };
     let names = disk.list(Dir::Journal).unwrap_or_default();
-    let files = names.iter().filter_map(|name| FileName::parse(Dir::Journal.path(), &name.leaf));
+    let files = names
+        .iter()
+        .filter_map(|name| FileName::parse(Dir::Journal.path(), &name.leaf));
     for file in files {
         let (FileName::Journal(slot) | FileName::JournalTwin(slot)) = file else {
             continue;
         };
-        let (one, other) = (read(FileName::Journal(slot)), read(FileName::JournalTwin(slot)));
+        let (one, other) = (
+            read(FileName::Journal(slot)),
+            read(FileName::JournalTwin(slot)),
+        );
         if !begun(&one) || !begun(&other) {
             continue;
         }

@@ -13,7 +13,9 @@ use common::forge::{
     DIR, FILE, ROOT, TWICE, Tree, edit_manifest, edit_superblock, journal, manifest, name_of,
     new_volume, previous, put_batch, superblock,
 };
-use common::{Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told};
+use common::{
+    Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
+};
 use razorfs::{FileKind, Ino, NewNode};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
@@ -334,7 +336,9 @@ fn twins_in_use() -> Image {
     let disk = SimDisk::from_image(&closed_with(3, 2));
     let volume = open(&disk, &SimEnv::new(4));
     let node = NewNode::file(0o644);
-    volume.create_node(Ino::ROOT, b"in the journal", &node).unwrap();
+    volume
+        .create_node(Ino::ROOT, b"in the journal", &node)
+        .unwrap();
     volume.sync().unwrap();
     image_of(&disk)
 }
@@ -645,7 +649,12 @@ fn check_all(planted: Planted) -> BTreeSet<K> {
 fn what_is_planted_is_found() {
     // The bases are clean: what is found was planted.
     let twins_closed = closed_with(3, 2);
-    for base in [Tree::new().image(), long_batch().0, one_dead(), twins_closed] {
+    for base in [
+        Tree::new().image(),
+        long_batch().0,
+        one_dead(),
+        twins_closed,
+    ] {
         let report = check(&base, 3);
         assert!(report.findings.is_empty(), "{}", told(&report));
     }

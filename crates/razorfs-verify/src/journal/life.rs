@@ -9,8 +9,8 @@ use razorfs_format::journal::{
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
-use crate::FindingKind as K;
 use super::copies::Copies;
+use crate::FindingKind as K;
 use crate::session::Session;
 
 const PER_UNIT: u32 = UNIT_SECTORS as u32;

@@ -217,7 +217,11 @@ fn twins() -> Image {
     let mut image = image_of(&disk);
     drop(volume);
     // The second file is the first one that a mount writes to.
-    for file in [FileName::Journal(0), FileName::Journal(1), FileName::Journal(2)] {
+    for file in [
+        FileName::Journal(0),
+        FileName::Journal(1),
+        FileName::Journal(2),
+    ] {
         let mut bytes = image.bytes(&name_of(file)).unwrap();
         if bytes.iter().skip(4096).any(|b| *b != 0) && file != FileName::Journal(0) {
             bytes.fill(0x5a);

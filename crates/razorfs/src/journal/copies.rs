@@ -94,7 +94,9 @@ impl Copies {
     /// The bytes of a range that begins with a sector, as far as there are any.
     pub fn read(&self, range: Range<u64>) -> Vec<u8> {
         let mut all = self.files.iter().flatten();
-        let mut bytes = all.next().map_or_else(Vec::new, |f| read(&**f, range.clone()));
+        let mut bytes = all
+            .next()
+            .map_or_else(Vec::new, |f| read(&**f, range.clone()));
         for file in all {
             let other = read(&**file, range.clone());
             self.merge(&mut bytes, other, range.start);

@@ -131,7 +131,10 @@ impl Ring {
         if self.files.len() < most {
             let slot = self.free_slot;
             self.free_slot += 1;
-            let file = self.host.create_empty(slot).map_err(|e| self.undo(slot, e))?;
+            let file = self
+                .host
+                .create_empty(slot)
+                .map_err(|e| self.undo(slot, e))?;
             return Ok(Some(Growth {
                 slot,
                 file,

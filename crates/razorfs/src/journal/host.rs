@@ -82,7 +82,11 @@ impl Host {
             return Ok(first);
         }
         let second = self.disk.open(&name(slot, 1), how)?;
-        Ok(Arc::new(Twins::new(first, second, Arc::clone(&self.flusher))))
+        Ok(Arc::new(Twins::new(
+            first,
+            second,
+            Arc::clone(&self.flusher),
+        )))
     }
 
     /// Creates a file of `header.len` zeros, with its header. Zeros are durable before the header,

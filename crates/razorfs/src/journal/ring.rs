@@ -12,8 +12,8 @@ use razorfs_format::journal::{
 use razorfs_format::{BatchSeq, Jid, VolumeId};
 
 use super::growth::Growth;
-use super::recovery::{Replay, settle};
 use super::host::Host;
+use super::recovery::{Replay, settle};
 use super::twins::Flusher;
 use super::{Batch, JournalGeometry, JournalStart, RecoveryReport};
 use crate::error::{Error, Result};

@@ -89,10 +89,9 @@ fn recover(
     };
     let (disk, geometry) = (Arc::new(disk.clone()), geometry_on(disk));
     let clean = clean.map(BatchSeq);
-    let (ring, report) =
-        Ring::recover(disk, VID, geometry, start, clean, &mut apply, &mut |_| {
-            Ok(())
-        })?;
+    let (ring, report) = Ring::recover(disk, VID, geometry, start, clean, &mut apply, &mut |_| {
+        Ok(())
+    })?;
     Ok((ring, report, log))
 }
 

@@ -63,7 +63,10 @@ fn check_equal(disk: &SimDisk, ring: &Ring, what: &str) {
             .map(|(n, _)| n)
             .collect();
         let lens = (first.len(), second.len());
-        assert!(differ.is_empty(), "{what}: slot {slot}, {lens:?}: {differ:?}");
+        assert!(
+            differ.is_empty(),
+            "{what}: slot {slot}, {lens:?}: {differ:?}"
+        );
     }
 }
 
@@ -141,13 +144,21 @@ fn any_one_file_may_be_destroyed_after_any_cut() {
             w.starts[1] = w.starts[0];
             let (ring, report, log) = recover(&w.disk, w.starts[0], None).unwrap();
             w.check_log(w.starts[0], &report, &log);
-            check_equal(&w.disk, &ring, &format!("seed {seed}, round {round}, {how}"));
+            check_equal(
+                &w.disk,
+                &ring,
+                &format!("seed {seed}, round {round}, {how}"),
+            );
             healed += usize::from(!report.healed.is_empty());
             made += usize::from(report.healed.iter().any(|e| e.to_string().contains("none")));
             w.history.truncate(report.last.0 as usize);
             w.acked = report.last.0;
             w.ring = Some(ring);
-            older = if w.rng.chance(1, 2) { w.disk.image() } else { older };
+            older = if w.rng.chance(1, 2) {
+                w.disk.image()
+            } else {
+                older
+            };
         }
     }
     assert!(healed > 0 && made > 0, "{healed} healed, {made} made again");
@@ -242,7 +253,12 @@ fn a_sector_that_is_gone_in_both_copies_is_noticed() {
     assert!(log.len() < 2);
     // Nothing was written over.
     let after = disk.image();
-    assert!(host::names(&disk, 2).unwrap().iter().all(|n| after.bytes(n) == image.bytes(n)));
+    assert!(
+        host::names(&disk, 2)
+            .unwrap()
+            .iter()
+            .all(|n| after.bytes(n) == image.bytes(n))
+    );
 }
 
 /// A life number that only the destroyed copy named is not given out again.
@@ -271,5 +287,9 @@ fn no_life_number_comes_twice_though_the_copy_that_named_it_is_gone() {
         }
     }
     let (ring, _, _) = recover(&SimDisk::from_image(&lost), start, None).unwrap();
-    assert!(ring.newest > used.max(Jid(1)), "{:?} after {used:?}", ring.newest);
+    assert!(
+        ring.newest > used.max(Jid(1)),
+        "{:?} after {used:?}",
+        ring.newest
+    );
 }
