@@ -18,8 +18,8 @@ use crate::socket::Request;
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
 live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
-bytes, torn, orphans} when it was opened, damage and healed (arrays of lines), read_only (why, or null), \
-health (ok, read-only or damaged). Sizes are in bytes.
+bytes, torn, orphans} when it was opened, damage and healed (arrays of lines), read_only (why, or \
+null), health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
   razorfs info demo.rzfs
