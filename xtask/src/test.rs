@@ -126,10 +126,12 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 const SCHEDULES: &str = "1000";
 
 /// What the simulation does besides power cuts.
-const SIMULATIONS: [&[&str]; 3] = [
+const SIMULATIONS: [&[&str]; 5] = [
     &["--faults", "--runs", "800", "--complete"],
     &["--short", "--singles", "4", "--every", "800"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
+    &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
+    &["--rotten", "1500", "--complete"],
 ];
 
 fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {

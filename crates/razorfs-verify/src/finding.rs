@@ -146,8 +146,8 @@ kinds! {
         "One of the two copies of a journal file is damaged; the other one has what was in it."
         "None: the next mount heals it from the other copy. Check the disk.";
     JournalTwinOlder = 311 Warning
-        "One of the two copies of a journal file lacks what the other one has, as after a power failure."
-        "None: the next mount heals it from the other copy. Without a power failure check the disk.";
+        "One of the two copies of a journal file is older than the other, as after a power failure."
+        "None after a power failure: the next mount makes them equal. Else check the disk.";
     JournalFilling = 312 Note
         "A journal batch is intact, but what fills its last sectors is not zeros."
         "None: nothing reads it. Check the memory if nobody has made it so.";

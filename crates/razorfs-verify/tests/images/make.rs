@@ -202,7 +202,7 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
-/// A volume with two copies of its journal, whose daemon was killed; one file in use is overwritten.
+/// A volume with two copies of its journal, whose daemon was killed; one file is overwritten.
 fn twins() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
     let create = CreateOptions {

@@ -115,14 +115,13 @@ impl Copies {
         if bytes.len() < other.len() {
             std::mem::swap(bytes, &mut other);
         }
-        let mut number = (at / SECTOR as u64) as u32;
         let (sectors, _) = bytes.as_chunks_mut::<SECTOR>();
         let (others, _) = other.as_chunks::<SECTOR>();
-        for (sector, other) in sectors.iter_mut().zip(others) {
+        let first = (at / SECTOR as u64) as u32;
+        for (number, (sector, other)) in (first..).zip(sectors.iter_mut().zip(others)) {
             if sector != other && self.rank(number, other) > self.rank(number, sector) {
                 *sector = *other;
             }
-            number += 1;
         }
     }
 

@@ -161,11 +161,10 @@ impl Ring {
         agree: &mut dyn FnMut(&RecoveryReport) -> Result<()>,
     ) -> Result<(Self, RecoveryReport)> {
         check(&geometry)?;
-        let copies = geometry.copies;
-        settle(&*disk, copies, clean_end.is_none())?;
-        let mut replay = Replay::run(&*disk, vid, copies, start, clean_end, apply)?;
+        settle(&*disk, geometry.copies, clean_end.is_none())?;
+        let mut replay = Replay::run(&*disk, vid, geometry.copies, start, clean_end, apply)?;
         agree(&replay.report)?;
-        if copies > 1 && !replay.report.read_only {
+        if geometry.copies > 1 && !replay.report.read_only {
             replay.heal(&*disk, clean_end)?;
         }
         let next = BatchSeq(replay.report.last.0.saturating_add(1));
@@ -533,8 +532,7 @@ impl Ring {
     /// Bytes that the files of the ring take on the host.
     #[must_use]
     pub fn host_bytes(&self) -> u64 {
-        let one: u64 = self.files.iter().map(|f| f.len).sum();
-        one * u64::from(self.geometry.copies)
+        self.files.iter().map(|f| f.len).sum::<u64>() * u64::from(self.geometry.copies)
     }
 
     /// What flushes two copies at the same time; none if there is one.

@@ -163,3 +163,79 @@ impl Drop for End<'_> {
         self.0.answered.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use razorfs_disk::sim::SimDisk;
+    use razorfs_disk::{Dir, Disk, Name, OpenHow};
+
+    use super::*;
+
+    /// Two files of a disk, and both behind one door.
+    fn pair(disk: &SimDisk) -> (Twins, [Name; 2]) {
+        disk.create_dirs().unwrap();
+        let names = ["J-0000", "J-0000.b"].map(|leaf| Name::new(Dir::Journal, leaf));
+        let [first, second] = names
+            .each_ref()
+            .map(|name| disk.open(name, OpenHow::CreateNew).unwrap());
+        disk.sync_dir(Dir::Journal).unwrap();
+        (Twins::new(first, second, Arc::default()), names)
+    }
+
+    fn write(twins: &Twins, byte: u8) {
+        twins.write_at(&[IoSlice::new(&[byte; 700])], 0).unwrap();
+    }
+
+    fn durable(disk: &SimDisk, names: &[Name; 2]) -> [Option<Vec<u8>>; 2] {
+        let image = disk.image();
+        names.each_ref().map(|name| image.bytes(name))
+    }
+
+    /// Runs `work` while a thread serves.
+    fn served(twins: &Twins, work: impl FnOnce()) {
+        let flusher = Arc::clone(&twins.flusher);
+        let thread = std::thread::spawn(move || flusher.serve());
+        while !twins.flusher.desk.lock().serving {
+            std::thread::yield_now();
+        }
+        work();
+        twins.flusher.stop();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn both_are_durable_with_a_thread_and_without_before_and_after_it() {
+        let disk = SimDisk::new();
+        let (twins, names) = pair(&disk);
+        let check = |byte: u8| {
+            write(&twins, byte);
+            twins.sync_data().unwrap();
+            let all = Some(vec![byte; 700]);
+            assert_eq!(durable(&disk, &names), [all.clone(), all]);
+        };
+        check(1);
+        served(&twins, || (2..200).for_each(check));
+        check(201);
+    }
+
+    #[test]
+    fn a_flush_of_either_that_fails_is_a_failure_of_the_pair() {
+        for threads in [false, true] {
+            for failing in 0..2 {
+                let disk = SimDisk::new();
+                let (twins, _) = pair(&disk);
+                write(&twins, 1);
+                disk.fail_sync_at(disk.counts().syncs + failing);
+                let sync = || {
+                    twins.sync_data().unwrap_err();
+                    twins.sync_data().unwrap();
+                };
+                if threads {
+                    served(&twins, sync)
+                } else {
+                    sync()
+                }
+            }
+        }
+    }
+}

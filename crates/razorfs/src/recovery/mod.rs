@@ -66,18 +66,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         .newest;
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
-    let mut clean_end = superblock.clean_end();
-    if let Some(end) = clean_end
-        && goes_on(
-            disk.as_ref(),
-            superblock.vid(),
-            superblock.geometry.journal.copies,
-            superblock.journal,
-            end,
-        )?
-    {
-        clean_end = None;
-    }
+    let clean_end = clean_end(disk.as_ref(), &superblock)?;
     let found = superblock.clone();
     let mut replay = Replay::new(&found, &manifest, options, &disk);
     let mut agree = |report: &RecoveryReport| {
@@ -136,6 +125,16 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         summary,
         uuid,
     })
+}
+
+/// The last batch of a volume that was closed in order and not opened since.
+fn clean_end(disk: &dyn Disk, superblock: &Superblock) -> Result<Option<BatchSeq>> {
+    let Some(end) = superblock.clean_end() else {
+        return Ok(None);
+    };
+    let copies = superblock.geometry.journal.copies;
+    let opened = goes_on(disk, superblock.vid(), copies, superblock.journal, end)?;
+    Ok((!opened).then_some(end))
 }
 
 fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
