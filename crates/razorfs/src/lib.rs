@@ -15,6 +15,7 @@ pub mod marks;
 mod namespace;
 mod options;
 mod recovery;
+pub mod redo;
 mod report;
 mod store;
 pub mod tree;

@@ -19,7 +19,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
-use razorfs_format::record::FragmentKind;
+use razorfs_format::record::{FragmentKind, PackRef};
 use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
@@ -32,7 +32,7 @@ use crate::data::{Account, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
-use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
+use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
 use crate::{Error, Options, RecoverySummary, Result};
@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub guard: Box<dyn Guard>,
     pub summary: RecoverySummary,
     pub uuid: [u8; 16],
+    /// What is to be done again before anything else.
+    pub left: Option<Left>,
 }
 
 /// Inode numbers skipped after a crash, for each mount since the manifest: those that were given
@@ -65,6 +67,11 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         .newest;
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
+    // What is not to be gone on with is refused while it is as it was.
+    let resumes = match &options.redo {
+        Some(redo) if read_only.is_none() => redo.attach(superblock.vid())?,
+        _ => false,
+    };
     let mut clean_end = superblock.clean_end();
     if let Some(end) = clean_end
         && goes_on(disk.as_ref(), superblock.vid(), superblock.journal, end)?
@@ -106,6 +113,15 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
             ))
         })
     });
+    let left = match &options.redo {
+        Some(redo) if resumes => {
+            if let Some(why) = read_only {
+                return Err(Error::ReadOnly(why));
+            }
+            Some(replay.adopt(Left::read(redo.left(report.last)?)?))
+        }
+        _ => None,
+    };
     let clean = clean_end.is_some();
     let mut opening = Opening {
         disk,
@@ -120,7 +136,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     if opening.read_only.is_none() {
         opening.remove_leftovers()?;
     }
-    let summary = opening.summary(&report);
+    let mut summary = opening.summary(&report);
+    summary.redone = left.as_ref().map(Left::count);
     let uuid = opening.superblock.uuid;
     let checkpointer = opening.build(ring, &report, options)?;
     Ok(Opened {
@@ -128,6 +145,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         guard,
         summary,
         uuid,
+        left,
     })
 }
 
@@ -264,6 +282,26 @@ impl Replay {
         Ok(record.is_some_and(|r| r.value.is_some()))
     }
 
+    /// A frame that is referred to.
+    fn refer(&mut self, frame: &PackRef) {
+        let end = self.frames.entry(frame.pack).or_default();
+        *end = (*end).max(pack::frame_end(frame));
+        // A checkpoint that did not come to its end had begun another epoch.
+        self.memtable.epoch = self.memtable.epoch.max(frame.birth);
+    }
+
+    /// What is to be done after the journal's: a frame may have been placed by a batch that never
+    /// got to the journal and be referred to by the next.
+    fn adopt(&mut self, left: Left) -> Left {
+        for frame in left.frames() {
+            self.refer(frame);
+        }
+        let made = left.made().map(Ino::next);
+        let next = &mut self.counters.next_ino;
+        *next = made.fold(*next, Ord::max);
+        left
+    }
+
     fn apply(&mut self, batch: &Batch) -> Result<()> {
         // The batch passed its checksums; the place names the journal for what they cannot catch.
         let place = Place::new(FileName::Journal(0), 0);
@@ -272,10 +310,7 @@ impl Replay {
                 if let Mutation::Patch { fragment, .. } = &mutation
                     && let FragmentKind::Pack(frame) = &fragment.kind
                 {
-                    let end = self.frames.entry(frame.pack).or_default();
-                    *end = (*end).max(pack::frame_end(frame));
-                    // A checkpoint that did not come to its end had begun another epoch.
-                    self.memtable.epoch = self.memtable.epoch.max(frame.birth);
+                    self.refer(frame);
                 }
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
@@ -308,6 +343,7 @@ impl Opening {
             torn: report.torn.is_some(),
             damage: report.damage.iter().map(ToString::to_string).collect(),
             orphans: 0,
+            redone: None,
         }
     }
 
@@ -398,6 +434,7 @@ impl Opening {
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,
+            redo: options.redo.clone().filter(|_| self.read_only.is_none()),
             read_only: self.read_only,
             fence,
         });

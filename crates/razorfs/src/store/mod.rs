@@ -18,6 +18,7 @@ mod limits;
 mod read;
 #[cfg(test)]
 mod refusal_tests;
+mod resume;
 #[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, Segm
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::Ring;
+use crate::redo::RedoMemory;
 use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};
@@ -52,6 +54,7 @@ use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
+pub(crate) use resume::Left;
 use sum::Sum;
 pub(crate) use tx::{OVERHEAD, Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
@@ -273,6 +276,8 @@ pub(crate) struct Core {
     pub stored: AtomicU64,
     /// Why nothing may be written, if the volume is open for reading only.
     pub read_only: Option<Arc<str>>,
+    /// What outlives this process, for a volume that is written to.
+    pub redo: Option<Arc<RedoMemory>>,
     pub signals: Signals,
     pub counts: Counts,
     /// Free space of the host, as of the last look, less what was reserved since.
@@ -308,6 +313,7 @@ pub(crate) struct Start {
     pub ballast: Ballast,
     /// Bytes that segments and packs take.
     pub stored: u64,
+    pub redo: Option<Arc<RedoMemory>>,
 }
 
 impl Core {
@@ -350,6 +356,7 @@ impl Core {
             ballast: start.ballast,
             stored: AtomicU64::new(start.stored),
             read_only: start.read_only,
+            redo: start.redo,
             signals: Signals::default(),
             counts: Counts::default(),
             host_free: AtomicI64::new(0),
@@ -407,8 +414,11 @@ impl Core {
             Error::Failed(why) => Arc::clone(why),
             _ => cause.to_string().into(),
         };
-        if self.failed.set(why).is_ok() {
+        if self.failed.set(Arc::clone(&why)).is_ok() {
             tracing::error!(%cause, "the volume takes no more writes");
+            if let Some(redo) = &self.redo {
+                redo.latch(&why);
+            }
         }
         // Under the lock, so that nobody misses it between look and wait.
         let _open = self.open.lock();
