@@ -107,7 +107,8 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 }
 
 /// What the simulation does besides power cuts.
-const SIMULATIONS: [&[&str]; 3] = [
+const SIMULATIONS: [&[&str]; 4] = [
+    &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
     &["--short", "--singles", "4", "--every", "800"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],

@@ -40,7 +40,11 @@ impl Plan {
     /// The machine of a seed.
     #[must_use]
     pub fn machine(&self, seed: u64) -> EngineMachine {
-        EngineMachine::new(Setup::of(seed), self.verify)
+        let machine = EngineMachine::new(Setup::of(seed), self.verify);
+        match self.mode {
+            Mode::Deaths => machine.with_deaths(),
+            _ => machine,
+        }
     }
 
     /// Runs one seed.

@@ -51,6 +51,11 @@ pub trait FileSystem {
     fn step(&self, work: Work) -> Result<bool>;
     /// Number of inodes in use.
     fn inodes(&self) -> Result<u64>;
+    /// Tells a file system that goes on after a death which of the nameless inodes that it asks for
+    /// are held; answers whether it asked.
+    fn tell_held(&self, _is_held: &dyn Fn(Ino) -> bool) -> bool {
+        false
+    }
     /// Why the file system takes no changes though it was opened for them.
     fn degraded(&self) -> Option<String>;
     /// Clean close.
@@ -74,6 +79,12 @@ pub trait Machine {
     fn is_dead(&self) -> bool;
     /// The power goes if it has not, some of what was not synced is lost, the power comes back.
     fn revive(&mut self, seed: u64);
+    /// The process dies, or the power goes if that is what the seed says, and both are back. Answers
+    /// whether it was the process: then what it had acknowledged is still there.
+    fn die(&mut self, seed: u64) -> bool {
+        self.revive(seed);
+        false
+    }
     /// Puts the disk back to another outcome of the last cut; false if there is none left.
     fn next_outcome(&mut self) -> bool {
         false

@@ -131,6 +131,7 @@ fn text(document: &Value) -> String {
             Some(dir) => format!("mounted     {dir}, daemon {}", number("/pid")),
             None => "mounted     no".into(),
         },
+        format!("keeper      {}", keeper(document)),
         format!("identity    {}", word("/uuid")),
         format!(
             "format      {}, features {:#x} {:#x} {:#x}, generation {}",
@@ -173,6 +174,23 @@ fn text(document: &Value) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Who starts another daemon if this one dies.
+fn keeper(document: &Value) -> String {
+    let number = |key| document.pointer(&format!("/keeper/{key}"))?.as_u64();
+    let restarts = number("restarts").unwrap_or(0);
+    match (document.pointer("/mounted").and_then(Value::as_str), number("pid")) {
+        (None, _) => "-".into(),
+        (Some(_), Some(pid)) => format!("{pid}, {restarts} restarts"),
+        (Some(_), None) if document.pointer("/keeper").is_some_and(Value::is_object) => {
+            format!("it has died, after {restarts} restarts")
+        }
+        (Some(_), None) if document.pointer("/options/keeper") == Some(&Value::Bool(true)) => {
+            "none: mounted in the foreground, or the kernel cannot resend requests".into()
+        }
+        (Some(_), None) => "none, as mounted".into(),
+    }
 }
 
 fn opened(document: &Value) -> String {

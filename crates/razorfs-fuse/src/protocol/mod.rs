@@ -12,7 +12,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-pub use init::{Dialect, InitIn, Limits, Negotiated, Unusable, flags, negotiate};
+pub use init::{Agreed, Dialect, InitIn, Limits, Negotiated, Unusable, flags, negotiate};
 pub use reply::{
     DirectoryBuffer, Encode, REPLY_HEADER, Validity, put_attributes, put_entry, put_ioctl,
     put_negative_entry, put_notification, put_open, put_size, put_statfs, put_statx, put_u64,

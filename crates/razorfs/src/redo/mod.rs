@@ -194,6 +194,10 @@ impl RedoMemory {
         let words = self.memory.words().len() as u64;
         match self.load(0) {
             0 => {
+                self.store(AT_CAUSE, 0);
+                for at in SLOTS_AT..self.shape.data_at {
+                    self.store(at, 0);
+                }
                 self.store(AT_WORDS, words);
                 self.store(AT_VOLUME, volume.0);
                 self.store(0, MAGIC);
@@ -213,6 +217,12 @@ impl RedoMemory {
             .map_err(refused)?;
         self.keep_identities(&runs)?;
         Ok(true)
+    }
+
+    /// Everything is where it stays, and those who used the volume are gone: nothing is to be gone
+    /// on with.
+    pub(crate) fn end(&self) {
+        self.store(0, 0);
     }
 
     /// The slots have every request that was applied, but for the last of each thread, of which the
@@ -257,6 +267,12 @@ impl RedoMemory {
         let text = cause.as_bytes().get(..len).unwrap_or_default();
         record::copy(self.words(CAUSE.start, CAUSE.len()), text);
         self.store(AT_CAUSE, len.max(1) as u64);
+    }
+
+    /// The failure that the process before met is no more, though it kept the volume from taking
+    /// writes: for simulations, in which a process dies by the failure of its disk.
+    pub fn overlook_failure(&self) {
+        self.store(AT_CAUSE, 0);
     }
 
     fn cause(&self) -> Option<String> {

@@ -177,6 +177,7 @@ impl Core {
         if empty {
             open.since = self.env.monotonic();
         }
+        open.is_used = true;
         if !mutations.is_empty() {
             open.append(tx.ty, mutations);
         }

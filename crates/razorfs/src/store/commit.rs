@@ -129,8 +129,9 @@ impl Core {
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
             self.limits.hold(sealed.journal_bytes);
-        } else if let Some(redo) = &self.redo {
-            // What was done came to nothing, and the next batch has this number.
+        } else if let Some(redo) = self.redo.as_ref().filter(|_| sealed.is_used) {
+            // What was done came to nothing, and the next batch has this number. What is still to
+            // be done again in a batch that nothing was done in stays.
             redo.trim(sealed.seq);
         }
         self.signals.room.notify_all();

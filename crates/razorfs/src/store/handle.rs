@@ -215,6 +215,9 @@ impl Store {
             (false, Some(cause)) => Err(Error::Failed(cause)),
             (false, None) => self.checkpointer.close(),
         };
+        if let (Ok(()), Some(redo)) = (&result, &self.redo) {
+            redo.end();
+        }
         self.end();
         // The lock goes last: whoever gets it finds the volume as it will stay.
         drop(guard);

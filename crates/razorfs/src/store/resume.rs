@@ -238,6 +238,7 @@ fn asked(tx: &Tx<'_>) -> Asked {
             | OpType::Rmdir
             | OpType::Rename
             | OpType::Xattr
+            | OpType::Write
     );
     let request = if once { crate::redo::current() } else { 0 };
     let made = tx.steps.iter().find_map(|step| match step {
