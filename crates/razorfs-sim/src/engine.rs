@@ -122,7 +122,7 @@ impl EngineMachine {
 
     fn new_memory(&self) -> Arc<Ram> {
         // Of some runs the batches do not fit at once.
-        let bytes = [1 << 20, 5 << 20][usize::from(mix(self.setup.seed, 8) % 3 > 0)];
+        let bytes = [640 << 10, 5 << 20][usize::from(mix(self.setup.seed, 8) % 3 > 0)];
         Arc::new(Ram::new(bytes))
     }
 
