@@ -254,13 +254,24 @@ fn hand_over(
     let (Some(keeper), Some((fuse, agreed))) = (&beginning.keeper, server.connection.take()) else {
         return Ok(false);
     };
+    let failed = |e: std::io::Error| {
+        Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN)
+    };
     let memory = opened.memory.as_ref();
-    let kept = keeper.hand_over(fuse, agreed, &opened.disk, memory, listener);
-    let kept = kept.and_then(|kept| keeper.watch().map(|()| kept));
-    if !matches!(kept, Ok(true)) {
-        tracing::warn!("the kernel cannot resend requests: nobody keeps the mount");
+    let loses_nothing = memory.is_some() || opened.volume.info().read_only.is_some();
+    if !agreed.can_resend() || !loses_nothing {
+        let why = if loses_nothing {
+            "the kernel cannot resend requests, which Linux 6.9 and newer do"
+        } else {
+            "it would lose what was acknowledged, without shared memory"
+        };
+        tracing::warn!("nobody keeps the mount: {why}");
+        keeper.leave().map_err(failed)?;
+        return Ok(false);
     }
-    kept.map_err(|e| Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN))
+    let handed = keeper.hand_over(fuse, agreed, &opened.disk, memory, listener);
+    handed.and_then(|()| keeper.watch()).map_err(failed)?;
+    Ok(true)
 }
 
 /// How serving ends.

@@ -72,14 +72,21 @@ impl Beginning {
         self.estate.is_some()
     }
 
-    /// The memory for redo, and who has it too.
+    /// The memory for redo, if the mount is written to and kept.
     pub fn memory(&self, read_only: bool) -> std::io::Result<Option<Arc<SharedMemory>>> {
         let memory = match (&self.estate, &self.keeper) {
             (Some(estate), _) => match &estate.redo {
                 Some(fd) => SharedMemory::adopt(fd.try_clone()?)?,
                 None => return Ok(None),
             },
-            (None, Some(_)) if !read_only => SharedMemory::create(REDO_BYTES)?,
+            (None, Some(_)) if !read_only => match SharedMemory::create(REDO_BYTES) {
+                Ok(memory) => memory,
+                Err(e) => {
+                    // Such as a limit to the size of files.
+                    tracing::warn!("no memory can be shared with a keeper: {e}");
+                    return Ok(None);
+                }
+            },
             _ => return Ok(None),
         };
         Ok(Some(Arc::new(memory)))
@@ -101,7 +108,13 @@ pub fn redo_of(memory: &Arc<SharedMemory>) -> Result<Arc<RedoMemory>> {
 }
 
 impl Keeper {
-    /// Hands over what another daemon would need. Answers whether somebody keeps the mount now.
+    /// Nobody is needed to keep the mount, as nobody could go on with it.
+    pub fn leave(&self) -> std::io::Result<()> {
+        self.lives.store(false, Ordering::Relaxed);
+        handover::send(self.socket.as_fd(), &Message::Leave)
+    }
+
+    /// Hands over what another daemon would need.
     pub fn hand_over(
         &self,
         fuse: OwnedFd,
@@ -109,12 +122,7 @@ impl Keeper {
         disk: &OsDisk,
         memory: Option<&Arc<SharedMemory>>,
         listener: Option<&UnixListener>,
-    ) -> std::io::Result<bool> {
-        if !agreed.can_resend() {
-            handover::send(self.socket.as_fd(), &Message::Leave)?;
-            self.lives.store(false, Ordering::Relaxed);
-            return Ok(false);
-        }
+    ) -> std::io::Result<()> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
         let estate = Estate {
             fuse: Some(fuse),
@@ -123,8 +131,7 @@ impl Keeper {
             listener: listener.map(|l| copy(l.as_fd())).transpose()?,
             agreed: (agreed.minor, agreed.flags),
         };
-        handover::send(self.socket.as_fd(), &Message::Ready(estate))?;
-        Ok(true)
+        handover::send(self.socket.as_fd(), &Message::Ready(estate))
     }
 
     /// Tells when the keeper is gone: the mount goes on without.

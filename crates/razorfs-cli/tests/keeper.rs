@@ -79,6 +79,7 @@ fn open_files_directories_and_locks_go_on() {
     let with = inodes(&mount);
     drop(gone);
     wait_until("the file without a name is gone", || inodes(&mount) < with);
+    drop((written, other));
     mount.umount();
     mount.verify();
 }
@@ -99,8 +100,9 @@ fn nothing_that_was_acknowledged_is_lost_and_nothing_is_done_twice() {
     let mount = Mount::with(&[]);
     let dir = mount.dir.clone();
     let worker = std::thread::spawn(move || {
-        let log = File::options().create_new(true).append(true);
-        let log = log.clone().open(dir.join("log")).unwrap();
+        let mut log = File::options();
+        let log = log.create_new(true).append(true).open(dir.join("log"));
+        let log = log.unwrap();
         for n in 0..1500u32 {
             // Each of these fails if it is done a second time.
             let (a, b) = (dir.join(format!("a{n}")), dir.join(format!("b{n}")));
@@ -135,6 +137,7 @@ fn nothing_that_was_acknowledged_is_lost_and_nothing_is_done_twice() {
         assert!(mount.dir.join(format!("a{n}")).is_symlink());
     }
     assert_eq!(mount.info()["keeper"]["restarts"], deaths);
+    drop(log);
     mount.umount();
     mount.verify();
 }
@@ -183,7 +186,7 @@ fn five_deaths_in_a_minute_are_the_end() {
     let pid = mount.pid();
     mount.kill_daemon(pid);
     wait_until("the keeper is gone", || !is_alive(keeper));
-    let e = std::fs::read(mount.dir.join("file")).unwrap_err();
+    let e = File::create(mount.dir.join("other")).unwrap_err();
     assert_eq!(e.raw_os_error(), Some(libc::ENOTCONN));
     let log = mount.log();
     assert!(log.contains("death 5 within a minute"), "{log}");
@@ -253,6 +256,7 @@ fn a_mount_for_reading_goes_on() {
     lines.read_line(&mut line).unwrap();
     assert_eq!(line, "one\ntwo\n");
     assert!(File::create(mount.dir.join("other")).is_err());
+    drop(lines);
     mount.umount();
 }
 

@@ -135,6 +135,7 @@ fn commits(repository: &Path, go_on: &dyn Fn() -> bool) -> Result<u64, String> {
         let mut command = git(repository);
         // Nothing is to be synced: what is acknowledged stays all the same.
         command.args(["-c", "core.fsync=none"]).args(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         run::output(&mut command).map_err(|e| failed(&words.join(" "), &e))
     };
     let mut n = 0;

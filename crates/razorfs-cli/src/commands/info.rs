@@ -187,7 +187,7 @@ fn keeper(document: &Value) -> String {
             format!("it has died, after {restarts} restarts")
         }
         (Some(_), None) if document.pointer("/options/keeper") == Some(&Value::Bool(true)) => {
-            "none: mounted in the foreground, or the kernel cannot resend requests".into()
+            "none: mounted in the foreground, or razorfs.log tells why".into()
         }
         (Some(_), None) => "none, as mounted".into(),
     }
