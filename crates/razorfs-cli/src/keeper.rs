@@ -232,9 +232,8 @@ fn what_happened(status: ExitStatus) -> String {
 /// Where the volume is by now.
 pub fn home_of(lock: Option<&OwnedFd>, volume: &Path) -> std::path::PathBuf {
     use std::os::fd::AsRawFd;
-    let link = lock.and_then(|fd| {
-        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
-    });
+    let link =
+        lock.and_then(|fd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok());
     let home = link.as_deref().and_then(Path::parent);
     match home {
         Some(home) if home.join("LOCK").exists() => home.to_owned(),

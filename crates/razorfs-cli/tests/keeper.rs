@@ -55,7 +55,10 @@ fn open_files_directories_and_locks_go_on() {
     die(&mount);
 
     written.write_all(b"after").unwrap();
-    assert_eq!(std::fs::read(dir.join("written")).unwrap(), b"before, after");
+    assert_eq!(
+        std::fs::read(dir.join("written")).unwrap(),
+        b"before, after"
+    );
     gone.write_all(b" and more").unwrap();
     let mut text = String::new();
     gone.seek(SeekFrom::Start(0)).unwrap();
@@ -153,7 +156,10 @@ fn commands_work_after_a_death_and_nothing_is_left_in_the_end() {
     assert_eq!(info["keeper"]["restarts"], 1);
     assert_eq!(mount.keeper(), Some(keeper));
     let text = ok(["info".as_ref(), mount.volume.as_os_str()]);
-    assert!(text.contains(&format!("keeper      {keeper}, 1 restarts")), "{text}");
+    assert!(
+        text.contains(&format!("keeper      {keeper}, 1 restarts")),
+        "{text}"
+    );
     let log = mount.log();
     assert!(log.contains("was killed by signal 9"), "{log}");
     let pid = mount.pid();
@@ -223,9 +229,14 @@ fn a_mount_goes_on_without_its_keeper() {
     signal(keeper, "KILL");
     wait_until("the keeper is gone", || !is_alive(keeper));
     std::fs::write(mount.dir.join("file"), "text").unwrap();
-    wait_until("the log tells", || mount.log().contains("the keeper has died"));
+    wait_until("the log tells", || {
+        mount.log().contains("the keeper has died")
+    });
     let info = mount.info();
-    assert!(info["keeper"]["pid"].is_null() && info["pid"] == pid, "{info}");
+    assert!(
+        info["keeper"]["pid"].is_null() && info["pid"] == pid,
+        "{info}"
+    );
     mount.umount();
     mount.verify();
 }

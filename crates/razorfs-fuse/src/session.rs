@@ -149,10 +149,7 @@ impl Session {
     }
 
     /// The same; `ready` gets what another server needs to go on if this one dies.
-    pub fn run_kept(
-        self,
-        ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static,
-    ) -> io::Result<()> {
+    pub fn run_kept(self, ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static) -> io::Result<()> {
         let (unmounter, read_ahead) = (self.unmounter(), self.read_ahead);
         let descriptor = self.descriptor.try_clone()?;
         self.operations.when_ready(Box::new(move |agreed| {

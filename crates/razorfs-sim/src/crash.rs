@@ -115,7 +115,8 @@ impl<M: Machine> Runner<M> {
         if std::mem::take(&mut self.closing) {
             state.close_all();
         } else if self.died {
-            self.marks.hit("a process died, nothing acknowledged was lost");
+            self.marks
+                .hit("a process died, nothing acknowledged was lost");
         } else {
             state.close_all();
         }

@@ -11,8 +11,8 @@ use razorfs::{
     AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
     Options, RenameMode, Result, SeekFor, SetAttributes, Stat, Step as Chore, Volume, XattrMode,
 };
-use razorfs_disk::{Disk, Ram};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+use razorfs_disk::{Disk, Ram};
 
 use crate::names;
 use crate::op::{At, Fault, Step, Work};

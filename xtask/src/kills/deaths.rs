@@ -96,7 +96,9 @@ fn daemon_of(keeper: u32) -> Result<u32, String> {
     for _ in 0..100 {
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
         let children = children.map_err(|e| format!("the keeper is gone: {e}"))?;
-        let mut living = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let mut living = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok());
         if let Some(pid) = living.find(|&pid| super::stage::is_alive(pid)) {
             return Ok(pid);
         }
@@ -177,8 +179,10 @@ fn rows(database: &Path, go_on: &dyn Fn() -> bool) -> Result<u64, String> {
             _ => Err(format!("sqlite3 has ended at {text}")),
         }
     };
-    say("PRAGMA synchronous=off; CREATE TABLE rows(n INTEGER PRIMARY KEY, body TEXT); \
-         SELECT 'made';\n")?;
+    say(
+        "PRAGMA synchronous=off; CREATE TABLE rows(n INTEGER PRIMARY KEY, body TEXT); \
+         SELECT 'made';\n",
+    )?;
     let mut n: u64 = 0;
     while go_on() || n == 0 {
         n += 1;
@@ -206,11 +210,7 @@ fn rows(database: &Path, go_on: &dyn Fn() -> bool) -> Result<u64, String> {
 }
 
 /// Unpacks the archive, compares and removes it until it is told to stop.
-fn trees(
-    dir: &Path,
-    source: &Path,
-    go_on: &dyn Fn() -> bool,
-) -> Result<u64, String> {
+fn trees(dir: &Path, source: &Path, go_on: &dyn Fn() -> bool) -> Result<u64, String> {
     let mut n = 0;
     while go_on() || n == 0 {
         let to = dir.join(format!("unpacked-{n}"));

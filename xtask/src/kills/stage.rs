@@ -295,7 +295,9 @@ fn pids(info: &str) -> Vec<u32> {
 pub fn kill_alone(pid: u32) -> Result<(), String> {
     let mut kill = Command::new("kill");
     let output = kill.args(["-KILL", &pid.to_string()]).output();
-    output.map(drop).map_err(|e| format!("cannot run kill: {e}"))
+    output
+        .map(drop)
+        .map_err(|e| format!("cannot run kill: {e}"))
 }
 
 /// SIGKILL to a process, and back when nothing of it runs: the first thread may have ended before

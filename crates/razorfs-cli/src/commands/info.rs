@@ -180,7 +180,10 @@ fn text(document: &Value) -> String {
 fn keeper(document: &Value) -> String {
     let number = |key| document.pointer(&format!("/keeper/{key}"))?.as_u64();
     let restarts = number("restarts").unwrap_or(0);
-    match (document.pointer("/mounted").and_then(Value::as_str), number("pid")) {
+    match (
+        document.pointer("/mounted").and_then(Value::as_str),
+        number("pid"),
+    ) {
         (None, _) => "-".into(),
         (Some(_), Some(pid)) => format!("{pid}, {restarts} restarts"),
         (Some(_), None) if document.pointer("/keeper").is_some_and(Value::is_object) => {

@@ -154,7 +154,9 @@ impl Operations {
     /// carried out twice; with the inode that it made. It is only to be answered then.
     fn applied(&self, request: &Request<'_>) -> Option<Ino> {
         let header = &request.header;
-        header.is_resent().then(|| self.fs.applied(header.request()))?
+        header
+            .is_resent()
+            .then(|| self.fs.applied(header.request()))?
     }
 
     /// Sends what `out` holds, or the error.

@@ -101,7 +101,9 @@ impl Operations {
             }
             Operation::TmpFile { mode, umask, .. } => {
                 let node = new(FileKind::Regular, mode, umask);
-                Ok(as_request(number, || self.fs.create_unnamed(parent, &node))?)
+                Ok(as_request(number, || {
+                    self.fs.create_unnamed(parent, &node)
+                })?)
             }
             Operation::Link { ino, name } => {
                 Ok(as_request(number, || self.fs.link(Ino(ino), parent, name))?)

@@ -22,11 +22,7 @@ pub(crate) enum Part<'a> {
     /// The record of an inode.
     Touch(Ino, &'a [u8]),
     /// Bytes of a block of a file.
-    Write {
-        key: Key,
-        off: u32,
-        bytes: &'a [u8],
-    },
+    Write { key: Key, off: u32, bytes: &'a [u8] },
 }
 
 /// The same, read.

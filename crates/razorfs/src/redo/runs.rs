@@ -177,7 +177,9 @@ impl Runs {
     /// Frees the runs of all batches up to `through`.
     pub fn free(&mut self, shape: Shape, through: BatchSeq, store: Store<'_>) {
         while self.runs.front().is_some_and(|run| run.batch <= through) {
-            let Some(run) = self.runs.pop_front() else { return };
+            let Some(run) = self.runs.pop_front() else {
+                return;
+            };
             store(shape.line(run.first), 0);
             if let Some(taken) = self.taken.get_mut(run.first..run.first + run.chunks) {
                 taken.fill(false);

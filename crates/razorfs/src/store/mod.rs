@@ -20,6 +20,8 @@ mod read;
 mod refusal_tests;
 mod resume;
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
 mod stress_tests;

@@ -83,7 +83,9 @@ impl Left {
     /// From the records of the batches that are not in the journal.
     pub fn read(batches: Vec<(BatchSeq, Vec<Record>)>) -> Result<Self> {
         let txs = |records: Vec<Record>| records.into_iter().map(tx_of).collect::<Result<_>>();
-        let batches = batches.into_iter().map(|(seq, records)| Ok((seq, txs(records)?)));
+        let batches = batches
+            .into_iter()
+            .map(|(seq, records)| Ok((seq, txs(records)?)));
         Ok(Self(batches.collect::<Result<_>>()?))
     }
 
