@@ -208,7 +208,11 @@ fn mounted(
     let mut server = Server::start(volume.clone(), job, left, move || {
         let _ = sender.send(Event::Ended);
     })?;
-    let kept = hand_over(beginning, opened, &mut server, listener.as_ref())?;
+    let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
+    let kept = kept.inspect_err(|_| {
+        // What nobody is going to serve must not stay; that it is there is told anyway.
+        let _ = unmount::lazily(&job.dir);
+    })?;
     tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
     if let Some(listener) = listener {
         let desk = Arc::new(Desk {

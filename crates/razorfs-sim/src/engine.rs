@@ -122,7 +122,8 @@ impl EngineMachine {
 
     fn new_memory(&self) -> Arc<Ram> {
         // Of some runs the batches do not fit at once.
-        let bytes = [640 << 10, 5 << 20][usize::from(mix(self.setup.seed, 8) % 3 > 0)];
+        let is_small = mix(self.setup.seed, 8).is_multiple_of(3);
+        let bytes = if is_small { 640 << 10 } else { 5 << 20 };
         Arc::new(Ram::new(bytes))
     }
 

@@ -79,8 +79,8 @@ pub trait Machine {
     fn is_dead(&self) -> bool;
     /// The power goes if it has not, some of what was not synced is lost, the power comes back.
     fn revive(&mut self, seed: u64);
-    /// The process dies, or the power goes if that is what the seed says, and both are back. Answers
-    /// whether it was the process: then what it had acknowledged is still there.
+    /// The process dies, or the power goes if that is what the seed says, and both are back.
+    /// Answers whether it was the process: then what it had acknowledged is still there.
     fn die(&mut self, seed: u64) -> bool {
         self.revive(seed);
         false

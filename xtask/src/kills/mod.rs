@@ -1,6 +1,6 @@
 //! `cargo xtask kills`: crashes that are not simulated. The daemon is SIGKILLed under load, with
-//! its keeper, or alone, which nobody must notice; the power of a disk with a write cache is cut under a mounted volume, and hosts fail. Whatever was
-//! acknowledged must be there afterwards.
+//! its keeper, and alone, which nobody must notice; the power of a disk with a write cache is cut
+//! under a mounted volume; and hosts fail. Whatever was acknowledged must be there afterwards.
 //!
 //! As root it runs in namespaces of its own, so that nothing it has started or mounted outlives it.
 

@@ -68,10 +68,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     // What is not to be gone on with is refused while it is as it was.
-    let resumes = match &options.redo {
-        Some(redo) if read_only.is_none() => redo.attach(superblock.vid())?,
-        _ => false,
-    };
+    let redo = options.redo.as_deref().filter(|_| read_only.is_none());
+    let resumes = redo.map_or(Ok(false), |redo| redo.attach(superblock.vid()))?;
     let mut clean_end = superblock.clean_end();
     if let Some(end) = clean_end
         && goes_on(disk.as_ref(), superblock.vid(), superblock.journal, end)?
@@ -101,26 +99,11 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     report
         .damage
         .extend(generations::lost(&found, report.newest_generation));
-    let read_only = read_only.or_else(|| {
-        report.read_only.then(|| {
-            let first = report
-                .damage
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            Arc::from(format!(
-                "its journal is damaged ({first}); run `razorfs verify`"
-            ))
-        })
-    });
-    let left = match &options.redo {
-        Some(redo) if resumes => {
-            if let Some(why) = read_only {
-                return Err(Error::ReadOnly(why));
-            }
-            Some(replay.adopt(Left::read(redo.left(report.last)?)?))
-        }
-        _ => None,
+    let read_only = read_only.or_else(|| damaged(&report));
+    let left = match (redo.filter(|_| resumes), &read_only) {
+        (Some(_), Some(why)) => return Err(Error::ReadOnly(Arc::clone(why))),
+        (Some(redo), None) => Some(replay.adopt(Left::read(redo.left(report.last)?)?)),
+        (None, _) => None,
     };
     let clean = clean_end.is_some();
     let mut opening = Opening {
@@ -147,6 +130,14 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         uuid,
         left,
     })
+}
+
+/// Why nothing may be written, if the journal says so.
+fn damaged(report: &RecoveryReport) -> Option<Arc<str>> {
+    let first = report.damage.first().map(ToString::to_string);
+    let first = first.unwrap_or_default();
+    let why = || format!("its journal is damaged ({first}); run `razorfs verify`").into();
+    report.read_only.then(why)
 }
 
 fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {

@@ -23,7 +23,7 @@
 //! one after the other:
 //!
 //! ```text
-//! words | type << 32 | slot << 40     request     inode made     checksum | complete << 32     body
+//! words | type << 32 | slot << 40     request     inode made     checksum | complete << 32    body
 //! ```
 //!
 //! The body is a list of parts: `length | kind << 56`, what the kind needs, then the bytes, padded.

@@ -224,7 +224,7 @@ fn what_is_not_used_is_given_back() {
     assert_eq!(given.lock().len(), 0, "it was used a moment ago");
     redo.give_back();
     let kept = redo.shape.chunk(16);
-    let words = given.lock().pop().map(|(first, words)| (first, words));
+    let words = given.lock().pop();
     assert!(words.is_some_and(|(first, words)| first == kept && words >= 33 * 512));
     redo.give_back();
     assert_eq!(given.lock().len(), 0, "once is enough");
