@@ -19,6 +19,6 @@ pub use reply::{
     put_write, reply_header,
 };
 pub use request::{
-    Forget, Header, IN_HEADER, Malformed, Operation, Request, SetAttr, data_of, flag, header_of,
-    parse,
+    Forget, Header, IN_HEADER, Malformed, Operation, RESENT, Request, SetAttr, data_of, flag,
+    header_of, parse,
 };
