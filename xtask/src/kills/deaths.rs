@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::load::{commit_text, git};
 use super::random::Random;
-use super::stage::{Daemon, Stage, kill_alone, step};
+use super::stage::{Daemon, Stage, is_alive, kill_alone, step};
 use crate::run;
 
 /// Milliseconds from one death to the next: a third of them come while the next daemon begins.
@@ -72,6 +72,7 @@ fn kill_often(
     mut random: Random,
     has_ended: &dyn Fn() -> bool,
 ) -> Result<(), String> {
+    let mut last = 0;
     for n in 1..=deaths {
         let window = if random.one_in(3) {
             WHILE_BEGINNING
@@ -83,7 +84,8 @@ fn kill_often(
             return Err(format!("a program has ended before death {n}"));
         }
         step();
-        kill_alone(daemon_of(mount.keeper())?)?;
+        last = daemon_of(mount.keeper(), last)?;
+        kill_alone(last)?;
         if n % 50 == 0 {
             println!("deaths: {n} of {deaths} so far");
         }
@@ -91,20 +93,21 @@ fn kill_often(
     Ok(())
 }
 
-/// The daemon that a keeper has now. The next one comes within a second.
-fn daemon_of(keeper: u32) -> Result<u32, String> {
-    for _ in 0..100 {
+/// The daemon that a keeper has now, after the `last` one. It comes within a second, but for what a
+/// busy machine takes besides.
+fn daemon_of(keeper: u32, last: u32) -> Result<u32, String> {
+    for _ in 0..500 {
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
         let children = children.map_err(|e| format!("the keeper is gone: {e}"))?;
         let mut living = children
             .split_whitespace()
             .filter_map(|pid| pid.parse().ok());
-        if let Some(pid) = living.find(|&pid| super::stage::is_alive(pid)) {
+        if let Some(pid) = living.find(|&pid| pid != last && is_alive(pid)) {
             return Ok(pid);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Err("no daemon came within a second".into())
+    Err("no daemon came within five seconds".into())
 }
 
 /// An archive, and the tree that it is of, beside the volume.

@@ -18,7 +18,9 @@ use crate::socket::Request;
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
 live_bytes}, journal_bytes, space {total, free} of the volume, recovery {clean, batches, ops, \
-bytes, torn, orphans} when it was opened, damage (array of lines), read_only (why, or null), \
+bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had acknowledged \
+and no journal had, or null), keeper (null, or {pid (null if it died), restarts}) of a mount, \
+damage (array of lines), read_only (why, or null), \
 health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
@@ -99,6 +101,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
             "bytes": recovery.bytes,
             "torn": recovery.torn,
             "orphans": recovery.orphans,
+            "redone": recovery.redone,
         },
         "damage": recovery.damage,
         "read_only": info.read_only,
@@ -202,8 +205,12 @@ fn opened(document: &Value) -> String {
     if recovery("clean").and_then(Value::as_bool) == Some(true) {
         return "after a clean end".into();
     }
+    let after = match recovery("redone").and_then(Value::as_u64) {
+        Some(redone) => format!("the death of a daemon: {redone} transactions done again,"),
+        None => "a crash:".into(),
+    };
     format!(
-        "after a crash: {} operations replayed, {} of journal",
+        "after {after} {} operations replayed, {} of journal",
         number("ops"),
         size::human(number("bytes"))
     )
