@@ -157,13 +157,22 @@ fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> 
         .spawn()
         .map_err(failed)?;
     let ended = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
-    handover::send(ours.as_fd(), message).map_err(failed)?;
+    match handover::send(ours.as_fd(), message) {
+        // It has died already, which is seen in a moment, and is a death like any other.
+        Err(e) if has_died(&e) => {}
+        sent => sent.map_err(failed)?,
+    }
     Ok(Daemon {
         child,
         ended,
         socket: ours,
         ending: None,
     })
+}
+
+/// Whether nobody can get a message because the other process has ended.
+fn has_died(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
 }
 
 fn pid_of(child: &Child) -> Pid {
@@ -262,6 +271,21 @@ fn give_up(job: &Job, estate: &Estate, home: Option<&OwnedFd>, text: &str) -> u8
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_dies_before_it_is_told_anything_has_died() {
+        // The program of the tests does not know these words, and ends at once.
+        for _ in 0..20 {
+            let line = ["--no-such-option".into()];
+            let daemon = start(&line, Stdio::null(), &Message::Start);
+            let mut daemon = daemon.map_err(|e| e.message).unwrap();
+            assert!(matches!(end_of(&mut daemon), End::Died(_)));
+        }
+        let (ours, theirs) = handover::pair().unwrap();
+        drop(theirs);
+        let e = handover::send(ours.as_fd(), &Message::Start).unwrap_err();
+        assert!(has_died(&e), "{e}");
+    }
 
     #[test]
     fn the_fifth_death_within_a_minute_is_one_too_many() {
