@@ -28,6 +28,7 @@ cargo xtask COMMAND
   kills    the daemon SIGKILLed under load, the power of a host's disk cut, hosts that fail; part
            of test
              --kills N  how often the daemon is killed (default 25)
+             --deaths N how often the daemon alone is, with its keeper left (default 10)
              --cuts N   how often the power is cut (default 6)
              --seed S   what happens when
   tidy     the house rules that no other tool checks

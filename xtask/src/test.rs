@@ -126,7 +126,8 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 const SCHEDULES: &str = "1000";
 
 /// What the simulation does besides power cuts.
-const SIMULATIONS: [&[&str]; 5] = [
+const SIMULATIONS: [&[&str]; 6] = [
+    &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
     &["--short", "--singles", "4", "--every", "800"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],

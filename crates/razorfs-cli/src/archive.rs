@@ -254,8 +254,8 @@ impl Unpack<'_> {
         ))
     }
 
-    /// Makes the missing directories above `path`, if `make`. None of them may be a symbolic link: a
-    /// tar could otherwise lead us out of the tree.
+    /// Makes the missing directories above `path`, if `make`. None of them may be a symbolic link:
+    /// a tar could otherwise lead us out of the tree.
     fn parents(&mut self, path: &Path, make: bool) -> Result<()> {
         let mut unknown = Vec::new();
         for dir in path.ancestors().skip(1) {

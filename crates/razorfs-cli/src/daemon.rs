@@ -1,6 +1,7 @@
 //! The process that has a volume mounted.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,16 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use razorfs::{Options, Volume};
+use razorfs_disk::os::{OsDisk, SharedMemory};
 use serde_json::{Value, json};
 
 use crate::commands::{create, info, scrub, stats, umount};
-use crate::failure::{Failure, Result, shown};
+use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
+use crate::kept::{Beginning, Keeper};
 use crate::log::Log;
 use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, mountinfo, place, remount, signals};
+use crate::{check, keeper, kept, mountinfo, place, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -45,25 +48,44 @@ enum Event {
 
 /// The daemon's life. What happens until the directory is usable is told on standard output:
 /// `ready` or an exit code, a blank and a line.
-pub fn in_background(job: &Job) -> u8 {
+pub fn in_background(job: &Job, kept: bool) -> u8 {
     // A child of its own session: signals of the terminal do not reach it.
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
-    let outcome = serve(job, &mut || say("ready "));
-    match outcome {
-        Ok(()) => 0,
+    let beginning = if kept {
+        kept::begin()
+    } else {
+        Ok(Beginning::default())
+    };
+    let beginning = match beginning {
+        Ok(beginning) => beginning,
         Err(failure) => {
-            tracing::error!("{failure}");
             say(&format!("{} {failure}", failure.code));
-            failure.code
+            return failure.code;
         }
+    };
+    let mut was_usable = false;
+    let outcome = serve(job, &beginning, &mut || {
+        was_usable = true;
+        say("ready ");
+    });
+    let failure = outcome.err();
+    let code = failure.as_ref().map_or(0, |failure| failure.code);
+    if let Some(failure) = &failure {
+        tracing::error!("{failure}");
+        say(&format!("{code} {failure}"));
     }
+    if let Some(keeper) = &beginning.keeper {
+        let refused = failure.filter(|_| beginning.is_resumed() && !was_usable);
+        keeper.tell_end(code, refused.as_ref());
+    }
+    code
 }
 
 /// The same in the foreground.
 pub fn in_foreground(job: &Job) -> Result<()> {
     Log::to_stderr(crate::env()).install();
-    serve(job, &mut || {
+    serve(job, &Beginning::default(), &mut || {
         eprintln!("razorfs: mounted on {}; Ctrl-C unmounts", shown(&job.dir));
     })
 }
@@ -78,7 +100,7 @@ fn say(line: &str) {
     }
 }
 
-fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
+fn serve(job: &Job, beginning: &Beginning, ready: &mut dyn FnMut()) -> Result<()> {
     let (events, inbox) = channel();
     // Before there are any threads, so that all of them leave the signals alone.
     let sender = events.clone();
@@ -86,14 +108,16 @@ fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
         // Nobody to tell means that the end is near anyway.
         let _ = sender.send(Event::Signal);
     })?;
-    let volume = open(job)?;
+    let opened = open(job, beginning)?;
+    let volume = &opened.volume;
     // Ours to the end, even if another volume is at the path by then.
-    let home = socket::home(&job.volume);
-    let outcome = mounted(job, &volume, events, &inbox, ready);
+    let home = socket::home(opened.disk.path());
+    let outcome = mounted(job, beginning, &opened, events, &inbox, ready);
     if let Ok(home) = home {
         socket::remove(&home);
     }
     let closed = volume
+        .clone()
         .close()
         .map_err(|e| Failure::engine("close", &job.volume, &e));
     match &closed {
@@ -102,7 +126,9 @@ fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
     }
     let client = outcome?;
     if let Some(mut client) = client {
-        let answer = closed.clone().map(|()| Value::Null);
+        let keeper = beginning.keeper.as_ref().map(|keeper| keeper.pid);
+        let processes: Vec<u32> = keeper.into_iter().chain([std::process::id()]).collect();
+        let answer = closed.clone().map(|()| json!({"processes": processes}));
         // The command sees the end of the stream when this process is gone, and not earlier.
         let _ = socket::answer(&mut client, &answer);
         std::mem::forget(client);
@@ -110,20 +136,36 @@ fn serve(job: &Job, ready: &mut dyn FnMut()) -> Result<()> {
     closed
 }
 
-fn open(job: &Job) -> Result<Volume> {
-    let path = &job.volume;
-    if !place::is_volume(path) && !job.options.read_only {
+/// A volume that is open.
+struct Opened {
+    volume: Volume,
+    disk: OsDisk,
+    memory: Option<Arc<SharedMemory>>,
+}
+
+fn open(job: &Job, beginning: &Beginning) -> Result<Opened> {
+    let lock = beginning.estate.as_ref().and_then(|e| e.lock.as_ref());
+    let home = keeper::home_of(lock, &job.volume);
+    let path = &home;
+    if !beginning.is_resumed() && !place::is_volume(path) && !job.options.read_only {
         create::create(path, &create::options())?;
     }
+    let no_memory = |e| Failure::host("share memory for", path, &e).code(COULD_NOT_RUN);
+    let memory = beginning.memory(job.options.read_only).map_err(no_memory)?;
+    let disk = match lock.map(OwnedFd::try_clone) {
+        Some(lock) => OsDisk::with_lock(path, lock.map_err(no_memory)?),
+        None => OsDisk::new(path),
+    };
     let mut options = Options {
         durability: job.options.durability,
         read_only: job.options.read_only,
+        redo: memory.as_ref().map(kept::redo_of).transpose()?,
         ..Options::default()
     };
     if let Some(bytes) = job.options.cache {
         options.cache_bytes = bytes;
     }
-    let volume = place::open(path, options)?;
+    let volume = place::open_on(disk.clone(), options)?;
     // Only who has the volume's lock writes its log.
     match Log::to_volume(path, crate::env()) {
         Ok(log) => log.install(),
@@ -138,6 +180,7 @@ fn open(job: &Job) -> Result<Volume> {
         bytes = report.bytes,
         torn = report.torn,
         orphans = report.orphans,
+        redone = report.redone,
         "opened"
     );
     for damage in &report.damage {
@@ -146,31 +189,39 @@ fn open(job: &Job) -> Result<Volume> {
     for healed in &report.healed {
         tracing::warn!("healed: {healed}; check the disk");
     }
-    Ok(volume)
+    Ok(Opened {
+        volume,
+        disk,
+        memory,
+    })
 }
 
 /// Serves until the mount is gone; answers with the command that asked for it, if one did.
 fn mounted(
     job: &Job,
-    volume: &Volume,
+    beginning: &Beginning,
+    opened: &Opened,
     events: Sender<Event>,
     inbox: &Receiver<Event>,
     ready: &mut dyn FnMut(),
 ) -> Result<Option<UnixStream>> {
-    let listener = match socket::listen(&job.volume) {
-        Ok(listener) => Some(listener),
-        Err(_) if job.options.read_only => None,
-        Err(e) => return Err(Failure::host("listen in", &job.volume, &e)),
-    };
-    let sender = events.clone();
-    let server = Server::start(volume.clone(), job, move || {
+    let volume = &opened.volume;
+    let listener = listen(job, beginning)?;
+    let (sender, left) = (events.clone(), beginning.estate.as_ref());
+    let mut server = Server::start(volume.clone(), job, left, move || {
         let _ = sender.send(Event::Ended);
+    })?;
+    let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
+    let kept = kept.inspect_err(|_| {
+        // What nobody is going to serve must not stay; that it is there is told anyway.
+        let _ = unmount::lazily(&job.dir);
     })?;
     tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
     if let Some(listener) = listener {
         let desk = Arc::new(Desk {
             volume: volume.clone(),
             job: job.clone(),
+            keeper: kept.then(|| beginning.keeper.clone()).flatten(),
             clients: AtomicUsize::new(0),
         });
         spawn("commands", move || accept(&listener, &desk, &events))?;
@@ -185,6 +236,49 @@ fn mounted(
         // Who uses the mount gets errors from now on, when the process has ended at the latest.
         End::Ordered => Ok(None),
     }
+}
+
+/// Where commands come in; nowhere, if the host's directory must not be written to.
+fn listen(job: &Job, beginning: &Beginning) -> Result<Option<UnixListener>> {
+    let failed = |e: std::io::Error| Failure::host("listen in", &job.volume, &e);
+    if let Some(listener) = beginning.listener().map_err(failed)? {
+        return Ok(Some(listener));
+    }
+    match socket::listen(&job.volume) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(_) if job.options.read_only => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Gives the keeper what it needs, if there is one. Answers whether somebody keeps the mount.
+fn hand_over(
+    beginning: &Beginning,
+    opened: &Opened,
+    server: &mut Server,
+    listener: Option<&UnixListener>,
+) -> Result<bool> {
+    let (Some(keeper), Some((fuse, agreed))) = (&beginning.keeper, server.connection.take()) else {
+        return Ok(false);
+    };
+    let failed = |e: std::io::Error| {
+        Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN)
+    };
+    let memory = opened.memory.as_ref();
+    let loses_nothing = memory.is_some() || opened.volume.info().read_only.is_some();
+    if !agreed.can_resend() || !loses_nothing {
+        let why = if loses_nothing {
+            "the kernel cannot resend requests, which Linux 6.9 and newer do"
+        } else {
+            "it would lose what was acknowledged, without shared memory"
+        };
+        tracing::warn!("nobody keeps the mount: {why}");
+        keeper.leave().map_err(failed)?;
+        return Ok(false);
+    }
+    let handed = keeper.hand_over(fuse, agreed, &opened.disk, memory, listener);
+    handed.and_then(|()| keeper.watch()).map_err(failed)?;
+    Ok(true)
 }
 
 /// How serving ends.
@@ -293,6 +387,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
 struct Desk {
     volume: Volume,
     job: Job,
+    keeper: Option<Keeper>,
     clients: AtomicUsize,
 }
 
@@ -317,6 +412,8 @@ impl Desk {
                 let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
                 if let Some(fields) = document.as_object_mut() {
                     fields.insert("options".into(), self.job.options.document());
+                    let keeper = self.keeper.as_ref().map(Keeper::document);
+                    fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
                 }
                 Ok(document)
             }

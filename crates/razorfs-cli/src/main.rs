@@ -7,9 +7,12 @@ mod commands;
 mod daemon;
 mod descriptors;
 mod failure;
+mod handover;
 mod holders;
 #[cfg(test)]
 mod hostile_tests;
+mod keeper;
+mod kept;
 mod log;
 mod mountinfo;
 mod names;

@@ -23,14 +23,16 @@ pub struct MountOptions {
     pub atime: Atime,
     /// Access lists are obeyed.
     pub acl: bool,
+    /// A process stays that starts another daemon when the one of a mount in the background dies.
+    pub keeper: bool,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, acl, noacl, noatime, relatime, strictatime, nosuid, suid, \
-    nodev, dev, noexec, exec";
+    allow_other, ro, rw, acl, noacl, keeper, nokeeper, noatime, relatime, strictatime, nosuid, \
+    suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -47,6 +49,7 @@ impl Default for MountOptions {
             read_only: false,
             atime: Atime::Relative,
             acl: true,
+            keeper: true,
             flags: Vec::new(),
         }
     }
@@ -70,6 +73,7 @@ impl MountOptions {
             "order": order,
             "cache": self.cache,
             "acl": self.acl,
+            "keeper": self.keeper,
         })
     }
 
@@ -105,6 +109,8 @@ impl MountOptions {
             ("rw", None) => self.read_only = false,
             ("acl", None) => self.acl = true,
             ("noacl", None) => self.acl = false,
+            ("keeper", None) => self.keeper = true,
+            ("nokeeper", None) => self.keeper = false,
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime" | "atime", None) => self.atime = Atime::Relative,
             ("strictatime", None) => self.atime = Atime::Strict,
@@ -131,12 +137,14 @@ mod tests {
         let lists = [
             "durability=sync,order=strict,cache=64M,noatime".to_owned(),
             "defaults,nofail,x-systemd.automount,rw,ro,nosuid,durability=journal-only".to_owned(),
+            "keeper,nokeeper".to_owned(),
         ];
         let options = MountOptions::parse(&lists).unwrap();
         assert_eq!(options.durability, Durability::JournalOnly);
         assert!(options.strict_order && options.read_only && !options.allow_other);
         assert_eq!(options.cache, Some(64 << 20));
         assert_eq!(options.atime, Atime::Never);
+        assert!(!options.keeper);
         assert_eq!(options.flags, ["nosuid"]);
     }
 

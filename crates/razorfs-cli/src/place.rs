@@ -3,8 +3,10 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use razorfs::{Options, Volume};
+use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
@@ -60,10 +62,10 @@ impl Live {
         socket::ask(stream, &self.volume, request, progress)
     }
 
-    /// Waits until the daemon's process has ended.
-    pub fn wait_for_end(&mut self) {
+    /// Waits until the daemon's process has ended, and these too.
+    pub fn wait_for_end(&mut self, processes: &[u32]) {
         if let Some(stream) = &mut self.stream {
-            socket::wait_for_end(stream);
+            socket::wait_for_end(stream, processes);
         }
     }
 }
@@ -257,7 +259,13 @@ impl Opened {
 
 /// Opens a volume as a library.
 pub fn open(volume: &Path, options: Options) -> Result<Volume> {
-    let open = || Volume::open(volume, options.clone());
+    open_on(OsDisk::new(volume), options)
+}
+
+/// The same, on a disk of which somebody may have the lock already.
+pub fn open_on(disk: OsDisk, options: Options) -> Result<Volume> {
+    let volume = disk.path();
+    let open = || Volume::open_on(Arc::new(disk.clone()), Arc::new(OsEnv), options.clone());
     patiently(
         open,
         |e| matches!(e, razorfs::Error::Disk(e) if is_dying(e)),

@@ -76,6 +76,7 @@ fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
     let name = match word.split_once('=').map_or(word, |(name, _)| name) {
         "sync" | "async" | "durability" => "durability",
         "acl" | "noacl" => "acl",
+        "keeper" | "nokeeper" => "keeper",
         name @ ("order" | "cache") => name,
         _ => return true,
     };

@@ -1,24 +1,38 @@
 //! The seam to the FUSE server.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use razorfs::{Atime, Volume};
-use razorfs_fuse::{MountError, Session, SessionOptions};
+use razorfs_fuse::protocol::Agreed;
+use razorfs_fuse::{MountError, Mounted, Session, SessionOptions};
 
 use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
+use crate::handover::Estate;
+use crate::{mountinfo, remount};
 
 /// A mount that is being served.
 pub struct Server {
     thread: JoinHandle<()>,
+    /// The connection to the kernel, and what was agreed on with it.
+    pub connection: Option<(OwnedFd, Agreed)>,
 }
+
+type Usable = std::io::Result<(OwnedFd, Agreed)>;
 
 impl Server {
     /// Mounts, serves from threads of its own, and returns when the directory is usable. `ended`
     /// is called when the kernel has unmounted.
-    pub fn start(volume: Volume, job: &Job, ended: impl FnOnce() + Send + 'static) -> Result<Self> {
+    /// With what a daemon that died has left, the mount is there already.
+    pub fn start(
+        volume: Volume,
+        job: &Job,
+        left: Option<&Estate>,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<Self> {
         let failed = |e: MountError| {
             let code = match &e {
                 MountError::Device { .. } | MountError::NoHelper => COULD_NOT_RUN,
@@ -26,16 +40,34 @@ impl Server {
             };
             Failure::at("mount on", &job.dir, e).code(code)
         };
-        volume.set_atime(job.options.atime);
-        let session = Session::new(Arc::new(volume), &job.dir, &options(job)).map_err(failed)?;
-        let (sender, receiver) = channel::<std::io::Result<()>>();
+        let session = match left {
+            None => {
+                volume.set_atime(job.options.atime);
+                Session::new(Arc::new(volume), &job.dir, &options(job)).map_err(failed)?
+            }
+            Some(estate) => {
+                volume.set_atime(atime_of(job));
+                let fd = estate.fuse.as_ref().map(OwnedFd::try_clone).transpose();
+                let fd = fd.map_err(|e| Failure::host("serve", &job.dir, &e))?;
+                let lost = || Failure::new("the connection to the kernel is lost");
+                let (fd, dir) = (fd.ok_or_else(lost)?, job.dir.clone());
+                let mounted = Mounted { fd, dir };
+                let (volume, options) = (Arc::new(volume), options(job));
+                let session = Session::resume(volume, mounted, estate.agreed(), &options);
+                session.map_err(failed)?
+            }
+        };
+        let (sender, receiver) = channel::<Usable>();
         let work = move || serve(session, &sender, ended);
         let thread = std::thread::Builder::new()
             .name("fuse".into())
             .spawn(work)
             .map_err(|e| Failure::host("serve", &job.dir, &e).code(COULD_NOT_RUN))?;
         match receiver.recv() {
-            Ok(Ok(())) => Ok(Self { thread }),
+            Ok(Ok(connection)) => Ok(Self {
+                thread,
+                connection: Some(connection),
+            }),
             Ok(Err(e)) => Err(Failure::at("serve", &job.dir, plain(&e)).code(COULD_NOT_RUN)),
             Err(_) => {
                 let cause = "the mount ended before it was usable";
@@ -53,17 +85,26 @@ impl Server {
 }
 
 /// Serves a mount until it is gone; tells once whether it became usable.
-fn serve(session: Session, sender: &Sender<std::io::Result<()>>, ended: impl FnOnce()) {
+fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) {
     let ready = sender.clone();
-    let outcome = session.run(move || {
+    let outcome = session.run_kept(move |fd, agreed| {
         // Who has stopped listening does not need to know.
-        let _ = ready.send(Ok(()));
+        let _ = ready.send(Ok((fd, agreed)));
     });
     if let Err(e) = outcome {
         tracing::error!("the server ended: {e}");
         let _ = sender.send(Err(e));
     }
     ended();
+}
+
+/// What reading does to times of access on a mount that is there: its flags may have been changed
+/// since it was made. One that was taken away has none.
+fn atime_of(job: &Job) -> Atime {
+    match mountinfo::at(&job.dir) {
+        Some(mount) if mount.volume == job.volume => remount::atime_of(&job.dir),
+        _ => job.options.atime,
+    }
 }
 
 fn options(job: &Job) -> SessionOptions {

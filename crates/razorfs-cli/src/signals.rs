@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the standard library has no signals")]
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,6 +34,27 @@ pub fn take(action: impl Fn() + Send + 'static) -> Result<()> {
         })
         .map(|_| ())
         .map_err(|e| Failure::new(format!("cannot start a thread: {e}")).code(COULD_NOT_RUN))
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP make the descriptor readable, and do nothing else. To be
+/// called while the process has one thread.
+pub fn as_descriptor() -> Result<OwnedFd> {
+    let set = block()?;
+    // SAFETY: the set is initialised and lives for the call; what comes back is a new descriptor
+    // that nothing else has, or an error.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        let e = std::io::Error::last_os_error();
+        return Err(Failure::new(format!("cannot take signals: {e}")).code(COULD_NOT_RUN));
+    }
+    // SAFETY: it is open and ours alone, as said above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes one signal off the descriptor, if there is one.
+pub fn take_one(signals: &OwnedFd) -> bool {
+    let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+    matches!(rustix::io::read(signals, &mut info), Ok(1..))
 }
 
 /// From now on Ctrl-C only makes [`interrupted`] true; a second one ends the process.

@@ -202,17 +202,23 @@ pub fn ask(
     }
 }
 
-/// Waits until the process on the other side is gone.
-pub fn wait_for_end(stream: &mut UnixStream) {
+/// Waits until the processes of the other side are gone. The one that listened first may be so for
+/// long.
+pub fn wait_for_end(stream: &mut UnixStream, processes: &[u32]) {
     let mut rest = [0; 512];
     while let Ok(1..) = stream.read(&mut rest) {}
     // Its descriptors are closed a moment before it is gone.
     let Ok(peer) = rustix::net::sockopt::socket_peercred(&*stream) else {
         return;
     };
-    let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+    let first = [peer.pid.as_raw_nonzero().get().unsigned_abs()];
+    let processes = if processes.is_empty() {
+        &first
+    } else {
+        processes
+    };
     for _ in 0..1000 {
-        if !holders::is_running(pid) {
+        if !processes.iter().any(|&pid| holders::is_running(pid)) {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));

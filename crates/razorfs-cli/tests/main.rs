@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod hostile;
 mod import_export;
+mod keeper;
 mod support;
 mod tree;
 mod work;

@@ -177,10 +177,30 @@ impl Mount {
         u32::try_from(pid).unwrap()
     }
 
-    /// Kills the daemon, and waits until it is gone.
+    /// The process that starts another daemon when this one dies, if there is one.
+    pub fn keeper(&self) -> Option<u32> {
+        let pid = self.info()["keeper"]["pid"].as_u64();
+        pid.map(|pid| u32::try_from(pid).unwrap())
+    }
+
+    /// Kills the daemon and its keeper, and waits until both are gone: all of it crashes.
     pub fn kill(&self, pid: u32) {
+        if let Some(keeper) = self.keeper() {
+            signal(keeper, "KILL");
+            wait_until("the keeper is gone", || !is_alive(keeper));
+        }
+        self.kill_daemon(pid);
+    }
+
+    /// Kills the daemon alone, and waits until it is gone.
+    pub fn kill_daemon(&self, pid: u32) {
         signal(pid, "KILL");
         wait_until("the daemon is gone", || !is_alive(pid));
+    }
+
+    /// What is in the log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.volume.join("razorfs.log")).unwrap()
     }
 
     /// The volume, unmounted, has no damage at the deepest level.
@@ -204,10 +224,12 @@ impl Drop for Mount {
     /// Whatever a failed test has left must not hang the next one.
     fn drop(&mut self) {
         if is_mounted(&self.dir) {
-            if let Some(pid) = self.info().get("pid").and_then(Value::as_u64) {
-                let _ = Command::new("kill")
-                    .args(["-KILL", &pid.to_string()])
-                    .status();
+            let info = self.info();
+            for pid in [&info["keeper"]["pid"], &info["pid"]] {
+                if let Some(pid) = pid.as_u64() {
+                    let mut kill = Command::new("kill");
+                    let _ = kill.args(["-KILL", &pid.to_string()]).status();
+                }
             }
             let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
         }

@@ -5,6 +5,7 @@
 //! disk that loses what was not synced and plants faults.
 
 mod error;
+mod memory;
 mod name;
 pub mod os;
 pub mod sim;
@@ -14,6 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use error::{DiskError, DiskOp};
+pub use memory::{Memory, Ram};
 pub use name::{Dir, Name};
 
 /// Result of a call to the disk.

@@ -9,6 +9,7 @@ mod lock;
 #[cfg(test)]
 mod os_tests;
 mod own;
+mod shared;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IoSlice};
@@ -16,15 +17,17 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{Dir, Disk, DiskError, DiskOp, File, Guard, LockMode, Name, OpenHow, Result, Space};
 use direct::Uncached;
+use lock::LockFile;
 
 pub use env::OsEnv;
+pub use shared::SharedMemory;
 
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 1 << 20;
@@ -39,6 +42,8 @@ const MAX_BUFS: usize = 1024;
 pub struct OsDisk {
     root: PathBuf,
     held: Arc<OnceLock<OwnedFd>>,
+    /// The open `LOCK`: a copy of what was locked here, or what another process has locked.
+    lock: Arc<Mutex<LockFile>>,
 }
 
 fn failed(op: DiskOp, path: &Path, source: impl Into<io::Error>) -> DiskError {
@@ -68,8 +73,31 @@ impl OsDisk {
         let path = path.as_ref();
         // A later change of the working directory must not move the volume.
         let root = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let held = Arc::default();
-        Self { root, held }
+        Self {
+            root,
+            held: Arc::default(),
+            lock: Arc::default(),
+        }
+    }
+
+    /// The same, with the lock that another process took and has handed over: a descriptor of
+    /// [`Self::lock_descriptor`]. Nobody else can have locked the volume in between.
+    #[must_use]
+    pub fn with_lock(path: impl AsRef<Path>, lock: OwnedFd) -> Self {
+        let disk = Self::new(path);
+        disk.lock_file().handed_over = Some(lock);
+        disk
+    }
+
+    /// What holds the lock of the volume, once [`Disk::lock`] has taken it: as long as anybody has
+    /// a copy of it, nobody else gets the lock, unless the guard is dropped.
+    pub fn lock_descriptor(&self) -> Option<io::Result<OwnedFd>> {
+        self.lock_file().locked.as_ref().map(OwnedFd::try_clone)
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, LockFile> {
+        // What a panic leaves is whole: each is one descriptor.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same, making the directory (not its parents) if it is missing; its name is durable on
@@ -219,7 +247,8 @@ impl Disk for OsDisk {
         self.hold();
         let real = self.real(&self.root);
         own::check_dirs(&real).map_err(|e| failed(DiskOp::Lock, &self.root, e))?;
-        lock::take(&self.root.join("LOCK"), &real.join("LOCK"), mode)
+        let path = self.root.join("LOCK");
+        lock::take(&path, &real.join("LOCK"), mode, &mut self.lock_file())
     }
 
     fn space(&self) -> Result<Space> {

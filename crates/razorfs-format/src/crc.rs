@@ -28,6 +28,11 @@ impl Crc {
         self
     }
 
+    /// Adds bytes, in place.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
     /// The checksum.
     #[must_use]
     pub fn finish(self) -> u32 {

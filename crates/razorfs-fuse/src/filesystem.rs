@@ -88,4 +88,15 @@ pub trait FileSystem: Send + Sync + 'static {
     }
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self) {}
+    /// Whether a request of this number was carried out by a server that has died, or may have
+    /// been, with the inode that it made, or 0.
+    fn applied(&self, _request: u64) -> Option<Ino> {
+        None
+    }
+    /// The nameless inodes that go unless the kernel has held them since before a server died.
+    fn doubtful(&self) -> Vec<Ino> {
+        Vec::new()
+    }
+    /// The kernel does not hold this one.
+    fn not_held(&self, _ino: Ino) {}
 }

@@ -22,7 +22,7 @@ pub mod transport;
 mod volume;
 
 pub use filesystem::FileSystem;
-pub use mount::{MountError, MountOptions, remount};
+pub use mount::{MountError, MountOptions, Mounted, remount};
 pub use notify::Notifier;
 pub use null::NullFs;
 pub use session::{Session, SessionOptions, Unmounter};

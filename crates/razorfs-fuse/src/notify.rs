@@ -10,6 +10,7 @@ use crate::transport::ReplySink;
 
 const INVALIDATE_INODE: i32 = 2;
 const INVALIDATE_ENTRY: i32 = 3;
+const RESEND: i32 = 7;
 
 /// Makes the kernel forget what it has cached, after a change that did not come through the mount.
 ///
@@ -39,6 +40,27 @@ impl Notifier {
         body.extend_from_slice(name);
         body.push(0);
         self.send(INVALIDATE_ENTRY, &body)
+    }
+
+    /// Has the kernel send all requests again that were read and not answered.
+    pub(crate) fn resend(&self) -> io::Result<()> {
+        let header = put_notification(RESEND, 0);
+        self.0.send(&[IoSlice::new(&header)])
+    }
+
+    /// Whether the kernel holds an inode. What it has cached of its attributes is asked for again.
+    pub(crate) fn holds(&self, ino: Ino) -> io::Result<bool> {
+        let mut body = Vec::with_capacity(24);
+        body.u64(ino.0);
+        // From before the first byte on: the cached pages stay.
+        body.u64(u64::MAX);
+        body.u64(0);
+        let header = put_notification(INVALIDATE_INODE, body.len());
+        match self.0.send(&[IoSlice::new(&header), IoSlice::new(&body)]) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     fn send(&self, code: i32, body: &[u8]) -> io::Result<()> {

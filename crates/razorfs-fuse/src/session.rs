@@ -1,15 +1,17 @@
 //! A mount and what serves it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::filesystem::FileSystem;
-use crate::mount::{self, MountError, MountOptions};
+use crate::mount::{self, MountError, MountOptions, Mounted};
 use crate::notify::Notifier;
 use crate::operations::Operations;
-use crate::protocol::{Limits, Validity};
+use crate::protocol::{Agreed, Limits, Validity};
 use crate::statistics::Statistics;
 use crate::transport::{Device, DeviceOptions, Transport};
 
@@ -47,7 +49,17 @@ pub struct Session {
     transport: Box<dyn Transport>,
     unmounter: Unmounter,
     read_ahead: u32,
+    fs: Arc<dyn FileSystem>,
+    /// It goes on for a server that has died.
+    resumed: bool,
+    descriptor: OwnedFd,
 }
+
+/// How long after a death the kernel is asked first what it holds: answers that were sent before
+/// have arrived by then.
+const FIRST_QUESTION: Duration = Duration::from_secs(3);
+/// How often it is asked.
+const QUESTIONS: Duration = Duration::from_secs(1);
 
 /// Ends a mount from anywhere, such as a signal handler's thread.
 #[derive(Clone, Debug)]
@@ -83,17 +95,40 @@ impl Session {
         let mut mount = options.mount.clone();
         mount.max_read = options.limits.max_write;
         let mounted = mount::mount(dir, &mount)?;
+        Self::over(fs, mounted, options)
+    }
+
+    /// Goes on with a mount whose server has died, and what that had agreed on with the kernel.
+    pub fn resume(
+        fs: Arc<dyn FileSystem>,
+        mounted: Mounted,
+        agreed: Agreed,
+        options: &SessionOptions,
+    ) -> Result<Self, MountError> {
+        let mut session = Self::over(fs, mounted, options)?;
+        session.operations.resume(agreed);
+        session.resumed = true;
+        Ok(session)
+    }
+
+    fn over(
+        fs: Arc<dyn FileSystem>,
+        mounted: Mounted,
+        options: &SessionOptions,
+    ) -> Result<Self, MountError> {
         let device = DeviceOptions {
             threads: options.threads.max(1),
             // The kernel wants room for the headers besides the data.
             message: options.limits.max_write as usize + 4096,
             stay_near: options.stay_near,
         };
-        let transport = Device::new(mounted.fd, device).map_err(|error| MountError::Other {
+        let failed = |error| MountError::Other {
             what: "the descriptor of the mount",
             error: Arc::new(error),
-        })?;
-        let operations = Operations::new(fs, options.limits, options.validity);
+        };
+        let descriptor = mounted.fd.try_clone().map_err(failed)?;
+        let transport = Device::new(mounted.fd, device).map_err(failed)?;
+        let operations = Operations::new(Arc::clone(&fs), options.limits, options.validity);
         Ok(Self {
             operations,
             transport: Box::new(transport),
@@ -101,23 +136,72 @@ impl Session {
                 dir: Arc::new(mounted.dir),
                 ended: Arc::default(),
             },
-            read_ahead: mount.read_ahead,
+            read_ahead: options.mount.read_ahead,
+            fs,
+            resumed: false,
+            descriptor,
         })
     }
 
     /// Serves the mount until it is unmounted. `ready` is called once it can be used.
     pub fn run(self, ready: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.run_kept(move |_, _| ready())
+    }
+
+    /// The same; `ready` gets what another server needs to go on if this one dies.
+    pub fn run_kept(self, ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static) -> io::Result<()> {
         let (unmounter, read_ahead) = (self.unmounter(), self.read_ahead);
-        self.operations.when_ready(Box::new(move || {
+        let descriptor = self.descriptor.try_clone()?;
+        self.operations.when_ready(Box::new(move |agreed| {
             // INIT sets it, so this comes after.
             mount::raise_read_ahead(unmounter.dir(), read_ahead);
-            ready();
+            ready(descriptor, agreed);
         }));
-        let result = self.transport.serve(&self.operations);
+        let result = if self.resumed {
+            self.go_on()
+        } else {
+            self.transport.serve(&self.operations)
+        };
         // After an error the mount is still there: it is taken away when this is dropped.
         self.unmounter.ended.store(result.is_ok(), Ordering::SeqCst);
         self.operations.ended();
         result
+    }
+
+    /// Serves what another server had begun to.
+    fn go_on(&self) -> io::Result<()> {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| self.ask_what_is_held(&over));
+            self.operations.ready();
+            let result = match self.notifier().resend() {
+                // It was unmounted meanwhile, which serving finds out.
+                Err(e) if e.raw_os_error() != Some(libc::ENODEV) => Err(e),
+                _ => self.transport.serve(&self.operations),
+            };
+            over.store(true, Ordering::SeqCst);
+            asking.thread().unpark();
+            result
+        })
+    }
+
+    /// Who counted what the kernel holds has died with the counts: the kernel is asked for every
+    /// nameless inode that may be held.
+    fn ask_what_is_held(&self, over: &AtomicBool) {
+        let notifier = self.notifier();
+        let mut pause = FIRST_QUESTION;
+        while !over.load(Ordering::SeqCst) {
+            std::thread::park_timeout(pause);
+            pause = QUESTIONS;
+            for ino in self.fs.doubtful() {
+                match notifier.holds(ino) {
+                    Ok(true) => {}
+                    Ok(false) => self.fs.not_held(ino),
+                    // Unmounted: then nothing is.
+                    Err(_) => break,
+                }
+            }
+        }
     }
 
     /// A handle that ends the mount.

@@ -130,6 +130,22 @@ impl FileSystem for Volume {
         Self::sync_then(self, done)
     }
 
+    fn session_ended(&self) {
+        self.nobody_is_left();
+    }
+
+    fn applied(&self, request: u64) -> Option<Ino> {
+        Self::applied(self, request)
+    }
+
+    fn doubtful(&self) -> Vec<Ino> {
+        Self::doubtful(self)
+    }
+
+    fn not_held(&self, ino: Ino) {
+        Self::not_held(self, ino);
+    }
+
     fn panicked(&self, request: &str) {
         Self::refuse_writes(self, &format!("a {request} request ended with a panic"));
     }

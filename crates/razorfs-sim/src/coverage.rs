@@ -33,23 +33,28 @@ const OF_DAMAGE: [Mark; 3] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 5] = [
+const OF_TESTS: [Mark; 6] = [
     // A read heals in memory; what the disk has is healed by a step, of which damage has none.
     Mark::ParityHealed,
+    Mark::ResumeHeld,
     Mark::CopyUnsteady,
     Mark::JournalSyncForced,
     Mark::EraseSteps,
     Mark::CompactionBuried,
 ];
 
+/// What only the death of a process leads to that leaves memory for redo.
+const OF_DEATHS: [Mark; 2] = [Mark::AdmitRedoFull, Mark::ResumeCheckpointed];
+
 /// Whether simulations of this mode must take the branch.
 #[must_use]
 pub fn is_expected(mark: Mark, mode: Mode) -> bool {
     match mode {
         Mode::Cuts => {
-            let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_ROT, &OF_TESTS];
+            let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_ROT, &OF_TESTS, &OF_DEATHS];
             !others.iter().any(|list| list.contains(&mark))
         }
+        Mode::Deaths => OF_DEATHS.contains(&mark),
         Mode::Faults => OF_FAULTS.contains(&mark),
         Mode::Differential => false,
     }

@@ -39,7 +39,9 @@ impl<M: Machine> Runner<M> {
     pub(crate) fn crash_with(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
         drop(self.fs.take());
         self.collect_acknowledgements();
-        self.machine.revive(self.cut_seed);
+        self.note_what_is_open(last.as_ref());
+        self.died = true;
+        self.end_life(self.cut_seed);
         self.healthy();
         self.cuts += 1;
         let again = std::mem::take(&mut self.again);
@@ -67,7 +69,7 @@ impl<M: Machine> Runner<M> {
                 (false, _) => "power went again during recovery",
             });
             self.cuts += 1;
-            self.machine.revive(mix(self.cut_seed, round as u64 + 1));
+            self.end_life(mix(self.cut_seed, round as u64 + 1));
         }
         self.machine.disarm();
         let before = (
@@ -91,6 +93,18 @@ impl<M: Machine> Runner<M> {
         }
     }
 
+    /// The process dies or the power goes. What a process that takes no writes has left is not
+    /// gone on with.
+    fn end_life(&mut self, seed: u64) {
+        let died = if self.is_latched() {
+            self.machine.revive(seed);
+            false
+        } else {
+            self.machine.die(seed)
+        };
+        self.died &= died;
+    }
+
     /// Opens what the cut has left, and compares it with what it may be.
     fn recover(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
         self.machine
@@ -106,13 +120,43 @@ impl<M: Machine> Runner<M> {
         let found = dump(&fs).map_err(|e| self.failure(format!("after the cut: {e}")))?;
         self.fs = Some(fs);
         let mut state = self.state_of(&found, last)?;
-        state.close_all();
+        if std::mem::take(&mut self.closing) {
+            state.close_all();
+        } else if self.died {
+            self.marks
+                .hit("a process died, nothing acknowledged was lost");
+        } else {
+            state.close_all();
+        }
         self.model = state;
         self.everything_durable();
         self.check_counts()?;
         self.machine
             .verify_open()
             .map_err(|e| self.failure(format!("verify: {e}")))
+    }
+
+    /// Opening and closing files changes nothing that a power cut leaves, and is in no history; the
+    /// death of a process leaves files open.
+    fn note_what_is_open(&mut self, last: Option<&(Model, Op)>) {
+        let newest = match last {
+            None => (self.model.clone(), 0),
+            Some((before, op)) => {
+                let mut after = before.clone();
+                let fresh = self.next_ino();
+                let possible = after.apply(op, fresh, u64::MAX).is_ok();
+                (before.clone(), usize::from(possible))
+            }
+        };
+        let (model, later) = newest;
+        if let Some(state) = self.history.iter_mut().rev().nth(later) {
+            state.model = model;
+        }
+    }
+
+    /// Whether what is open is as a state says, if anything can be.
+    fn is_open_as(&self, state: &Model) -> Result<bool, Failure> {
+        Ok(!self.died || self.closing || self.nameless_agree(state)?)
     }
 
     fn work_to_the_end(&self, fs: &M::Fs) {
@@ -139,11 +183,17 @@ impl<M: Machine> Runner<M> {
                 candidates.push((self.now, after));
             }
         }
-        let history = self.history.iter().rev().map(|s| (s.op, s.model.clone()));
-        candidates.extend(history);
+        // After a death, only what an operation without an answer has made or not.
+        let most = if self.died {
+            1 + candidates.len()
+        } else {
+            usize::MAX
+        };
+        let history = self.history.iter().rev().take(most);
+        candidates.extend(history.map(|s| (s.op, s.model.clone())));
         let mut times = Vec::new();
         for (op, model) in &candidates {
-            if model.hash() == found.hash() {
+            if model.hash() == found.hash() && self.is_open_as(model)? {
                 times = time_differences(model, found);
                 if times.is_empty() {
                     let newest = candidates.first().map_or(*op, |c| c.0);
@@ -178,9 +228,11 @@ impl<M: Machine> Runner<M> {
             .rev()
             .find(|(_, hash)| *hash == found.hash());
         if let Some((op, _)) = older {
+            let lost = self.history.last().map(|s| differences(&s.model, found));
             return format!(
                 "acknowledged work is lost: the state is that after operation {op}, but \
-                 everything up to {acknowledged} was acknowledged as durable"
+                 everything up to {acknowledged} was acknowledged as durable:\n    {}",
+                lost.unwrap_or_default().join("\n    ")
             );
         }
         let nearest = candidates
@@ -203,6 +255,7 @@ impl<M: Machine> Runner<M> {
         for _ in 0..MOST_STEPS {
             match fs.step(Work::Reap) {
                 Ok(true) => {}
+                Ok(false) if fs.tell_held(&|ino| self.model.is_held(ino)) => {}
                 Ok(false) => break,
                 Err(_) if self.machine.is_dead() => return Ok(()),
                 Err(e) => return Err(self.failure(format!("reaping: {e}"))),
@@ -213,7 +266,8 @@ impl<M: Machine> Runner<M> {
             Err(_) if self.machine.is_dead() => return Ok(()),
             Err(e) => return Err(self.failure(format!("space: {e}"))),
         };
-        let want = self.model.visible() as u64 + self.hidden_inodes;
+        let nameless = self.model.nodes().filter(|(_, n)| n.nlink == 0).count();
+        let want = (self.model.visible() + nameless) as u64 + self.hidden_inodes;
         if counted == want || self.machine.is_dead() {
             Ok(())
         } else {

@@ -50,6 +50,11 @@ pub struct Runner<M: Machine> {
     faulty: bool,
     /// The disk failed a sync: the file system may refuse changes from here to the next open.
     latched: bool,
+    /// Whether nothing was acknowledged that the next opening may not show: a process has died, and
+    /// the power stayed on.
+    pub(crate) died: bool,
+    /// It was closed while that happened: then nothing is open any more.
+    pub(crate) closing: bool,
     /// How the next cut treats what was not synced, and when the power goes again.
     pub(crate) cut_seed: u64,
     pub(crate) again: Vec<u64>,
@@ -66,7 +71,7 @@ pub struct Runner<M: Machine> {
 fn is_too_large(op: &Op, error: &Error) -> bool {
     let refused = match error {
         Error::Unsupported(_) => true,
-        Error::Invalid(why) => why.contains("journal takes at once"),
+        Error::Invalid(why) => why.contains("takes at once"),
         _ => false,
     };
     let is_one = matches!(
@@ -108,6 +113,8 @@ impl<M: Machine> Runner<M> {
             hidden_inodes: counted.saturating_sub(model.visible() as u64),
             faulty: false,
             latched: false,
+            died: false,
+            closing: false,
             cut_seed: 0,
             again: Vec::new(),
             given: Ino(0),
@@ -139,6 +146,8 @@ impl<M: Machine> Runner<M> {
             hidden_inodes: 0,
             faulty: true,
             latched: false,
+            died: false,
+            closing: false,
             cut_seed: 0,
             again: Vec::new(),
             given: Ino(0),
@@ -441,7 +450,7 @@ impl<M: Machine> Runner<M> {
     }
 
     /// Whether what is held open and has no name is as a state says.
-    fn nameless_agree(&self, state: &Model) -> Result<bool, Failure> {
+    pub(crate) fn nameless_agree(&self, state: &Model) -> Result<bool, Failure> {
         nameless_agree(self.fs()?, state).map_err(|d| self.failure(d.to_string()))
     }
 
@@ -540,6 +549,7 @@ impl<M: Machine> Runner<M> {
             return Err(self.failure("the volume is not open"));
         };
         let closed = fs.close();
+        self.closing = true;
         if self.machine.is_dead() {
             return self.crash();
         }
@@ -565,6 +575,7 @@ impl<M: Machine> Runner<M> {
             Err(e) => return Err(self.failure(format!("open after close: {e}"))),
         }
         self.latched = false;
+        self.closing = false;
         if let Some(why) = self.fs()?.degraded() {
             return Err(self.failure(format!("read-only after a clean close: {why}")));
         }

@@ -101,7 +101,10 @@ pub fn nameless_agree<F: FileSystem>(
     model: &Model,
 ) -> std::result::Result<bool, DumpError> {
     for (ino, node) in model.nodes().filter(|(_, n)| n.nlink == 0) {
-        let stat = call(|| format!("stat of inode {ino}"), fs.stat(ino))?;
+        let stat = match fs.stat(ino) {
+            Err(Error::NotFound) => return Ok(false),
+            stat => call(|| format!("stat of inode {ino}"), stat)?,
+        };
         let mut found = read_node(fs, &stat)?;
         // Where it was before it lost its name is nobody's business.
         found.parent = node.parent;

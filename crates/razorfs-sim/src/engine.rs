@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use razorfs::redo::RedoMemory;
 use razorfs::{
     AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
     Options, RenameMode, Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume,
     XattrMode,
 };
-use razorfs_disk::Disk;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+use razorfs_disk::{Disk, Ram};
 use razorfs_format::BatchSeq;
 
 use crate::names;
@@ -108,6 +109,8 @@ pub struct EngineMachine {
     wound: Wound,
     /// Nothing is done to copies of the journal.
     alone: bool,
+    /// What outlives the process, where processes die.
+    redo: Option<Arc<Ram>>,
 }
 
 impl EngineMachine {
@@ -125,7 +128,22 @@ impl EngineMachine {
             dead: None,
             wound: Wound::default(),
             alone: false,
+            redo: None,
         }
+    }
+
+    /// Processes die, of which something is left.
+    #[must_use]
+    pub fn with_deaths(mut self) -> Self {
+        self.redo = Some(self.new_memory());
+        self
+    }
+
+    fn new_memory(&self) -> Arc<Ram> {
+        // Of some runs the batches do not fit at once.
+        let is_small = mix(self.setup.seed, 8).is_multiple_of(3);
+        let bytes = if is_small { 640 << 10 } else { 5 << 20 };
+        Arc::new(Ram::new(bytes))
     }
 
     /// All of these outcomes of the first cut are recovered from.
@@ -179,15 +197,25 @@ impl EngineMachine {
         }
     }
 
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options> {
+        let redo = match &self.redo {
+            Some(ram) => {
+                let redo = RedoMemory::new(Arc::clone(ram))?;
+                // That of the disk, by which the process dies here.
+                redo.overlook_failure();
+                Some(Arc::new(redo))
+            }
+            None => None,
+        };
+        Ok(Options {
+            redo,
             durability: self.setup.durability,
             compression: Some(self.setup.compression),
             geometry: self.setup.geometry,
             cache_bytes: self.setup.cache_bytes,
             threads: false,
             ..Options::default()
-        }
+        })
     }
 }
 
@@ -226,7 +254,7 @@ impl Machine for EngineMachine {
 
     fn open(&mut self) -> Result<EngineFs> {
         let (disk, env) = (Arc::new(self.disk.clone()), Arc::new(self.env.clone()));
-        let volume = Volume::open_on(disk, env, self.options())?;
+        let volume = Volume::open_on(disk, env, self.options()?)?;
         if self.setup.journal_copies > 1 {
             self.wound.heal();
             match twins::difference(&self.disk) {
@@ -254,6 +282,9 @@ impl Machine for EngineMachine {
 
     fn revive(&mut self, seed: u64) {
         self.calls_before += self.disk.op_count();
+        if self.redo.is_some() {
+            self.redo = Some(self.new_memory());
+        }
         self.disk = match self.outcomes.take() {
             Some(outcomes) => {
                 let after = outcomes.cut(&self.disk);
@@ -267,6 +298,17 @@ impl Machine for EngineMachine {
 
     fn rest(&mut self) {
         self.destroy(mix(self.setup.seed, self.disk.op_count()));
+    }
+
+    fn die(&mut self, seed: u64) -> bool {
+        let dies = self.redo.is_some() && !seed.is_multiple_of(6);
+        if dies {
+            self.calls_before += self.disk.op_count();
+            self.disk = self.disk.power_cut_with(|versions| versions - 1);
+        } else {
+            self.revive(seed);
+        }
+        dies
     }
 
     fn next_outcome(&mut self) -> bool {
@@ -490,6 +532,12 @@ impl FileSystem for EngineFs {
 
     fn inodes(&self) -> Result<u64> {
         self.volume.space().map(|s| s.inodes)
+    }
+
+    fn tell_held(&self, is_held: &dyn Fn(Ino) -> bool) -> bool {
+        let asked = self.volume.doubtful();
+        let free = asked.into_iter().filter(|ino| !is_held(*ino));
+        free.filter(|ino| self.volume.not_held(*ino)).count() > 0
     }
 
     fn degraded(&self) -> Option<String> {

@@ -44,7 +44,11 @@ impl Plan {
     pub fn machine(&self, seed: u64) -> EngineMachine {
         let mut setup = Setup::of(seed);
         setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
-        EngineMachine::new(setup, self.verify)
+        let machine = EngineMachine::new(setup, self.verify);
+        match self.mode {
+            Mode::Deaths => machine.with_deaths(),
+            _ => machine,
+        }
     }
 
     /// Runs one seed.

@@ -19,6 +19,7 @@ const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minu
 
 WHAT is one of
   --cuts N        power cuts, until N were survived (default: 10000)
+  --deaths N      deaths of the process, or power cuts, until N were survived
   --faults        syncs that fail, short writes, full disks
   --diff          no cuts: answers compared with the reference file system
   --exhaustive    with --seed: a cut at every changing call of the disk of one run
@@ -102,6 +103,7 @@ fn parse() -> Result<Args, String> {
         };
         match word.as_str() {
             "--cuts" => (args.mode, args.cuts) = (Some(Mode::Cuts), number()?),
+            "--deaths" => (args.mode, args.cuts) = (Some(Mode::Deaths), number()?),
             "--faults" => args.mode = Some(Mode::Faults),
             "--diff" => args.mode = Some(Mode::Differential),
             "--exhaustive" => args.exhaustive = true,
@@ -274,6 +276,7 @@ fn corpus(plan: &Plan) -> ExitCode {
         let (mode, seed) = line.split_once(' ').unwrap_or_default();
         let mode = match mode {
             "cuts" => Mode::Cuts,
+            "deaths" => Mode::Deaths,
             "faults" => Mode::Faults,
             _ => {
                 println!("corpus: {line} is not a mode and a seed");

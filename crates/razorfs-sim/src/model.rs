@@ -265,6 +265,12 @@ impl Model {
         self.reap();
     }
 
+    /// Whether somebody holds the inode open.
+    #[must_use]
+    pub fn is_held(&self, ino: Ino) -> bool {
+        self.slots.contains(&Some(ino)) || self.held.contains(&ino)
+    }
+
     /// What a crash or a clean close does: nothing is open any more.
     pub fn close_all(&mut self) {
         self.slots = [None; SLOTS as usize];

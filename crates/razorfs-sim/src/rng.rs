@@ -61,8 +61,8 @@ pub const fn mix(a: u64, b: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64) ^ a.rotate_left(23)
 }
 
-/// The finalizer of `SplitMix64`. What is summed up goes through it: sums of [`mix`] alone, which is
-/// a product, are often the same where two neighbours have changed their places.
+/// The finalizer of `SplitMix64`. What is summed up goes through it: sums of [`mix`] alone, which
+/// is a product, are often the same where two neighbours have changed their places.
 #[must_use]
 pub const fn scatter(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

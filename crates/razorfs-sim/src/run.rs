@@ -15,6 +15,8 @@ pub enum Mode {
     Differential,
     /// What a power cut breaks.
     Cuts,
+    /// What the death of the process breaks.
+    Deaths,
     /// What a failing or full disk breaks.
     Faults,
 }

@@ -51,6 +51,11 @@ pub trait FileSystem {
     fn step(&self, work: Work) -> Result<bool>;
     /// Number of inodes in use.
     fn inodes(&self) -> Result<u64>;
+    /// Tells a file system that goes on after a death which of the nameless inodes that it asks for
+    /// are held; answers whether it asked.
+    fn tell_held(&self, _is_held: &dyn Fn(Ino) -> bool) -> bool {
+        false
+    }
     /// Why the file system takes no changes though it was opened for them.
     fn degraded(&self) -> Option<String>;
     /// Clean close.
@@ -76,6 +81,12 @@ pub trait Machine {
     fn revive(&mut self, seed: u64);
     /// The volume was closed and is not open: what may happen to it then.
     fn rest(&mut self) {}
+    /// The process dies, or the power goes if that is what the seed says, and both are back.
+    /// Answers whether it was the process: then what it had acknowledged is still there.
+    fn die(&mut self, seed: u64) -> bool {
+        self.revive(seed);
+        false
+    }
     /// Puts the disk back to another outcome of the last cut; false if there is none left.
     fn next_outcome(&mut self) -> bool {
         false

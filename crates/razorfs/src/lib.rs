@@ -16,6 +16,7 @@ mod namespace;
 mod options;
 pub mod parity;
 mod recovery;
+pub mod redo;
 mod report;
 mod scrub;
 mod store;

@@ -1,5 +1,9 @@
 //! How a volume is created and opened.
 
+use std::sync::Arc;
+
+use crate::redo::RedoMemory;
+
 /// When what was done is on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Durability {
@@ -164,6 +168,9 @@ pub struct Options {
     pub geometry: Geometry,
     /// Most bytes of file data that the volume takes, for a volume created by opening it.
     pub limit: Option<u64>,
+    /// Memory that outlives this process, so that its death loses nothing that was acknowledged:
+    /// with what a process that died has left there the volume goes on where that one was.
+    pub redo: Option<Arc<RedoMemory>>,
 }
 
 impl Default for Options {
@@ -176,6 +183,7 @@ impl Default for Options {
             threads: true,
             geometry: Geometry::default(),
             limit: None,
+            redo: None,
         }
     }
 }

@@ -111,6 +111,9 @@ pub struct RecoverySummary {
     pub healed: Vec<String>,
     /// Nameless inodes found, which are removed in the background.
     pub orphans: u64,
+    /// Transactions that were in no journal and came from [`crate::Options::redo`]; `None` if
+    /// nobody had died there.
+    pub redone: Option<u64>,
 }
 
 /// Whether a scrub works.

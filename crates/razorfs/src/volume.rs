@@ -310,6 +310,35 @@ impl Volume {
     }
 }
 
+/// Going on where a process has died ([`Options::redo`]).
+impl Volume {
+    /// Whether the request of this number ([`crate::redo::as_request`]) was carried out, by this
+    /// process or one before it, and its answer may not have been sent; with the inode that it
+    /// made, or 0.
+    #[must_use]
+    pub fn applied(&self, request: u64) -> Option<Ino> {
+        let redo = self.inner.store.redo.as_ref();
+        redo.and_then(|redo| redo.applied(request))
+    }
+
+    /// The nameless inodes that would be removed if those who used the volume by the process that
+    /// died did not hold them, which only they can tell.
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<Ino> {
+        self.inner.doubtful()
+    }
+
+    /// They do not hold this one, and never will: it goes, unless somebody has pinned it since.
+    pub fn not_held(&self, ino: Ino) -> bool {
+        self.inner.not_held(ino)
+    }
+
+    /// They hold nothing any more.
+    pub fn nobody_is_left(&self) {
+        self.inner.nobody_is_left();
+    }
+}
+
 /// Paths.
 impl Volume {
     /// The root directory, where the calls by path begin.

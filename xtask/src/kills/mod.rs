@@ -1,11 +1,12 @@
-//! `cargo xtask kills`: crashes that are not simulated. The daemon is SIGKILLed under load, the
-//! power of a disk with a write cache is cut under a mounted volume, and hosts fail. Whatever was
-//! acknowledged must be there afterwards.
+//! `cargo xtask kills`: crashes that are not simulated. The daemon is SIGKILLed under load, with
+//! its keeper, and alone, which nobody must notice; the power of a disk with a write cache is cut
+//! under a mounted volume; and hosts fail. Whatever was acknowledged must be there afterwards.
 //!
 //! As root it runs in namespaces of its own, so that nothing it has started or mounted outlives it.
 
 mod check;
 mod daemon;
+mod deaths;
 mod host;
 mod load;
 mod manifest;
@@ -26,6 +27,7 @@ use stage::Stage;
 /// How often, if nobody says: what CI does.
 const KILLS: u64 = 25;
 const CUTS: u64 = 6;
+const DEATHS: u64 = 10;
 
 /// Makes this a process in its namespaces.
 const INSIDE: &str = "--inside";
@@ -57,13 +59,14 @@ impl Drop for Place {
 struct Plan {
     kills: u64,
     cuts: u64,
+    deaths: u64,
     seed: u64,
     /// Where it keeps its things; set by whoever has started this in its namespaces.
     inside: Option<PathBuf>,
 }
 
-/// `--kills N`: how often the daemon is killed. `--cuts N`: how often the power is cut. `--seed S`:
-/// what happens when.
+/// `--kills N`: how often the daemon is killed. `--deaths N`: how often alone, with its
+/// keeper left. `--cuts N`: how often the power is cut. `--seed S`: what happens when.
 pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     if let Some((LOAD, rest)) = args.split_first().map(|(a, b)| (a.as_str(), b)) {
         return work(rest);
@@ -87,6 +90,9 @@ fn all(stage: &Stage, plan: &Plan) -> Result<(), String> {
     if plan.kills > 0 {
         daemon::main(stage, plan.kills, plan.seed)?;
     }
+    if plan.deaths > 0 {
+        deaths::main(stage, plan.deaths, plan.seed)?;
+    }
     if plan.cuts > 0 {
         power::main(stage, plan.cuts, plan.seed)?;
     }
@@ -103,6 +109,7 @@ fn plan(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
         kills: KILLS,
         cuts: CUTS,
+        deaths: DEATHS,
         seed: crate::test::fresh_seed().parse().unwrap_or(1),
         inside: None,
     };
@@ -115,6 +122,7 @@ fn plan(args: &[String]) -> Result<Plan, String> {
         match word.as_str() {
             "--kills" => plan.kills = number()?,
             "--cuts" => plan.cuts = number()?,
+            "--deaths" => plan.deaths = number()?,
             "--seed" => plan.seed = number()?,
             INSIDE => plan.inside = words.next().map(PathBuf::from),
             _ => return Err(format!("kills: unknown argument {word}")),
@@ -133,6 +141,7 @@ fn inside(root: &Path, plan: &Plan, place: &Path) -> Result<(), String> {
     for (word, n) in [
         ("--kills", plan.kills),
         ("--cuts", plan.cuts),
+        ("--deaths", plan.deaths),
         ("--seed", plan.seed),
     ] {
         command.args([word, &n.to_string()]);

@@ -34,7 +34,7 @@ pub fn watch() {
 }
 
 /// Something has been done.
-fn step() {
+pub fn step() {
     STEPS.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -192,7 +192,8 @@ pub struct Daemon {
     pub volume: PathBuf,
     pub dir: PathBuf,
     razorfs: PathBuf,
-    pid: Option<u32>,
+    /// The keeper, if there is one, then the daemon.
+    pids: Vec<u32>,
 }
 
 impl Daemon {
@@ -211,13 +212,13 @@ impl Daemon {
             volume: volume.to_path_buf(),
             dir,
             razorfs: stage.razorfs.clone(),
-            pid: None,
+            pids: Vec::new(),
         };
         let info = daemon.info()?;
-        let pid = info
-            .split_once("\"pid\":")
-            .and_then(|(_, rest)| rest.split([',', '}', '\n']).next()?.trim().parse().ok());
-        daemon.pid = Some(pid.ok_or_else(|| format!("no pid in {info}"))?);
+        daemon.pids = pids(&info);
+        if daemon.pids.is_empty() {
+            return Err(format!("no pid in {info}"));
+        }
         Ok(daemon)
     }
 
@@ -233,7 +234,15 @@ impl Daemon {
 
     /// The process; 0 if there is none.
     pub fn pid(&self) -> u32 {
-        self.pid.unwrap_or(0)
+        self.pids.last().copied().unwrap_or(0)
+    }
+
+    /// The process that starts another daemon when this one dies; 0 if there is none.
+    pub fn keeper(&self) -> u32 {
+        match self.pids.as_slice() {
+            [keeper, _] => *keeper,
+            _ => 0,
+        }
     }
 
     /// What it has written to its log.
@@ -244,10 +253,8 @@ impl Daemon {
     /// SIGKILL, and back when nothing of it runs.
     pub fn kill(&mut self) -> Result<(), String> {
         step();
-        let Some(pid) = self.pid.take() else {
-            return Ok(());
-        };
-        kill(pid)
+        // The keeper first, or it would start another daemon.
+        self.pids.drain(..).try_for_each(kill)
     }
 
     /// Takes away what a killed daemon has left.
@@ -261,20 +268,36 @@ impl Daemon {
     pub fn umount(mut self) -> Result<(), String> {
         step();
         run::check_quietly(Command::new(&self.razorfs).arg("umount").arg(&self.dir))?;
-        self.pid = None;
+        self.pids.clear();
         Ok(())
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.pid.is_some() {
+        if !self.pids.is_empty() {
             let _ = self.kill();
             let mut umount = Command::new(&self.razorfs);
             umount.arg("umount").arg(&self.dir).stderr(Stdio::null());
             let _ = umount.stdout(Stdio::null()).status();
         }
     }
+}
+
+/// The processes that `info` names, in the order of its keys: the keeper comes before the daemon.
+fn pids(info: &str) -> Vec<u32> {
+    let after = info.split("\"pid\":").skip(1);
+    let number = |rest: &str| rest.split([',', '}', '\n']).next()?.trim().parse().ok();
+    after.filter_map(number).collect()
+}
+
+/// SIGKILL to a process that may be gone by then.
+pub fn kill_alone(pid: u32) -> Result<(), String> {
+    let mut kill = Command::new("kill");
+    let output = kill.args(["-KILL", &pid.to_string()]).output();
+    output
+        .map(drop)
+        .map_err(|e| format!("cannot run kill: {e}"))
 }
 
 /// SIGKILL to a process, and back when nothing of it runs: the first thread may have ended before
@@ -292,7 +315,8 @@ pub fn kill(pid: u32) -> Result<(), String> {
     ))
 }
 
-fn is_alive(pid: u32) -> bool {
+/// Whether anything of a process runs.
+pub fn is_alive(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     threads.into_iter().flatten().flatten().any(|thread| {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();

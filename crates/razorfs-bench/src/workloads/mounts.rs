@@ -36,14 +36,17 @@ pub fn run(paths: &Paths, sizes: &Sizes) -> Result<Values> {
         tree.write(&path(n), &[7; 4096], None)?;
     }
     target.sync()?;
-    let pid = daemon(paths)?;
+    let (keeper, pid) = processes(paths)?;
     values.push(("mount.memory", peak_memory(&pid.to_string())?));
     // Until the moment it is killed there is something that is not yet checkpointed.
     for n in 0..sizes.files / 10 {
         tree.write(&path(n).with_extension("late"), &[8; 4096], None)?;
     }
-    system::kill(pid);
-    wait_for_end(pid);
+    // A crash of all: the keeper would start another daemon.
+    for process in keeper.into_iter().chain([pid]) {
+        system::kill(process);
+        wait_for_end(process);
+    }
     razorfs_fuse::mount::unmount(&paths.dir(), true).at("unmount", &paths.dir())?;
     system::drop_caches();
     values.push(("mount.killed", attach(&mut target)?));
@@ -77,7 +80,8 @@ fn disk_usage(dir: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-fn daemon(paths: &Paths) -> Result<i32> {
+/// The keeper, if there is one, and the daemon.
+fn processes(paths: &Paths) -> Result<(Option<i32>, i32)> {
     let output = Command::new(&paths.razorfs)
         .arg("info")
         .arg(paths.volume())
@@ -85,9 +89,12 @@ fn daemon(paths: &Paths) -> Result<i32> {
         .output()
         .at("run", &paths.razorfs)?;
     let info: serde_json::Value = serde_json::from_slice(&output.stdout).when("read its answer")?;
-    let pid = info.get("pid").and_then(serde_json::Value::as_i64);
-    let pid = pid.and_then(|pid| i32::try_from(pid).ok());
-    pid.ok_or_else(|| "razorfs info does not name its daemon".into())
+    let pid = |at: &str| {
+        let pid = info.pointer(at).and_then(serde_json::Value::as_i64);
+        pid.and_then(|pid| i32::try_from(pid).ok())
+    };
+    let daemon = pid("/pid").ok_or("razorfs info does not name its daemon")?;
+    Ok((pid("/keeper/pid"), daemon))
 }
 
 fn wait_for_end(pid: i32) {

@@ -18,8 +18,10 @@ use crate::socket::Request;
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
 generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
 live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), scrub (as that of `razorfs \
-scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, orphans} \
-when it was opened, damage and healed (arrays of lines), read_only (why, or null), \
+scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, \
+orphans, redone} when it was opened (redone: what a daemon that died had acknowledged and no \
+journal had, or null), keeper (null, or {pid (null if it died), restarts}) of a mount, damage and \
+healed (arrays of lines), read_only (why, or null), \
 health (ok, read-only or damaged). Sizes are in bytes.
 
 Examples:
@@ -105,6 +107,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
             "bytes": recovery.bytes,
             "torn": recovery.torn,
             "orphans": recovery.orphans,
+            "redone": recovery.redone,
         },
         "damage": recovery.damage,
         "healed": recovery.healed,
@@ -138,6 +141,7 @@ fn text(document: &Value) -> String {
             Some(dir) => format!("mounted     {dir}, daemon {}", number("/pid")),
             None => "mounted     no".into(),
         },
+        format!("keeper      {}", keeper(document)),
         format!("identity    {}", word("/uuid")),
         format!(
             "format      {}, features {:#x} {:#x} {:#x}, generation {}",
@@ -200,14 +204,38 @@ fn text(document: &Value) -> String {
     lines.join("\n")
 }
 
+/// Who starts another daemon if this one dies.
+fn keeper(document: &Value) -> String {
+    let number = |key| document.pointer(&format!("/keeper/{key}"))?.as_u64();
+    let restarts = number("restarts").unwrap_or(0);
+    match (
+        document.pointer("/mounted").and_then(Value::as_str),
+        number("pid"),
+    ) {
+        (None, _) => "-".into(),
+        (Some(_), Some(pid)) => format!("{pid}, {restarts} restarts"),
+        (Some(_), None) if document.pointer("/keeper").is_some_and(Value::is_object) => {
+            format!("it has died, after {restarts} restarts")
+        }
+        (Some(_), None) if document.pointer("/options/keeper") == Some(&Value::Bool(true)) => {
+            "none: mounted in the foreground, or razorfs.log tells why".into()
+        }
+        (Some(_), None) => "none, as mounted".into(),
+    }
+}
+
 fn opened(document: &Value) -> String {
     let recovery = |key: &str| document.pointer(&format!("/recovery/{key}"));
     let number = |key| recovery(key).and_then(Value::as_u64).unwrap_or(0);
     if recovery("clean").and_then(Value::as_bool) == Some(true) {
         return "after a clean end".into();
     }
+    let after = match recovery("redone").and_then(Value::as_u64) {
+        Some(redone) => format!("the death of a daemon: {redone} transactions done again,"),
+        None => "a crash:".into(),
+    };
     format!(
-        "after a crash: {} operations replayed, {} of journal",
+        "after {after} {} operations replayed, {} of journal",
         number("ops"),
         size::human(number("bytes"))
     )

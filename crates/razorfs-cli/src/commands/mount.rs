@@ -10,6 +10,7 @@ use crate::commands::umount;
 use crate::daemon::{self, Job};
 use crate::descriptors;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
+use crate::keeper;
 use crate::mountinfo;
 use crate::options::MountOptions;
 use crate::place;
@@ -36,6 +37,9 @@ Options:
                            change, or a day old (default)
   strictatime, noatime     always, never
   noacl                    access lists are refused and not obeyed
+  nokeeper                 no process stays to start another daemon when the one in the
+                           background dies; by default one does, where the kernel can resend
+                           requests (Linux 6.9)
 
 Examples:
   razorfs mount demo.rzfs mnt
@@ -59,6 +63,9 @@ pub struct Args {
     /// Is the daemon of a mount in the background
     #[arg(long, hide = true)]
     daemon: bool,
+    /// Is the daemon, or with it on its own the process that starts it, of a mount that is kept
+    #[arg(long, hide = true)]
+    kept: bool,
 }
 
 impl Args {
@@ -71,6 +78,7 @@ impl Args {
             foreground: false,
             read_only: false,
             daemon: false,
+            kept: false,
         }
     }
 }
@@ -85,7 +93,10 @@ pub fn run(args: &Args) -> Result<u8> {
         options,
     };
     if args.daemon {
-        return Ok(daemon::in_background(&job));
+        return Ok(daemon::in_background(&job, args.kept));
+    }
+    if args.kept {
+        return keeper::run(&job, &command_line(args, &job, &["--daemon", "--kept"]));
     }
     prepare(&job)?;
     if args.foreground {
@@ -155,13 +166,10 @@ fn in_use(volume: &Path, info: &serde_json::Value) -> Failure {
     Failure::with("mount", volume, cause, remedy)
 }
 
-/// Starts the daemon, and waits until it says that the directory is usable.
-fn start(args: &Args, job: &Job) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        let message = format!("cannot start the daemon: {}", crate::failure::plain(&e));
-        Failure::new(message).code(COULD_NOT_RUN)
-    };
-    let mut line: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
+/// The command line of a process of the mount.
+fn command_line(args: &Args, job: &Job, what: &[&str]) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["mount".into()];
+    line.extend(what.iter().map(OsString::from));
     if args.read_only {
         line.push("--read-only".into());
     }
@@ -170,6 +178,22 @@ fn start(args: &Args, job: &Job) -> Result<()> {
     }
     line.push("--".into());
     line.extend([job.volume.clone().into(), job.dir.clone().into()]);
+    line
+}
+
+/// Starts the daemon, and waits until it says that the directory is usable.
+fn start(args: &Args, job: &Job) -> Result<()> {
+    let failed = |e: std::io::Error| {
+        let message = format!("cannot start the daemon: {}", crate::failure::plain(&e));
+        Failure::new(message).code(COULD_NOT_RUN)
+    };
+    // The keeper starts the daemon.
+    let what = if job.options.keeper {
+        "--kept"
+    } else {
+        "--daemon"
+    };
+    let line = command_line(args, job, &[what]);
     // By its path, which gives the process its name, unless that is gone meanwhile.
     let program = std::env::current_exe().ok().filter(|path| path.exists());
     let program = program.unwrap_or_else(|| "/proc/self/exe".into());

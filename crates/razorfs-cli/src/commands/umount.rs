@@ -43,8 +43,11 @@ pub fn run(args: &Args) -> Result<u8> {
             Ok(0)
         }
         Place::Live(mut live) => {
-            live.ask(Request::Umount)?;
-            live.wait_for_end();
+            let answer = live.ask(Request::Umount)?;
+            let processes = answer.get("processes").and_then(|v| v.as_array());
+            let processes = processes.into_iter().flatten().filter_map(|v| v.as_u64());
+            let processes: Vec<u32> = processes.filter_map(|n| n.try_into().ok()).collect();
+            live.wait_for_end(&processes);
             Ok(0)
         }
         Place::Closed(volume) => {

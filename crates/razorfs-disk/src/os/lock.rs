@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -22,6 +23,15 @@ struct OsGuard {
     named: bool,
 }
 
+/// Open `LOCK` files besides the guard's.
+#[derive(Debug, Default)]
+pub(super) struct LockFile {
+    /// What another process has locked.
+    pub(super) handed_over: Option<OwnedFd>,
+    /// A copy of what was locked last.
+    pub(super) locked: Option<OwnedFd>,
+}
+
 impl Guard for OsGuard {}
 
 impl Drop for OsGuard {
@@ -35,10 +45,20 @@ impl Drop for OsGuard {
     }
 }
 
-/// Takes the lock at `real`, which is called `path`, or fails at once.
-pub(super) fn take(path: &Path, real: &Path, mode: LockMode) -> Result<Box<dyn Guard>> {
+/// Takes the lock at `real`, which is called `path`, or fails at once. What another process
+/// has handed over is used once; a copy of what is locked is kept beside it.
+pub(super) fn take(
+    path: &Path,
+    real: &Path,
+    mode: LockMode,
+    shared: &mut LockFile,
+) -> Result<Box<dyn Guard>> {
     let error = |e: io::Error| failed(DiskOp::Lock, path, e);
-    let Some(file) = open(real, mode).map_err(error)? else {
+    let file = match shared.handed_over.take() {
+        Some(fd) => adopt(fd, real).map(Some),
+        None => open(real, mode),
+    };
+    let Some(file) = file.map_err(error)? else {
         let (file, named) = (None, false);
         return Ok(Box::new(OsGuard { file, named }));
     };
@@ -64,8 +84,20 @@ pub(super) fn take(path: &Path, real: &Path, mode: LockMode) -> Result<Box<dyn G
             .set_len(0)
             .and_then(|()| file.write_all_at(text.as_bytes(), 0));
     }
+    shared.locked = file.try_clone().ok().map(OwnedFd::from);
     let file = Some(file);
     Ok(Box::new(OsGuard { file, named }))
+}
+
+/// The `LOCK` that another process had open, if it is the one of this volume.
+fn adopt(fd: OwnedFd, path: &Path) -> io::Result<File> {
+    let file = File::from(fd);
+    let (theirs, ours) = (file.metadata()?, std::fs::metadata(path)?);
+    if (theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()) {
+        let text = "what was handed over is the lock of another volume";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(file)
 }
 
 /// Opens `LOCK`, making it if it is missing; nothing if it is and a reader cannot make it.

@@ -255,6 +255,31 @@ fn a_lock_of_another_process_is_named_and_ends_with_it() {
 }
 
 #[test]
+fn a_lock_that_is_handed_over_is_nobody_elses_in_between() {
+    let (_dir, disk) = volume();
+    assert!(disk.lock_descriptor().is_none());
+    let guard = disk.lock(LockMode::Exclusive).unwrap();
+    let kept = disk.lock_descriptor().unwrap().unwrap();
+    // As a process that dies does, which unlocks nothing.
+    std::mem::forget(guard);
+    let others = || OsDisk::new(disk.path()).lock(LockMode::Exclusive).is_ok();
+    assert!(!others());
+    let next = OsDisk::with_lock(disk.path(), kept.try_clone().unwrap());
+    let guard = next.lock(LockMode::Exclusive).unwrap();
+    assert!(!others());
+    // What was handed over is used once.
+    assert!(next.lock(LockMode::Exclusive).is_err());
+    drop(guard);
+    assert!(others());
+
+    let (_dir, foreign) = volume();
+    drop(foreign.lock(LockMode::Exclusive).unwrap());
+    let refused = OsDisk::with_lock(foreign.path(), kept).lock(LockMode::Exclusive);
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("another volume"), "{refused}");
+}
+
+#[test]
 fn the_clock_goes_on_and_randomness_differs() {
     let (a, b) = (OsEnv.monotonic(), OsEnv.monotonic());
     assert!(a <= b);

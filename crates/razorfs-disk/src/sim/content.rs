@@ -91,7 +91,7 @@ impl Content {
         n
     }
 
-    /// Adds the length and the bytes to a sum, of which a page of zeros and a missing one are alike.
+    /// Adds the length and the bytes to a sum; a page of zeros and a missing one are alike.
     pub(super) fn add_to(&self, sum: &mut Sum) {
         sum.add(self.len);
         for (number, page) in (0_u64..).zip(self.pages.iter()) {

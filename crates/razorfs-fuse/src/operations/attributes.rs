@@ -1,5 +1,6 @@
 //! Requests about attributes.
 
+use razorfs::redo::as_request;
 use razorfs::{Error, Ino, SetAttributes, XattrMode};
 use razorfs_format::record::inode_flags;
 
@@ -130,7 +131,10 @@ impl Operations {
                     // First: whatever happens between the two, nobody gets more rights by it.
                     self.clear_setgid(ino)?;
                 }
-                self.fs.set_xattr(ino, name, value, mode)?;
+                if self.applied(request).is_none() {
+                    let set = || self.fs.set_xattr(ino, name, value, mode);
+                    as_request(request.header.request(), set)?;
+                }
                 if name == CAPABILITY {
                     self.privileges.changed(ino);
                 }
@@ -153,7 +157,11 @@ impl Operations {
             }
             Operation::RemoveXattr { name } => {
                 self.check_name(name)?;
-                Ok(self.fs.remove_xattr(ino, name)?)
+                if self.applied(request).is_some() {
+                    return Ok(());
+                }
+                let remove = || self.fs.remove_xattr(ino, name);
+                Ok(as_request(request.header.request(), remove)?)
             }
             _ => Err(Errno(libc::ENOSYS)),
         }

@@ -3,7 +3,9 @@
 use razorfs::{AllocateMode, Ino, SeekFor};
 
 use super::{Errno, Operations, Result};
-use crate::protocol::{self, Operation, flag};
+use razorfs::redo::as_request;
+
+use crate::protocol::{self, Operation, Request, flag};
 use crate::transport::{Reply, Scratch};
 
 /// Bytes copied by one COPY_FILE_RANGE; callers go on from where it ended.
@@ -50,16 +52,25 @@ impl Operations {
 
     pub(super) fn write(
         &self,
-        ino: Ino,
+        request: &Request<'_>,
         offset: u64,
         data: &[u8],
         write_flags: u32,
         out: &mut Vec<u8>,
     ) -> Result {
+        let ino = Ino(request.header.node);
         if write_flags & flag::WRITE_KILL_SUIDGID != 0 {
             self.clear_privileges(ino)?;
         }
-        let n = self.fs.write(ino, offset, data)?;
+        // Done again it would undo what others have written since.
+        let n = match self.applied(request) {
+            // Only whole ones are.
+            Some(_) => data.len(),
+            None => {
+                let write = || self.fs.write(ino, offset, data);
+                as_request(request.header.request(), write)?
+            }
+        };
         self.statistics.count_written(n);
         // No more than came, so it fits.
         protocol::put_write(out, n as u32);

@@ -24,7 +24,7 @@ use razorfs::{Error, Ino};
 
 use crate::filesystem::FileSystem;
 use crate::protocol::{
-    self, Dialect, InitIn, Limits, Negotiated, Operation, Request, Validity, flags, opcode,
+    self, Agreed, Dialect, InitIn, Limits, Negotiated, Operation, Request, Validity, flags, opcode,
 };
 use crate::statistics::Statistics;
 use crate::transport::{Handler, Reply, ReplyTo, Scratch};
@@ -59,8 +59,11 @@ pub struct Operations {
     negotiated: OnceLock<Negotiated>,
     privileges: Privileges,
     statistics: Arc<Statistics>,
-    ready: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    ready: Mutex<Option<Ready>>,
 }
+
+/// What is called once the kernel and we have agreed.
+type Ready = Box<dyn FnOnce(Agreed) + Send>;
 
 impl Operations {
     /// Serves `fs`.
@@ -78,8 +81,20 @@ impl Operations {
     }
 
     /// Has `ready` called once the kernel and we have agreed.
-    pub fn when_ready(&self, ready: Box<dyn FnOnce() + Send>) {
+    pub fn when_ready(&self, ready: Ready) {
         *self.ready.lock() = Some(ready);
+    }
+
+    /// What a server that has died had agreed on with the kernel holds on.
+    pub(crate) fn resume(&self, agreed: Agreed) {
+        let _first = self.negotiated.set(agreed.into());
+    }
+
+    /// The kernel and we have agreed.
+    pub(crate) fn ready(&self) {
+        if let (Some(ready), Some(negotiated)) = (self.ready.lock().take(), self.negotiated.get()) {
+            ready(negotiated.agreed());
+        }
     }
 
     /// The counters.
@@ -130,11 +145,18 @@ impl Operations {
                 // Before the answer: requests follow it at once.
                 let _ = self.negotiated.set(negotiated);
                 reply.bytes(&answer);
-                if let Some(ready) = self.ready.lock().take() {
-                    ready();
-                }
+                self.ready();
             }
         }
+    }
+
+    /// Whether a server that has died had carried this request out, of those that must not be
+    /// carried out twice; with the inode that it made. It is only to be answered then.
+    fn applied(&self, request: &Request<'_>) -> Option<Ino> {
+        let header = &request.header;
+        header
+            .is_resent()
+            .then(|| self.fs.applied(header.request()))?
     }
 
     /// Sends what `out` holds, or the error.
@@ -196,7 +218,10 @@ impl Operations {
             | Operation::TmpFile { .. }
             | Operation::Link { .. } => self.entry(request, reply, &mut scratch.out),
             Operation::Unlink { .. } | Operation::RmDir { .. } | Operation::Rename { .. } => {
-                let result = self.change_names(request);
+                let result = match self.applied(request) {
+                    Some(_) => Ok(()),
+                    None => self.change_names(request),
+                };
                 self.finish(result, reply, &[]);
             }
             Operation::Read { .. } => self.read(ino, &request.operation, reply, scratch),
@@ -231,7 +256,7 @@ impl Operations {
                 offset,
                 data,
                 write_flags,
-            } => self.write(ino, *offset, data, *write_flags, out),
+            } => self.write(request, *offset, data, *write_flags, out),
             Operation::Fallocate {
                 offset,
                 length,

@@ -1,5 +1,6 @@
 //! Requests about names.
 
+use razorfs::redo::as_request;
 use razorfs::{Error, FileKind, Ino, NewNode, RenameMode, SetAttributes, Stat};
 
 use super::{Errno, Operations, Result};
@@ -9,7 +10,11 @@ use crate::transport::Reply;
 impl Operations {
     /// Requests that are answered with an inode, which the kernel then knows once more.
     pub(super) fn entry(&self, request: &Request<'_>, reply: Reply, out: &mut Vec<u8>) {
-        let stat = match self.find_or_make(request) {
+        let found = match self.applied(request) {
+            Some(made) => self.made_before(request, made),
+            None => self.find_or_make(request),
+        };
+        let stat = match found {
             Ok(stat) => stat,
             Err(Errno(libc::ENOENT)) if is_lookup(request) => {
                 protocol::put_negative_entry(out, self.validity);
@@ -33,9 +38,22 @@ impl Operations {
         }
     }
 
+    /// What a request has led to that was carried out before.
+    fn made_before(&self, request: &Request<'_>, made: Ino) -> Result<Stat> {
+        let ino = match request.operation {
+            Operation::Link { ino, .. } => Ino(ino),
+            _ => made,
+        };
+        Ok(self.fs.stat(ino)?)
+    }
+
     fn find_or_make(&self, request: &Request<'_>) -> Result<Stat> {
         let parent = Ino(request.header.node);
-        let make = |name: &[u8], node: NewNode<'_>| Ok(self.fs.create_node(parent, name, &node)?);
+        let number = request.header.request();
+        let create = |name: &[u8], node: &NewNode<'_>| {
+            as_request(number, || self.fs.create_node(parent, name, node))
+        };
+        let make = |name: &[u8], node: NewNode<'_>| Ok(create(name, &node)?);
         let new = |kind, mode, umask| new_node(request, kind, mode, umask);
         match request.operation {
             // A file handle of NFS or open_by_handle_at(2) leads here.
@@ -74,7 +92,7 @@ impl Operations {
                 umask,
             } => {
                 let node = new(FileKind::Regular, mode, umask);
-                match self.fs.create_node(parent, name, &node) {
+                match create(name, &node) {
                     Err(Error::Exists) if flags & libc::O_EXCL as u32 == 0 => {
                         self.open_existing(parent, name, flags)
                     }
@@ -83,9 +101,13 @@ impl Operations {
             }
             Operation::TmpFile { mode, umask, .. } => {
                 let node = new(FileKind::Regular, mode, umask);
-                Ok(self.fs.create_unnamed(parent, &node)?)
+                Ok(as_request(number, || {
+                    self.fs.create_unnamed(parent, &node)
+                })?)
             }
-            Operation::Link { ino, name } => Ok(self.fs.link(Ino(ino), parent, name)?),
+            Operation::Link { ino, name } => {
+                Ok(as_request(number, || self.fs.link(Ino(ino), parent, name))?)
+            }
             _ => Err(Errno(libc::ENOSYS)),
         }
     }
@@ -109,6 +131,10 @@ impl Operations {
     }
 
     pub(super) fn change_names(&self, request: &Request<'_>) -> Result {
+        as_request(request.header.request(), || self.change_names_once(request))
+    }
+
+    fn change_names_once(&self, request: &Request<'_>) -> Result {
         let parent = Ino(request.header.node);
         match request.operation {
             Operation::Unlink { name } => self.fs.unlink(parent, name)?,

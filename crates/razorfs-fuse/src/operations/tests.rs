@@ -38,10 +38,22 @@ fn ask_as(
     node: u64,
     body: &[u8],
 ) -> Vec<(i32, Vec<u8>)> {
+    ask_numbered(operations, 3, uid, opcode, node, body)
+}
+
+/// The same by its number.
+fn ask_numbered(
+    operations: &Operations,
+    unique: u64,
+    uid: u32,
+    opcode: u32,
+    node: u64,
+    body: &[u8],
+) -> Vec<(i32, Vec<u8>)> {
     let mut message = Vec::new();
     message.u32((protocol::IN_HEADER + body.len()) as u32);
     message.u32(opcode);
-    message.u64(3);
+    message.u64(unique);
     message.u64(node);
     message.u32(uid);
     message.zeros(12);
@@ -51,7 +63,7 @@ fn ask_as(
     let answers = std::mem::take(&mut *kept.0.lock());
     let split = |answer: Vec<u8>| {
         assert_eq!(answer[..4], (answer.len() as u32).to_ne_bytes());
-        assert_eq!(answer[8..16], 3u64.to_ne_bytes());
+        assert_eq!(answer[8..16], unique.to_ne_bytes());
         let error = i32::from_ne_bytes(answer[4..8].try_into().unwrap());
         (-error, answer[16..].to_vec())
     };
@@ -205,4 +217,77 @@ fn whatever_changes_the_content_clears_setuid_but_for_root() {
             assert_eq!(mode, expected, "{} as {uid}", opcode::name(opcode));
         }
     }
+}
+
+#[test]
+fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
+    use crate::protocol::RESENT;
+    let room = tempfile::tempdir().unwrap();
+    let ram = Arc::new(razorfs_disk::Ram::new(4 << 20));
+    razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
+    // Each one goes on where the one before was let go of, without being closed.
+    let begin = || {
+        let redo = razorfs::redo::RedoMemory::new(Arc::clone(&ram)).unwrap();
+        let options = razorfs::Options {
+            threads: false,
+            redo: Some(Arc::new(redo)),
+            ..razorfs::Options::default()
+        };
+        let volume = razorfs::Volume::open(room.path(), options).unwrap();
+        let operations = Operations::new(Arc::new(volume), Limits::default(), Validity::default());
+        operations.resume(Agreed {
+            minor: 45,
+            flags: 0,
+        });
+        operations
+    };
+    let mkdir = |operations: &Operations, unique| {
+        let mut body = Vec::new();
+        body.u32(0o755);
+        body.u32(0);
+        body.extend_from_slice(b"d\0");
+        ask_numbered(operations, unique, 0, opcode::MKDIR, 1, &body).remove(0)
+    };
+    let rmdir = |operations: &Operations, unique| {
+        ask_numbered(operations, unique, 0, opcode::RMDIR, 1, b"d\0")
+            .remove(0)
+            .0
+    };
+    let write = |operations: &Operations, unique, node, byte| {
+        let mut body = vec![0; 40];
+        body[16..20].copy_from_slice(&1u32.to_ne_bytes());
+        body.push(byte);
+        ask_numbered(operations, unique, 0, opcode::WRITE, node, &body)
+            .remove(0)
+            .0
+    };
+
+    let operations = begin();
+    let (error, made) = mkdir(&operations, 100);
+    assert_eq!(error, 0);
+    drop(operations);
+    let operations = begin();
+    assert_eq!(mkdir(&operations, 100 | RESENT), (0, made.clone()));
+    // Another one, that came to a daemon and was not carried out.
+    assert_eq!(mkdir(&operations, 102 | RESENT).0, libc::EEXIST);
+    // The number alone says nothing.
+    assert_eq!(mkdir(&operations, 100).0, libc::EEXIST);
+    assert_eq!(rmdir(&operations, 104 | RESENT), 0);
+    drop(operations);
+    let operations = begin();
+    assert_eq!(rmdir(&operations, 104 | RESENT), 0);
+    assert_eq!(rmdir(&operations, 106 | RESENT), libc::ENOENT);
+
+    // What others have written since is not undone.
+    let fs = &operations.fs;
+    let file = fs.create_node(Ino::ROOT, b"f", &razorfs::NewNode::file(0o644));
+    let file = file.unwrap().ino;
+    assert_eq!(write(&operations, 108, file.0, 7), 0);
+    drop(operations);
+    let operations = begin();
+    assert_eq!(write(&operations, 110, file.0, 8), 0);
+    assert_eq!(write(&operations, 108 | RESENT, file.0, 7), 0);
+    let mut found = [0];
+    operations.fs.read(file, 0, &mut found).unwrap();
+    assert_eq!(found, [8]);
 }

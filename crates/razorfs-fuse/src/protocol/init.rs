@@ -31,6 +31,7 @@ pub mod flags {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const HAS_RESEND: u64 = 1 << 39;
 }
 
 /// What we want if the kernel has it.
@@ -60,7 +61,8 @@ const WANTED: u64 = flags::ASYNC_READ
     | flags::EXPLICIT_INVAL_DATA
     | flags::HANDLE_KILLPRIV_V2
     | flags::SETXATTR_EXT
-    | flags::INIT_EXT;
+    | flags::INIT_EXT
+    | flags::HAS_RESEND;
 
 /// What the kernel offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +99,14 @@ impl InitIn {
 pub struct Dialect {
     /// SETXATTR has two more fields.
     pub setxattr_ext: bool,
+}
+
+impl Dialect {
+    const fn of(flags: u64) -> Self {
+        Self {
+            setxattr_ext: flags & flags::SETXATTR_EXT != 0,
+        }
+    }
 }
 
 /// Sizes that we offer.
@@ -155,6 +165,45 @@ pub struct Negotiated {
     pub dialect: Dialect,
 }
 
+/// What another server of the same mount has to know of INIT, which the kernel sends once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    /// Minor version spoken.
+    pub minor: u32,
+    /// [`flags`] that hold.
+    pub flags: u64,
+}
+
+impl Agreed {
+    /// Whether the kernel sends requests that were not answered to another server.
+    #[must_use]
+    pub const fn can_resend(&self) -> bool {
+        self.flags & flags::HAS_RESEND != 0
+    }
+}
+
+impl From<Agreed> for Negotiated {
+    fn from(agreed: Agreed) -> Self {
+        Self {
+            reply: Vec::new(),
+            minor: agreed.minor,
+            flags: agreed.flags,
+            dialect: Dialect::of(agreed.flags),
+        }
+    }
+}
+
+impl Negotiated {
+    /// What another server has to know of it.
+    #[must_use]
+    pub const fn agreed(&self) -> Agreed {
+        Agreed {
+            minor: self.minor,
+            flags: self.flags,
+        }
+    }
+}
+
 /// A kernel that we cannot talk to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the kernel speaks FUSE {major}.{minor}, but 7.31 (Linux 5.4) or newer is needed")]
@@ -184,9 +233,7 @@ pub fn negotiate(
         reply: reply.clone(),
         minor,
         flags,
-        dialect: Dialect {
-            setxattr_ext: flags & flags::SETXATTR_EXT != 0,
-        },
+        dialect: Dialect::of(flags),
     };
     Ok((reply, Some(negotiated)))
 }

@@ -12,13 +12,13 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-pub use init::{Dialect, InitIn, Limits, Negotiated, Unusable, flags, negotiate};
+pub use init::{Agreed, Dialect, InitIn, Limits, Negotiated, Unusable, flags, negotiate};
 pub use reply::{
     DirectoryBuffer, Encode, REPLY_HEADER, Validity, put_attributes, put_entry, put_ioctl,
     put_negative_entry, put_notification, put_open, put_size, put_statfs, put_statx, put_u64,
     put_write, reply_header,
 };
 pub use request::{
-    Forget, Header, IN_HEADER, Malformed, Operation, Request, SetAttr, data_of, flag, header_of,
-    parse,
+    Forget, Header, IN_HEADER, Malformed, Operation, RESENT, Request, SetAttr, data_of, flag,
+    header_of, parse,
 };

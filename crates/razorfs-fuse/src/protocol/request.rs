@@ -62,6 +62,23 @@ pub struct Header {
     pub extensions: u16,
 }
 
+/// Set in [`Header::unique`] of a request that was sent to another server of this mount before.
+pub const RESENT: u64 = 1 << 63;
+
+impl Header {
+    /// The number of the request, the same when it is sent again.
+    #[must_use]
+    pub const fn request(&self) -> u64 {
+        self.unique & !RESENT
+    }
+
+    /// Whether it was sent to another server of this mount before.
+    #[must_use]
+    pub const fn is_resent(&self) -> bool {
+        self.unique & RESENT != 0
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {

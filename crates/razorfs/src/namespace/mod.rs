@@ -110,6 +110,9 @@ impl Namespace {
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
         };
+        if let Some(first) = namespace.store.first_new() {
+            namespace.pins.doubt_below(first);
+        }
         for ino in namespace.store.orphans()? {
             namespace.pins.enqueue(ino);
         }
@@ -180,6 +183,21 @@ impl Namespace {
     /// `n` holders fewer.
     pub(crate) fn unpin(&self, ino: Ino, n: u64) {
         self.pins.unpin(ino, n);
+    }
+
+    /// The nameless inodes of which only their users can tell whether they are held.
+    pub(crate) fn doubtful(&self) -> Vec<Ino> {
+        self.pins.doubtful()
+    }
+
+    /// Nobody holds this one but those that were counted.
+    pub(crate) fn not_held(&self, ino: Ino) -> bool {
+        self.pins.not_held(ino)
+    }
+
+    /// Nobody holds anything from before.
+    pub(crate) fn nobody_is_left(&self) {
+        self.pins.nobody_is_left();
     }
 
     /// Number of inodes that wait for the reaper.

@@ -3,8 +3,13 @@
 //! An inode whose last name goes while somebody holds it stays until the last holder lets go; then
 //! it joins the queue of the reaper. This is RAM only: the orphan records on the disk find the same
 //! inodes again after a crash.
+//!
+//! Where the volume goes on for users whose process before has died, holders from before are not
+//! known. Then every inode from before counts as held, and whoever can ask the users does so for
+//! those that would go ([`PinTable::doubtful`]).
 
-use std::collections::{HashMap, VecDeque};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use razorfs_format::Ino;
 
@@ -22,6 +27,13 @@ struct Pin {
 pub(crate) struct PinTable {
     shards: Box<[Mutex<HashMap<Ino, Pin>>]>,
     queue: Mutex<VecDeque<Ino>>,
+    /// Inodes below this one may have holders that nobody told us of: who counted them has died. 0
+    /// if there are none.
+    unclear_below: AtomicU64,
+    /// The nameless ones among them that would go, if nobody held them.
+    doubtful: Mutex<BTreeSet<Ino>>,
+    /// Those that turned out not to be held.
+    clear: Mutex<BTreeSet<Ino>>,
 }
 
 impl PinTable {
@@ -29,6 +41,54 @@ impl PinTable {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             queue: Mutex::default(),
+            unclear_below: AtomicU64::new(0),
+            doubtful: Mutex::default(),
+            clear: Mutex::default(),
+        }
+    }
+
+    /// Whoever holds an inode below `first` may have begun before there was anybody to count.
+    pub(crate) fn doubt_below(&self, first: Ino) {
+        self.unclear_below.store(first.0, Ordering::Release);
+    }
+
+    fn is_unclear(&self, ino: Ino) -> bool {
+        ino.0 < self.unclear_below.load(Ordering::Acquire) && !self.clear.lock().contains(&ino)
+    }
+
+    /// The nameless inodes of which nobody can tell whether they are held.
+    pub(crate) fn doubtful(&self) -> Vec<Ino> {
+        self.doubtful.lock().iter().copied().collect()
+    }
+
+    /// Nobody holds the inode but those that were counted, and nobody comes to it any more.
+    pub(crate) fn not_held(&self, ino: Ino) -> bool {
+        let shard = self.shard(ino).lock();
+        let pinned = shard.get(&ino).is_some_and(|pin| pin.holders > 0);
+        let gone = !pinned && self.doubtful.lock().remove(&ino);
+        if gone {
+            self.clear.lock().insert(ino);
+        }
+        drop(shard);
+        if gone {
+            self.enqueue(ino);
+        }
+        gone
+    }
+
+    /// Nobody holds anything.
+    pub(crate) fn nobody_is_left(&self) {
+        self.unclear_below.store(0, Ordering::Release);
+        let doubtful = std::mem::take(&mut *self.doubtful.lock());
+        self.queue.lock().extend(doubtful);
+    }
+
+    /// A nameless inode has no holder that was counted: it goes, or somebody has to ask.
+    fn let_go(&self, ino: Ino) {
+        if self.is_unclear(ino) {
+            self.doubtful.lock().insert(ino);
+        } else {
+            self.enqueue(ino);
         }
     }
 
@@ -58,12 +118,15 @@ impl PinTable {
         shard.remove(&ino);
         drop(shard);
         if nameless {
-            self.enqueue(ino);
+            self.let_go(ino);
         }
     }
 
-    /// Somebody holds it.
+    /// Somebody holds it, or may do so.
     pub(crate) fn is_pinned(&self, ino: Ino) -> bool {
+        if self.is_unclear(ino) {
+            return true;
+        }
         let shard = self.shard(ino).lock();
         shard.get(&ino).is_some_and(|pin| pin.holders > 0)
     }
@@ -74,7 +137,7 @@ impl PinTable {
             pin.nameless = true;
             return;
         }
-        self.enqueue(ino);
+        self.let_go(ino);
     }
 
     /// It was made without a name: it is removed when its last holder lets go, not before the
@@ -85,6 +148,7 @@ impl PinTable {
 
     /// It got a name.
     pub(crate) fn got_a_name(&self, ino: Ino) {
+        self.doubtful.lock().remove(&ino);
         let mut shard = self.shard(ino).lock();
         if let Some(pin) = shard.get_mut(&ino) {
             pin.nameless = false;

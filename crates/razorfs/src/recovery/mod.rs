@@ -19,7 +19,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
-use razorfs_format::record::FragmentKind;
+use razorfs_format::record::{FragmentKind, PackRef};
 use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
 
@@ -33,7 +33,7 @@ use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
 use crate::parity::{Healer, Host};
-use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Start, Version};
+use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
 use crate::{Error, Options, RecoverySummary, Result};
@@ -44,6 +44,8 @@ pub(crate) struct Opened {
     pub guard: Box<dyn Guard>,
     pub summary: RecoverySummary,
     pub uuid: [u8; 16],
+    /// What is to be done again before anything else.
+    pub left: Option<Left>,
 }
 
 /// Inode numbers skipped after a crash, for each mount since the manifest: those that were given
@@ -66,6 +68,9 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         .newest;
     let read_only = access(&superblock, options)?;
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
+    // What is not to be gone on with is refused while it is as it was.
+    let redo = options.redo.as_deref().filter(|_| read_only.is_none());
+    let resumes = redo.map_or(Ok(false), |redo| redo.attach(superblock.vid()))?;
     let clean_end = clean_end(disk.as_ref(), &superblock)?;
     let found = superblock.clone();
     let mut replay = Replay::new(&found, &manifest, options, &disk);
@@ -90,18 +95,12 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     report
         .damage
         .extend(generations::lost(&found, report.newest_generation));
-    let read_only = read_only.or_else(|| {
-        report.read_only.then(|| {
-            let first = report
-                .damage
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            Arc::from(format!(
-                "its journal is damaged ({first}); run `razorfs verify`"
-            ))
-        })
-    });
+    let read_only = read_only.or_else(|| damaged(&report));
+    let left = match (redo.filter(|_| resumes), &read_only) {
+        (Some(_), Some(why)) => return Err(Error::ReadOnly(Arc::clone(why))),
+        (Some(redo), None) => Some(replay.adopt(Left::read(redo.left(report.last)?)?)),
+        (None, _) => None,
+    };
     let clean = clean_end.is_some();
     let mut opening = Opening {
         disk,
@@ -116,7 +115,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     if opening.read_only.is_none() {
         opening.remove_leftovers()?;
     }
-    let summary = opening.summary(&report);
+    let mut summary = opening.summary(&report);
+    summary.redone = left.as_ref().map(Left::count);
     let uuid = opening.superblock.uuid;
     let checkpointer = opening.build(ring, &report, options)?;
     Ok(Opened {
@@ -124,6 +124,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         guard,
         summary,
         uuid,
+        left,
     })
 }
 
@@ -135,6 +136,14 @@ fn clean_end(disk: &dyn Disk, superblock: &Superblock) -> Result<Option<BatchSeq
     let copies = superblock.geometry.journal.copies;
     let opened = goes_on(disk, superblock.vid(), copies, superblock.journal, end)?;
     Ok((!opened).then_some(end))
+}
+
+/// Why nothing may be written, if the journal says so.
+fn damaged(report: &RecoveryReport) -> Option<Arc<str>> {
+    let first = report.damage.first().map(ToString::to_string);
+    let first = first.unwrap_or_default();
+    let why = || format!("its journal is damaged ({first}); run `razorfs verify`").into();
+    report.read_only.then(why)
 }
 
 fn lock(disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn Guard>> {
@@ -275,6 +284,26 @@ impl Replay {
         Ok(record.is_some_and(|r| r.value.is_some()))
     }
 
+    /// A frame that is referred to.
+    fn refer(&mut self, frame: &PackRef) {
+        let end = self.frames.entry(frame.pack).or_default();
+        *end = (*end).max(pack::frame_end(frame));
+        // A checkpoint that did not come to its end had begun another epoch.
+        self.memtable.epoch = self.memtable.epoch.max(frame.birth);
+    }
+
+    /// What is to be done after the journal's: a frame may have been placed by a batch that never
+    /// got to the journal and be referred to by the next.
+    fn adopt(&mut self, left: Left) -> Left {
+        for frame in left.frames() {
+            self.refer(frame);
+        }
+        let made = left.made().map(Ino::next);
+        let next = &mut self.counters.next_ino;
+        *next = made.fold(*next, Ord::max);
+        left
+    }
+
     fn apply(&mut self, batch: &Batch) -> Result<()> {
         // The batch passed its checksums; the place names the journal for what they cannot catch.
         let place = Place::new(FileName::Journal(0), 0);
@@ -283,10 +312,7 @@ impl Replay {
                 if let Mutation::Patch { fragment, .. } = &mutation
                     && let FragmentKind::Pack(frame) = &fragment.kind
                 {
-                    let end = self.frames.entry(frame.pack).or_default();
-                    *end = (*end).max(pack::frame_end(frame));
-                    // A checkpoint that did not come to its end had begun another epoch.
-                    self.memtable.epoch = self.memtable.epoch.max(frame.birth);
+                    self.refer(frame);
                 }
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
@@ -320,6 +346,7 @@ impl Opening {
             damage: report.damage.iter().map(ToString::to_string).collect(),
             healed: report.healed.iter().map(ToString::to_string).collect(),
             orphans: 0,
+            redone: None,
         }
     }
 
@@ -415,6 +442,7 @@ impl Opening {
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,
+            redo: options.redo.clone().filter(|_| self.read_only.is_none()),
             read_only: self.read_only,
             fence,
         });

@@ -7,9 +7,11 @@ use razorfs_format::op::Counter;
 use razorfs_format::{BatchSeq, Branch, Epoch};
 
 use super::batch::OpenBatch;
+use super::resume::Encoded;
 use super::tx::{Step, Ticket};
 use super::{Core, Tx};
 use crate::marks::{self, Mark};
+use crate::redo::Room;
 use crate::sync::RwLockReadGuard;
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
@@ -19,8 +21,15 @@ const ROOM_TRIES: u64 = 4;
 /// The same for one that fits in the empty journal, where others compete for the room.
 const MOST_TRIES: u64 = 1000;
 
-/// What a transaction holds while it is applied, its batch, whether the journal should be woken.
-type Admitted<'a> = (RwLockReadGuard<'a, ()>, BatchSeq, bool);
+/// What a transaction has while it is applied.
+struct Admitted<'a> {
+    _gate: RwLockReadGuard<'a, ()>,
+    batch: BatchSeq,
+    /// Whether the journal should be woken.
+    wake: bool,
+    /// Where it is kept until it is in the journal, if anywhere.
+    room: Option<Room>,
+}
 
 impl Core {
     /// Bytes that a transaction takes in the journal, at most.
@@ -47,13 +56,20 @@ impl Core {
         if tx.adds_records() {
             self.reserve(size as u64, 0)?;
         }
-        let mut mutations = Vec::with_capacity(size.min(4096));
-        for step in &tx.steps {
-            step.encode(&mut mutations);
-        }
-        let Some((_gate, batch, wake)) = self.admit(&tx, &mutations, size, epoch)? else {
+        let encoded = Encoded::of(&tx, size);
+        let Some(admitted) = self.admit(&tx, &encoded, size, epoch)? else {
             return Ok(None);
         };
+        let Admitted {
+            _gate,
+            batch,
+            wake,
+            room,
+        } = admitted;
+        // Nobody has seen it yet: what a process leaves unfinished here never happened.
+        if let (Some(redo), Some(room)) = (&self.redo, room) {
+            redo.fill(&room, |each| encoded.each_part(&tx, each));
+        }
         self.apply(tx, batch);
         self.counts.ops.fetch_add(1, Ordering::Relaxed);
         if wake {
@@ -69,11 +85,12 @@ impl Core {
     fn admit(
         &self,
         tx: &Tx<'_>,
-        mutations: &[u8],
+        encoded: &Encoded,
         size: usize,
         epoch: Option<Epoch>,
     ) -> Result<Option<Admitted<'_>>> {
         let data = tx.data_size();
+        let words = self.redo.as_ref().map_or(0, |_| encoded.words(tx));
         let first = self.room_made.load(Ordering::Relaxed);
         loop {
             let gate = self.gate.read();
@@ -85,13 +102,22 @@ impl Core {
                 return Ok(None);
             }
             let dirty = self.dirty.load(Ordering::Relaxed);
-            let full = (open.journal_bytes > 0
+            let mut full = (open.journal_bytes > 0
                 && open.journal_bytes + size > self.limits.soft_batch())
                 || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
             let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
             if fits && !full {
-                let (batch, wake) = self.append(&mut open, tx, mutations, size);
-                return Ok(Some((gate, batch, wake)));
+                if let Some(room) = self.reserve_redo(&open, tx, words)? {
+                    let (batch, wake) = self.append(&mut open, tx, &encoded.mutations, size);
+                    return Ok(Some(Admitted {
+                        _gate: gate,
+                        batch,
+                        wake,
+                        room,
+                    }));
+                }
+                marks::hit(Mark::AdmitRedoFull);
+                full = true;
             }
             drop(gate);
             if full && self.tuning.threads && self.is_stuck() {
@@ -140,7 +166,7 @@ impl Core {
     }
 
     /// Appends to the open batch; answers its number and whether the journal should be woken.
-    fn append(
+    pub(super) fn append(
         &self,
         open: &mut OpenBatch,
         tx: &Tx<'_>,
@@ -151,6 +177,7 @@ impl Core {
         if empty {
             open.since = self.env.monotonic();
         }
+        open.is_used = true;
         if !mutations.is_empty() {
             open.append(tx.ty, mutations);
         }
@@ -175,7 +202,7 @@ impl Core {
         )
     }
 
-    fn apply(&self, tx: Tx<'_>, batch: BatchSeq) {
+    pub(super) fn apply(&self, tx: Tx<'_>, batch: BatchSeq) {
         let version = self.version.load();
         let memtable = &version.active;
         let mut pieces = Vec::new();

@@ -39,6 +39,8 @@ pub(super) struct OpenBatch {
     pub is_full: bool,
     /// When the first operation came, on the monotonic clock.
     pub since: u64,
+    /// Something was done in it, even if it came to nothing.
+    pub is_used: bool,
 }
 
 impl OpenBatch {
@@ -55,6 +57,7 @@ impl OpenBatch {
             waiters: Vec::new(),
             is_full: false,
             since: 0,
+            is_used: false,
         }
     }
 
@@ -97,6 +100,7 @@ impl OpenBatch {
             dirty_bytes: sealed.dirty_bytes,
             journal_bytes: sealed.journal_bytes,
             waiters: sealed.waiters,
+            is_used: sealed.is_used,
             memtable,
         }
     }
@@ -115,6 +119,7 @@ pub(super) struct Sealed {
     /// Bytes of the journal that were counted for it.
     pub journal_bytes: usize,
     pub waiters: Vec<Waiter>,
+    pub is_used: bool,
     /// Where its operations are visible.
     pub memtable: Arc<Memtable>,
 }

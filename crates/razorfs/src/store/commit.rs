@@ -130,6 +130,10 @@ impl Core {
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
             self.limits.hold(sealed.journal_bytes);
+        } else if let Some(redo) = self.redo.as_ref().filter(|_| sealed.is_used) {
+            // What was done came to nothing, and the next batch has this number. What is still to
+            // be done again in a batch that nothing was done in stays.
+            redo.trim(sealed.seq);
         }
         self.signals.room.notify_all();
         sealed
@@ -274,6 +278,9 @@ impl Core {
                 payload,
             })?;
             journal.appended = sealed.seq;
+            if let Some(redo) = &self.redo {
+                redo.trim(sealed.seq);
+            }
             self.since_cut.fetch_add(bytes, Ordering::Relaxed);
             self.limits.written(&journal.ring);
             if !self.is_unsynced() {

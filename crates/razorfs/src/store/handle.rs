@@ -21,6 +21,8 @@ pub(crate) struct Store {
     durability: Durability,
     recovery: RecoverySummary,
     uuid: [u8; 16],
+    /// It goes on where a process has died, for whoever uses the volume.
+    resumed: bool,
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
@@ -69,6 +71,11 @@ impl Maintenance for Upkeep {
     fn scrub(&self) -> Result<Stepped> {
         self.checkpointer.scrub_step()
     }
+    fn give_back(&self) {
+        if let Some(redo) = &self.checkpointer.core.redo {
+            redo.give_back();
+        }
+    }
 }
 
 impl Store {
@@ -84,14 +91,20 @@ impl Store {
             guard,
             summary,
             uuid,
+            left,
         } = recovery::open(disk, env, options)?;
         let room_maker: std::sync::Weak<Checkpointer> = Arc::downgrade(&checkpointer);
         checkpointer.core.set_room_maker(room_maker);
+        let resumed = left.is_some();
+        if let Some(left) = left {
+            checkpointer.core.resume(left)?;
+        }
         Ok(Self {
             checkpointer,
             durability: options.durability,
             recovery: summary,
             uuid,
+            resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         })
@@ -220,6 +233,9 @@ impl Store {
                 self.checkpointer.close()
             }
         };
+        if let (Ok(()), Some(redo)) = (&result, &self.redo) {
+            redo.end();
+        }
         self.end();
         // The lock goes last: whoever gets it finds the volume as it will stay.
         drop(guard);
@@ -234,6 +250,13 @@ impl Store {
     /// What recovery found.
     pub fn recovery(&self) -> &RecoverySummary {
         &self.recovery
+    }
+
+    /// The first inode number that nobody can have learnt from a process that died and for which
+    /// this one goes on, if it does.
+    pub fn first_new(&self) -> Option<razorfs_format::Ino> {
+        let next = self.ids.ino.load(crate::sync::atomic::Ordering::Relaxed);
+        self.resumed.then_some(razorfs_format::Ino(next))
     }
 
     /// Counts since the volume was opened.

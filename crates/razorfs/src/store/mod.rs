@@ -18,6 +18,9 @@ mod limits;
 mod read;
 #[cfg(test)]
 mod refusal_tests;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
@@ -39,6 +42,7 @@ use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
 use crate::journal::{Flusher, Ring};
 use crate::parity::Healer;
+use crate::redo::RedoMemory;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock};
 use crate::tree::Levels;
@@ -51,6 +55,7 @@ use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
+pub(crate) use resume::Left;
 use sum::Sum;
 pub(crate) use tx::{OVERHEAD, Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
@@ -274,6 +279,8 @@ pub(crate) struct Core {
     pub stored: AtomicU64,
     /// Why nothing may be written, if the volume is open for reading only.
     pub read_only: Option<Arc<str>>,
+    /// What outlives this process, for a volume that is written to.
+    pub redo: Option<Arc<RedoMemory>>,
     pub signals: Signals,
     pub counts: Counts,
     /// Free space of the host, as of the last look, less what was reserved since.
@@ -310,6 +317,7 @@ pub(crate) struct Start {
     pub ballast: Ballast,
     /// Bytes that segments and packs take.
     pub stored: u64,
+    pub redo: Option<Arc<RedoMemory>>,
 }
 
 impl Core {
@@ -353,6 +361,7 @@ impl Core {
             ballast: start.ballast,
             stored: AtomicU64::new(start.stored),
             read_only: start.read_only,
+            redo: start.redo,
             signals: Signals::default(),
             counts: Counts::default(),
             host_free: AtomicI64::new(0),
@@ -423,8 +432,11 @@ impl Core {
             Error::Failed(why) => Arc::clone(why),
             _ => cause.to_string().into(),
         };
-        if self.failed.set(why).is_ok() {
+        if self.failed.set(Arc::clone(&why)).is_ok() {
             tracing::error!(%cause, "the volume takes no more writes");
+            if let Some(redo) = &self.redo {
+                redo.latch(&why);
+            }
         }
         // Under the lock, so that nobody misses it between look and wait.
         let _open = self.open.lock();

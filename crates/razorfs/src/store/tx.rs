@@ -31,6 +31,11 @@ pub(super) enum Step<'a> {
 }
 
 impl Step<'_> {
+    /// Whether it is none of the mutations of the operation.
+    pub fn is_beside(&self) -> bool {
+        matches!(self, Self::Touch(..) | Self::Write { .. })
+    }
+
     /// Appends the mutation, of what is journaled among the operations.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

@@ -32,6 +32,8 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn scrub(&self) -> Result<Stepped>;
     /// One step of healing, or of making parity.
     fn parity(&self) -> Result<bool>;
+    /// Gives back memory that was not used for a while.
+    fn give_back(&self) {}
 }
 
 /// The running threads.
@@ -201,10 +203,18 @@ fn scrub_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
 /// How long the maintenance thread sleeps when nothing is asked of it.
 const UPKEEP_NAP: Duration = Duration::from_millis(500);
 
+/// After how long memory that was not used is given back.
+const UNUSED: Duration = Duration::from_secs(5);
+
 fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
     let mut pauses = Pauses::default();
+    let mut given_back = Duration::ZERO;
     while !stop.load(Ordering::Acquire) {
         let now = Duration::from_nanos(store.env.monotonic());
+        if now.saturating_sub(given_back) >= UNUSED {
+            maintenance.give_back();
+            given_back = now;
+        }
         if !upkeep_step(store, maintenance, &mut pauses, now) {
             let mut wanted = store.signals.wanted.lock();
             if !(wanted.checkpoint || wanted.stop) {

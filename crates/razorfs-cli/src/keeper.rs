@@ -1,0 +1,302 @@
+//! The process that stays when a daemon dies, and starts the next one.
+//!
+//! It has what a mount is made of, in copies of the daemon's descriptors: the connection to the
+//! kernel, where requests wait meanwhile; the volume's lock, which nobody else can get in between;
+//! the socket for commands; the memory with all that was acknowledged and is in no journal yet. It
+//! opens no volume, has one thread and does nothing but wait.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::daemon::Job;
+use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
+use crate::handover::{self, Estate, Message};
+use crate::log::Log;
+use crate::{signals, socket};
+
+/// So many deaths within [`PERIOD`], and the mount is given up.
+const DEATHS: usize = 5;
+/// The environment may say another number, for tests that kill more often.
+const DEATHS_VARIABLE: &str = "RAZORFS_DEATHS";
+/// Nanoseconds.
+const PERIOD: u64 = 60_000_000_000;
+
+/// A daemon that runs.
+struct Daemon {
+    child: Child,
+    /// Becomes readable when it has ended.
+    ended: OwnedFd,
+    socket: OwnedFd,
+    /// What it said of its end.
+    ending: Option<(u8, Option<String>)>,
+}
+
+/// How a daemon ended.
+enum End {
+    /// As it should; with the reason, where it should have gone on and could not.
+    Done(u8, Option<String>),
+    /// Not so.
+    Died(ExitStatus),
+    /// It does not need a keeper, and goes on.
+    Alone,
+}
+
+/// The keeper's life: starts the daemon with this command line, and another one whenever it dies.
+pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+    let signals = signals::as_descriptor()?;
+    let mut daemon = start(line, Stdio::inherit(), &Message::Start)?;
+    // What the daemon says until the directory is usable goes to whoever started us, from it.
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+    let home = socket::home(&job.volume);
+    let mut estate = None;
+    let mut deaths = Deaths::new();
+    loop {
+        let status = match serve(&mut daemon, &signals, &mut estate) {
+            End::Done(code, None) => return Ok(code),
+            End::Done(code, Some(why)) => {
+                if let Some(kept) = &estate {
+                    let text = format!(
+                        "another daemon cannot go on: {why}; the mount is given up, `razorfs \
+                         umount` it and mount it again"
+                    );
+                    give_up(job, kept, home.as_ref().ok(), &text);
+                }
+                return Ok(code);
+            }
+            End::Alone => return Ok(0),
+            End::Died(status) => status,
+        };
+        let Some(kept) = &estate else {
+            // It never came to be mounted; whoever waits for it sees how it ended.
+            return Ok(status.code().map_or(1, |code| code as u8));
+        };
+        let now = crate::env().monotonic();
+        let killed = daemon.child.id();
+        let reason = what_happened(status);
+        if deaths.are_too_many(now) {
+            let text = format!(
+                "the daemon (process {killed}) {reason}: death {} within a minute; the mount is \
+                 given up, `razorfs umount` it and mount it again",
+                deaths.latest.len()
+            );
+            return Ok(give_up(job, kept, home.as_ref().ok(), &text));
+        }
+        let next = kept.try_clone().and_then(|estate| {
+            let deaths = deaths.count;
+            let message = Message::Resume { estate, deaths };
+            let started = start(line, Stdio::null(), &message);
+            started.map_err(|e| std::io::Error::other(e.message))
+        });
+        daemon = match next {
+            Ok(daemon) => {
+                let next = daemon.child.id();
+                let text =
+                    format!("the daemon (process {killed}) {reason}; process {next} goes on");
+                log(job, kept, &text);
+                daemon
+            }
+            Err(e) => {
+                let text = format!(
+                    "the daemon (process {killed}) {reason}, and another one cannot be started \
+                     ({e}); the mount is given up"
+                );
+                return Ok(give_up(job, kept, home.as_ref().ok(), &text));
+            }
+        };
+    }
+}
+
+/// The deaths so far.
+struct Deaths {
+    count: u64,
+    latest: Vec<u64>,
+    most: usize,
+}
+
+impl Deaths {
+    fn new() -> Self {
+        let most = std::env::var(DEATHS_VARIABLE).ok();
+        Self {
+            count: 0,
+            latest: Vec::new(),
+            most: most.and_then(|n| n.parse().ok()).unwrap_or(DEATHS),
+        }
+    }
+
+    /// One more; whether it was one too many.
+    fn are_too_many(&mut self, now: u64) -> bool {
+        self.count += 1;
+        self.latest.retain(|&at| now.saturating_sub(at) < PERIOD);
+        self.latest.push(now);
+        self.latest.len() >= self.most
+    }
+}
+
+fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> {
+    let failed = |e: std::io::Error| {
+        let message = format!("cannot start the daemon: {}", plain(&e));
+        Failure::new(message).code(COULD_NOT_RUN)
+    };
+    let (ours, theirs) = handover::pair().map_err(failed)?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("razorfs")
+        .args(line)
+        .stdin(theirs)
+        .stdout(stdout)
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let ended = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
+    match handover::send(ours.as_fd(), message) {
+        // It has died already, which is seen in a moment, and is a death like any other.
+        Err(e) if has_died(&e) => {}
+        sent => sent.map_err(failed)?,
+    }
+    Ok(Daemon {
+        child,
+        ended,
+        socket: ours,
+        ending: None,
+    })
+}
+
+/// Whether nobody can get a message because the other process has ended.
+fn has_died(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+/// Waits for the daemon's end, and hands signals on to it meanwhile.
+fn serve(daemon: &mut Daemon, signals: &OwnedFd, estate: &mut Option<Estate>) -> End {
+    let mut talks = true;
+    loop {
+        let (signal, message, ended) = {
+            let mut fds = vec![
+                PollFd::new(signals, PollFlags::IN),
+                PollFd::new(&daemon.ended, PollFlags::IN),
+            ];
+            if talks {
+                fds.push(PollFd::new(&daemon.socket, PollFlags::IN));
+            }
+            let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            let mut next = || ready.next().unwrap_or(false);
+            let (signal, ended) = (next(), next());
+            (signal, next(), ended)
+        };
+        if signal && signals::take_one(signals) {
+            // It may have ended meanwhile.
+            let _ = kill_process(pid_of(&daemon.child), Signal::TERM);
+        }
+        // What it said last comes before its end.
+        if message {
+            match handover::receive(daemon.socket.as_fd()) {
+                Ok(Some(Message::Ready(new))) => *estate = Some(new),
+                Ok(Some(Message::Leave)) => return End::Alone,
+                Ok(Some(Message::Ending { code, refused })) => {
+                    daemon.ending = Some((code, refused));
+                }
+                Ok(Some(Message::Start | Message::Resume { .. })) => {}
+                Ok(None) | Err(_) => talks = false,
+            }
+            continue;
+        }
+        if ended {
+            return end_of(daemon);
+        }
+    }
+}
+
+fn end_of(daemon: &mut Daemon) -> End {
+    let status = daemon.child.wait();
+    match (daemon.ending.take(), status) {
+        (Some((code, refused)), _) => End::Done(code, refused),
+        (None, Ok(status)) => End::Died(status),
+        // Not ours to wait for: somebody else has taken its status.
+        (None, Err(_)) => End::Died(ExitStatus::from_raw(0)),
+    }
+}
+
+fn what_happened(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("ended with code {code} and did not say why"),
+        (None, None) => "is gone".into(),
+    }
+}
+
+/// Where the volume is by now.
+pub fn home_of(lock: Option<&OwnedFd>, volume: &Path) -> std::path::PathBuf {
+    use std::os::fd::AsRawFd;
+    let link =
+        lock.and_then(|fd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok());
+    let home = link.as_deref().and_then(Path::parent);
+    match home {
+        Some(home) if home.join("LOCK").exists() => home.to_owned(),
+        _ => volume.to_owned(),
+    }
+}
+
+/// Writes a line to the log of the volume.
+fn log(job: &Job, estate: &Estate, text: &str) {
+    let home = home_of(estate.lock.as_ref(), &job.volume);
+    // Opened for the line: the daemon may begin another file at any time.
+    if let Ok(log) = Log::to_volume(&home, crate::env()) {
+        tracing::subscriber::with_default(log, || tracing::error!("keeper: {text}"));
+    }
+}
+
+/// Whoever uses the mount gets errors as soon as this process is gone.
+fn give_up(job: &Job, estate: &Estate, home: Option<&OwnedFd>, text: &str) -> u8 {
+    log(job, estate, text);
+    if let Some(home) = home {
+        socket::remove(home);
+    }
+    COULD_NOT_RUN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_dies_before_it_is_told_anything_has_died() {
+        // The program of the tests does not know these words, and ends at once.
+        for _ in 0..20 {
+            let line = ["--no-such-option".into()];
+            let daemon = start(&line, Stdio::null(), &Message::Start);
+            let mut daemon = daemon.map_err(|e| e.message).unwrap();
+            assert!(matches!(end_of(&mut daemon), End::Died(_)));
+        }
+        let (ours, theirs) = handover::pair().unwrap();
+        drop(theirs);
+        let e = handover::send(ours.as_fd(), &Message::Start).unwrap_err();
+        assert!(has_died(&e), "{e}");
+    }
+
+    #[test]
+    fn the_fifth_death_within_a_minute_is_one_too_many() {
+        let second = 1_000_000_000;
+        let mut deaths = Deaths::new();
+        for at in [0, 10, 20, 30] {
+            assert!(!deaths.are_too_many(at * second));
+        }
+        // The first one was too long ago.
+        assert!(!deaths.are_too_many(60 * second));
+        assert!(deaths.are_too_many(61 * second));
+        assert_eq!(deaths.count, 6);
+    }
+}

@@ -1,0 +1,174 @@
+//! Going on where a process has died: what the simulation of deaths does not come to.
+
+use std::sync::Arc;
+
+use razorfs_disk::Ram;
+use razorfs_disk::sim::{SimDisk, SimEnv};
+
+use crate::marks::{Mark, count};
+use crate::redo::{RedoMemory, as_request};
+use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Step, Volume};
+
+struct Machine {
+    disk: SimDisk,
+    ram: Arc<Ram>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self {
+            disk: SimDisk::new(),
+            ram: Arc::new(Ram::new(4 << 20)),
+        };
+        let create = CreateOptions::from(&machine.options());
+        let (disk, env) = (Arc::new(machine.disk.clone()), Arc::new(SimEnv::new(1)));
+        Volume::create_on(disk, env, &create).unwrap();
+        machine
+    }
+
+    fn options(&self) -> Options {
+        let redo = RedoMemory::new(Arc::clone(&self.ram)).unwrap();
+        Options {
+            geometry: Geometry::tiny(),
+            compression: Some(crate::Compression::None),
+            threads: false,
+            redo: Some(Arc::new(redo)),
+            ..Options::default()
+        }
+    }
+
+    fn open(&self) -> Result<Volume> {
+        let env = SimEnv::new(1);
+        env.set_tick(5_000_000);
+        Volume::open_on(Arc::new(self.disk.clone()), Arc::new(env), self.options())
+    }
+}
+
+fn make(volume: &Volume, name: &str) -> Result<Ino> {
+    let node = NewNode::file(0o644);
+    Ok(volume.create_node(Ino::ROOT, name.as_bytes(), &node)?.ino)
+}
+
+/// Everything since the last commit is there, and goes on being there.
+#[test]
+fn what_no_journal_has_is_there_after_a_death() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.recovery_report().redone, None);
+    let ino = make(&volume, "file").unwrap();
+    volume.write(ino, 3, &[7; 100_000]).unwrap();
+    drop(volume);
+    for _ in 0..3 {
+        let volume = machine.open().unwrap();
+        assert!(volume.recovery_report().redone.is_some());
+        let mut found = vec![0; 100_003];
+        assert_eq!(volume.read(ino, 0, &mut found).unwrap(), 100_003);
+        assert!(found[3..].iter().all(|&byte| byte == 7));
+    }
+    let volume = machine.open().unwrap();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.recovery_report().redone, None, "nobody has died");
+    assert_eq!(volume.stat(ino).unwrap().size, 100_003);
+}
+
+#[test]
+fn a_batch_that_waits_for_room_on_the_host_waits_on_after_a_death() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let ino = make(&volume, "file").unwrap();
+    volume.sync().unwrap();
+    let used: u64 = machine.disk.files().iter().map(|(_, len)| len).sum();
+    volume.write(ino, 0, &[5; 200_000]).unwrap();
+    machine.disk.set_capacity(Some(used));
+    assert!(matches!(volume.step(Step::Commit), Err(Error::NoSpace)));
+    // And one that is open beside it.
+    let rename = crate::RenameMode::Replace;
+    let moved = volume.rename(Ino::ROOT, b"file", Ino::ROOT, b"moved", rename);
+    moved.unwrap();
+    drop(volume);
+    let held = count(Mark::ResumeHeld);
+    // Twice: nothing of it has got to the journal.
+    for _ in 0..2 {
+        let volume = machine.open().unwrap();
+        assert_eq!(volume.stat(ino).unwrap().size, 200_000);
+        assert_eq!(volume.lookup(Ino::ROOT, b"moved").unwrap().ino, ino);
+        drop(volume);
+    }
+    assert!(count(Mark::ResumeHeld) >= held + 2);
+    machine.disk.set_capacity(None);
+    let volume = machine.open().unwrap();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    let mut found = vec![0; 200_000];
+    volume.read(ino, 0, &mut found).unwrap();
+    assert!(found.iter().all(|&byte| byte == 5));
+    assert_eq!(volume.lookup(Ino::ROOT, b"moved").unwrap().ino, ino);
+}
+
+#[test]
+fn a_volume_that_refused_writes_is_not_gone_on_with() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    make(&volume, "file").unwrap();
+    volume.refuse_writes("for a good reason");
+    drop(volume);
+    let refused = machine.open().err().unwrap().to_string();
+    assert!(refused.contains("for a good reason"), "{refused}");
+}
+
+#[test]
+fn a_request_that_was_applied_is_known_after_a_death() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let ino = as_request(40, || make(&volume, "file")).unwrap();
+    assert_eq!(volume.applied(40), Some(ino));
+    // One that was refused can be asked again.
+    assert!(as_request(42, || make(&volume, "file")).is_err());
+    drop(volume);
+    let volume = machine.open().unwrap();
+    assert_eq!((volume.applied(40), volume.applied(42)), (Some(ino), None));
+    as_request(44, || volume.unlink(Ino::ROOT, b"file")).unwrap();
+    volume.sync().unwrap();
+    drop(volume);
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.applied(40), Some(ino), "a slot of the first process");
+    assert_eq!(volume.applied(44), Some(Ino(0)));
+}
+
+#[test]
+fn an_inode_from_before_stays_until_somebody_says_that_it_is_not_held() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let (held, free) = (
+        make(&volume, "held").unwrap(),
+        make(&volume, "free").unwrap(),
+    );
+    volume.pin(held, 1);
+    volume.unlink(Ino::ROOT, b"held").unwrap();
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    // Nobody knows of this one either.
+    volume.unlink(Ino::ROOT, b"free").unwrap();
+    let mut doubtful = volume.doubtful();
+    doubtful.sort_unstable();
+    assert_eq!(doubtful, [held, free]);
+    // Its last holder lets go, of more than was counted since.
+    volume.pin(held, 1);
+    volume.unpin(held, 5);
+    assert!(volume.not_held(free) && !volume.not_held(free));
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(free).is_err() && volume.stat(held).is_ok());
+    // A new one needs no question.
+    let new = make(&volume, "new").unwrap();
+    volume.pin(new, 1);
+    volume.unlink(Ino::ROOT, b"new").unwrap();
+    volume.unpin(new, 1);
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(new).is_err());
+    assert_eq!(volume.doubtful(), [held]);
+    volume.nobody_is_left();
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(held).is_err() && volume.doubtful().is_empty());
+}
