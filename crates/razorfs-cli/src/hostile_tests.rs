@@ -168,7 +168,7 @@ impl Forger {
 
     fn entry(&mut self, tar: &mut Vec<u8>) {
         let kind =
-            self.one(&[b"0000\0001112225555xxxxgLLKKSS346V7\xff"])[self.below(32) as usize % 31];
+            self.one(&[b"0000\x00001112225555xxxxgLLKKSS346V7\xff"])[self.below(32) as usize % 31];
         let data = self.data(kind);
         let mut header = if self.chance(70) {
             Header::new_gnu()
