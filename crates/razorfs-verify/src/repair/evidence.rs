@@ -44,10 +44,17 @@ impl Evidence {
                     Some(FileName::Manifest(id) | FileName::ManifestTmp(id)) => {
                         this.manifest = this.manifest.max(id);
                     }
-                    Some(FileName::Segment(id) | FileName::SegmentTmp(id)) => {
+                    Some(
+                        FileName::Segment(id)
+                        | FileName::SegmentTmp(id)
+                        | FileName::SegmentParity(id)
+                        | FileName::SegmentParityTmp(id),
+                    ) => {
                         this.segment = this.segment.max(id);
                     }
-                    Some(FileName::Pack(id)) => this.pack = this.pack.max(id),
+                    Some(
+                        FileName::Pack(id) | FileName::PackParity(id) | FileName::PackParityTmp(id),
+                    ) => this.pack = this.pack.max(id),
                     Some(FileName::Journal(slot) | FileName::JournalTwin(slot)) => {
                         this.slot = this.slot.max(slot);
                     }
