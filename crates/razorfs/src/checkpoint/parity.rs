@@ -328,8 +328,12 @@ impl Checkpointer {
             Err(e) => {
                 parity.making = None;
                 if fence::may_undo(&e) {
-                    // What cannot be removed now is removed at the next mount.
-                    let _ = self.core.disk.remove(&name_of(object.parity_tmp()));
+                    // What cannot be removed now is removed at the next mount. If its name was not
+                    // synced it has it all the same, and the next try would take it for another
+                    // host's.
+                    for name in [object.parity_tmp(), object.parity()] {
+                        let _ = self.core.disk.remove(&name_of(name));
+                    }
                 }
                 if !e.is_loss() {
                     return Err(e);

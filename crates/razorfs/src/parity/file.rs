@@ -5,12 +5,12 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::sync::Mutex;
 use razorfs_disk::{Disk, DiskError, DiskOp, File, OpenHow};
-use razorfs_format::VolumeId;
 use razorfs_format::parity::{HEADER_LEN, Object, Shape, Sums};
+use razorfs_format::{Place, VolumeId};
 
 use crate::checkpoint::name_of;
+use crate::sync::Mutex;
 use crate::{Error, Result};
 
 /// An object and its parity, open.
@@ -46,8 +46,15 @@ impl Shards {
         let mut header = [0; HEADER_LEN];
         let got = parity.read_at(&mut header, 0)?;
         let header = header.get(..got).unwrap_or_default();
+        let shape = Shape::decode(header, vid, object, len)?;
+        let whole = file.len()?;
+        if whole > shape.len {
+            // That of a shorter self: it would heal what was written since away.
+            let place = Place::new(object.parity(), 0);
+            return Err(place.error("length of the object", whole, shape.len).into());
+        }
         Ok(Self {
-            shape: Shape::decode(header, vid, object, len)?,
+            shape,
             object: file,
             parity,
         })

@@ -117,14 +117,20 @@ impl Opening {
             | FileName::Journal(_)
             | FileName::JournalTwin(_) => true,
         };
+        let mut of_packs = false;
         for file in self.listing()? {
             if !named(&file) {
                 self.disk.remove(&name_of(file))?;
                 marks::hit(Mark::RecoveryLeftover);
                 if let FileName::PackParity(_) = file {
                     marks::hit(Mark::ParityLeftover);
+                    of_packs = true;
                 }
             }
+        }
+        if of_packs {
+            // A pack that grows and is sealed again must not find the parity of its shorter self.
+            self.disk.sync_dir(Dir::Pack)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ mod generations;
 mod leftovers;
 mod unfinished;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
@@ -21,7 +21,7 @@ use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::{FragmentKind, PackRef};
 use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
-use razorfs_format::{BatchSeq, Branch, Ino, Lsn, PackId, Place, VolumeId};
+use razorfs_format::{BatchSeq, Branch, Epoch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
 pub(crate) use unfinished::is_free;
@@ -47,6 +47,9 @@ pub(crate) struct Opened {
     /// What is to be done again before anything else.
     pub left: Option<Left>,
 }
+
+/// More checkpoints than a resume makes, for what is one batch, or a few where the host is full.
+const RESUME_EPOCHS: u64 = 64;
 
 /// Inode numbers skipped after a crash, for each mount since the manifest: those that were given
 /// out and never became durable are not given out again, since somebody may still hold them.
@@ -220,6 +223,8 @@ struct Replay {
     counters: CountersAt,
     /// Ends of the journaled frames of each pack.
     frames: BTreeMap<PackId, u64>,
+    /// Packs that what is to be done again refers to.
+    awaited: BTreeSet<PackId>,
 }
 
 impl Replay {
@@ -252,6 +257,7 @@ impl Replay {
             levels,
             counters,
             frames,
+            awaited: BTreeSet::new(),
         }
     }
 
@@ -297,6 +303,7 @@ impl Replay {
     fn adopt(&mut self, left: Left) -> Left {
         for frame in left.frames() {
             self.refer(frame);
+            self.awaited.insert(frame.pack);
         }
         let made = left.made().map(Ino::next);
         let next = &mut self.counters.next_ino;
@@ -368,6 +375,13 @@ impl Opening {
             meta.len = meta.len.saturating_add(more);
             meta.total = meta.total.saturating_add(more);
             meta.last_birth = meta.last_birth.max(birth);
+        }
+        // What is to be done again may refer to them, and is in no memtable when the first
+        // checkpoints are made: these are not the ones to find them dead.
+        for id in &self.replay.awaited {
+            if let Some(meta) = packs.get_mut(id) {
+                meta.last_birth = Epoch(birth.0.saturating_add(RESUME_EPOCHS));
+            }
         }
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
         let surplus = open.len().saturating_sub(2);

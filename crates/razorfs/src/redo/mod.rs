@@ -389,8 +389,9 @@ impl RedoMemory {
 
     /// Gives memory that was not used since the last call back to the host, all but a little.
     pub(crate) fn give_back(&self) {
-        let ranges = self.runs.lock().unused();
-        for range in ranges {
+        // Held to the end: what somebody takes meanwhile must not be given back under them.
+        let mut runs = self.runs.lock();
+        for range in runs.unused() {
             let words = range.len() * self.shape.chunk_words;
             self.memory.give_back(self.shape.chunk(range.start), words);
         }

@@ -16,7 +16,7 @@ use crate::checkpoint::superfile::SuperFile;
 use crate::checkpoint::{Checkpointer, Installer, name_of};
 use crate::parity::Shards;
 use crate::store::Version;
-use crate::{Error, Result, fence};
+use crate::{Error, Result};
 
 /// Bytes of a pack that one step reads.
 const STEP: u64 = 4 << 20;
@@ -280,13 +280,12 @@ impl Checkpointer {
         }
         core.fence.check()?;
         let (tmp, to) = (name_of(object.parity_tmp()), name_of(object.parity()));
-        for old in [&tmp, &to] {
-            match core.disk.remove(old) {
-                Err(e) if !e.is_not_found() => return Err(e.into()),
-                _ => {}
-            }
+        match core.disk.remove(&tmp) {
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => {}
         }
-        let file = fence::create_for(core.disk.as_ref(), &tmp, &to)?;
+        // The old one stays until the new one is whole: what is left of it may be needed.
+        let file = core.disk.open(&tmp, OpenHow::CreateNew)?;
         file.write_at(&[std::io::IoSlice::new(&parity)], 0)?;
         file.sync_data()?;
         core.disk.rename(&tmp, &to)?;
@@ -332,7 +331,9 @@ impl Checkpointer {
             .and_then(|file| Shards::open(core.disk.as_ref(), core.vid, object, file, how));
         let shards = match shards {
             Ok(shards) => shards,
-            Err(e) if is_damage(&e) => return self.parity_is_lost(meta, from).map(|()| None),
+            Err(e) if is_damage(&e) => {
+                return self.parity_is_lost(meta, from, None).map(|()| None);
+            }
             Err(e) => return Err(e),
         };
         let mut looked = Looked::default();
@@ -341,7 +342,10 @@ impl Checkpointer {
             let group = shards.shape.group(index).range();
             let condition = match shards.read(index) {
                 Ok(condition) => condition,
-                Err(e) if is_damage(&e) => return self.parity_is_lost(meta, from).map(|()| None),
+                Err(e) if is_damage(&e) => {
+                    let shards = Some(&shards);
+                    return self.parity_is_lost(meta, from, shards).map(|()| None);
+                }
                 Err(e) => return Err(e),
             };
             if !condition.bad.is_empty() || condition.bad_recovery > 0 {
@@ -365,10 +369,21 @@ impl Checkpointer {
             .is_some_and(|parity| parity.has(pack))
     }
 
-    /// The parity of a pack cannot be used: it goes, and is made anew in the background if the pack
-    /// is whole.
-    fn parity_is_lost(&self, meta: &PackMeta, from: u64) -> Result<()> {
+    /// The parity of a pack cannot be used, or a part of it: it goes, and is made anew in the
+    /// background if the pack is whole. What the rest of it can heal is healed first.
+    fn parity_is_lost(&self, meta: &PackMeta, from: u64, shards: Option<&Shards>) -> Result<()> {
         let core = &self.core;
+        let mut looked = Looked::default();
+        for index in shards.map_or(0..0, |shards| 0..shards.shape.groups()) {
+            let Some(shards) = shards else { break };
+            // A group that cannot be read here is what the parity is lost for.
+            if let Ok(condition) = shards.read(index)
+                && !condition.bad.is_empty()
+            {
+                let range = shards.shape.group(index).range();
+                self.heal_group(meta, index, range, &mut looked)?;
+            }
+        }
         let mut installer = self.installer.lock();
         if !is_there(&installer, meta.id) {
             return Ok(());
@@ -384,7 +399,8 @@ impl Checkpointer {
         if let Some(parity) = &mut installer.parity {
             parity.lost(meta.id);
         }
-        self.with_scrub(|run| run.record.healed += 1);
+        // What could not be healed is told where the frames are looked at.
+        self.with_scrub(|run| run.record.healed += 1 + looked.healed);
         Ok(())
     }
 
