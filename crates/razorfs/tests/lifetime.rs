@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use razorfs::{CreateOptions, Durability, Ino, NewNode, Options, Volume};
 use razorfs_disk::os::OsEnv;
@@ -48,8 +49,17 @@ struct Held {
 impl Held {
     fn now() -> Self {
         let count = |dir| fs::read_dir(dir).unwrap().count();
+        // A thread that was joined is listed for a moment longer.
+        let mut threads = count("/proc/self/task");
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            match std::mem::replace(&mut threads, count("/proc/self/task")) {
+                before if before == threads => break,
+                _ => {}
+            }
+        }
         Self {
-            threads: count("/proc/self/task"),
+            threads,
             descriptors: count("/proc/self/fd"),
             bytes: LIVE.load(Ordering::Relaxed),
         }
