@@ -72,6 +72,15 @@ fn a_tar_that_is_cut_off_leaves_no_half_file() {
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
 }
 
+/// Unpacks a tar into a new directory of `dir`, which fails; the directory.
+fn refused(bytes: &[u8], dir: &Path) -> PathBuf {
+    let to = dir.join("to");
+    std::fs::create_dir(&to).unwrap();
+    let outcome = unpack(bytes, &HostTree::new(&to), Path::new(""), &mut |_| Ok(()));
+    assert!(outcome.is_err());
+    to
+}
+
 #[test]
 fn a_tar_cannot_write_outside_its_root() {
     let mut builder = tar::Builder::new(Vec::new());
@@ -83,11 +92,7 @@ fn a_tar_cannot_write_outside_its_root() {
     builder.append(&header, [7].as_slice()).unwrap();
     let bytes = builder.into_inner().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let to = dir.path().join("to");
-    std::fs::create_dir(&to).unwrap();
-    let tree = HostTree::new(&to);
-    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
-    assert!(outcome.is_err());
+    refused(&bytes, dir.path());
     assert!(!dir.path().join("evil").exists());
 }
 
@@ -108,11 +113,7 @@ fn a_tar_cannot_write_through_its_own_symbolic_link() {
         .append_data(&mut header, "link/sub/evil", data)
         .unwrap();
     let bytes = builder.into_inner().unwrap();
-    let to = dir.path().join("to");
-    std::fs::create_dir(&to).unwrap();
-    let tree = HostTree::new(&to);
-    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
-    assert!(outcome.is_err());
+    refused(&bytes, dir.path());
     assert!(!outside.join("sub/evil").exists());
 }
 
@@ -133,11 +134,7 @@ fn a_tar_cannot_link_what_is_behind_its_own_symbolic_link() {
         builder.append_link(&mut header, name, target).unwrap();
     }
     let bytes = builder.into_inner().unwrap();
-    let to = dir.path().join("to");
-    std::fs::create_dir(&to).unwrap();
-    let tree = HostTree::new(&to);
-    let outcome = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
-    assert!(outcome.is_err());
+    let to = refused(&bytes, dir.path());
     assert!(!to.join("mine").exists());
 }
 

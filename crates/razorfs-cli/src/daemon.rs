@@ -49,9 +49,7 @@ enum Event {
 /// The daemon's life. What happens until the directory is usable is told on standard output:
 /// `ready` or an exit code, a blank and a line.
 pub fn in_background(job: &Job, kept: bool) -> u8 {
-    // A child of its own session: signals of the terminal do not reach it.
-    let _ = rustix::process::setsid();
-    let _ = std::env::set_current_dir("/");
+    leave_the_terminal();
     let beginning = if kept {
         kept::begin()
     } else {
@@ -95,7 +93,22 @@ fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Without a parent nobody listens, and there is nothing to be done about it.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    let_go_of_output();
+}
+
+/// A process of its own session, which signals of the terminal do not reach, and that keeps no
+/// directory busy.
+pub fn leave_the_terminal() {
+    // Fails for who leads a session already, which is what is wanted.
+    let _ = rustix::process::setsid();
+    // Without it a directory is busy as long as this process lives; nothing is lost by that.
+    let _ = std::env::set_current_dir("/");
+}
+
+/// Whoever reads our output sees its end, if they wait for that.
+pub fn let_go_of_output() {
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        // They read a line, and do not need the end.
         let _ = rustix::stdio::dup2_stdout(&null);
     }
 }
@@ -213,8 +226,10 @@ fn mounted(
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
     let kept = kept.inspect_err(|_| {
-        // What nobody is going to serve must not stay; that it is there is told anyway.
-        let _ = unmount::lazily(&job.dir);
+        // What nobody is going to serve must not stay.
+        if let Err(failure) = unmount::lazily(&job.dir) {
+            tracing::error!("{failure}");
+        }
     })?;
     tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
     if let Some(listener) = listener {

@@ -134,7 +134,7 @@ impl Forger {
             } else {
                 len
             };
-            let _ = write!(records, "{told} ");
+            write!(records, "{told} ").unwrap();
             records.extend_from_slice(key);
             records.push(b'=');
             records.extend_from_slice(&value);

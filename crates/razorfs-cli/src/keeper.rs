@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::daemon::Job;
+use crate::daemon::{self, Job};
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
 use crate::handover::{self, Estate, Message};
 use crate::log::Log;
@@ -49,17 +49,14 @@ enum End {
 
 /// The keeper's life: starts the daemon with this command line, and another one whenever it dies.
 pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
-    let _ = rustix::process::setsid();
-    let _ = std::env::set_current_dir("/");
+    daemon::leave_the_terminal();
+    let mut deaths = Deaths::new()?;
     let signals = signals::as_descriptor()?;
     let mut daemon = start(line, Stdio::inherit(), &Message::Start)?;
     // What the daemon says until the directory is usable goes to whoever started us, from it.
-    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdout(&null);
-    }
+    daemon::let_go_of_output();
     let home = socket::home(&job.volume);
     let mut estate = None;
-    let mut deaths = Deaths::new();
     loop {
         let status = match serve(&mut daemon, &signals, &mut estate) {
             End::Done(code, None) => return Ok(code),
@@ -124,13 +121,20 @@ struct Deaths {
 }
 
 impl Deaths {
-    fn new() -> Self {
-        let most = std::env::var(DEATHS_VARIABLE).ok();
-        Self {
+    fn new() -> Result<Self> {
+        let most = match std::env::var(DEATHS_VARIABLE) {
+            Err(std::env::VarError::NotPresent) => DEATHS,
+            told => told.ok().and_then(|n| n.parse().ok()).ok_or_else(|| {
+                Failure::new(format!(
+                    "{DEATHS_VARIABLE} is not a number; set one or unset it"
+                ))
+            })?,
+        };
+        Ok(Self {
             count: 0,
             latest: Vec::new(),
-            most: most.and_then(|n| n.parse().ok()).unwrap_or(DEATHS),
-        }
+            most,
+        })
     }
 
     /// One more; whether it was one too many.
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn the_fifth_death_within_a_minute_is_one_too_many() {
         let second = 1_000_000_000;
-        let mut deaths = Deaths::new();
+        let mut deaths = Deaths::new().unwrap();
         for at in [0, 10, 20, 30] {
             assert!(!deaths.are_too_many(at * second));
         }

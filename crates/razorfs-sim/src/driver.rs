@@ -103,25 +103,8 @@ impl<M: Machine> Runner<M> {
             at: 0,
             what: e.to_string(),
         })?;
-        let mut runner = Self {
-            machine,
-            fs: Some(fs),
-            history: Vec::new(),
-            outdated: Vec::new(),
-            acknowledged: Arc::default(),
-            now: 0,
-            hidden_inodes: counted.saturating_sub(model.visible() as u64),
-            faulty: false,
-            latched: false,
-            died: false,
-            closing: false,
-            cut_seed: 0,
-            again: Vec::new(),
-            given: Ino(0),
-            cuts: 0,
-            marks: Marks::default(),
-            model,
-        };
+        let hidden = counted.saturating_sub(model.visible() as u64);
+        let mut runner = Self::of(machine, fs, model, hidden);
         // The owner and the mode of a new root are the volume's choice.
         if let Some(root) = found.node(Ino::ROOT) {
             runner.model.update(Ino::ROOT, |n| {
@@ -133,18 +116,16 @@ impl<M: Machine> Runner<M> {
         Ok(runner)
     }
 
-    /// Goes on with a volume that was opened and found to be in this state; its disk is not to be
-    /// trusted.
-    pub(crate) fn resume(machine: M, fs: M::Fs, model: Model) -> Result<Self, Failure> {
-        let mut runner = Self {
+    fn of(machine: M, fs: M::Fs, model: Model, hidden_inodes: u64) -> Self {
+        Self {
             machine,
             fs: Some(fs),
             history: Vec::new(),
             outdated: Vec::new(),
             acknowledged: Arc::default(),
             now: 0,
-            hidden_inodes: 0,
-            faulty: true,
+            hidden_inodes,
+            faulty: false,
             latched: false,
             died: false,
             closing: false,
@@ -154,7 +135,14 @@ impl<M: Machine> Runner<M> {
             cuts: 0,
             marks: Marks::default(),
             model,
-        };
+        }
+    }
+
+    /// Goes on with a volume that was opened and found to be in this state; its disk is not to be
+    /// trusted.
+    pub(crate) fn resume(machine: M, fs: M::Fs, model: Model) -> Result<Self, Failure> {
+        let mut runner = Self::of(machine, fs, model, 0);
+        runner.faulty = true;
         runner.everything_durable();
         Ok(runner)
     }

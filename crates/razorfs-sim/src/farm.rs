@@ -231,3 +231,27 @@ pub fn run(plan: &Plan, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
         .map(Mutex::into_inner)
         .unwrap_or_default()
 }
+
+/// Each seed once, on several threads. `one` runs a seed, adds what came of it to the sum, and
+/// answers whether to go on.
+pub fn each_seed<S: Default + Send>(
+    seeds: std::ops::Range<u64>,
+    jobs: usize,
+    one: impl Fn(u64, &Mutex<S>) -> bool + Sync,
+) -> S {
+    let next = AtomicU64::new(seeds.start);
+    let sum = Mutex::new(S::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !one(seed, &sum) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    sum.into_inner()
+}

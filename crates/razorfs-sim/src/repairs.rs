@@ -2,7 +2,6 @@
 //! the volume must be whole, and each file what it was, but for what the repair said that it lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use razorfs::{FileKind, Ino, NewNode};
@@ -11,6 +10,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_verify::{LEVEL_MAX, Lose, Loss, Outcome, RepairError, RepairOptions, repair, verify};
 
 use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
+use crate::farm::each_seed;
 use crate::flips::{Bad, PIECE, Victim, attributes, bad, read};
 use crate::looks::check_stat;
 use crate::marks::Marks;
@@ -453,27 +453,12 @@ pub fn run(
     jobs: usize,
     tick: impl Fn(&Summary) -> bool + Sync,
 ) -> Summary {
-    let next = AtomicU64::new(seeds.start);
-    let all = Mutex::new(Summary::default());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let mut mine = run_seed(seed, effort);
-                    let mut all = all.lock();
-                    all.marks.merge(&mine.marks);
-                    all.failures.append(&mut mine.failures);
-                    all.tried += mine.tried;
-                    if !tick(&all) {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    all.into_inner()
+    each_seed(seeds, jobs, |seed, all: &Mutex<Summary>| {
+        let mut mine = run_seed(seed, effort);
+        let mut all = all.lock();
+        all.marks.merge(&mine.marks);
+        all.failures.append(&mut mine.failures);
+        all.tried += mine.tried;
+        tick(&all)
+    })
 }

@@ -7,8 +7,6 @@
 //! acknowledged, it must say so, or the checker must: unless nothing on the disk proves that more
 //! was durable, as with the very last batches on a disk that lied about them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use parking_lot::Mutex;
 use razorfs::{Ino, NewNode};
 use razorfs_disk::sim::{Image, SimDisk};
@@ -20,6 +18,7 @@ use razorfs_format::{BatchSeq, Place};
 
 use crate::driver::Runner;
 use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
+use crate::farm::each_seed;
 use crate::flips::survey;
 use crate::marks::Marks;
 use crate::model::Model;
@@ -402,28 +401,14 @@ pub fn run(
     jobs: usize,
     tick: impl Fn(&Summary) -> bool + Sync,
 ) -> Summary {
-    let (next, all) = (AtomicU64::new(seeds.start), Mutex::new(Summary::default()));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let mut mine = run_seed(seed, copies);
-                    let mut all = all.lock();
-                    all.marks.merge(&mine.marks);
-                    all.failures.append(&mut mine.failures);
-                    all.runs += mine.runs;
-                    all.faults += mine.faults;
-                    all.opened += mine.opened;
-                    if !tick(&all) {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    all.into_inner()
+    each_seed(seeds, jobs, |seed, all: &Mutex<Summary>| {
+        let mut mine = run_seed(seed, copies);
+        let mut all = all.lock();
+        all.marks.merge(&mine.marks);
+        all.failures.append(&mut mine.failures);
+        all.runs += mine.runs;
+        all.faults += mine.faults;
+        all.opened += mine.opened;
+        tick(&all)
+    })
 }
