@@ -1,7 +1,7 @@
 //! The threads of an open volume: the only ones the engine has. One commits batches, one
-//! checkpoints, compacts and makes parity, one reaps, one scrubs, one flushes the second copy of the
-//! journal if there is one. Without them (`Options::threads` off) whoever needs the work done does
-//! it, step by step, which is how the simulator replays a seed.
+//! checkpoints, compacts and makes parity, one reaps, one scrubs, one flushes the second copy of
+//! the journal if there is one. Without them (`Options::threads` off) whoever needs the work done
+//! does it, step by step, which is how the simulator replays a seed.
 
 mod backoff;
 
