@@ -299,8 +299,10 @@ fn ctrl_c_ends_what_waits_for_others() {
     mount.mount(&[]);
     let pid = mount.pid();
     signal(pid, "STOP");
-    let mut child = Command::new(RAZORFS)
-        .args(["verify".as_ref(), mount.volume.as_os_str()])
+    // As from a terminal, also where this runs behind a shell that has jobs ignore Ctrl-C.
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", RAZORFS, "verify"])
+        .arg(&mount.volume)
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
