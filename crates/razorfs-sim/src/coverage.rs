@@ -23,11 +23,12 @@ const OF_FAULTS: [Mark; 13] = [
 ];
 
 /// What only disks that lie, lose and misplace lead to.
-const OF_ROT: [Mark; 2] = [Mark::ReplayLost, Mark::ReplayDamaged];
+const OF_ROT: [Mark; 1] = [Mark::ReplayLost];
 
 /// What only damage leads to.
-const OF_DAMAGE: [Mark; 3] = [
+const OF_DAMAGE: [Mark; 4] = [
     Mark::RecoveryGenerationLost,
+    Mark::ReplayDamaged,
     Mark::ReplayHeaderDamaged,
     Mark::ParityRead,
 ];

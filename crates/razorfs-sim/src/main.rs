@@ -194,8 +194,7 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
         }
         limit.is_none_or(|limit| elapsed < limit)
     });
-    // The rarest come with luck: as many runs again, and again, before it counts as never.
-    for _ in 0..4 {
+    for _ in 0..MORE {
         let complete = !args.complete || coverage::missing(plan.mode).is_empty();
         if complete || !summary.findings.is_empty() {
             break;
@@ -218,6 +217,10 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
     let complete = !args.complete || is_complete(&coverage::missing(plan.mode));
     ExitCode::from(u8::from(!summary.findings.is_empty() || !complete))
 }
+
+/// The rarest branches come with luck: as many runs again, that often, before one counts as never
+/// taken.
+const MORE: u64 = 4;
 
 /// Tells of the branches that were not taken.
 fn is_complete(missing: &[Mark]) -> bool {
@@ -379,9 +382,13 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
         _ => Effort::EveryBit,
     };
     let mut failed = false;
-    let first = plan.first_seed;
-    let end = first.saturating_add(args.runs.unwrap_or(1).saturating_mul(2));
-    for seed in (first..end).step_by(2) {
+    let volumes = args.runs.unwrap_or(1);
+    for n in 0..volumes.saturating_mul(1 + MORE) {
+        let complete = !args.complete || coverage::missing_of_damage().is_empty();
+        if n >= volumes && (complete || failed) {
+            break;
+        }
+        let seed = plan.first_seed.saturating_add(n * 2);
         let victims = match flips::victims(seed, args.copies) {
             Ok(victims) => victims,
             Err(failure) => {
@@ -390,28 +397,36 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             }
         };
         for (victim, how) in victims.iter().zip(["closed", "cut off", "with parity"]) {
-            let damages = flips::damages(victim, effort, seed);
-            let (all, bytes) = (damages.len() as u64, victim.image.total_len());
-            println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
-            let outcome = flips::run(victim, &damages, plan.jobs, |at| {
-                if at > 0 && at.is_multiple_of(100_000) {
-                    println!("  {at} of {all}");
-                }
-            });
-            for failure in outcome.failures.iter().take(20) {
-                println!("  FAILURE {failure}");
-            }
-            print!("{}", outcome.marks);
-            println!(
-                "flips: {}, failures: {}",
-                outcome.tried,
-                outcome.failures.len()
-            );
-            failed |= !outcome.failures.is_empty();
+            failed |= !flip_one(victim, how, effort, seed, plan.jobs);
         }
+    }
+    if args.marks {
+        println!("{}", coverage::taken());
     }
     failed |= args.complete && !is_complete(&coverage::missing_of_damage());
     ExitCode::from(u8::from(failed))
+}
+
+/// Rot in one volume; whether nothing went wrong.
+fn flip_one(victim: &flips::Victim, how: &str, effort: Effort, seed: u64, jobs: usize) -> bool {
+    let damages = flips::damages(victim, effort, seed);
+    let (all, bytes) = (damages.len() as u64, victim.image.total_len());
+    println!("seed {seed}, {how}: {bytes} bytes, {all} times damaged");
+    let outcome = flips::run(victim, &damages, jobs, |at| {
+        if at > 0 && at.is_multiple_of(100_000) {
+            println!("  {at} of {all}");
+        }
+    });
+    for failure in outcome.failures.iter().take(20) {
+        println!("  FAILURE {failure}");
+    }
+    print!("{}", outcome.marks);
+    println!(
+        "flips: {}, failures: {}",
+        outcome.tried,
+        outcome.failures.len()
+    );
+    outcome.failures.is_empty()
 }
 
 /// Repairs.
@@ -451,8 +466,17 @@ fn rot(plan: &Plan, runs: u64, args: &Args) -> ExitCode {
         }
         sum.failures.len() < plan.most_failures
     };
-    let seeds = first..first.saturating_add(runs);
-    let summary = rotten::run(seeds, args.copies, plan.jobs, tick);
+    let mut end = first.saturating_add(runs);
+    let mut summary = rotten::run(first..end, args.copies, plan.jobs, tick);
+    for _ in 0..MORE {
+        let complete = !args.complete || coverage::missing_of_rot().is_empty();
+        if complete || !summary.failures.is_empty() {
+            break;
+        }
+        let more = end..end.saturating_add(runs);
+        end = more.end;
+        summary.add(rotten::run(more, args.copies, plan.jobs, |_| true));
+    }
     print!("{}", summary.marks);
     if args.marks {
         println!("{}", coverage::taken());
@@ -464,7 +488,7 @@ fn rot(plan: &Plan, runs: u64, args: &Args) -> ExitCode {
         summary.faults,
         summary.opened,
         summary.failures.len(),
-        first.saturating_add(runs)
+        end
     );
     let complete = !args.complete || is_complete(&coverage::missing_of_rot());
     ExitCode::from(u8::from(!summary.failures.is_empty() || !complete))

@@ -48,6 +48,17 @@ pub struct Summary {
     pub opened: u64,
 }
 
+impl Summary {
+    /// Adds what others did.
+    pub fn add(&mut self, other: Self) {
+        self.marks.merge(&other.marks);
+        self.failures.extend(other.failures);
+        self.runs += other.runs;
+        self.faults += other.faults;
+        self.opened += other.opened;
+    }
+}
+
 /// A round, and an operation in it.
 type Moment = (u64, usize);
 
@@ -402,13 +413,9 @@ pub fn run(
     tick: impl Fn(&Summary) -> bool + Sync,
 ) -> Summary {
     each_seed(seeds, jobs, |seed, all: &Mutex<Summary>| {
-        let mut mine = run_seed(seed, copies);
+        let mine = run_seed(seed, copies);
         let mut all = all.lock();
-        all.marks.merge(&mine.marks);
-        all.failures.append(&mut mine.failures);
-        all.runs += mine.runs;
-        all.faults += mine.faults;
-        all.opened += mine.opened;
+        all.add(mine);
         tick(&all)
     })
 }
