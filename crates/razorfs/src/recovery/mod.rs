@@ -33,6 +33,7 @@ use crate::fence::Fence;
 use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
 use crate::parity::{Healer, Host};
+use crate::redo::RedoMemory;
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
@@ -73,7 +74,9 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
     let manifest = read_manifest(disk.as_ref(), superblock.vid(), &superblock.manifest)?;
     // What is not to be gone on with is refused while it is as it was.
     let redo = options.redo.as_deref().filter(|_| read_only.is_none());
-    let resumes = redo.map_or(Ok(false), |redo| redo.attach(superblock.vid()))?;
+    let resumes = redo.map_or(Ok(false), |redo| {
+        redo.attach(superblock.vid(), superblock.nonce)
+    })?;
     let clean_end = clean_end(disk.as_ref(), &superblock)?;
     let found = superblock.clone();
     let mut replay = Replay::new(&found, &manifest, options, &disk);
@@ -82,7 +85,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
         if read_only.is_none() && !report.read_only {
             unfinished::finish(disk.as_ref())?;
             SuperFile::read_and_heal(disk.as_ref())?;
-            fence(&disk, env.as_ref(), &mut superblock)?;
+            fence(&disk, env.as_ref(), &mut superblock, redo)?;
         }
         Ok(())
     };
@@ -185,13 +188,26 @@ fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>
 /// Writes the next generation: the same manifest and the same start of the journal under a new
 /// nonce, so that a second host that has the volume open notices at its next checkpoint. From here
 /// on both valid generations need the same files, so recovery may take any other for its own.
-fn fence(disk: &Arc<dyn Disk>, env: &dyn Env, superblock: &mut Superblock) -> Result<()> {
+fn fence(
+    disk: &Arc<dyn Disk>,
+    env: &dyn Env,
+    superblock: &mut Superblock,
+    redo: Option<&RedoMemory>,
+) -> Result<()> {
     superblock.generation = superblock.generation.next();
     superblock.nonce = env.random();
     superblock.state = State::Dirty;
+    // It may die in the midst of it.
+    if let Some(redo) = redo {
+        redo.expect_nonce(superblock.nonce);
+    }
     SuperFile::write(disk.as_ref(), superblock)?;
     // Of two that open at the same time one has lost.
-    Fence::new(Arc::clone(disk), superblock).check()
+    Fence::new(Arc::clone(disk), superblock).check()?;
+    if let Some(redo) = redo {
+        redo.settle_nonce();
+    }
+    Ok(())
 }
 
 fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {

@@ -14,6 +14,7 @@
 //! | 2 | volume |
 //! | 3 | the next slot to be given out |
 //! | 4 | bytes of the text why the volume takes no more writes, 0 if it does |
+//! | 5, 6 | mount nonce of the superblock, and the one that it is about to get, or the same |
 //! | 8..64 | that text |
 //! | 64..2112 | 1024 slots: `request | inode that it made` |
 //! | then | a line for each chunk: `batch (0: none) | order | chunks | words used` |
@@ -73,6 +74,8 @@ const AT_WORDS: usize = 1;
 const AT_VOLUME: usize = 2;
 const AT_NEXT_SLOT: usize = 3;
 const AT_CAUSE: usize = 4;
+const AT_NONCE: usize = 5;
+const AT_NEXT_NONCE: usize = 6;
 const CAUSE: std::ops::Range<usize> = 8..64;
 const SLOTS_AT: usize = 64;
 const SLOTS: usize = 1024;
@@ -188,9 +191,9 @@ impl RedoMemory {
         }
     }
 
-    /// Begins to use the memory for a volume. Answers whether it holds what a process that died has
-    /// left; fails if that is not to be gone on with.
-    pub(crate) fn attach(&self, volume: VolumeId) -> Result<bool> {
+    /// Begins to use the memory for a volume with this mount nonce. Answers whether it holds what a
+    /// process that died has left; fails if that is not to be gone on with.
+    pub(crate) fn attach(&self, volume: VolumeId, nonce: u64) -> Result<bool> {
         let words = self.memory.words().len() as u64;
         match self.load(0) {
             0 => {
@@ -200,6 +203,8 @@ impl RedoMemory {
                 }
                 self.store(AT_WORDS, words);
                 self.store(AT_VOLUME, volume.0);
+                self.store(AT_NONCE, nonce);
+                self.store(AT_NEXT_NONCE, nonce);
                 self.store(0, MAGIC);
                 return Ok(false);
             }
@@ -212,11 +217,32 @@ impl RedoMemory {
         if let Some(cause) = self.cause() {
             return Err(Error::Failed(cause.into()));
         }
+        // What was acknowledged here does not follow from what another host has written since.
+        if ![AT_NONCE, AT_NEXT_NONCE]
+            .map(|at| self.load(at))
+            .contains(&nonce)
+        {
+            return Err(refused(
+                "the volume was opened elsewhere after the process that used it had died; what no \
+                 journal had is not applied to what is there now",
+            ));
+        }
         let mut runs = self.runs.lock();
         runs.find(self.shape, &|at| self.load(at))
             .map_err(refused)?;
         self.keep_identities(&runs)?;
+        self.store(AT_NONCE, nonce);
         Ok(true)
+    }
+
+    /// The superblock is about to get this nonce; to be called before it is written.
+    pub(crate) fn expect_nonce(&self, nonce: u64) {
+        self.store(AT_NEXT_NONCE, nonce);
+    }
+
+    /// The superblock has the nonce that was expected.
+    pub(crate) fn settle_nonce(&self) {
+        self.store(AT_NONCE, self.load(AT_NEXT_NONCE));
     }
 
     /// Everything is where it stays, and those who used the volume are gone: nothing is to be gone

@@ -49,14 +49,14 @@ fn left(redo: &RedoMemory, last: u64) -> Vec<(u64, Vec<usize>)> {
 fn what_one_process_wrote_the_next_finds_in_order() {
     let ram = ram();
     let redo = memory(&ram);
-    assert!(!redo.attach(VOLUME).unwrap());
+    assert!(!redo.attach(VOLUME, 1).unwrap());
     // Across chunks, which have 4 KiB here.
     for (batch, bytes) in [(3, 10), (3, 5000), (3, 0), (4, 20_000), (4, 1)] {
         assert!(put(&redo, batch, bytes, Asked::default()));
     }
     drop(redo);
     let next = memory(&ram);
-    assert!(next.attach(VOLUME).unwrap());
+    assert!(next.attach(VOLUME, 1).unwrap());
     assert_eq!(
         left(&next, 2),
         [(3, vec![10, 5000, 0]), (4, vec![20_000, 1])]
@@ -65,7 +65,7 @@ fn what_one_process_wrote_the_next_finds_in_order() {
     assert!(put(&next, 4, 2, Asked::default()));
     drop(next);
     let last = memory(&ram);
-    assert!(last.attach(VOLUME).unwrap());
+    assert!(last.attach(VOLUME, 1).unwrap());
     assert_eq!(left(&last, 3), [(4, vec![20_000, 1, 2])]);
     assert_eq!(left(&last, 4), []);
 }
@@ -74,7 +74,7 @@ fn what_one_process_wrote_the_next_finds_in_order() {
 fn all_parts_come_back() {
     let ram = ram();
     let redo = memory(&ram);
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     let key = Key::extent(Branch(3), Ino(70), 9);
     let data = vec![5; 40_001];
     let parts = [
@@ -110,13 +110,13 @@ fn all_parts_come_back() {
 fn a_record_that_was_not_completed_never_happened() {
     let ram = ram();
     let redo = memory(&ram);
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     assert!(put(&redo, 1, 100, Asked::default()));
     let room = redo.reserve(BatchSeq(1), 9, 50, asked(8, 0)).unwrap();
     assert!(room.is_some());
     assert!(put(&redo, 1, 200, Asked::default()));
     let next = memory(&ram);
-    next.attach(VOLUME).unwrap();
+    next.attach(VOLUME, 1).unwrap();
     assert_eq!(left(&next, 0), [(1, vec![100, 200])]);
     assert_eq!(next.applied(8), None);
 }
@@ -125,11 +125,11 @@ fn a_record_that_was_not_completed_never_happened() {
 fn a_damaged_record_is_refused() {
     let ram = ram();
     let redo = memory(&ram);
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     put(&redo, 1, 100, Asked::default());
     let at = redo.shape.chunk(0) + HEADER + 3;
     ram.words()[at].fetch_xor(1 << 13, Ordering::Relaxed);
-    let e = memory(&ram).attach(VOLUME).unwrap_err();
+    let e = memory(&ram).attach(VOLUME, 1).unwrap_err();
     assert!(e.to_string().contains("damaged"), "{e}");
 }
 
@@ -137,7 +137,7 @@ fn a_damaged_record_is_refused() {
 fn requests_are_known_until_their_thread_has_another() {
     let ram = ram();
     let redo = memory(&ram);
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     put(&redo, 1, 10, asked(100, 5));
     put(&redo, 2, 10, asked(102, 0));
     redo.trim(BatchSeq(2));
@@ -148,13 +148,13 @@ fn requests_are_known_until_their_thread_has_another() {
     put(&redo, 3, 10, asked(104, 6));
     redo.store(SLOTS_AT, 0);
     let next = memory(&ram);
-    next.attach(VOLUME).unwrap();
+    next.attach(VOLUME, 1).unwrap();
     assert_eq!(next.applied(104), Some(Ino(6)));
     // The next process uses other slots, and the journal has the batch by now.
     put(&next, 4, 10, asked(106, 7));
     next.trim(BatchSeq(4));
     let last = memory(&ram);
-    last.attach(VOLUME).unwrap();
+    last.attach(VOLUME, 1).unwrap();
     assert_eq!(last.applied(104), Some(Ino(6)));
     assert_eq!(last.applied(106), Some(Ino(7)));
     assert_eq!(last.applied(0), None);
@@ -163,7 +163,7 @@ fn requests_are_known_until_their_thread_has_another() {
 #[test]
 fn a_full_memory_says_so_and_room_comes_with_the_journal() {
     let redo = memory(&ram());
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     let mut batch = 1;
     let mut count = 0;
     while put(&redo, batch, 30_000, Asked::default()) {
@@ -184,22 +184,42 @@ fn a_full_memory_says_so_and_room_comes_with_the_journal() {
 #[test]
 fn memory_that_is_not_ours_is_refused() {
     let ram = ram();
-    memory(&ram).attach(VOLUME).unwrap();
-    assert!(memory(&ram).attach(VolumeId(8)).is_err());
+    memory(&ram).attach(VOLUME, 1).unwrap();
+    assert!(memory(&ram).attach(VolumeId(8), 1).is_err());
     ram.words()[0].store(5, Ordering::Relaxed);
-    assert!(memory(&ram).attach(VOLUME).is_err());
+    assert!(memory(&ram).attach(VOLUME, 1).is_err());
     assert!(RedoMemory::new(Ram::new(4096)).is_err());
+}
+
+#[test]
+fn a_volume_that_was_opened_elsewhere_is_not_gone_on_with() {
+    let ram = ram();
+    let redo = memory(&ram);
+    redo.attach(VOLUME, 1).unwrap();
+    redo.expect_nonce(2);
+    // It dies before it has written the nonce, then after it has.
+    assert!(memory(&ram).attach(VOLUME, 1).unwrap());
+    memory(&ram).expect_nonce(3);
+    assert!(memory(&ram).attach(VOLUME, 3).unwrap());
+    memory(&ram).expect_nonce(4);
+    assert!(memory(&ram).attach(VOLUME, 2).is_err(), "it was never seen");
+    assert!(memory(&ram).attach(VOLUME, 1).is_err(), "that is long ago");
+    assert!(memory(&ram).attach(VOLUME, 3).unwrap());
+    memory(&ram).expect_nonce(5);
+    memory(&ram).settle_nonce();
+    assert!(memory(&ram).attach(VOLUME, 3).is_err());
+    assert!(memory(&ram).attach(VOLUME, 5).unwrap());
 }
 
 #[test]
 fn a_volume_that_takes_no_writes_is_not_gone_on_with() {
     let ram = ram();
     let redo = memory(&ram);
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     let cause = "a cause with an ü ".repeat(40);
     redo.latch(&cause);
     redo.latch("another");
-    let e = memory(&ram).attach(VOLUME).unwrap_err().to_string();
+    let e = memory(&ram).attach(VOLUME, 1).unwrap_err().to_string();
     assert!(e.contains("a cause with an ü a cause"), "{e}");
 }
 
@@ -217,7 +237,7 @@ fn what_is_not_used_is_given_back() {
     }
     let given = Arc::default();
     let redo = RedoMemory::new(Counting(Ram::new(512 << 10), Arc::clone(&given))).unwrap();
-    redo.attach(VOLUME).unwrap();
+    redo.attach(VOLUME, 1).unwrap();
     put(&redo, 1, 200_000, Asked::default());
     redo.give_back();
     redo.trim(BatchSeq(1));

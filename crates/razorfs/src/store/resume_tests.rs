@@ -107,6 +107,35 @@ fn a_batch_that_waits_for_room_on_the_host_waits_on_after_a_death() {
 }
 
 #[test]
+fn what_was_acknowledged_is_not_applied_to_what_another_host_has_written() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    make(&volume, "here").unwrap();
+    drop(volume);
+    let elsewhere = Options {
+        redo: None,
+        ..machine.options()
+    };
+    let env = Arc::new(SimEnv::new(2));
+    let volume = Volume::open_on(Arc::new(machine.disk.clone()), env, elsewhere).unwrap();
+    let there = make(&volume, "there").unwrap();
+    volume.close().unwrap();
+    let before = machine.disk.files();
+    let refused = machine.open().err().unwrap().to_string();
+    assert!(refused.contains("opened elsewhere"), "{refused}");
+    assert_eq!(machine.disk.files(), before, "nothing was written");
+    // Without the memory it is a volume like any other.
+    let options = Options {
+        redo: None,
+        ..machine.options()
+    };
+    let env = Arc::new(SimEnv::new(3));
+    let volume = Volume::open_on(Arc::new(machine.disk.clone()), env, options).unwrap();
+    assert_eq!(volume.lookup(Ino::ROOT, b"there").unwrap().ino, there);
+    assert!(volume.lookup(Ino::ROOT, b"here").is_err());
+}
+
+#[test]
 fn a_volume_that_refused_writes_is_not_gone_on_with() {
     let machine = Machine::new();
     let volume = machine.open().unwrap();
