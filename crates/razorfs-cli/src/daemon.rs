@@ -126,6 +126,10 @@ fn serve(job: &Job, beginning: &Beginning, ready: &mut dyn FnMut()) -> Result<()
     // Ours to the end, even if another volume is at the path by then.
     let home = socket::home(opened.disk.path());
     let outcome = mounted(job, beginning, &opened, events, &inbox, ready);
+    if outcome.is_err() && beginning.is_resumed() {
+        // The volume is not closed: another daemon is to go on, as after a death.
+        return outcome.map(|_| ());
+    }
     if let Ok(home) = home {
         socket::remove(&home);
     }
@@ -226,6 +230,9 @@ fn mounted(
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
     let kept = kept.inspect_err(|_| {
+        if beginning.is_resumed() {
+            return;
+        }
         // What nobody is going to serve must not stay.
         if let Err(failure) = unmount::lazily(&job.dir) {
             tracing::error!("{failure}");

@@ -11,7 +11,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::daemon::{self, Job};
@@ -35,13 +35,27 @@ struct Daemon {
     socket: OwnedFd,
     /// What it said of its end.
     ending: Option<(u8, Option<String>)>,
+    /// Whether it serves the mount.
+    is_ready: bool,
+    /// Whether it was asked to end.
+    is_asked: bool,
+}
+
+impl Daemon {
+    fn ask_to_end(&mut self) {
+        self.is_asked = true;
+        // It may have ended meanwhile.
+        let _ = kill_process(pid_of(&self.child), Signal::TERM);
+    }
 }
 
 /// How a daemon ended.
 enum End {
-    /// As it should; with the reason, where it should have gone on and could not.
-    Done(u8, Option<String>),
-    /// Not so.
+    /// As it should.
+    Done(u8),
+    /// It should have gone on and could not, for this reason.
+    Refused(String),
+    /// Not as it should.
     Died(ExitStatus),
     /// It does not need a keeper, and goes on.
     Alone,
@@ -56,37 +70,35 @@ pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
     // What the daemon says until the directory is usable goes to whoever started us, from it.
     daemon::let_go_of_output();
     let home = socket::home(&job.volume);
-    let mut estate = None;
+    let (mut estate, mut asked) = (None, false);
     loop {
-        let status = match serve(&mut daemon, &signals, &mut estate) {
-            End::Done(code, None) => return Ok(code),
-            End::Done(code, Some(why)) => {
-                if let Some(kept) = &estate {
-                    let text = format!(
-                        "another daemon cannot go on: {why}; the mount is given up, `razorfs \
-                         umount` it and mount it again"
-                    );
-                    give_up(job, kept, home.as_ref().ok(), &text);
-                }
-                return Ok(code);
-            }
+        let killed = daemon.child.id();
+        let (reason, waits) = match serve(&mut daemon, &signals, &mut estate, &mut asked) {
+            End::Done(code) => return Ok(code),
             End::Alone => return Ok(0),
-            End::Died(status) => status,
+            End::Refused(why) => (format!("cannot go on: {why}"), true),
+            // It never came to be mounted; whoever waits for it sees how it ended.
+            End::Died(status) if estate.is_none() => {
+                return Ok(status.code().map_or(1, |code| code as u8));
+            }
+            End::Died(status) => (what_happened(status), false),
         };
         let Some(kept) = &estate else {
-            // It never came to be mounted; whoever waits for it sees how it ended.
-            return Ok(status.code().map_or(1, |code| code as u8));
+            return Ok(COULD_NOT_RUN);
         };
-        let now = crate::env().monotonic();
-        let killed = daemon.child.id();
-        let reason = what_happened(status);
-        if deaths.are_too_many(now) {
+        if deaths.are_too_many(crate::env().monotonic()) {
             let text = format!(
                 "the daemon (process {killed}) {reason}: death {} within a minute; the mount is \
                  given up, `razorfs umount` it and mount it again",
                 deaths.latest.len()
             );
             return Ok(give_up(job, kept, home.as_ref().ok(), &text));
+        }
+        if waits {
+            // It may pass: the host may be out of memory, of descriptors, of space.
+            let text = format!("the daemon (process {killed}) {reason}; another one will try");
+            log(job, kept, &text);
+            pause(&signals, deaths.latest.len(), &mut asked);
         }
         let next = kept.try_clone().and_then(|estate| {
             let deaths = deaths.count;
@@ -111,6 +123,18 @@ pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
             }
         };
     }
+}
+
+/// Waits, the longer the more often it was in vain. A signal is for the next daemon.
+fn pause(signals: &OwnedFd, failures: usize, asked: &mut bool) {
+    let patience = Timespec {
+        tv_sec: 1 << failures.clamp(1, 4) >> 1,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(signals, PollFlags::IN)];
+    // An error means that the wait is over.
+    let _ = poll(&mut fds, Some(&patience));
+    *asked |= signals::take_one(signals);
 }
 
 /// The deaths so far.
@@ -171,6 +195,8 @@ fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> 
         ended,
         socket: ours,
         ending: None,
+        is_ready: false,
+        is_asked: false,
     })
 }
 
@@ -183,8 +209,14 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-/// Waits for the daemon's end, and hands signals on to it meanwhile.
-fn serve(daemon: &mut Daemon, signals: &OwnedFd, estate: &mut Option<Estate>) -> End {
+/// Waits for the daemon's end, and hands signals on to it meanwhile. One that was asked to end and
+/// died leaves that to the next.
+fn serve(
+    daemon: &mut Daemon,
+    signals: &OwnedFd,
+    estate: &mut Option<Estate>,
+    asked: &mut bool,
+) -> End {
     let mut talks = true;
     loop {
         let (signal, message, ended) = {
@@ -202,13 +234,22 @@ fn serve(daemon: &mut Daemon, signals: &OwnedFd, estate: &mut Option<Estate>) ->
             (signal, next(), ended)
         };
         if signal && signals::take_one(signals) {
-            // It may have ended meanwhile.
-            let _ = kill_process(pid_of(&daemon.child), Signal::TERM);
+            *asked = true;
+            // One that is to go on would take it for its death before it has begun to listen.
+            if daemon.is_ready || estate.is_none() {
+                daemon.ask_to_end();
+            }
         }
         // What it said last comes before its end.
         if message {
             match handover::receive(daemon.socket.as_fd()) {
-                Ok(Some(Message::Ready(new))) => *estate = Some(new),
+                Ok(Some(Message::Ready(new))) => {
+                    *estate = Some(new);
+                    daemon.is_ready = true;
+                    if *asked && !daemon.is_asked {
+                        daemon.ask_to_end();
+                    }
+                }
                 Ok(Some(Message::Leave)) => return End::Alone,
                 Ok(Some(Message::Ending { code, refused })) => {
                     daemon.ending = Some((code, refused));
@@ -227,7 +268,8 @@ fn serve(daemon: &mut Daemon, signals: &OwnedFd, estate: &mut Option<Estate>) ->
 fn end_of(daemon: &mut Daemon) -> End {
     let status = daemon.child.wait();
     match (daemon.ending.take(), status) {
-        (Some((code, refused)), _) => End::Done(code, refused),
+        (Some((_, Some(why))), _) => End::Refused(why),
+        (Some((code, None)), _) => End::Done(code),
         (None, Ok(status)) => End::Died(status),
         // Not ours to wait for: somebody else has taken its status.
         (None, Err(_)) => End::Died(ExitStatus::from_raw(0)),

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Mount, fails, is_alive, ok, signal, wait_until};
+use crate::support::{Mount, fails, is_alive, is_mounted, ok, signal, wait_until};
 
 /// Kills the daemon alone; the next one is another process.
 fn die(mount: &Mount) {
@@ -214,12 +214,57 @@ fn a_volume_that_cannot_be_gone_on_with_is_given_up_with_the_reason() {
     mount.kill_daemon(mount.pid());
     wait_until("the keeper is gone", || !is_alive(keeper));
     let log = mount.log();
-    assert!(log.contains("another daemon cannot go on: "), "{log}");
+    assert!(log.contains(") cannot go on: "), "{log}");
+    assert!(log.contains("death 5 within a minute"), "{log}");
     std::fs::write(&superblock, whole).unwrap();
     mount.umount();
     mount.mount(&[]);
     assert_eq!(std::fs::read(mount.dir.join("file")).unwrap(), b"text");
     mount.umount();
+}
+
+/// Kills the daemon of a mount where another one cannot go on, and answers with what gives it back
+/// what it lacks.
+fn die_where_nobody_can_go_on(mount: &Mount) -> impl FnOnce() {
+    let superblock = mount.volume.join("SUPER");
+    let whole = std::fs::read(&superblock).unwrap();
+    std::fs::write(&superblock, vec![0; whole.len()]).unwrap();
+    mount.kill_daemon(mount.pid());
+    wait_until("another one has tried", || {
+        mount.log().contains("another one will try")
+    });
+    move || std::fs::write(&superblock, whole).unwrap()
+}
+
+#[test]
+fn what_keeps_a_daemon_from_going_on_may_pass() {
+    let mount = Mount::with(&[]);
+    let mut file = File::create(mount.dir.join("file")).unwrap();
+    file.write_all(b"text").unwrap();
+    let mend = die_where_nobody_can_go_on(&mount);
+    mend();
+    file.write_all(b" and more").unwrap();
+    assert_eq!(
+        std::fs::read(mount.dir.join("file")).unwrap(),
+        b"text and more"
+    );
+    drop(file);
+    mount.umount();
+    mount.verify();
+}
+
+#[test]
+fn a_signal_while_no_daemon_serves_is_for_the_next() {
+    let mount = Mount::with(&[]);
+    let keeper = mount.keeper().unwrap();
+    std::fs::write(mount.dir.join("file"), "text").unwrap();
+    let mend = die_where_nobody_can_go_on(&mount);
+    signal(keeper, "TERM");
+    mend();
+    wait_until("all have ended", || !is_alive(keeper));
+    assert!(!is_mounted(&mount.dir));
+    mount.verify();
+    assert_eq!(ok(["cat", &mount.at("file")]), "text");
 }
 
 #[test]
