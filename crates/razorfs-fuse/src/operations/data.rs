@@ -4,6 +4,7 @@ use razorfs::{AllocateMode, Ino, SeekFor};
 
 use super::{Errno, Operations, Result};
 use razorfs::redo::as_request;
+use razorfs_format::record::FILE_MAX;
 
 use crate::protocol::{self, Operation, Request, flag};
 use crate::transport::{Reply, Scratch};
@@ -64,8 +65,8 @@ impl Operations {
         }
         // Done again it would undo what others have written since.
         let n = match self.applied(request) {
-            // Only whole ones are.
-            Some(_) => data.len(),
+            // Only whole ones are, but for what a file cannot have.
+            Some(_) => FILE_MAX.saturating_sub(offset).min(data.len() as u64) as usize,
             None => {
                 let write = || self.fs.write(ino, offset, data);
                 as_request(request.header.request(), write)?

@@ -1,5 +1,7 @@
 use std::io::{self, IoSlice};
 
+use razorfs_format::record::FILE_MAX;
+
 use super::*;
 use crate::null::NullFs;
 use crate::protocol::Encode as _;
@@ -290,4 +292,20 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     let mut found = [0];
     operations.fs.read(file, 0, &mut found).unwrap();
     assert_eq!(found, [8]);
+
+    // A part of it was written, as no file is larger.
+    let across = |operations: &Operations, unique| {
+        let mut body = (FILE_MAX - 3).to_ne_bytes().to_vec();
+        body.splice(0..0, [0; 8]);
+        body.resize(40, 0);
+        body[16..20].copy_from_slice(&8u32.to_ne_bytes());
+        body.extend_from_slice(&[9; 8]);
+        let (error, answer) =
+            ask_numbered(operations, unique, 0, opcode::WRITE, file.0, &body).remove(0);
+        assert_eq!(error, 0);
+        u32::from_ne_bytes(answer[..4].try_into().unwrap())
+    };
+    assert_eq!(across(&operations, 112), 3);
+    drop(operations);
+    assert_eq!(across(&begin(), 112 | RESENT), 3);
 }
