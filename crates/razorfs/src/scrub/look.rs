@@ -39,6 +39,7 @@ mod number {
     pub const FRAME_REFERENCE: u16 = 604;
     pub const FRAME_DAMAGED: u16 = 605;
     pub const UNREADABLE: u16 = 701;
+    pub const SHARD_DAMAGED: u16 = 805;
 }
 
 /// What a step has seen.
@@ -421,12 +422,16 @@ impl Checkpointer {
         match self.write_back(Object::Pack(meta.id), index) {
             Ok(healed) => {
                 looked.healed += healed as u64;
-                return Ok(());
+                Ok(())
             }
-            Err(e) if is_damage(&e) => {}
-            Err(e) => return Err(e),
+            Err(e) if is_damage(&e) => self.tell_frames(meta, &range, looked),
+            // Reads go on being healed; what is behind it is looked at all the same.
+            Err(e) => {
+                let detail = format!("group {index} cannot be written back: {e}");
+                looked.tell(number::SHARD_DAMAGED, FileName::Pack(meta.id), detail);
+                Ok(())
+            }
         }
-        self.tell_frames(meta, &range, looked)
     }
 
     /// Tells of what a file refers to in a damaged range. The installer's lock is held.
@@ -563,11 +568,8 @@ impl Checkpointer {
             return Ok(());
         }
         let version: Arc<Version> = self.core.version.load_full();
-        let frames = self
-            .core
-            .reader
-            .entries(meta.id, meta.len)
-            .unwrap_or_default();
+        let entries = self.core.reader.entries(meta.id, meta.len);
+        let frames = entries.unwrap_or_default();
         for (range, number, detail) in bad {
             let object = format!("{} at byte {}", FileName::Pack(meta.id), range.start);
             let told = looked.found.len();

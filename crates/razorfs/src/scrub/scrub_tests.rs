@@ -103,6 +103,31 @@ fn damage_without_parity_is_told_with_the_file_that_it_hits() {
 }
 
 #[test]
+fn what_cannot_be_written_back_is_told_and_does_not_hold_up_the_rest() {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(1));
+    let volume = volume(&disk, &env, true);
+    let pack = first(&disk, Dir::Pack, ".rp");
+    let len = disk.open(&pack, OpenHow::Read).unwrap().len().unwrap();
+    let damaged = [5000, len - 5000];
+    for at in damaged {
+        damage(&disk, &pack, at);
+    }
+    volume.scrub_start(0).unwrap();
+    disk.fail_write_at(disk.counts().writes, 0);
+    finish(&volume);
+    let status = volume.scrub_status();
+    assert_eq!((status.damaged, status.healed), (1, 1), "{status:?}");
+    let found = &status.findings[0];
+    assert_eq!(found.number, 805);
+    assert!(found.detail.contains("cannot be written back"), "{found:?}");
+    // The next one finds a disk that takes it.
+    volume.scrub_start(0).unwrap();
+    finish(&volume);
+    let status = volume.scrub_status();
+    assert_eq!((status.damaged, status.healed), (0, 1), "{status:?}");
+}
+
+#[test]
 fn a_segment_without_parity_is_told() {
     let (disk, env) = (SimDisk::new(), SimEnv::new(1));
     let volume = volume(&disk, &env, false);
