@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use razorfs::{Options, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
+use razorfs_fuse::Statistics;
 use serde_json::{Value, json};
 
 use crate::commands::{create, info, scrub, stats, umount};
@@ -244,6 +245,7 @@ fn mounted(
             volume: volume.clone(),
             job: job.clone(),
             keeper: kept.then(|| beginning.keeper.clone()).flatten(),
+            statistics: Arc::clone(&server.statistics),
             clients: AtomicUsize::new(0),
         });
         spawn("commands", move || accept(&listener, &desk, &events))?;
@@ -410,6 +412,7 @@ struct Desk {
     volume: Volume,
     job: Job,
     keeper: Option<Keeper>,
+    statistics: Arc<Statistics>,
     clients: AtomicUsize,
 }
 
@@ -439,7 +442,7 @@ impl Desk {
                 }
                 Ok(document)
             }
-            Request::Stats => Ok(stats::document(&self.volume)),
+            Request::Stats => Ok(stats::document(&self.volume, Some(&self.statistics))),
             Request::Sync => {
                 let synced = self.volume.sync();
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;

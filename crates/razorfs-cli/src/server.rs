@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use razorfs::{Atime, Volume};
 use razorfs_fuse::protocol::Agreed;
-use razorfs_fuse::{MountError, Mounted, Session, SessionOptions};
+use razorfs_fuse::{MountError, Mounted, Session, SessionOptions, Statistics};
 
 use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
@@ -19,6 +19,8 @@ pub struct Server {
     thread: JoinHandle<()>,
     /// The connection to the kernel, and what was agreed on with it.
     pub connection: Option<(OwnedFd, Agreed)>,
+    /// What it has served.
+    pub statistics: Arc<Statistics>,
 }
 
 type Usable = std::io::Result<(OwnedFd, Agreed)>;
@@ -57,6 +59,7 @@ impl Server {
                 session.map_err(failed)?
             }
         };
+        let statistics = session.statistics();
         let (sender, receiver) = channel::<Usable>();
         let work = move || serve(session, &sender, ended);
         let thread = std::thread::Builder::new()
@@ -67,6 +70,7 @@ impl Server {
             Ok(Ok(connection)) => Ok(Self {
                 thread,
                 connection: Some(connection),
+                statistics,
             }),
             Ok(Err(e)) => Err(Failure::at("serve", &job.dir, plain(&e)).code(COULD_NOT_RUN)),
             Err(_) => {

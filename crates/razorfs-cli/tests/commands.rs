@@ -223,6 +223,8 @@ fn files(mount: &Mount) {
 fn info_and_stats_are_one_document_and_work_on_every_place() {
     let mount = Mount::with(&[]);
     fs::write(mount.dir.join("a"), vec![7; 100_000]).unwrap();
+    fs::create_dir(mount.dir.join("d")).unwrap();
+    mount.sync();
     for place in [&mount.volume, &mount.dir] {
         let document = info(place);
         assert_eq!(document["schema"], 1);
@@ -232,8 +234,11 @@ fn info_and_stats_are_one_document_and_work_on_every_place() {
         let stats = ok(["stats".as_ref(), place.as_os_str(), "--json".as_ref()]);
         let stats: Value = serde_json::from_str(&stats).unwrap();
         assert!(stats["ops"].as_u64().unwrap() > 0);
+        assert_eq!(stats["requests"]["mkdir"], 1, "{stats}");
+        assert_eq!(stats["requests_written_bytes"], 100_000, "{stats}");
         let text = ok(["stats".as_ref(), place.as_os_str(), "--prometheus".as_ref()]);
         assert!(text.contains("# TYPE razorfs_ops_total counter"));
+        assert!(text.contains("razorfs_requests_total{kind=\"mkdir\"} 1\n"));
         let said = ok(["verify".as_ref(), place.as_os_str(), "--json".as_ref()]);
         let report: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(report["clean"], Value::Bool(true));

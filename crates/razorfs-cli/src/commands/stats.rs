@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use razorfs::{Options, Volume};
-use serde_json::{Value, json};
+use razorfs_fuse::Statistics;
+use serde_json::{Map, Value, json};
 
 use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
@@ -15,7 +16,9 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1) and the counters ops, batches, \
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
-compactions, dirty_bytes, orphans, parity_reads, parity_healed.
+compactions, dirty_bytes, orphans, parity_reads, parity_healed; of a mounted volume also what the \
+kernel asked for since its daemon began: requests (object of a number for each kind that came), \
+requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes.
 
 Examples:
   razorfs stats mnt
@@ -45,7 +48,7 @@ pub fn run(args: &Args) -> Result<u8> {
                 ..Options::default()
             };
             let volume = place::open(&path, options)?;
-            let document = document(&volume);
+            let document = document(&volume, None);
             let closed = volume.close();
             closed.map_err(|e| Failure::engine("close", &path, &e))?;
             document
@@ -59,10 +62,10 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// The counters of an open volume.
-pub fn document(volume: &Volume) -> Value {
+/// The counters of an open volume, and of the requests of the kernel.
+pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
     let stats = volume.stats();
-    json!({
+    let mut document = json!({
         "schema": 1,
         "ops": stats.ops,
         "batches": stats.batches,
@@ -78,7 +81,17 @@ pub fn document(volume: &Volume) -> Value {
         "orphans": stats.orphans,
         "parity_reads": stats.parity_reads,
         "parity_healed": stats.parity_healed,
-    })
+    });
+    if let (Some(requests), Some(fields)) = (requests, document.as_object_mut()) {
+        let kinds = requests.requests().into_iter();
+        let kinds: Map<String, Value> = kinds.map(|(kind, n)| (kind.into(), n.into())).collect();
+        fields.insert("requests".into(), kinds.into());
+        fields.insert("requests_failed".into(), requests.failed().into());
+        fields.insert("requests_read_bytes".into(), requests.bytes_read().into());
+        let written = requests.bytes_written();
+        fields.insert("requests_written_bytes".into(), written.into());
+    }
+    document
 }
 
 fn text(document: &Value, prometheus: bool) -> String {
@@ -94,9 +107,23 @@ fn text(document: &Value, prometheus: bool) -> String {
                 ("counter", "_total")
             };
             text.push_str(&format!("# TYPE razorfs_{name}{suffix} {kind}\n"));
-            text.push_str(&format!("razorfs_{name}{suffix} {value}\n"));
-        } else {
-            text.push_str(&format!("{:14} {value}\n", name.replace('_', " ")));
+            match value.as_object() {
+                None => text.push_str(&format!("razorfs_{name}{suffix} {value}\n")),
+                Some(kinds) => {
+                    text.extend(kinds.iter().map(|(kind, n)| {
+                        format!("razorfs_{name}{suffix}{{kind=\"{kind}\"}} {n}\n")
+                    }))
+                }
+            }
+            continue;
+        }
+        let name = name.replace('_', " ");
+        match value.as_object() {
+            None => text.push_str(&format!("{name:23} {value}\n")),
+            Some(kinds) => text.extend(kinds.iter().map(|(kind, n)| {
+                let name = format!("{name}: {kind}");
+                format!("{name:23} {n}\n")
+            })),
         }
     }
     text
@@ -108,15 +135,20 @@ mod tests {
 
     #[test]
     fn prometheus_text_has_types() {
-        let document = json!({"schema": 1, "ops": 7, "orphans": 1});
+        let kinds = json!({"lookup": 5, "write": 2});
+        let document = json!({"schema": 1, "ops": 7, "orphans": 1, "requests": kinds});
         assert_eq!(
             text(&document, true),
             "# TYPE razorfs_ops_total counter\nrazorfs_ops_total 7\n\
-             # TYPE razorfs_orphans gauge\nrazorfs_orphans 1\n"
+             # TYPE razorfs_orphans gauge\nrazorfs_orphans 1\n\
+             # TYPE razorfs_requests_total counter\n\
+             razorfs_requests_total{kind=\"lookup\"} 5\n\
+             razorfs_requests_total{kind=\"write\"} 2\n"
         );
         assert_eq!(
             text(&document, false),
-            "ops            7\norphans        1\n"
+            "ops                     7\norphans                 1\n\
+             requests: lookup        5\nrequests: write         2\n"
         );
     }
 }
