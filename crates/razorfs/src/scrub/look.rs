@@ -569,7 +569,7 @@ impl Checkpointer {
         }
         let version: Arc<Version> = self.core.version.load_full();
         let entries = self.core.reader.entries(meta.id, meta.len);
-        let frames = entries.unwrap_or_default();
+        let frames = entries.unwrap_or_default(); // Without any, all is told by its place.
         for (range, number, detail) in bad {
             let object = format!("{} at byte {}", FileName::Pack(meta.id), range.start);
             let told = looked.found.len();
