@@ -11,7 +11,7 @@ tests=(io wal wal2 wal3 wal4 wal5 wal6 wal7 wal8 wal9 wal64k walbak walblock wal
     atomic2 trans vacuum vacuum2 symlink symlink2 nolock oserror filectrl syscall tempdb
     diskfull incrblob multiplex multiplex2 bigfile bigfile2 unixexcl)
 built=$2/sqlite
-if [ ! -x "$built/testfixture" ]; then
+if [ ! -e "$built/done" ]; then
     rm -rf "$built" && mkdir -p "$built"
     (
         cd "$built"
@@ -19,6 +19,7 @@ if [ ! -x "$built/testfixture" ]; then
         tar xf sqlite3_*.orig.tar.xz --strip-components 1
         ./configure --quiet
         make -j2 testfixture
+        touch done
     ) >"$2/sqlite.log" 2>&1 || { tail -20 "$2/sqlite.log"; exit 1; }
 fi
 cp -r "$built/test" "$built/ext" "$built/src" "$1"

@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::run;
 
@@ -142,7 +143,10 @@ pub struct Place(PathBuf);
 impl Place {
     /// Makes it.
     pub fn new() -> Result<Self, String> {
-        let path = std::env::temp_dir().join(format!("razorfs-posix-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("razorfs-posix-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         let made = fs::create_dir(&path).and_then(|()| {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
             fs::create_dir(path.join("bin"))

@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::posix::{Mount, Place, is_root};
 use crate::run;
@@ -33,10 +35,11 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     run::check(run::cargo(root, &["build", "-p", "razorfs-cli"]))?;
     let cache = root.join("target/tools/programs");
     fs::create_dir_all(&cache).map_err(|e| format!("{}: {e}", cache.display()))?;
+    let mut complete = Vec::new();
     for script in scripts {
         let missing = missing(&script)?;
         if missing.is_empty() {
-            one(root, &script, &cache)?;
+            complete.push(script);
         } else if std::env::var_os("CI").is_some() {
             return Err(format!("{}: install {}", name(&script), missing.join(" ")));
         } else {
@@ -44,7 +47,30 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
             println!("{}: left out: install {packages}", name(&script));
         }
     }
-    Ok(())
+    two_at_a_time(&complete, |script| one(root, script, &cache))
+}
+
+/// They wait for each other's answers most of the time. After a failure none is begun.
+fn two_at_a_time(
+    scripts: &[PathBuf],
+    run: impl Fn(&Path) -> Result<(), String> + Sync,
+) -> Result<(), String> {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+    let lane = || {
+        while let Some(script) = scripts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(e) = run(script) {
+                next.store(scripts.len(), Ordering::Relaxed);
+                if let Ok(mut failed) = failed.lock() {
+                    *failed = Err(e);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(lane);
+        lane();
+    });
+    failed.into_inner().unwrap_or(Ok(()))
 }
 
 fn name(script: &Path) -> String {

@@ -129,7 +129,7 @@ const SCHEDULES: &str = "1000";
 const SIMULATIONS: [&[&str]; 6] = [
     &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
-    &["--short", "--singles", "4", "--every", "800"],
+    &["--short", "--singles", "4", "--every", "1600"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
     &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
     &["--rotten", "1500", "--complete"],

@@ -34,7 +34,7 @@ const OF_DAMAGE: [Mark; 4] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 6] = [
+const OF_TESTS: [Mark; 8] = [
     // A read heals in memory; what the disk has is healed by a step, of which damage has none.
     Mark::ParityHealed,
     Mark::ResumeHeld,
@@ -42,6 +42,8 @@ const OF_TESTS: [Mark; 6] = [
     Mark::JournalSyncForced,
     Mark::EraseSteps,
     Mark::CompactionBuried,
+    Mark::JournalTwinReplaced,
+    Mark::RecoveryBallast,
 ];
 
 /// What only the death of a process leads to that leaves memory for redo.

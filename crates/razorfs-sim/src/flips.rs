@@ -3,9 +3,7 @@
 //! panic.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use razorfs::{Error, FileKind, Ino};
 use razorfs_disk::sim::Image;
 use razorfs_disk::{Dir, Name};
@@ -13,10 +11,10 @@ use razorfs_format::layout::FileName;
 use razorfs_format::parity::Object;
 use razorfs_format::superblock::{SLOT, SLOTS, Superblock};
 
+use crate::attempts::{Outcome, each};
 use crate::driver::{Failure, Runner};
 use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
 use crate::looks::check_stat;
-use crate::marks::Marks;
 use crate::model::{Model, Node};
 use crate::names;
 use crate::op::{Op, Work};
@@ -30,7 +28,7 @@ pub struct Victim {
     /// Its files.
     pub image: Image,
     pub(crate) setup: Setup,
-    closed: bool,
+    pub(crate) closed: bool,
     /// The state it is in.
     pub(crate) model: Model,
     /// The states before, which it may show if it says that it lost the later ones.
@@ -165,7 +163,7 @@ impl Victim {
     }
 
     /// What verify finds, notes included.
-    fn findings(&self, image: &Image) -> Vec<String> {
+    pub(crate) fn findings(&self, image: &Image) -> Vec<String> {
         let machine = EngineMachine::with_image(self.setup.clone(), image);
         let report = razorfs_verify::verify(machine.disk(), razorfs_verify::LEVEL_MAX, &mut |_| ());
         match report {
@@ -175,7 +173,11 @@ impl Victim {
     }
 
     /// What the volume answers if it is on a disk with these files.
-    fn examine(&self, image: &Image, torn: bool) -> std::result::Result<&'static str, String> {
+    pub(crate) fn examine(
+        &self,
+        image: &Image,
+        torn: bool,
+    ) -> std::result::Result<&'static str, String> {
         let mut machine = EngineMachine::with_image(self.setup.clone(), image);
         let fs = match machine.open() {
             Ok(fs) => fs,
@@ -211,11 +213,10 @@ impl Victim {
     }
 }
 
-/// The answer of a volume that lost the end of its journal without a trace.
+/// It lost the end of its journal without a trace.
 const LOOKS_TORN: &str = "the end of the journal taken for torn";
-/// The answer of a volume with a second copy of what was damaged.
 const HEALED: &str = "healed from the other copy of the journal";
-/// The answer of a volume that damage did not reach.
+/// Damage did not reach it.
 const ALL_THERE: &str = "all there";
 
 /// Reads everything that `model` has; answers how many calls were refused, or what was wrong.
@@ -352,7 +353,7 @@ pub enum Damage {
 
 impl Damage {
     /// Whether it is in a file that one of the findings is about.
-    fn is_in(&self, findings: &[String]) -> bool {
+    pub(crate) fn is_in(&self, findings: &[String]) -> bool {
         let name = match self {
             Self::Bit(name, ..) | Self::Block(name, ..) => name,
             Self::Short(name, _) | Self::Gone(name) => name,
@@ -499,45 +500,16 @@ fn bits(image: &Image, name: &Name, effort: Effort, rng: &mut Rng, out: &mut Vec
     }
 }
 
-/// What came of the damage.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// How often each answer was seen.
-    pub marks: Marks,
-    /// Damage that was not noticed, or led to a panic.
-    pub failures: Vec<String>,
-    /// Damage tried.
-    pub tried: u64,
-}
-
 /// Tries damage on a volume with several threads. `tick` sees how much was tried.
 pub fn run(victim: &Victim, damages: &[Damage], jobs: usize, tick: impl Fn(u64) + Sync) -> Outcome {
-    let next = AtomicU64::new(0);
-    let outcome = Mutex::new(Outcome::default());
     let unharmed = victim.findings(&victim.image);
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                let mut mine = Outcome::default();
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(damage) = damages.get(at as usize) else {
-                        break;
-                    };
-                    tick(at);
-                    try_one(victim, damage, &unharmed, &mut mine);
-                }
-                let mut all = outcome.lock();
-                all.marks.merge(&mine.marks);
-                all.failures.append(&mut mine.failures);
-                all.tried += mine.tried;
-            });
-        }
-    });
-    outcome.into_inner()
+    each(damages, jobs, |at, damage, out| {
+        tick(at);
+        try_one(victim, damage, &unharmed, out);
+    })
 }
 
-fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outcome) {
+pub(crate) fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out: &mut Outcome) {
     let mut image = victim.image.clone();
     if !damage.apply(victim, &mut image) {
         return;

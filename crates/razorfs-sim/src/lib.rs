@@ -3,6 +3,8 @@
 //! ([`driver`]) and cuts the power at any call of the disk, faults, flipped bits, and a shrinker
 //! that leaves the few operations that matter. One number replays a run.
 
+pub mod attempts;
+pub mod bits;
 pub mod content;
 pub mod coverage;
 mod crash;

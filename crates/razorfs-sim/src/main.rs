@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use razorfs::marks::Mark;
 use razorfs_disk::Env;
 use razorfs_disk::os::OsEnv;
+use razorfs_sim::attempts::Outcome;
+use razorfs_sim::bits;
 use razorfs_sim::coverage;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
@@ -28,6 +30,7 @@ WHAT is one of
                   of a cut that has few
   --table         what cuts leave of each operation, as a table
   --flips         every bit of a small volume flipped, one at a time
+  --bits N        N random bits of a volume of 64 MiB
   --rotten N      N runs on disks that lie about syncs, lose and misplace writes
   --repair N      volumes damaged in many ways and repaired, N of them
 and more
@@ -53,6 +56,7 @@ struct Args {
     singles: usize,
     flips: bool,
     repair: Option<u64>,
+    bits: Option<u64>,
     rotten: Option<u64>,
     quick: bool,
     blocks: bool,
@@ -79,6 +83,7 @@ fn parse() -> Result<Args, String> {
         singles: 1,
         flips: false,
         repair: None,
+        bits: None,
         rotten: None,
         quick: false,
         blocks: false,
@@ -113,6 +118,7 @@ fn parse() -> Result<Args, String> {
             "--singles" => args.singles = number()?.max(1) as usize,
             "--every" => args.every = number()?.max(1) as usize,
             "--flips" => args.flips = true,
+            "--bits" => args.bits = Some(number()?),
             "--repair" => args.repair = Some(number()?),
             "--rotten" => args.rotten = Some(number()?),
             "--quick" => args.quick = true,
@@ -417,16 +423,52 @@ fn flip_one(victim: &flips::Victim, how: &str, effort: Effort, seed: u64, jobs: 
             println!("  {at} of {all}");
         }
     });
-    for failure in outcome.failures.iter().take(20) {
-        println!("  FAILURE {failure}");
-    }
-    print!("{}", outcome.marks);
+    show(&outcome);
     println!(
         "flips: {}, failures: {}",
         outcome.tried,
         outcome.failures.len()
     );
     outcome.failures.is_empty()
+}
+
+/// What came of damage.
+fn show(outcome: &Outcome) {
+    for failure in outcome.failures.iter().take(20) {
+        println!("  FAILURE {failure}");
+    }
+    print!("{}", outcome.marks);
+}
+
+/// Bytes of the volume of which single bits are flipped.
+const LARGE: u64 = 64 << 20;
+
+/// Random bits of a larger volume.
+fn flip_bits(plan: &Plan, count: u64) -> ExitCode {
+    let seed = plan.first_seed;
+    let victim = match bits::large(seed, LARGE) {
+        Ok(victim) => victim,
+        Err(failure) => {
+            println!("seed {seed}: operation {}: {}", failure.at, failure.what);
+            return ExitCode::FAILURE;
+        }
+    };
+    let looks = bits::looks(&victim, count, seed);
+    let shown = AtomicU64::new(0);
+    let outcome = bits::run(&victim, &looks, plan.jobs, |done| {
+        if done / 100_000 > shown.fetch_max(done / 100_000, Ordering::Relaxed) {
+            println!("  {done} of {count}");
+        }
+    });
+    show(&outcome);
+    println!(
+        "bits: {} of {} bytes, by {} looks, failures: {} (seed {seed})",
+        outcome.tried,
+        victim.image.total_len(),
+        looks.len(),
+        outcome.failures.len()
+    );
+    ExitCode::from(u8::from(!outcome.failures.is_empty()))
 }
 
 /// Repairs.
@@ -505,6 +547,9 @@ fn main() -> ExitCode {
     let plan = plan(&args);
     if args.flips {
         return flip(&plan, &args);
+    }
+    if let Some(count) = args.bits {
+        return flip_bits(&plan, count);
     }
     if let Some(volumes) = args.repair {
         return mend(&plan, volumes, &args);

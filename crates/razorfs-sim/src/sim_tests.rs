@@ -2,6 +2,7 @@
 
 use razorfs::{FileKind, Ino, SetAttributes};
 
+use crate::bits;
 use crate::engine::{EngineMachine, Setup};
 use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
@@ -195,6 +196,15 @@ fn damaged_bytes_are_never_handed_out() {
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
         assert!(outcome.tried > 300, "{}", outcome.tried);
     }
+}
+
+#[test]
+fn single_bits_of_a_larger_volume_are_told() {
+    let victim = bits::large(1, 3 << 20).expect("the volume is made");
+    let looks = bits::looks(&victim, 300, 1);
+    let outcome = bits::run(&victim, &looks, 2, |_| ());
+    assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
+    assert!(outcome.tried > 290 && looks.len() < 200, "{}", looks.len());
 }
 
 #[test]

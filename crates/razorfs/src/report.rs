@@ -89,6 +89,9 @@ pub struct Info {
     pub parity_missing: u64,
     /// Why the volume refuses writes, if it does.
     pub read_only: Option<String>,
+    /// Maintenance that fails at present, each with the cause: it is tried again, and writes are
+    /// refused when there is no room without it.
+    pub failing: Vec<String>,
 }
 
 /// What recovery found when the volume was opened.

@@ -168,6 +168,7 @@ fn read_only(stage: &Stage, seed: u64) -> Result<(), String> {
     let shown = trigger.display();
     fs::write(&trigger, "razorfs kills").map_err(|e| format!("{shown}: {e}"))?;
     let told = load.end()?;
+    refuses(&mount)?;
     let told_of = cause(
         stage,
         &mount,
@@ -210,6 +211,7 @@ fn limit(stage: &Stage, seed: u64) -> Result<(), String> {
     let nothing = ["--fsize=4096", "--pid", &pid];
     run::check_quietly(Command::new("prlimit").args(nothing))?;
     let told = load.end()?;
+    refuses(&mount)?;
     let told_of = cause(stage, &mount, &["File too large"])?;
     mount.detach()?;
     again(stage, &volume, &round, &told)?;
@@ -221,22 +223,39 @@ fn limit(stage: &Stage, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// What `razorfs info` says of a volume that takes no more writes: why. Every call has ended.
+/// What is synced now is refused: the load may have ended before it met that.
+fn refuses(mount: &Daemon) -> Result<(), String> {
+    let file = mount.dir.join("refused");
+    let mut dd = Command::new("dd");
+    dd.args(["if=/dev/zero", "bs=1", "count=1", "conv=fsync"]);
+    let done = timed(30, dd.arg(format!("of={}", file.display())))?;
+    if done.status.success() {
+        let shown = file.display();
+        return Err(format!(
+            "{shown}: was synced, though the host takes no writes"
+        ));
+    }
+    Ok(())
+}
+
+/// What `razorfs info` says of a volume that takes no more writes: why, and what to do. It is
+/// read-only, or waits for room that it cannot make. Every call has ended.
 fn cause(stage: &Stage, mount: &Daemon, words: &[&str]) -> Result<String, String> {
     let mut info = Command::new(&stage.razorfs);
     let said = timed(30, info.arg("info").arg(&mount.dir))?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let health = said.split_once("\nhealth      read-only\n");
-    let why = health.and_then(|(_, rest)| rest.lines().next());
-    match why {
-        Some(why)
-            if words.iter().any(|word| why.contains(word)) && why.contains("mount it again") =>
-        {
-            Ok(why.trim().to_owned())
-        }
-        _ => Err(format!(
-            "`razorfs info` does not tell the cause:\n{said}\n{}",
-            mount.log()
-        )),
-    }
+    let told = |health: &str, remedy: &str| {
+        let (_, rest) = said.split_once(&format!("\nhealth      {health}\n"))?;
+        let mut why = rest.lines().take_while(|line| line.starts_with(' '));
+        why.find(|why| words.iter().any(|word| why.contains(word)) && why.contains(remedy))
+            .map(|why| why.trim().to_owned())
+    };
+    told("read-only", "mount it again")
+        .or_else(|| told("failing", "it is tried again"))
+        .ok_or_else(|| {
+            format!(
+                "`razorfs info` does not tell the cause:\n{said}\n{}",
+                mount.log()
+            )
+        })
 }

@@ -22,7 +22,8 @@ scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes
 orphans, redone} when it was opened (redone: what a daemon that died had acknowledged and no \
 journal had, or null), keeper (null, or {pid (null if it died), restarts}) of a mount, damage and \
 healed (arrays of lines), read_only (why, or null), \
-health (ok, read-only or damaged). Sizes are in bytes.
+failing (array of lines: maintenance whose last try failed, it is tried again), \
+health (ok, failing, read-only or damaged). Sizes are in bytes.
 
 Examples:
   razorfs info demo.rzfs
@@ -71,6 +72,8 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
         "damaged"
     } else if info.read_only.is_some() && mounted.is_some() {
         "read-only"
+    } else if !info.failing.is_empty() {
+        "failing"
     } else {
         "ok"
     };
@@ -112,6 +115,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
         "damage": recovery.damage,
         "healed": recovery.healed,
         "read_only": info.read_only,
+        "failing": info.failing,
         "health": health,
     }))
 }
@@ -191,6 +195,10 @@ fn text(document: &Value) -> String {
     let why = document.pointer("/read_only").and_then(Value::as_str);
     if let Some(why) = why.filter(|_| word("/health") != "ok") {
         lines.push(format!("            {why}"));
+    }
+    let failing = document.pointer("/failing").and_then(Value::as_array);
+    for line in failing.into_iter().flatten().filter_map(Value::as_str) {
+        lines.push(format!("            {line}; it is tried again"));
     }
     let damage = document.pointer("/damage").and_then(Value::as_array);
     for line in damage.into_iter().flatten().filter_map(Value::as_str) {

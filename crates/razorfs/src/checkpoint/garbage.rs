@@ -118,11 +118,13 @@ impl Checkpointer {
             Ok(()) => {}
         }
         let garbage = std::mem::take(&mut installer.garbage);
+        // On a full host there is no room for it before something is given back.
+        let is_low = installer.parity.is_some() && self.core.host_is_low(0).unwrap_or(false);
         let parity = installer.parity.as_ref();
-        // Parity is made of what is there before a hole.
+        // Elsewhere parity comes first, and then holes are whole groups.
         let waits = |item: &Garbage| match (&item.what, parity) {
             (Unneeded::Bytes(pack, _), Some(parity)) => {
-                installer.account.get(*pack).is_some() && !parity.is_settled(*pack)
+                !is_low && installer.account.get(*pack).is_some() && !parity.is_settled(*pack)
             }
             _ => false,
         };
@@ -130,6 +132,11 @@ impl Checkpointer {
             .into_iter()
             .partition(|item| item.unneeded_since >= newest || waits(item));
         installer.garbage = kept;
+        let is_hole = |item: &Garbage| matches!(item.what, Unneeded::Bytes(..));
+        if is_low && gone.iter().any(is_hole) {
+            // What is half made is of the bytes before the hole.
+            self.abandon_parity(installer);
+        }
         for item in gone {
             if let Err(e) = self.remove_one(installer, &item.what) {
                 marks::hit(Mark::GarbageFailed);

@@ -148,6 +148,9 @@ impl Making {
     fn begin(core: &Core, shard: u32, meta: &PackMeta) -> Result<Self> {
         let object = Object::Pack(meta.id);
         let pack = core.disk.open(&name_of(object.file()), OpenHow::Read)?;
+        // A full host may have got holes back. If the power went before they are durable, what was
+        // in them would be damage in more shards of a group than parity makes up for.
+        pack.sync_data()?;
         let shape = Shape::new(core.vid, object, pack.len()?, shard);
         let tmp = name_of(object.parity_tmp());
         match core.disk.remove(&tmp) {

@@ -79,9 +79,14 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Whether the journal gets no more files for want of space.
+    pub fn is_short_of_files(&self) -> Result<bool> {
+        self.core.host_is_low(self.largest_file)
+    }
+
     fn grow_empty_files(&self, bytes: usize) -> Result<()> {
         self.core.note_room();
-        while self.core.limits.most() < bytes && !self.core.host_is_low(self.largest_file)? {
+        while self.core.limits.most() < bytes && !self.is_short_of_files()? {
             if !self.core.latching(self.core.grow_ring())? {
                 break;
             }
@@ -182,6 +187,11 @@ impl Checkpointer {
                 .as_deref()
                 .map(str::to_owned)
                 .or_else(|| core.failure().map(|cause| Error::Failed(cause).to_string())),
+            failing: {
+                let failing = core.signals.failing.lock();
+                let line = |(what, error)| format!("{what}: {error}");
+                failing.iter().map(line).collect()
+            },
         }
     }
 }

@@ -10,13 +10,13 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, Disk, File, OpenHow};
+use razorfs_disk::{Dir, Disk, DiskOp, File, OpenHow};
 use razorfs_format::journal::{FileHeader, Rank, SECTOR, Sector, UNIT, rank};
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
 
 use super::host;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::marks::{self, Mark};
 
 /// No sector with these bytes is valid, and they are not zeros.
@@ -129,10 +129,19 @@ impl Copies {
     /// not explain: of batches up to `durable` both must have had everything. What is damaged in
     /// all of them stays.
     pub fn heal(&self, disk: &dyn Disk, len: u64, durable: BatchSeq) -> Result<Vec<FormatError>> {
-        let mut told = Vec::new();
+        let (mut told, mut sick) = (Vec::new(), None);
         let all = (0u8..).take(self.files.len());
         for copy in all.clone() {
-            told.extend(self.heal_one(disk, copy, len, durable)?);
+            match self.heal_one(disk, copy, len, durable) {
+                Ok(what) => told.extend(what),
+                Err(e) if self.files.len() > 1 && sick.is_none() && is_refused(&e) => {
+                    sick = Some((copy, e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if let Some((copy, why)) = sick {
+            told.extend(self.replace(disk, copy, len, durable, &why)?);
         }
         if self.files.iter().any(Option::is_none) {
             // What was damaged in the other one is blank in the new one.
@@ -144,6 +153,25 @@ impl Copies {
             }
         }
         Ok(told)
+    }
+
+    /// Makes a copy anew that the disk did not take where it was; perhaps it does elsewhere. The
+    /// others are whole by now, so that nothing is lost with it.
+    fn replace(
+        &self,
+        disk: &dyn Disk,
+        copy: u8,
+        len: u64,
+        durable: BatchSeq,
+        why: &Error,
+    ) -> Result<Option<FormatError>> {
+        let name = host::name(self.slot, copy);
+        tracing::warn!(file = %name, error = %why, "it cannot be healed and is made anew");
+        marks::hit(Mark::JournalTwinReplaced);
+        disk.remove(&name)?;
+        let count = self.files.len() as u8;
+        let rest = Self::open(disk, self.vid, self.slot, count, OpenHow::ReadUncached)?;
+        rest.heal_one(disk, copy, len, durable)
     }
 
     fn heal_one(
@@ -242,6 +270,11 @@ impl Copies {
             _ => false,
         }
     }
+}
+
+/// Whether the disk did not take bytes where they were to go; files that cannot be opened stay.
+fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Disk(e) if matches!(e.op, DiskOp::Write | DiskOp::Sync))
 }
 
 /// What was wrong with a copy.

@@ -1,10 +1,12 @@
 //! What tests of shared frames begin with, and look at.
 
-use razorfs_disk::sim::SimRng;
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use razorfs_format::key::Tag;
 
 use crate::store::What;
-use crate::{Ino, NewNode, Options, Volume};
+use crate::{CreateOptions, Ino, NewNode, Options, Volume};
 
 pub(super) const BLOCK: u64 = 128 * 1024;
 
@@ -13,6 +15,19 @@ pub(super) fn volume() -> Volume {
         geometry: crate::Geometry::tiny(),
         ..Options::default()
     })
+}
+
+/// The same on a disk that the test goes on with.
+pub(super) fn volume_on(disk: &SimDisk) -> Volume {
+    let options = Options {
+        geometry: crate::Geometry::tiny(),
+        threads: false,
+        ..Options::default()
+    };
+    let (disk, env) = (Arc::new(disk.clone()), Arc::new(SimEnv::new(1)));
+    let create = CreateOptions::from(&options);
+    Volume::create_on(disk.clone(), env.clone(), &create).unwrap();
+    Volume::open_on(disk, env, options).unwrap()
 }
 
 pub(super) fn create(v: &Volume, name: &[u8]) -> Ino {

@@ -1,6 +1,6 @@
 //! Ranges that are taken out of files, and put into them.
 
-use razorfs_disk::sim::SimRng;
+use razorfs_disk::sim::{SimDisk, SimRng};
 use razorfs_format::record::FILE_MAX;
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     inode_flags,
 };
 
-use super::frames_fixture::{BLOCK, bytes, create, frames, read, shared, volume};
+use super::frames_fixture::{BLOCK, bytes, create, frames, read, shared, volume, volume_on};
 
 const B: usize = BLOCK as usize;
 
@@ -310,6 +310,17 @@ fn a_limit_stops_inserting_and_counts_what_is_taken_out() {
     assert_eq!(v.info().bytes, 98_192);
 }
 
+/// Lets a file grow from one number of blocks to another, each as its first.
+fn double(v: &Volume, f: Ino, blocks: std::ops::Range<u64>) {
+    let mut now = blocks.start;
+    while now < blocks.end {
+        let copied = v.copy_range(f, 0, f, now * BLOCK, now * BLOCK);
+        assert_eq!(copied.unwrap(), now * BLOCK);
+        v.step(Step::Checkpoint).unwrap();
+        now *= 2;
+    }
+}
+
 /// What does not fit in the journal lets it grow first, the file in use too, and is refused where
 /// that is not enough; nothing has changed then.
 #[test]
@@ -318,13 +329,7 @@ fn the_journal_grows_for_what_moves_and_has_its_limit() {
     let (f, piece) = (create(&v, b"f"), bytes(12, B));
     v.write(f, 0, &piece).unwrap();
     v.step(Step::Checkpoint).unwrap();
-    let mut blocks = 1;
-    while blocks < 1024 {
-        let copied = v.copy_range(f, 0, f, blocks * BLOCK, blocks * BLOCK);
-        assert_eq!(copied.unwrap(), blocks * BLOCK);
-        v.step(Step::Checkpoint).unwrap();
-        blocks *= 2;
-    }
+    double(&v, f, 1..1024);
     let has = |block: u64, gap: u64| {
         let mut got = vec![0; B];
         v.read(f, block * BLOCK + gap, &mut got).unwrap();
@@ -338,12 +343,7 @@ fn the_journal_grows_for_what_moves_and_has_its_limit() {
     v.step(Step::Checkpoint).unwrap();
     assert!((0..1024).all(|block| has(block, 4096)));
     v.collapse_range(f, 0, 4096).unwrap();
-    while blocks < 8192 {
-        let copied = v.copy_range(f, 0, f, blocks * BLOCK, blocks * BLOCK);
-        assert_eq!(copied.unwrap(), blocks * BLOCK);
-        v.step(Step::Checkpoint).unwrap();
-        blocks *= 2;
-    }
+    double(&v, f, 1024..8192);
     let was = v.stat(f).unwrap();
     let refused = v.insert_range(f, 0, 4096);
     assert!(matches!(refused, Err(Error::Unsupported(why)) if why.contains("journal")));
@@ -351,6 +351,26 @@ fn the_journal_grows_for_what_moves_and_has_its_limit() {
     // Of the same file a shorter tail.
     v.insert_range(f, 8000 * BLOCK, 4096).unwrap();
     assert!(has(7999, 0) && has(8191, 4096));
+}
+
+/// More space is the remedy there, and not another way to do the same.
+#[test]
+fn where_the_host_has_no_room_for_the_journal_to_grow_that_is_what_is_told() {
+    let disk = SimDisk::new();
+    let v = volume_on(&disk);
+    let f = create(&v, b"f");
+    v.write(f, 0, &bytes(12, B)).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    double(&v, f, 1..1024);
+    assert!(v.inner.store.limits.most() < 1024 * 300);
+    let used: u64 = disk.files().iter().map(|(_, len)| *len).sum();
+    disk.set_capacity(Some(used + (600 << 10)));
+    let was = v.stat(f).unwrap();
+    let refused = v.insert_range(f, 0, 4096);
+    assert!(matches!(refused, Err(Error::NoSpace)), "{refused:?}");
+    assert!(v.stat(f).unwrap() == was);
+    disk.set_capacity(None);
+    v.insert_range(f, 0, 4096).unwrap();
 }
 
 /// Whoever comes second finds the journal as large as it can be: that is no reason to refuse what

@@ -331,3 +331,56 @@ fn only_whole_groups_are_punched_and_their_neighbours_still_heal() {
     }
     assert!(volume.stats().parity_reads > 0);
 }
+
+/// Parity takes space, and on a full host there is none before something is given back.
+#[test]
+fn a_full_host_gets_deleted_bytes_back_before_there_is_parity() {
+    const LEN: usize = 900_000;
+    let geometry = Geometry {
+        pack_bytes: 20 << 20,
+        ..Geometry::tiny()
+    };
+    let disk = SimDisk::new();
+    let volume = create(&disk, geometry);
+    write(&volume, 0..26, LEN);
+    volume.checkpoint().unwrap();
+    // One step has begun to make it, and read what will be a hole.
+    assert!(volume.step(Step::Parity).unwrap());
+    assert!(sealed(&disk).is_empty());
+    let holes = |disk: &SimDisk| {
+        let packs = with_ending(disk, ".rp").into_iter();
+        let packs = packs.map(|(name, _)| image(disk).bytes(&name).unwrap());
+        let pages = packs.map(|bytes| bytes.chunks(4096).filter(|p| *p == [0; 4096]).count());
+        pages.sum::<usize>()
+    };
+    let used: u64 = disk
+        .files()
+        .iter()
+        .map(|(_, len)| len.next_multiple_of(4096))
+        .sum();
+    disk.set_capacity(Some(used + (128 << 10)));
+    let before = holes(&disk);
+    for n in 4..12 {
+        volume.unlink(Ino::ROOT, name(n).as_bytes()).unwrap();
+        while volume.step(Step::Reap).unwrap() {}
+        volume.checkpoint().unwrap();
+    }
+    assert!(holes(&disk) > before + 200, "{} {before}", holes(&disk));
+    check(&volume, 0..4, LEN);
+    check(&volume, 12..26, LEN);
+    // With room there is parity again, of what is left.
+    disk.set_capacity(None);
+    settle(&volume);
+    let (pack, _) = sealed(&disk).remove(0);
+    drop(volume);
+    // The power goes: the hole that it was made after is still one.
+    let bytes = image(&disk).bytes(&pack).unwrap();
+    let disk = disk.after_cut_with(|_| 0);
+    let hole = bytes[4096..].chunks(4096).position(|p| *p == [0; 4096]);
+    let group = (4096 + 4096 * hole.unwrap()) / (64 << 10) * (64 << 10);
+    assert!(bytes[group..group + 2048].iter().any(|b| *b != 0));
+    damage(&disk, &pack, group as u64, &[0xEE; 2048]);
+    let volume = open(&disk, geometry);
+    check(&volume, 0..4, LEN);
+    check(&volume, 12..26, LEN);
+}

@@ -58,8 +58,19 @@ const INO_GAP: u64 = 1 << 20;
 /// No volume is mounted so often between two checkpoints; a superblock that says so is not right.
 const MOUNTS_MAX: u64 = 1 << 24;
 
-/// Opens and recovers a volume.
+/// Opens and recovers a volume. Where the host has no room for what must be written first, as a
+/// copy of a journal file, the ballast makes room, and recovery begins anew as after a crash.
 pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
+    match recover(Arc::clone(&disk), Arc::clone(&env), options) {
+        Err(Error::NoSpace) if Ballast::open(disk.as_ref(), 0).release(disk.as_ref()) => {
+            marks::hit(Mark::RecoveryBallast);
+            recover(disk, env, options)
+        }
+        opened => opened,
+    }
+}
+
+fn recover(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
     let mode = if options.read_only {
         LockMode::Shared
     } else {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
-use razorfs_disk::{Dir, Disk, OpenHow};
+use razorfs_disk::{Dir, Disk, Name, OpenHow};
+use razorfs_format::layout::FileName;
 
 use crate::{
     AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, Result,
@@ -129,6 +130,52 @@ fn a_full_host_refuses_writes_and_deleting_frees_space() {
     volume.close().unwrap();
     let volume = open(&disk);
     check(&volume, first..end);
+}
+
+/// A copy of a journal file is gone, and the host has no room for another.
+#[test]
+fn a_full_host_has_room_for_a_copy_of_the_journal_in_the_ballast() {
+    let disk = SimDisk::new();
+    let options = Options {
+        geometry: Geometry {
+            reserve_bytes: 1 << 20,
+            ..Geometry::tiny()
+        },
+        ..options()
+    };
+    let create = CreateOptions {
+        journal_copies: 2,
+        ..CreateOptions::from(&options)
+    };
+    let host = |disk: &SimDisk| Arc::new(disk.clone());
+    let env = || Arc::new(SimEnv::new(1));
+    Volume::create_on(host(&disk), env(), &create).unwrap();
+    let volume = Volume::open_on(host(&disk), env(), options.clone()).unwrap();
+    for n in 0..100 {
+        write(&volume, n).unwrap();
+        volume.checkpoint().unwrap();
+    }
+    upkeep(&volume);
+    write(&volume, 100).unwrap();
+    volume.sync().unwrap();
+    drop(volume);
+    let disk = disk.after_cut_with(|_| 0);
+    let reserve = Name::new(Dir::Root, &FileName::Reserve.leaf());
+    let held = |disk: &SimDisk| {
+        let found = disk.files().into_iter().find(|(name, _)| *name == reserve);
+        found.map(|(_, len)| len).unwrap()
+    };
+    assert!(held(&disk) >= 1 << 20, "{}", held(&disk));
+    let twin = Name::new(Dir::Journal, &FileName::JournalTwin(0).leaf());
+    disk.remove(&twin).unwrap();
+    disk.sync_dir(Dir::Journal).unwrap();
+    disk.set_capacity(Some(1 << 40));
+    let taken = (1 << 40) - disk.space().unwrap().free;
+    disk.set_capacity(Some(taken));
+    let volume = Volume::open_on(host(&disk), env(), options).unwrap();
+    assert!(volume.info().read_only.is_none());
+    check(&volume, 0..101);
+    assert_eq!(held(&disk), 0);
 }
 
 #[test]

@@ -178,14 +178,18 @@ impl Store {
     }
 
     /// Lets the journal grow until it takes twice `bytes` at once, or as far as it can; answers
-    /// whether it takes `bytes` now, or more than before. It may have grown before, for others. The
-    /// caller holds no lock.
+    /// whether it takes `bytes` now, or more than before. It may have grown before, for others. A
+    /// host without room for it is an error. The caller holds no lock.
     pub fn grow_journal_for(&self, bytes: usize) -> Result<bool> {
         self.check_writable()?;
         let had = self.limits.most();
         self.checkpointer.grow_journal_for(2 * bytes)?;
         let has = self.limits.most();
-        Ok(has >= bytes || has > had)
+        let grew = has >= bytes || has > had;
+        if !grew && self.checkpointer.is_short_of_files()? {
+            return Err(Error::NoSpace);
+        }
+        Ok(grew)
     }
 
     /// From now on nothing is written any more, as if the disk had failed.

@@ -29,7 +29,7 @@ mod sum;
 mod tx;
 mod upkeep;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use razorfs_disk::{Disk, Env};
@@ -203,6 +203,8 @@ pub(crate) struct Signals {
     pub maintain: Condvar,
     /// What the maintenance thread was asked for.
     pub wanted: Mutex<Wanted>,
+    /// Maintenance whose last try failed, and why. For whoever asks what is wrong.
+    pub failing: Mutex<BTreeMap<&'static str, Error>>,
 }
 
 /// What the maintenance thread was asked for.

@@ -260,6 +260,7 @@ fn upkeep_step(
             Ok(done) => {
                 busy |= done;
                 if pause.succeeded() {
+                    store.signals.failing.lock().remove(what);
                     tracing::info!(what, "maintenance succeeds again");
                 }
             }
@@ -273,6 +274,7 @@ fn upkeep_step(
                          this is told once"
                     );
                 }
+                store.signals.failing.lock().insert(what, e);
             }
         }
     };
@@ -343,6 +345,9 @@ mod tests {
         }
         let tries = work.tries.load(Ordering::Relaxed);
         assert!((2 * 30..2 * 40).contains(&tries), "{tries} tries");
+        let failing = |what| format!("{what}: too many open files");
+        let told = [failing("checkpoint"), failing("compaction")];
+        assert_eq!(volume.info().failing, told);
         store.signals.wanted.lock().checkpoint = true;
         upkeep_step(store, &work, &mut pauses, start + UPKEEP_NAP * 3600);
         assert_eq!(work.tries.load(Ordering::Relaxed), tries + 2);

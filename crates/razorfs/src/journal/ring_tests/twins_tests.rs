@@ -194,6 +194,36 @@ fn healing_may_be_cut_at_every_call() {
     }
 }
 
+/// A disk that does not take a sector of one copy any more.
+#[test]
+fn a_copy_that_cannot_be_healed_is_made_anew() {
+    let disk = blank();
+    let (mut ring, start) = create_with(&disk, 2);
+    for n in 1..4 {
+        ring.append(&batch(n, vec![n as u8; 3000])).unwrap();
+        ring.sync().unwrap();
+    }
+    drop(ring);
+    for copy in 0..2 {
+        let mut image = disk.after_cut_with(|_| 0).image();
+        let name = host::name(0, copy);
+        let len = image.bytes(&name).unwrap().len();
+        image.write(&name, 0, &vec![0xEE; len / 2]);
+        let disk = SimDisk::from_image(&image);
+        disk.fail_write_at(disk.counts().writes, 0);
+        let (ring, report, _) = recover(&disk, start, None).unwrap();
+        assert_eq!((report.last, report.read_only), (BatchSeq(3), false));
+        assert!(!report.healed.is_empty());
+        check_equal(&disk, &ring, "made anew");
+        drop(ring);
+        // Nothing of it hangs on the other copy.
+        let mut alone = disk.after_cut_with(|_| 0).image();
+        alone.remove(&host::name(0, 1 - copy));
+        let (_, report, _) = recover(&SimDisk::from_image(&alone), start, None).unwrap();
+        assert_eq!((report.last, report.read_only), (BatchSeq(3), false));
+    }
+}
+
 /// What neither copy has whole, but both together, counts: so it must be whole in each before
 /// anything builds on it.
 #[test]
