@@ -37,7 +37,7 @@ use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 use crate::data::{Account, PackWriter, Position, Settled};
 use crate::marks::{self, Mark};
 use crate::scrub::Scrub;
-use crate::store::{Core, Frozen, Version};
+use crate::store::{CHECKPOINT, Core, Frozen, Version};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
@@ -187,6 +187,10 @@ impl Checkpointer {
 
     fn run(&self, state: State) -> Result<bool> {
         let ran = self.run_unlatched(state);
+        if ran.is_ok() {
+            // Whoever made it: perhaps none is due now, and nobody tries again.
+            self.core.signals.failing.lock().remove(CHECKPOINT);
+        }
         self.core.latching(ran)
     }
 

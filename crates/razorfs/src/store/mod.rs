@@ -207,6 +207,9 @@ pub(crate) struct Signals {
     pub failing: Mutex<BTreeMap<&'static str, Error>>,
 }
 
+/// The name of checkpoints among the maintenance that may fail.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
 /// What the maintenance thread was asked for.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Wanted {

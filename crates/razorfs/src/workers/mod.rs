@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::journal::Flusher;
 use crate::scrub::Stepped;
-use crate::store::Core;
+use crate::store::{CHECKPOINT, Core};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::{Error, Result};
@@ -280,7 +280,7 @@ fn upkeep_step(
     };
     if asked || maintenance.checkpoint_is_due() {
         let work = || maintenance.checkpoint();
-        step("checkpoint", &mut pauses.checkpoint, &work);
+        step(CHECKPOINT, &mut pauses.checkpoint, &work);
     }
     step("journal", &mut pauses.grow, &|| maintenance.grow());
     step("compaction", &mut pauses.compact, &|| maintenance.compact());
@@ -352,5 +352,21 @@ mod tests {
         store.signals.wanted.lock().checkpoint = true;
         upkeep_step(store, &work, &mut pauses, start + UPKEEP_NAP * 3600);
         assert_eq!(work.tries.load(Ordering::Relaxed), tries + 2);
+    }
+
+    /// None is due after that, so the thread would not find out.
+    #[test]
+    fn a_checkpoint_that_somebody_else_makes_ends_the_failure() {
+        let volume = Volume::for_tests(Options::default());
+        let (work, mut pauses) = (Failing::default(), Pauses::default());
+        upkeep_step(&volume.inner.store, &work, &mut pauses, UPKEEP_NAP);
+        let names = || {
+            let lines = volume.info().failing.into_iter();
+            let names = lines.filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(), ["checkpoint", "compaction"]);
+        volume.checkpoint().unwrap();
+        assert_eq!(names(), ["compaction"]);
     }
 }
