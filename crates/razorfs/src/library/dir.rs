@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use razorfs_format::op::OpType;
 
 use super::{File, Metadata, OpenOptions, ReadDir, Transaction, bytes};
-use crate::namespace::Operation;
+use crate::namespace::{Hint, Operation};
 use crate::{Error, FileKind, Ino, Result, SetAttributes, Volume};
 
 /// Content up to this size is written in one transaction, so that a crash leaves the old or the
@@ -51,10 +51,22 @@ impl Dir {
         self.ino
     }
 
-    /// Does `steps` as one operation.
-    fn change<T>(&self, ty: OpType, steps: &dyn Fn(&mut Operation<'_>) -> Result<T>) -> Result<T> {
+    /// Does `steps` as one operation on `paths`.
+    fn change<T, const N: usize>(
+        &self,
+        ty: OpType,
+        paths: [&[u8]; N],
+        steps: &dyn Fn(&mut Operation<'_>) -> Result<T>,
+    ) -> Result<T> {
         let moves = ty == OpType::Rename;
-        self.volume.inner.transact(ty, moves, &|op| steps(op))
+        let mut hints = paths.into_iter().map(|path| Hint {
+            base: self.ino,
+            path,
+            renames: ty != OpType::Setattr,
+        });
+        self.volume
+            .inner
+            .transact(ty, moves, &mut hints, &|op| steps(op))
     }
 
     /// The directory at `path`.
@@ -72,7 +84,9 @@ impl Dir {
     /// Creates a directory; the one above it must exist.
     pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = bytes(path.as_ref());
-        self.change(OpType::Mkdir, &|op| op.make_dir(self.ino, path, 0o755))?;
+        self.change(OpType::Mkdir, [path], &|op| {
+            op.make_dir(self.ino, path, 0o755)
+        })?;
         Ok(())
     }
 
@@ -83,7 +97,9 @@ impl Dir {
         if path.is_empty() {
             return Ok(());
         }
-        self.change(OpType::Mkdir, &|op| op.make_dirs(self.ino, path, 0o755))?;
+        self.change(OpType::Mkdir, [path], &|op| {
+            op.make_dirs(self.ino, path, 0o755)
+        })?;
         Ok(())
     }
 
@@ -148,13 +164,13 @@ impl Dir {
     /// Removes a name of a file, and with its last name the file.
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = bytes(path.as_ref());
-        self.change(OpType::Unlink, &|op| op.remove_file(self.ino, path))
+        self.change(OpType::Unlink, [path], &|op| op.remove_file(self.ino, path))
     }
 
     /// Removes an empty directory.
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = bytes(path.as_ref());
-        self.change(OpType::Rmdir, &|op| op.remove_dir(self.ino, path))
+        self.change(OpType::Rmdir, [path], &|op| op.remove_dir(self.ino, path))
     }
 
     /// Removes a directory and all below it, entry by entry; a symbolic link is removed, not
@@ -196,19 +212,25 @@ impl Dir {
     /// Moves a name, replacing a file or an empty directory that is there.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (bytes(from.as_ref()), bytes(to.as_ref()));
-        self.change(OpType::Rename, &|op| op.rename_path(self.ino, from, to))
+        self.change(OpType::Rename, [from, to], &|op| {
+            op.rename_path(self.ino, from, to)
+        })
     }
 
     /// Gives the file `original` one more name, `link`.
     pub fn hard_link(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
         let (original, link) = (bytes(original.as_ref()), bytes(link.as_ref()));
-        self.change(OpType::Link, &|op| op.hard_link(self.ino, original, link))
+        self.change(OpType::Link, [original, link], &|op| {
+            op.hard_link(self.ino, original, link)
+        })
     }
 
     /// Creates a symbolic link at `link` that leads to `target`.
     pub fn symlink(&self, target: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
         let (target, link) = (bytes(target.as_ref()), bytes(link.as_ref()));
-        self.change(OpType::Symlink, &|op| op.symlink(self.ino, target, link))
+        self.change(OpType::Symlink, [link], &|op| {
+            op.symlink(self.ino, target, link)
+        })
     }
 
     /// Where a symbolic link leads.
@@ -283,7 +305,9 @@ impl Dir {
             ..SetAttributes::default()
         };
         let path = bytes(path.as_ref());
-        self.change(OpType::Setattr, &|op| op.set_by_path(self.ino, path, &set))
+        self.change(OpType::Setattr, [path], &|op| {
+            op.set_by_path(self.ino, path, &set)
+        })
     }
 
     /// Begins a transaction on paths from here.
@@ -294,5 +318,13 @@ impl Dir {
 
 fn write_whole<'a>(volume: &'a Volume, base: Ino, path: &'a [u8], data: &'a [u8]) -> Result<()> {
     let write = |op: &mut Operation<'a>| op.write_file(base, path, data);
-    volume.inner.transact(OpType::Write, false, &write)
+    let renames = false;
+    let mut hints = std::iter::once(Hint {
+        base,
+        path,
+        renames,
+    });
+    volume
+        .inner
+        .transact(OpType::Write, false, &mut hints, &write)
 }

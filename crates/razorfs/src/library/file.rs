@@ -6,7 +6,7 @@ use std::path::Path;
 use razorfs_format::op::OpType;
 
 use super::{Dir, Metadata, bytes};
-use crate::namespace::OpenHow;
+use crate::namespace::{Hint, OpenHow};
 use crate::sync::Mutex;
 use crate::{Error, Ino, Result, SetAttributes, Volume};
 
@@ -115,7 +115,13 @@ impl OpenOptions {
                 true => {
                     let ty = OpType::Create;
                     let steps = |op: &mut _| open(op, base, path, how);
-                    volume.inner.transact(ty, false, &steps)?
+                    let hint = Hint {
+                        base,
+                        path,
+                        renames: false,
+                    };
+                    let mut hints = std::iter::once(hint);
+                    volume.inner.transact(ty, false, &mut hints, &steps)?
                 }
                 false => volume.inner.resolve(base, path, true)?.0,
             };

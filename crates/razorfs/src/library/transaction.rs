@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use razorfs_format::op::OpType;
 
 use super::{Dir, bytes};
-use crate::namespace::Operation;
+use crate::namespace::{Hint, Operation};
 use crate::{Durability, Error, Ino, Result, SetAttributes};
 
 /// Changes to any number of files, recorded here and done by [`Transaction::commit`]: all of them,
@@ -63,6 +63,28 @@ impl Step {
                 op.set_by_path(base, bytes(path), &set)
             }
         }
+    }
+}
+
+impl Step {
+    /// The paths that it works on.
+    fn hints(&self, base: Ino) -> impl Iterator<Item = Hint<'_>> {
+        let (first, second, renames) = match self {
+            Self::Write(path, _) | Self::SetPermissions(path, _) => (path, None, false),
+            Self::CreateDir(path)
+            | Self::CreateDirAll(path)
+            | Self::RemoveFile(path)
+            | Self::RemoveDir(path)
+            | Self::RemoveDirAll(path)
+            | Self::Symlink(_, path) => (path, None, true),
+            Self::Rename(a, b) | Self::HardLink(a, b) => (a, Some(b), true),
+        };
+        let paths = std::iter::once(first).chain(second);
+        paths.map(move |path| Hint {
+            base,
+            path: bytes(path),
+            renames,
+        })
     }
 }
 
@@ -163,8 +185,9 @@ impl Transaction {
 }
 
 fn commit_steps<'a>(dir: &'a Dir, steps: &'a [Step], base: Ino, moves: bool) -> Result<()> {
+    let mut hints = steps.iter().flat_map(|step| step.hints(base));
     let run = |op: &mut Operation<'a>| steps.iter().try_for_each(|step| step.run(op, base));
     dir.volume()
         .inner
-        .transact(OpType::Transaction, moves, &run)
+        .transact(OpType::Transaction, moves, &mut hints, &run)
 }

@@ -1,25 +1,29 @@
 //! Entries of directories that were looked up, in RAM: a part of the tree of names, so that
 //! walking a path does not search the layers of the store at each step.
 //!
-//! It is exact. An entry is remembered by whoever holds its directory's lock, shared or exclusive,
-//! and has just read it; it is forgotten by whoever changes it, under the exclusive lock and
-//! before the change becomes visible. So what is here is in the store too. It is bounded in bytes;
-//! what it has no room for is looked up in the store.
+//! It is exact. An entry, or that there is none, is remembered by whoever holds its directory's
+//! lock, shared or exclusive, and has just read it; it is forgotten by whoever changes it, under the
+//! exclusive lock and before the change becomes visible. So what is here is in the store too. It is
+//! bounded in bytes; what it has no room for is looked up in the store.
+//!
+//! Names that are not there are remembered since a program, or the kernel for it, looks before it
+//! creates: the second search is spared.
 
 use std::sync::Arc;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use razorfs_format::Ino;
-use razorfs_format::record::Dirent;
+
+use super::directory::Slot;
 
 /// A directory and the hash of a name, as the first cookie of that hash.
 type Spot = (Ino, u64);
 
-/// An entry with its cookie.
-pub(super) struct Dentry {
-    pub(super) cookie: u64,
-    pub(super) dirent: Dirent,
+/// A name, and where it is or could be.
+struct Dentry {
+    name: Box<[u8]>,
+    slot: Slot,
 }
 
 /// What an entry costs beside its name: keys, counts, and the cache's own share.
@@ -36,7 +40,11 @@ struct Weight;
 
 impl Weighter<Spot, Arc<Dentry>> for Weight {
     fn weight(&self, _: &Spot, dentry: &Arc<Dentry>) -> u64 {
-        dentry.dirent.name.len() as u64 + OVERHEAD
+        let held = match &dentry.slot {
+            Slot::Taken(_, dirent) => dirent.name.len(),
+            Slot::Free(_) => 0,
+        };
+        (dentry.name.len() + held) as u64 + OVERHEAD
     }
 }
 
@@ -57,18 +65,17 @@ impl Dentries {
         Self(Cache::with_options(options, Weight, hash, lifecycle))
     }
 
-    /// The entry `name` of `dir`, whose name's hash begins at `first`.
-    pub(super) fn get(&self, dir: Ino, first: u64, name: &[u8]) -> Option<Arc<Dentry>> {
+    /// Where `name`, whose hash begins at `first`, is in `dir`, or could be.
+    pub(super) fn get(&self, dir: Ino, first: u64, name: &[u8]) -> Option<Slot> {
         let dentry = self.0.get(&(dir, first))?;
         // Two names can have one hash; the one that was looked up last is here.
-        (*dentry.dirent.name == *name).then_some(dentry)
+        (*dentry.name == *name).then(|| dentry.slot.clone())
     }
 
-    /// The caller holds the lock of `dir` and has just read the entry.
-    pub(super) fn remember(&self, dir: Ino, first: u64, cookie: u64, dirent: &Dirent) {
-        let dirent = dirent.clone();
-        let dentry = Arc::new(Dentry { cookie, dirent });
-        self.0.insert((dir, first), dentry);
+    /// The caller holds the lock of `dir` and has just read it.
+    pub(super) fn remember(&self, dir: Ino, first: u64, name: &[u8], slot: &Slot) {
+        let (name, slot) = (name.into(), slot.clone());
+        self.0.insert((dir, first), Arc::new(Dentry { name, slot }));
     }
 
     /// The caller holds the lock of `dir` exclusively and is about to change the entry at

@@ -4,15 +4,12 @@
 //! was free when it was added. So a lookup reads the few slots of one hash, and a listing goes on
 //! after any cookie, whatever happened in between.
 
-use std::sync::Arc;
-
 use razorfs_format::key::Key;
 use razorfs_format::record::{Dirent, FileKind, Inode, NAME_MAX, inode_flags, name_cookie};
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
-use super::dentries::Dentry;
-use super::operation::{Operation, PLACE};
+use super::operation::{Held, Operation, PLACE};
 use crate::{Entry, Error, Result, Stat};
 
 /// Slots of one hash.
@@ -21,6 +18,7 @@ const SLOTS: u64 = 256;
 const CHUNK: usize = 256;
 
 /// Where a name is in a directory, or could be.
+#[derive(Clone)]
 pub(super) enum Slot {
     Taken(u64, Dirent),
     Free(u64),
@@ -43,6 +41,14 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
 /// `.` and `..` exist in every directory without a record.
 pub(super) fn is_dots(name: &[u8]) -> bool {
     matches!(name, b"." | b"..")
+}
+
+/// The keys of the entries whose names have one hash.
+fn slots(dir: Ino, first: u64) -> (Key, Key) {
+    (
+        Key::dirent(Branch::HEAD, dir, first),
+        Key::dirent(Branch::HEAD, dir, first + SLOTS),
+    )
 }
 
 impl Operation<'_> {
@@ -88,29 +94,42 @@ impl Operation<'_> {
     /// Where `name` is in `dir`, or where it would go.
     pub(super) fn find(&self, dir: Ino, name: &[u8]) -> Result<Slot> {
         let first = name_cookie(self.store.hash_key(), name);
-        if let Some(dentry) = self.remembered(dir, first, name) {
-            return Ok(Slot::Taken(dentry.cookie, dentry.dirent.clone()));
+        if let Some(slot) = self.remembered(dir, first, name) {
+            return Ok(slot);
         }
         let slot = self.find_in_store(dir, first, name)?;
-        if self.remembers
-            && let Slot::Taken(cookie, dirent) = &slot
-        {
-            self.dentries.remember(dir, first, *cookie, dirent);
+        if self.held.has(dir) && self.is_as_stored(dir, first) {
+            self.dentries.remember(dir, first, name, &slot);
         }
         Ok(slot)
     }
 
-    /// The entry as it was read last. A transaction may have changed it and does not ask.
-    fn remembered(&self, dir: Ino, first: u64, name: &[u8]) -> Option<Arc<Dentry>> {
-        if self.is_transaction() {
-            return None;
+    /// Where the name was found last, unless the transaction that this is has changed that.
+    fn remembered(&self, dir: Ino, first: u64, name: &[u8]) -> Option<Slot> {
+        let slot = self.dentries.get(dir, first, name)?;
+        self.is_as_stored(dir, first).then_some(slot)
+    }
+
+    fn is_as_stored(&self, dir: Ino, first: u64) -> bool {
+        let (from, to) = slots(dir, first);
+        self.is_untouched(&from, &to)
+    }
+
+    /// The inode of a directory's entry as it was found last; its directory is not read then.
+    pub(super) fn remembered_entry(&mut self, dir: Ino, name: &[u8]) -> Option<Dirent> {
+        let first = name_cookie(self.store.hash_key(), name);
+        match self.remembered(dir, first, name) {
+            Some(Slot::Taken(_, dirent)) => {
+                // Where there is an entry there is a directory.
+                self.walk_through(dir);
+                Some(dirent)
+            }
+            _ => None,
         }
-        self.dentries.get(dir, first, name)
     }
 
     fn find_in_store(&self, dir: Ino, first: u64, name: &[u8]) -> Result<Slot> {
-        let from = Key::dirent(Branch::HEAD, dir, first);
-        let to = Key::dirent(Branch::HEAD, dir, first + SLOTS);
+        let (from, to) = slots(dir, first);
         let mut free = first;
         let mut found = None;
         self.scan(&from, &to, |key, value| {
@@ -148,10 +167,8 @@ impl Operation<'_> {
             b".." => self.directory(dir).map(|inode| inode.parent),
             _ => {
                 check_name(name)?;
-                let first = name_cookie(self.store.hash_key(), name);
-                // Where there is an entry there is a directory.
-                match self.remembered(dir, first, name) {
-                    Some(dentry) => Ok(dentry.dirent.ino),
+                match self.remembered_entry(dir, name) {
+                    Some(dirent) => Ok(dirent.ino),
                     None => Ok(self.entry(dir, name)?.1.ino),
                 }
             }
@@ -219,7 +236,7 @@ impl Namespace {
     fn step(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         let _lock = self.locks.read(dir);
         let mut op = self.reader();
-        op.remembers = true;
+        op.held = Held::One(dir);
         op.walk(dir, name)
     }
 
@@ -227,7 +244,7 @@ impl Namespace {
     pub(super) fn look(&self, dir: Ino, name: &[u8]) -> Option<Dirent> {
         let _lock = self.locks.read(dir);
         let mut op = self.reader();
-        op.remembers = true;
+        op.held = Held::One(dir);
         op.entry(dir, name).ok().map(|(_, dirent)| dirent)
     }
 

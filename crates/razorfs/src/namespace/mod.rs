@@ -52,6 +52,7 @@ use razorfs_format::record::{Inode, Time};
 
 pub(crate) use create::root_inode;
 pub(crate) use operation::Operation;
+pub(crate) use path::Hint;
 pub(crate) use rename::Spot;
 
 use crate::store::{Store, Ticket};

@@ -163,6 +163,69 @@ fn names_with_the_same_hash_live_side_by_side() {
     assert_eq!(v.find_by_inode(again).unwrap().cookie, first);
 }
 
+/// A lookup that finds nothing is remembered; whatever makes the name must make that forgotten.
+#[test]
+fn a_name_that_was_looked_for_in_vain_is_found_once_it_is_there() {
+    let v = volume();
+    let (a, b) = (dir(&v, ROOT, "a"), dir(&v, ROOT, "b"));
+    let miss = |name: &str| {
+        for _ in 0..2 {
+            assert!(matches!(v.lookup(b, name.as_bytes()), Err(Error::NotFound)));
+        }
+    };
+    let hit = |name: &str, ino: Ino| assert_eq!(v.lookup(b, name.as_bytes()).unwrap().ino, ino);
+    miss("made");
+    let made = file(&v, b, "made");
+    hit("made", made);
+    let moved = file(&v, a, "moved");
+    miss("moved");
+    rename(&v, (a, "moved"), (b, "moved"), RenameMode::Replace).unwrap();
+    hit("moved", moved);
+    assert!(v.lookup(a, b"moved").is_err());
+    miss("linked");
+    v.link(made, b, b"linked").unwrap();
+    hit("linked", made);
+    miss("by-path");
+    v.root().write("b/by-path", b"1").unwrap();
+    let by_path = v.root().metadata("b/by-path").unwrap().ino();
+    hit("by-path", by_path);
+    miss("committed");
+    let mut tx = v.root().transaction();
+    tx.write("b/committed", *b"2").unwrap();
+    tx.rename("b/committed", "b/renamed").unwrap();
+    tx.commit(crate::Durability::Async).unwrap();
+    miss("committed");
+    let renamed = v.root().metadata("b/renamed").unwrap().ino();
+    hit("renamed", renamed);
+    v.unlink(b, b"made").unwrap();
+    miss("made");
+    hit("linked", made);
+}
+
+/// What is remembered of a directory is from before the transaction that asks.
+#[test]
+fn a_transaction_sees_its_own_names_and_not_those_remembered() {
+    let v = volume();
+    let root = v.root();
+    root.create_dir_all("d/e").unwrap();
+    root.write("d/e/old", b"old").unwrap();
+    // Everything on the way is remembered now, and one name that is missing.
+    assert_eq!(root.read("d/e/old").unwrap(), b"old");
+    assert!(root.read("d/new").is_err());
+    let mut tx = root.transaction();
+    tx.rename("d/e", "d/new").unwrap();
+    tx.create_dir("d/e").unwrap();
+    tx.write("d/e/old", *b"another").unwrap();
+    tx.write("d/new/more", *b"more").unwrap();
+    tx.remove_file("d/new/old").unwrap();
+    tx.write("d/new/old", *b"third").unwrap();
+    tx.commit(crate::Durability::Async).unwrap();
+    assert_eq!(root.read("d/e/old").unwrap(), b"another");
+    assert_eq!(root.read("d/new/more").unwrap(), b"more");
+    assert_eq!(root.read("d/new/old").unwrap(), b"third");
+    assert_eq!(names(&v, v.root().metadata("d").unwrap().ino()).len(), 2);
+}
+
 #[test]
 fn back_links_are_there_only_while_there_are_several_names() {
     let v = volume();

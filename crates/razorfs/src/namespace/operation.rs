@@ -48,12 +48,36 @@ pub(super) enum Afterwards {
     Trimming(Ino),
 }
 
+/// Which locks the caller of an operation holds while that reads.
+#[derive(Default)]
+pub(super) enum Held {
+    /// None that anybody has told of.
+    #[default]
+    None,
+    /// That of one inode.
+    One(Ino),
+    /// Those of these inodes.
+    These(Vec<Ino>),
+}
+
+impl Held {
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(one) => *one == ino,
+            Self::These(these) => these.contains(&ino),
+        }
+    }
+}
+
 pub(crate) struct Operation<'a> {
     pub(super) store: &'a Store,
     pub(super) pins: &'a PinTable,
     pub(super) dentries: &'a Dentries,
-    /// Entries that it reads are remembered: the caller holds the directory's lock.
-    pub(super) remembers: bool,
+    /// The directories whose locks the caller holds: entries that it reads there are remembered.
+    pub(super) held: Held,
+    /// Directories that were walked through by what is remembered of them.
+    walked: Vec<Ino>,
     pub(super) now: Time,
     tx: Tx<'a>,
     /// Boxed: most operations have one or two, and a node of the tree has room for eleven.
@@ -70,7 +94,8 @@ impl<'a> Operation<'a> {
             store: &namespace.store,
             pins: &namespace.pins,
             dentries: &namespace.dentries,
-            remembers: false,
+            held: Held::None,
+            walked: Vec::new(),
             now,
             tx: Tx::new(ty),
             inodes: BTreeMap::new(),
@@ -95,10 +120,26 @@ impl<'a> Operation<'a> {
     /// The inodes that were there before and were read, and whether they are changed.
     pub(super) fn involved(&self) -> impl Iterator<Item = (Ino, bool)> {
         let there = |state| !matches!(state, State::New | State::Gone(true));
-        self.inodes
+        let read = self
+            .inodes
             .iter()
             .filter(move |(_, loaded)| there(loaded.state))
-            .map(|(ino, loaded)| (*ino, loaded.state != State::Clean))
+            .map(|(ino, loaded)| (*ino, loaded.state != State::Clean));
+        read.chain(self.walked.iter().map(|ino| (*ino, false)))
+    }
+
+    /// An entry of the directory was taken from what is remembered.
+    pub(super) fn walk_through(&mut self, dir: Ino) {
+        if self.is_transaction() && !self.inodes.contains_key(&dir) {
+            self.walked.push(dir);
+        }
+    }
+
+    /// Whether none of these records was changed by an earlier operation of the transaction.
+    pub(super) fn is_untouched(&self, from: &Key, to: &Key) -> bool {
+        self.overlay
+            .as_ref()
+            .is_none_or(|overlay| overlay.range(*from..*to).next().is_none())
     }
 
     /// The changed files among them that have an unfinished truncation.

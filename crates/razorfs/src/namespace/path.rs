@@ -3,13 +3,15 @@
 //! Unlike the inode level these follow symbolic links, at most 40 of them. A path that begins with
 //! `/` starts at the root of the volume, any other at a base directory.
 
+use std::collections::BTreeMap;
+
 use razorfs_format::key::Key;
 use razorfs_format::op::OpType;
-use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags};
+use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags, name_cookie};
 use razorfs_format::{Branch, Ino};
 
 use super::directory::{Slot, check_name};
-use super::operation::{Operation, PLACE};
+use super::operation::{Held, Operation, PLACE};
 use super::rename::Spot;
 use super::{Namespace, OpenHow};
 use crate::{Error, NewNode, RenameMode, Result, SetAttributes};
@@ -20,6 +22,15 @@ const SYMLINKS: u32 = 40;
 const TRANSACTION_MAX: u64 = 64 << 20;
 /// Tries with the locks that the last try turned out to need, before everything is locked.
 const TRIES: u32 = 4;
+
+/// A path that a transaction is going to work on.
+pub(crate) struct Hint<'p> {
+    /// Where it begins.
+    pub(crate) base: Ino,
+    pub(crate) path: &'p [u8],
+    /// Its last name is going to be changed even if it is there.
+    pub(crate) renames: bool,
+}
 
 /// Where a path leads.
 pub(crate) struct Place {
@@ -84,12 +95,10 @@ impl Operation<'_> {
                 continue;
             }
             check_name(&name)?;
-            self.directory(at)?;
             let last = names.is_empty();
-            let found = match self.find(at, &name)? {
-                Slot::Taken(_, Dirent { ino, kind, .. }) => Some((ino, kind)),
-                Slot::Free(_) => None,
-            };
+            let found = self
+                .look_for(at, &name)?
+                .map(|found| (found.ino, found.kind));
             match found {
                 Some((ino, FileKind::Symlink)) if !last || follow || slash => {
                     links += 1;
@@ -119,6 +128,18 @@ impl Operation<'_> {
             name: None,
             found: Some((at, self.directory(at)?.kind())),
             slash,
+        })
+    }
+
+    /// The entry `name` of `dir`, if there is one.
+    fn look_for(&mut self, dir: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        if let Some(dirent) = self.remembered_entry(dir, name) {
+            return Ok(Some(dirent));
+        }
+        self.directory(dir)?;
+        Ok(match self.find(dir, name)? {
+            Slot::Taken(_, dirent) => Some(dirent),
+            Slot::Free(_) => None,
         })
     }
 
@@ -313,26 +334,54 @@ impl Namespace {
         Ok((ino, inode))
     }
 
+    /// The inodes that an operation on `path` is going to need, as far as they are remembered, and
+    /// whether it changes them. Guesses, which save a try where they are right.
+    fn expect(&self, hint: &Hint<'_>, wanted: &mut BTreeMap<Ino, bool>) {
+        let mut at = if hint.path.first() == Some(&b'/') {
+            Ino::ROOT
+        } else {
+            hint.base
+        };
+        let names = hint.path.split(|b| *b == b'/');
+        let mut names = names.filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            let last = names.peek().is_none();
+            let first = name_cookie(self.store.hash_key(), name);
+            let found = match self.dentries.get(at, first, name) {
+                Some(Slot::Taken(_, dirent)) => Some(dirent),
+                Some(Slot::Free(_)) | None => None,
+            };
+            *wanted.entry(at).or_default() |= last && (hint.renames || found.is_none());
+            match found {
+                Some(dirent) if last => *wanted.entry(dirent.ino).or_default() = true,
+                Some(dirent) if dirent.kind == FileKind::Directory => at = dirent.ino,
+                _ => return,
+            }
+        }
+    }
+
     /// Runs `steps` as one transaction: all of it, in one batch of the journal, or nothing.
     ///
     /// `moves` says that directories may move. Which inodes must be locked is known only after the
-    /// steps have run: so they run without locks first, then again with the locks that this
-    /// needed, until no more are needed.
+    /// steps have run: so they run with the locks that `hints` lets expect, then again with those
+    /// that this needed, until no more are needed.
     pub(crate) fn transact<'a, T>(
         &'a self,
         ty: OpType,
         moves: bool,
+        hints: &mut dyn Iterator<Item = Hint<'_>>,
         steps: &dyn Fn(&mut Operation<'a>) -> Result<T>,
     ) -> Result<T> {
         let mutex = moves.then(|| self.renames.lock());
-        let mut wanted = std::collections::BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        hints.for_each(|hint| self.expect(&hint, &mut wanted));
         for attempt in 0.. {
             let locks = match attempt {
-                0 => None,
-                1..TRIES => Some(self.locks.lock_set(&wanted)),
-                _ => Some(self.locks.lock_all()),
+                0..TRIES => self.locks.lock_set(&wanted),
+                _ => self.locks.lock_all(),
             };
             let mut op = self.begin(ty)?.with_overlay();
+            op.held = Held::These(wanted.keys().copied().collect());
             let outcome = steps(&mut op);
             let trimming = op.trimming();
             if !trimming.is_empty() {
@@ -340,7 +389,7 @@ impl Namespace {
                 self.finish_trims(&trimming)?;
                 continue;
             }
-            let mut enough = locks.is_some();
+            let mut enough = true;
             for (ino, exclusive) in op.involved() {
                 let has = wanted.entry(ino).or_insert_with(|| {
                     enough = false;

@@ -204,7 +204,7 @@ impl Levels {
         let bounds = Bounds::range(from, to);
         let sources = self.table(from.tag()).lists().filter(|list| {
             let near = list.get(list.partition_point(|s| s.meta.last < *from));
-            near.is_some_and(|s| s.meta.first < *to)
+            near.is_some_and(|s| s.meta.first < *to && s.may_overlap(&bounds))
         });
         let sources = sources.map(|list| Source::new(Arc::clone(list), bounds));
         Range {

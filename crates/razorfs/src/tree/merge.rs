@@ -51,6 +51,21 @@ impl Bounds {
     }
 }
 
+impl Segment {
+    /// Whether a list that has this segment at the beginning of a range has records of it, as far
+    /// as its filter tells. Most often a name is looked for in a list that does not have it, and no
+    /// cursor is needed to find that out.
+    pub(super) fn may_overlap(&self, bounds: &Bounds) -> bool {
+        match (bounds.hash, bounds.to) {
+            (Some(hash), Some(to)) if self.meta.last >= to => {
+                // Whoever reads on meets the error.
+                self.file.may_hold(&bounds.from, hash).unwrap_or(true)
+            }
+            _ => true,
+        }
+    }
+}
+
 /// Whether all keys of the range have the prefix that filters know.
 fn one_prefix(from: &Key, to: &Key) -> bool {
     use razorfs_format::segment::filter::filter_prefix;
