@@ -1,10 +1,10 @@
-//! Entries of directories that were looked up, in RAM: a part of the tree of names, so that
-//! walking a path does not search the layers of the store at each step.
+//! Names that were looked up, in RAM: a part of the tree of names, so that walking a path does not
+//! search the layers of the store at each step.
 //!
 //! It is exact. An entry, or that there is none, is remembered by whoever holds its directory's
-//! lock, shared or exclusive, and has just read it; it is forgotten by whoever changes it, under the
-//! exclusive lock and before the change becomes visible. So what is here is in the store too. It is
-//! bounded in bytes; what it has no room for is looked up in the store.
+//! lock, shared or exclusive, and has just read it; it is forgotten by whoever changes it, under
+//! the exclusive lock and before the change becomes visible. So what is here is in the store too.
+//! It is bounded in bytes; what it has no room for is looked up in the store.
 //!
 //! Names that are not there are remembered since a program, or the kernel for it, looks before it
 //! creates: the second search is spared.
