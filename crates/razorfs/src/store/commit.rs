@@ -307,7 +307,7 @@ impl Core {
     /// wrote leave more and shorter runs than were counted when they came: then all go to packs,
     /// or the batch might not fit in the journal.
     fn inline_limit(&self, sealed: &Sealed, waited: bool, total: usize) -> usize {
-        let most = self.limits.inline_sync();
+        let most = self.limits.inline_beside(sealed.journal_bytes);
         if waited && total <= most {
             return most;
         }

@@ -46,7 +46,7 @@ impl Limits {
     /// A batch was sealed that will take so many bytes.
     pub fn hold(&self, bytes: usize) {
         // And data that a sync puts inline.
-        self.ahead.lock().held = Some(bytes + self.inline_sync());
+        self.ahead.lock().held = Some(bytes + self.inline_beside(bytes));
     }
 
     /// It was written.
@@ -63,6 +63,13 @@ impl Limits {
     /// Bytes of data up to which a batch that somebody waits for is journaled inline.
     pub fn inline_sync(&self) -> usize {
         INLINE_SYNC.min(self.capacity() / 16) as usize
+    }
+
+    /// The same for a batch that takes `bytes` without: the ring may have grown since that was taken
+    /// in, and then more goes inline than was counted with, but a batch lies in one file.
+    pub fn inline_beside(&self, bytes: usize) -> usize {
+        let batch = self.max_batch.load(Ordering::Relaxed);
+        self.inline_sync().min(batch.saturating_sub(bytes))
     }
 
     /// Journal bytes at which the open batch is sealed.
