@@ -65,8 +65,8 @@ impl Limits {
         INLINE_SYNC.min(self.capacity() / 16) as usize
     }
 
-    /// The same for a batch that takes `bytes` without: the ring may have grown since that was taken
-    /// in, and then more goes inline than was counted with, but a batch lies in one file.
+    /// The same for a batch that takes `bytes` without: the ring may have grown since that was
+    /// taken in, and then more goes inline than was counted with, but a batch lies in one file.
     pub fn inline_beside(&self, bytes: usize) -> usize {
         let batch = self.max_batch.load(Ordering::Relaxed);
         self.inline_sync().min(batch.saturating_sub(bytes))

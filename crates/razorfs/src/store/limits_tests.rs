@@ -176,7 +176,7 @@ impl World {
 #[test]
 fn what_was_taken_fits_whatever_is_left_at_the_ends_of_files() {
     let (mut batches, mut rescues) = (0, 0);
-    // With the last one the ring grew while a batch was open, and more went inline than was counted.
+    // With the last one the ring grew under an open batch, and more went inline than was counted.
     for seed in (0..120).chain([439]) {
         let mut w = World::new(seed);
         for _ in 0..60 {
