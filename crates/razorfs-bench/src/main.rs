@@ -1,8 +1,10 @@
 //! Measures RazorFS beside what limits it and what it is compared with: the same driver, on one
 //! disk, in turns.
 
+mod bulk;
 mod clock;
 mod failure;
+mod growth;
 mod measures;
 mod report;
 mod room;
@@ -84,6 +86,13 @@ enum Part {
         #[arg(long)]
         quick: bool,
     },
+    /// Makes a volume of very many empty files, quickly
+    Bulk { volume: PathBuf, files: u64 },
+    /// Measures how the cost of operations grows with the number of files
+    Growth(growth::Args),
+    /// One run of that
+    #[command(hide = true)]
+    GrowthCell(growth::CellArgs),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf },
@@ -96,6 +105,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
+        Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
+        Some(Part::Growth(args)) => growth::main(args).map(|()| true),
+        Some(Part::GrowthCell(args)) => growth::cell(args).map(|()| true),
         Some(Part::Spin) => spinners::spin().map(|()| true),
         Some(Part::Cell {
             group,

@@ -15,6 +15,8 @@ use crate::failure::Result;
 use crate::measures::{Group, Sizes};
 use crate::target::{Kind, Paths, Target};
 
+pub use many::peak_memory;
+
 /// The values that came of it, by the names of the measures.
 pub type Values = Vec<(&'static str, f64)>;
 
