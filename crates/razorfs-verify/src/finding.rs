@@ -283,6 +283,9 @@ kinds! {
     SharedCountHigh = 616 Warning
         "Fewer blocks share data than the volume says: their space may not come back."
         "Run `razorfs repair`: it counts again.";
+    DataLost = 617 Error
+        "The record of these data was damaged when a part of their block was written: reading them fails."
+        "Restore the file from a backup, or run `razorfs repair`: it puts back what packs have.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

@@ -517,6 +517,7 @@ fn inodes() -> Planted {
         (K::ExtentOwner, spoilt(|t| t.data(DIR, 0, 10))),
         (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 0, 1001))),
         (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 1, 1))),
+        (K::DataLost, spoilt(lost)),
         (K::CounterInodes, spoilt(|t| t.inodes += 1)),
         (K::CounterBytes, spoilt(|t| t.bytes -= 1)),
         (
@@ -527,6 +528,23 @@ fn inodes() -> Planted {
             }),
         ),
     ]
+}
+
+/// The second half of a file's only block.
+fn lost(tree: &mut Tree) {
+    let (off, len, kind) = (500, 500, FragmentKind::Lost);
+    let mut fragments = vec![Fragment { off, len, kind }];
+    let kind = FragmentKind::Inline([7; 500].into());
+    fragments.insert(
+        0,
+        Fragment {
+            off: 0,
+            len: 500,
+            kind,
+        },
+    );
+    let extent = Extent { fragments };
+    tree.put(Key::extent(HEAD, FILE, 0), &extent.to_bytes());
 }
 
 /// A volume with one pack: a frame that a file refers to, and a dead one behind it.

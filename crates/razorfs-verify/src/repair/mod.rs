@@ -317,9 +317,10 @@ fn rebuild<'d>(
     let mut packs = Packs::new(roots, &source.replay);
     packs.walk(s, roots);
     let metas: Vec<PackMeta> = packs.metas().collect();
-    let frames = Frames::find(s, &metas, &source.lost);
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let view = View::new(roots, replay);
+    let torn = data::torn(s, &view);
+    let frames = Frames::find(s, &metas, &source.lost, &torn);
     let lost = &source.lost;
     let mut tree = Tree::new(roots.superblock.hash_key, !volume.known.is_real);
     tree.read_inodes(s, &view, lost, out);
