@@ -151,6 +151,9 @@ kinds! {
     JournalFilling = 312 Note
         "A journal batch is intact, but what fills its last sectors is not zeros."
         "None: nothing reads it. Check the memory if nobody has made it so.";
+    JournalTwinAlone = 313 Note
+        "One of the two copies of a journal file that nothing needs is missing, as after a power failure."
+        "None: the next mount makes it again.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::MAX_VALUE;
-use razorfs_format::pack::{FrameIdentity, FramePlan, frame_len};
+use razorfs_format::pack::{FrameIdentity, frame_len};
 use razorfs_format::record::{
     BLOCK, Codec, Extent, Fragment, FragmentKind, Origin, PackRef, RAW_CRC_CHUNK, Shared,
 };
@@ -345,16 +345,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
         r: &PackRef,
         want: std::ops::Range<u32>,
     ) -> Option<Vec<u8>> {
-        let plan = FramePlan::new(r, want.clone()).ok()?;
         let id = FrameIdentity::of(r, key.branch(), key.ino(), key.second(), off);
-        let mut stored = vec![0; plan.len()];
-        let got = self.packs.read(s, r.pack, &mut stored, plan.offset())?;
-        stored.truncate(got);
-        let mut out = vec![0; want.len()];
-        let mut scratch = Vec::new();
-        plan.extract(s.vid, &id, &stored, &mut out, &mut scratch)
-            .ok()?;
-        Some(out)
+        self.packs.fetch(s, &id, r, want)
     }
 
     /// Inline pieces that follow each other become one. A block of so many pieces that its record

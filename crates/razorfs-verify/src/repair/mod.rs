@@ -5,8 +5,8 @@
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
 //!
-//! Memory: what [`crate::verify`] needs at its highest level, 100 bytes for each damaged frame, 24
-//! for each name that goes, 100 for each that comes, and where extents are lost 150 for each frame
+//! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of damaged
+//! frames (the others are read once more where something refers to them), 24 bytes for each name that goes, 100 for each that comes, and where extents are lost 150 for each frame
 //! that may belong to them. Where no superblock is left every name comes anew.
 
 mod candidates;
@@ -64,6 +64,9 @@ pub struct RepairOptions {
     pub after_gap: bool,
     /// To whom inodes belong whose records are lost, if the root's is lost, too.
     pub owner: (u32, u32),
+    /// Most damaged frames that are remembered, if not 100,000. Those beyond are looked at again
+    /// for each reference to them.
+    pub remembered: Option<usize>,
 }
 
 /// Why there was no repair.
@@ -142,6 +145,7 @@ pub fn repair(
     }
     let mut s = Session::new(disk, LEVEL_MAX, &mut step);
     s.salvage = true;
+    s.bad_max = options.remembered.unwrap_or(s.bad_max);
     let mut volume = read(&mut s, env, options, &mut out)?;
     let made = Made {
         uid: options.owner.0,
