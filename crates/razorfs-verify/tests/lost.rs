@@ -121,6 +121,32 @@ fn a_block_in_many_pieces_of_which_some_is_lost_is_still_made_one() {
 }
 
 #[test]
+fn a_damaged_table_does_not_keep_the_others_from_being_compacted() {
+    let (disk, env, data) = damaged();
+    let v = open(&disk, &env);
+    for n in 0..20 {
+        create_file(&v, &format!("file {n}"));
+        v.write(G, 0, &data).unwrap();
+        v.step(Step::Checkpoint).unwrap();
+    }
+    let mut failed = 0;
+    let done = (0..20).find(|_| match v.step(Step::Compact) {
+        Ok(more) => !more,
+        Err(e) => {
+            assert!(matches!(e, Error::Corrupt(_)), "{e}");
+            failed += 1;
+            false
+        }
+    });
+    assert!(done.is_some());
+    assert_eq!(failed, 1);
+    assert!(v.stats().compactions >= 2, "{:?}", v.stats());
+    assert_eq!(read(&v, G), data);
+    assert!(is_refused(&v, 0, 10));
+    v.close().unwrap();
+}
+
+#[test]
 fn a_repair_puts_back_what_packs_have_of_a_lost_range_however_long_after() {
     let (disk, env, data) = damaged();
     let v = open(&disk, &env);

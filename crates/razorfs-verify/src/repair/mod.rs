@@ -5,9 +5,10 @@
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
 //!
-//! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of damaged
-//! frames (the others are read once more where something refers to them), 24 bytes for each name that goes, 100 for each that comes, and where extents are lost 150 for each frame
-//! that may belong to them. Where no superblock is left every name comes anew.
+//! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of
+//! damaged frames (the others are read once more where something refers to them), 24 bytes for
+//! each name that goes, 100 for each that comes, and where extents are lost 150 for each frame that
+//! may belong to them. Where no superblock is left every name comes anew.
 
 mod candidates;
 mod commit;

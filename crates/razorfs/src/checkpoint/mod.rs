@@ -301,13 +301,13 @@ impl Checkpointer {
         self.core.fence.check()?;
         let mut new_id = || self.core.ids.segment();
         let snapshots = options.snapshots.clone();
-        let output = job.run(
-            self.core.disk.as_ref(),
-            self.core.vid,
-            &mut new_id,
-            &snapshots,
-            &segment,
-        )?;
+        let disk = self.core.disk.as_ref();
+        let run = job.run(disk, self.core.vid, &mut new_id, &snapshots, &segment);
+        if let Err(Error::Corrupt(_)) = &run {
+            // It will be as damaged the next time. The other tables go on.
+            installer.compaction_options.without.push(job.tag);
+        }
+        let output = run?;
         let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
         if let Err(e) = self.publish(&output.added) {
             self.take_back(&mut installer, None, written.into_iter(), &e);

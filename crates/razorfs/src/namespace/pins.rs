@@ -6,8 +6,9 @@
 //!
 //! Where the volume goes on for users whose process before has died, holders from before are not
 //! known. Then every inode from before counts as held, and whoever can ask the users does so for
-//! those that would go ([`PinTable::doubtful`]). Users may not hold yet what the process had made for
-//! them and not told them of: that stays until they ask again, or are gone ([`PinTable::untold`]).
+//! those that would go ([`PinTable::doubtful`]). Users may not hold yet what the process had made
+//! for them and not told them of: that stays until they ask again, or are gone
+//! ([`PinTable::untold`]).
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, HashMap, VecDeque};
