@@ -11,10 +11,10 @@
 //!
 //! `v` is a varint, `sv` a signed one, `bytes` a varint length and the bytes.
 //!
-//! A fragment: `kind u8 | offset in block v | length v | …`, kind 0 hole, 1 reserved, 2 inline
-//! (`the bytes`, exactly `length`), 3 pack (`pack v | pos v | stored_len v | raw_len v | skip v |
-//! codec u8 | birth v | flags u8 | [origin: branch v, ino v, block v, offset v, if flags & 1] |
-//! crc u32 each: one for a compressed frame, one for each 16 KiB of a raw one`).
+//! A fragment: `kind u8 | offset in block v | length v | …`, kind 0 hole, 1 reserved, 4 lost,
+//! 2 inline (`the bytes`, exactly `length`), 3 pack (`pack v | pos v | stored_len v | raw_len v |
+//! skip v | codec u8 | birth v | flags u8 | [origin: branch v, ino v, block v, offset v, if flags &
+//! 1] | crc u32 each: one for a compressed frame, one for each 16 KiB of a raw one`).
 
 mod fragment;
 mod shared;

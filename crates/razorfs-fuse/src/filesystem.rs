@@ -97,6 +97,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn doubtful(&self) -> Vec<Ino> {
         Vec::new()
     }
+    /// The kernel holds this one.
+    fn held(&self, _ino: Ino) {}
     /// The kernel does not hold this one.
     fn not_held(&self, _ino: Ino) {}
 }

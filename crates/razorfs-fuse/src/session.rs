@@ -195,7 +195,7 @@ impl Session {
             pause = QUESTIONS;
             for ino in self.fs.doubtful() {
                 match notifier.holds(ino) {
-                    Ok(true) => {}
+                    Ok(true) => self.fs.held(ino),
                     Ok(false) => self.fs.not_held(ino),
                     // Unmounted: then nothing is.
                     Err(_) => break,

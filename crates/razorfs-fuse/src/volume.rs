@@ -142,6 +142,10 @@ impl FileSystem for Volume {
         Self::doubtful(self)
     }
 
+    fn held(&self, ino: Ino) {
+        Self::held(self, ino);
+    }
+
     fn not_held(&self, ino: Ino) {
         Self::not_held(self, ino);
     }

@@ -78,11 +78,15 @@ impl<M: Machine> Runner<M> {
             self.outdated.clone(),
         );
         loop {
-            let acknowledged = self.history.first().map_or(0, |s| s.op);
-            if self.machine.is_known(acknowledged) {
-                self.marks.hit(SEEN_BEFORE);
-            } else {
-                self.recover(last.clone())?;
+            match self.machine.known() {
+                Some(found) => {
+                    self.marks.hit(SEEN_BEFORE);
+                    self.state_of(&found, last.clone())?;
+                }
+                None => {
+                    let found = self.recover(last.clone())?;
+                    self.machine.learn(&found);
+                }
             }
             if !self.machine.next_outcome() {
                 return Ok(());
@@ -105,8 +109,8 @@ impl<M: Machine> Runner<M> {
         self.died &= died;
     }
 
-    /// Opens what the cut has left, and compares it with what it may be.
-    fn recover(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
+    /// Opens what the cut has left, and compares it with what it may be; answers what it is.
+    fn recover(&mut self, last: Option<(Model, Op)>) -> Result<Model, Failure> {
         self.machine
             .verify()
             .map_err(|e| self.failure(format!("verify after the cut: {e}")))?;
@@ -133,7 +137,8 @@ impl<M: Machine> Runner<M> {
         self.check_counts()?;
         self.machine
             .verify_open()
-            .map_err(|e| self.failure(format!("verify: {e}")))
+            .map_err(|e| self.failure(format!("verify: {e}")))?;
+        Ok(found)
     }
 
     /// Opening and closing files changes nothing that a power cut leaves, and is in no history; the

@@ -16,6 +16,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Disk, Ram};
 use razorfs_format::BatchSeq;
 
+use crate::model::Model;
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
 use crate::outcomes::{Known, Outcomes};
@@ -101,8 +102,9 @@ pub struct EngineMachine {
     calls_before: u64,
     /// What the next cut leaves; a seed says it for those after it.
     outcomes: Option<Outcomes>,
-    /// What needs no look.
+    /// What needs no look, and the sum of what was asked for last.
     known: Option<Known>,
+    looked_at: u128,
     /// The disk as it was when its power went, for the other outcomes of that cut.
     dead: Option<(SimDisk, Outcomes)>,
     /// What was done to a copy of the journal, where there are two.
@@ -125,6 +127,7 @@ impl EngineMachine {
             calls_before: 0,
             outcomes: None,
             known: None,
+            looked_at: 0,
             dead: None,
             wound: Wound::default(),
             alone: false,
@@ -321,9 +324,16 @@ impl Machine for EngineMachine {
         }
     }
 
-    fn is_known(&self, acknowledged: usize) -> bool {
-        let known = self.known.as_ref();
-        known.is_some_and(|known| known.knows(&self.disk, acknowledged))
+    fn known(&mut self) -> Option<Arc<Model>> {
+        let known = self.known.as_ref()?;
+        self.looked_at = self.disk.image().sum();
+        known.found(self.looked_at)
+    }
+
+    fn learn(&mut self, found: &Model) {
+        if let Some(known) = &self.known {
+            known.learn(self.looked_at, found);
+        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -551,6 +561,7 @@ impl FileSystem for EngineFs {
     }
 
     fn close(self) -> Result<()> {
+        self.volume.nobody_is_left();
         self.volume.close()
     }
 }

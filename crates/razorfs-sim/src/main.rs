@@ -43,6 +43,8 @@ and more
   --copies N      copies of the journal, 1 or 2; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
+  --part K        --short: part K, counted from 0, of --parts N, which together are all
+  --parts N
   --marks         print how often what happened
   --complete      fail unless every rare branch of the engine was taken that such runs lead to";
 
@@ -53,6 +55,7 @@ struct Args {
     corpus: bool,
     table: bool,
     every: usize,
+    part: (usize, usize),
     singles: usize,
     flips: bool,
     repair: Option<u64>,
@@ -80,6 +83,7 @@ fn parse() -> Result<Args, String> {
         corpus: false,
         table: false,
         every: 1,
+        part: (0, 1),
         singles: 1,
         flips: false,
         repair: None,
@@ -117,6 +121,8 @@ fn parse() -> Result<Args, String> {
             "--table" => args.table = true,
             "--singles" => args.singles = number()?.max(1) as usize,
             "--every" => args.every = number()?.max(1) as usize,
+            "--part" => args.part.0 = number()? as usize,
+            "--parts" => args.part.1 = number()?.max(1) as usize,
             "--flips" => args.flips = true,
             "--bits" => args.bits = Some(number()?),
             "--repair" => args.repair = Some(number()?),
@@ -347,6 +353,7 @@ fn all_short(plan: &Plan, args: &Args) -> ExitCode {
         nested: 1,
         singles: args.singles,
         every: args.every,
+        part: args.part,
     };
     let (env, printed) = (OsEnv, AtomicU64::new(0));
     let start = env.monotonic();

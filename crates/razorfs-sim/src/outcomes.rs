@@ -1,11 +1,12 @@
 //! What a power cut at one place may leave: all of it where that is little, else a sample.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use razorfs_disk::sim::{Choices, SimDisk, SimRng};
 
+use crate::model::{Model, time_differences};
 use crate::rng::mix;
 
 /// Which outcomes are looked at.
@@ -17,16 +18,46 @@ pub struct Effort {
     pub sample: usize,
 }
 
-/// What disks were recovered from, each with the operation up to which all was acknowledged. What
-/// may be found on a disk only grows with the run, so that it need not be looked at again.
+/// What was found on disks that were recovered from: it depends on nothing but what is on the disk,
+/// so that each is looked at once, and then only compared with what may be there.
 #[derive(Clone, Debug, Default)]
-pub struct Known(Arc<Mutex<HashSet<(u128, usize)>>>);
+pub struct Known(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// By the sum of what is on the disk.
+    disks: HashMap<u128, Arc<Model>>,
+    /// Each state once, by its hash.
+    states: HashMap<u64, Vec<Arc<Model>>>,
+}
 
 impl Known {
-    /// Whether this one was known before; it is from now on.
+    /// What was found on this one, if it was recovered from.
     #[must_use]
-    pub fn knows(&self, disk: &SimDisk, acknowledged: usize) -> bool {
-        !self.0.lock().insert((disk.image().sum(), acknowledged))
+    pub fn found(&self, disk: u128) -> Option<Arc<Model>> {
+        self.0.lock().disks.get(&disk).cloned()
+    }
+
+    /// It was recovered from, and nothing was wrong.
+    pub fn learn(&self, disk: u128, found: &Model) {
+        let mut seen = self.0.lock();
+        let alike = seen.states.entry(found.hash()).or_default();
+        let same = alike.iter().find(|s| time_differences(found, s).is_empty());
+        let state = same.cloned().unwrap_or_else(|| {
+            let state = Arc::new(found.clone());
+            alike.push(Arc::clone(&state));
+            state
+        });
+        seen.disks.insert(disk, state);
+    }
+
+    /// The same disks, as if nothing had been found on them.
+    #[cfg(test)]
+    pub(crate) fn with_everything_gone(&self) -> Self {
+        let seen = self.0.lock();
+        let disks = seen.disks.keys().map(|d| (*d, Arc::default())).collect();
+        let states = HashMap::new();
+        Self(Arc::new(Mutex::new(Seen { disks, states })))
     }
 }
 

@@ -3,284 +3,27 @@
 //! few. File systems' known crash bugs need no more than three operations on a fresh file system
 //! (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing", 2018).
 
+mod workloads;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use razorfs::{AllocateMode, Durability, FileKind, RenameMode, SetAttributes, Time, XattrMode};
+use razorfs::Durability;
 
 use crate::crash::CAME_THROUGH;
 pub use crate::crash::SEEN_BEFORE;
 use crate::engine::{EngineMachine, Setup};
 use crate::farm::{Finding, Plan, Summary};
-use crate::names::NameId;
-use crate::op::{At, Data, Op, Ref, Step, Work};
+use crate::op::Op;
 use crate::outcomes::{Effort, Known, Outcomes};
 use crate::rng::mix;
 use crate::run::{Report, replay, replay_to_cut};
 use crate::shrink::shrink;
-
-/// A file of two pages with a second name, one of a few bytes in a directory, one whose bytes are
-/// in packs, an empty directory, a link.
-const A: NameId = 0;
-const B: NameId = 1;
-const C: NameId = 2;
-const PACKED: NameId = 3;
-const EMPTY: NameId = 4;
-const LINK: NameId = 5;
-/// Nothing has these names.
-const FREE: NameId = 6;
-const FREE_TOO: NameId = 7;
+pub use workloads::{Group, Workload, groups, operations, tree};
 
 /// The mark of a workload.
 pub const WORKLOAD: &str = "short workload";
-
-/// What comes after the tree is durable.
-#[derive(Clone, Debug)]
-pub struct Workload {
-    /// The operations.
-    pub ops: Vec<Op>,
-    /// Of so many operations at its beginning the cuts are those of an earlier workload, which
-    /// begins in the same way.
-    pub shared: usize,
-}
-
-fn root(name: NameId) -> At {
-    At {
-        dir: Ref::Path(Vec::new()),
-        name,
-    }
-}
-
-fn below(dir: NameId, name: NameId) -> At {
-    At {
-        dir: Ref::Path(vec![dir]),
-        name,
-    }
-}
-
-fn path(names: &[NameId]) -> Ref {
-    Ref::Path(names.to_vec())
-}
-
-fn create(at: At, kind: FileKind) -> Op {
-    Op::Create {
-        at,
-        kind,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        target: 9,
-    }
-}
-
-const fn data(seed: u32, len: u32) -> Data {
-    Data { seed, len }
-}
-
-fn write(who: Ref, offset: u64, data: Data) -> Op {
-    Op::Write { who, offset, data }
-}
-
-fn set(who: Ref, change: impl FnOnce(&mut SetAttributes)) -> Op {
-    let mut set = SetAttributes::default();
-    change(&mut set);
-    Op::Set { who, set }
-}
-
-const fn rename(from: At, to: At, mode: RenameMode) -> Op {
-    Op::Rename { from, to, mode }
-}
-
-const fn allocate(who: Ref, mode: AllocateMode, offset: u64, len: u64) -> Op {
-    Op::Allocate {
-        who,
-        mode,
-        offset,
-        len,
-    }
-}
-
-const fn copy(from: Ref, to: Ref, to_offset: u64, len: u64) -> Op {
-    Op::Copy {
-        from,
-        from_offset: 0,
-        to,
-        to_offset,
-        len,
-    }
-}
-
-/// The tree that every workload begins with, and how it became durable.
-#[must_use]
-pub fn tree(last: Op) -> Vec<Op> {
-    vec![
-        create(root(A), FileKind::Regular),
-        write(path(&[A]), 0, data(3, 8192)),
-        create(root(B), FileKind::Directory),
-        create(below(B, C), FileKind::Regular),
-        write(path(&[B, C]), 0, data(5, 100)),
-        create(root(PACKED), FileKind::Regular),
-        write(path(&[PACKED]), 0, data(21, 135_000)),
-        create(root(EMPTY), FileKind::Directory),
-        create(root(LINK), FileKind::Symlink),
-        Op::Link {
-            from: path(&[A]),
-            to: below(B, A),
-        },
-        Op::SetXattr {
-            who: path(&[A]),
-            name: 1,
-            data: data(4, 40),
-            mode: XattrMode::Set,
-        },
-        last,
-    ]
-}
-
-/// The operations that workloads are made of.
-#[must_use]
-pub fn operations() -> Vec<Op> {
-    let (a, packed) = (path(&[A]), path(&[PACKED]));
-    let mut all = vec![
-        create(root(FREE), FileKind::Regular),
-        create(root(FREE), FileKind::Directory),
-        create(below(B, FREE), FileKind::Symlink),
-        Op::Unnamed {
-            dir: path(&[]),
-            slot: 0,
-            mode: 0o600,
-        },
-        Op::Link {
-            from: a,
-            to: root(FREE),
-        },
-        Op::Link {
-            from: Ref::Slot(0),
-            to: root(FREE_TOO),
-        },
-        Op::Unlink(root(A)),
-        Op::Unlink(below(B, A)),
-        Op::Unlink(below(B, C)),
-        Op::Unlink(root(PACKED)),
-        Op::Open {
-            slot: 0,
-            who: packed,
-        },
-        Op::Rmdir(root(EMPTY)),
-        rename(root(A), root(FREE), RenameMode::Replace),
-        rename(root(A), below(B, C), RenameMode::Replace),
-        rename(below(B, C), root(PACKED), RenameMode::Replace),
-        rename(root(B), root(EMPTY), RenameMode::Replace),
-        rename(root(B), below(EMPTY, FREE), RenameMode::Replace),
-        rename(below(B, C), root(PACKED), RenameMode::Exchange),
-        rename(root(B), root(A), RenameMode::Exchange),
-    ];
-    all.extend(changes_of_files());
-    all
-}
-
-/// Those that change one file, or do background work.
-fn changes_of_files() -> Vec<Op> {
-    let (a, packed) = (path(&[A]), path(&[PACKED]));
-    let time = Time {
-        secs: -3,
-        nanos: 999_999_999,
-    };
-    vec![
-        write(path(&[FREE]), 0, data(9, 5000)),
-        write(a.clone(), 100, data(10, 50)),
-        write(a.clone(), 4000, data(11, 9000)),
-        write(packed.clone(), 70_000, data(8, 100_000)),
-        Op::Append {
-            who: path(&[B, C]),
-            data: data(12, 600),
-        },
-        Op::Append {
-            who: packed.clone(),
-            data: data(13, 20),
-        },
-        set(a.clone(), |s| s.size = Some(0)),
-        set(packed.clone(), |s| s.size = Some(70_001)),
-        set(path(&[B, C]), |s| s.size = Some(300_000)),
-        set(a.clone(), |s| (s.mode, s.uid) = (Some(0o600), Some(7))),
-        set(path(&[B]), |s| s.mtime = Some(time)),
-        allocate(packed.clone(), AllocateMode::PunchHole, 10_000, 80_000),
-        allocate(a.clone(), AllocateMode::ZeroExtend, 5000, 40_000),
-        allocate(a.clone(), AllocateMode::KeepSize, 0, 100_000),
-        copy(packed.clone(), a.clone(), 8192, 100_000),
-        copy(packed.clone(), path(&[B, C]), 0, 150_000),
-        copy(packed.clone(), packed.clone(), 200_000, 150_000),
-        Op::Collapse {
-            who: packed.clone(),
-            offset: 4096,
-            len: 8192,
-        },
-        Op::Insert {
-            who: packed,
-            offset: 65_536,
-            len: 131_072,
-        },
-        Op::SetXattr {
-            who: a.clone(),
-            name: 2,
-            data: data(14, 3000),
-            mode: XattrMode::Set,
-        },
-        Op::RemoveXattr { who: a, name: 1 },
-        Op::Transaction {
-            steps: vec![
-                Step::CreateDir(root(FREE)),
-                Step::Rename(below(B, C), below(FREE, C)),
-                Step::Write(below(FREE, FREE), data(15, 700)),
-                Step::RemoveFile(root(PACKED)),
-            ],
-            sync: false,
-        },
-        Op::Step(Work::Compact),
-        Op::Step(Work::Reap),
-    ]
-}
-
-/// Every workload of one operation, then every one of two, with all that may be between them.
-#[must_use]
-pub fn workloads() -> Vec<Workload> {
-    let operations = operations();
-    let lasts = [Op::Sync, Op::Checkpoint];
-    let mut all = Vec::new();
-    for op in &operations {
-        for last in &lasts {
-            all.push(Workload {
-                ops: vec![op.clone(), last.clone()],
-                shared: 0,
-            });
-        }
-    }
-    let between = [
-        None,
-        Some(Op::Step(Work::Commit)),
-        Some(Op::Sync),
-        Some(Op::Checkpoint),
-    ];
-    for first in &operations {
-        for (n, second) in operations.iter().enumerate() {
-            for between in &between {
-                for (m, last) in lasts.iter().enumerate() {
-                    let mut ops = vec![first.clone()];
-                    ops.extend(between.clone());
-                    let shared = match (n, m) {
-                        (0, 0) => 0,
-                        (_, 0) => ops.len(),
-                        _ => ops.len() + 1,
-                    };
-                    ops.extend([second.clone(), last.clone()]);
-                    all.push(Workload { ops, shared });
-                }
-            }
-        }
-    }
-    all
-}
 
 /// How thoroughly.
 #[derive(Clone, Copy, Debug)]
@@ -293,6 +36,36 @@ pub struct Depth {
     pub singles: usize,
     /// Of those of two.
     pub every: usize,
+    /// Which part of them, and of how many that are all together.
+    pub part: (usize, usize),
+}
+
+impl Depth {
+    /// What is to be run, each with the number that its seed is made of.
+    pub(crate) fn chosen(&self, seed: u64) -> Vec<(u64, Group)> {
+        let (part, parts) = self.part;
+        let mut chosen = Vec::new();
+        let mut number = 0;
+        for (n, group) in groups().into_iter().enumerate() {
+            let first = number;
+            number += group.workloads.len() as u64;
+            let of = match group.operations {
+                1 => self.singles,
+                _ => self.every,
+            };
+            if n % parts.max(1) != part {
+                continue;
+            }
+            if of <= 1 {
+                chosen.push((first, group));
+                continue;
+            }
+            // The ones before it in its group may not be run.
+            let alone = (first..).zip(group.alone());
+            chosen.extend(alone.filter(|(n, _)| mix(seed, *n).is_multiple_of(of as u64)));
+        }
+        chosen
+    }
 }
 
 /// What is run on, and with which seed.
@@ -300,23 +73,12 @@ struct Job<'a> {
     plan: &'a Plan,
     depth: Depth,
     seed: u64,
+    known: Known,
 }
 
 /// Runs the workloads. `tick` sees the sum after each, and says whether to go on.
 pub fn run(plan: &Plan, depth: Depth, tick: impl Fn(&Summary) -> bool + Sync) -> Summary {
-    let single = operations().len() * 2;
-    let chosen: Vec<(usize, Workload)> = workloads()
-        .into_iter()
-        .enumerate()
-        .filter(|(i, _)| {
-            let of = if *i < single {
-                depth.singles
-            } else {
-                depth.every
-            };
-            mix(plan.first_seed, *i as u64).is_multiple_of(of.max(1) as u64)
-        })
-        .collect();
+    let chosen = depth.chosen(plan.first_seed);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let sum = Arc::new(Mutex::new(Summary::default()));
@@ -325,20 +87,24 @@ pub fn run(plan: &Plan, depth: Depth, tick: impl Fn(&Summary) -> bool + Sync) ->
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((number, workload)) = chosen.get(at) else {
+                    let Some((number, group)) = chosen.get(at) else {
                         return;
                     };
                     let job = Job {
                         plan,
                         depth,
-                        seed: mix(plan.first_seed, *number as u64),
+                        seed: mix(plan.first_seed, *number),
+                        known: Known::default(),
                     };
-                    let mut here = Summary::default();
-                    job.workload(workload, *number < single, &mut here);
-                    let mut sum = sum.lock();
-                    sum.add(here);
-                    if !tick(&sum) || sum.findings.len() >= plan.most_failures {
-                        stop.store(true, Ordering::Relaxed);
+                    for workload in &group.workloads {
+                        let mut here = Summary::default();
+                        job.workload(workload, group.operations == 1, &mut here);
+                        let mut sum = sum.lock();
+                        sum.add(here);
+                        if !tick(&sum) || sum.findings.len() >= plan.most_failures {
+                            stop.store(true, Ordering::Relaxed);
+                            return;
+                        }
                     }
                 }
             });
@@ -385,11 +151,13 @@ pub fn table(plan: &Plan, effort: Effort) -> Result<Vec<Row>, Box<Finding>> {
         nested: 0,
         singles: 1,
         every: 1,
+        part: (0, 1),
     };
     let job = Job {
         plan,
         depth,
         seed: plan.first_seed,
+        known: Known::default(),
     };
     let operations = operations();
     let changes = operations.into_iter().filter(Op::changes);
@@ -456,18 +224,14 @@ impl Job<'_> {
         let mut setup = Setup::of(self.plan.first_seed);
         setup.durability = Durability::Async;
         setup.limit = None;
+        // None of them fills it, and all of it is read after each cut.
+        setup.geometry.journal_initial_file = 48 << 10;
         EngineMachine::new(setup, self.plan.verify)
     }
 
     /// One workload, on a tree in the journal and on one in segments.
     fn workload(&self, workload: &Workload, is_single: bool, sum: &mut Summary) {
         sum.marks.hit(WORKLOAD);
-        // Where only a part of the workloads is run, the earlier one may not be among them.
-        let shared = if self.depth.every == 1 {
-            workload.shared
-        } else {
-            0
-        };
         for base in [Op::Sync, Op::Checkpoint] {
             let mut ops = tree(base);
             let calls = |ops: &[Op]| replay(self.machine(), ops).calls;
@@ -475,11 +239,10 @@ impl Job<'_> {
             let at = ops.len();
             ops.push(Op::CheckAll);
             ops.extend(workload.ops.iter().cloned());
-            let first_calls = match shared {
+            let first_calls = match workload.shared {
                 0 => 1,
-                _ => calls(ops.get(..=at + shared).unwrap_or(&ops)) - before + 1,
+                shared => calls(ops.get(..=at + shared).unwrap_or(&ops)) - before + 1,
             };
-            let known = Known::default();
             let calm = replay(self.machine(), &ops);
             if self.count(&ops, false, calm.clone(), sum) {
                 return;
@@ -490,7 +253,7 @@ impl Job<'_> {
                 if let Some(first) = ops.get_mut(at) {
                     *first = cut(calls, seed, Vec::new());
                 }
-                if self.outcomes(&ops, seed, Some(&known), sum) {
+                if self.outcomes(&ops, seed, Some(&self.known), sum) {
                     return;
                 }
                 if is_single && self.nested(&mut ops, at, calls, sum) {

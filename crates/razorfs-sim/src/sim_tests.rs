@@ -235,6 +235,72 @@ fn what_cuts_leave_of_an_operation_is_nothing_or_all_of_it() {
 }
 
 #[test]
+fn parts_of_the_short_workloads_are_all_of_them() {
+    use crate::short::{Depth, groups};
+    let depth = |part| Depth {
+        effort: crate::outcomes::Effort { all: 1, sample: 1 },
+        nested: 0,
+        singles: 1,
+        every: 1,
+        part,
+    };
+    let all = depth((0, 1)).chosen(1);
+    let count = |chosen: &[(u64, crate::short::Group)]| -> usize {
+        chosen.iter().map(|(_, group)| group.workloads.len()).sum()
+    };
+    assert_eq!(
+        count(&all),
+        groups().iter().map(|g| g.workloads.len()).sum()
+    );
+    let mut parts: Vec<_> = (0..7).flat_map(|k| depth((k, 7)).chosen(1)).collect();
+    parts.sort_by_key(|(number, _)| *number);
+    assert_eq!(count(&parts), count(&all));
+    let numbers = |chosen: &[(u64, crate::short::Group)]| -> Vec<u64> {
+        chosen.iter().map(|(number, _)| *number).collect()
+    };
+    assert_eq!(numbers(&parts), numbers(&all));
+    // What is left out as known was cut in the same group, earlier.
+    for (_, group) in &all {
+        for (n, workload) in group.workloads.iter().enumerate() {
+            let start = &workload.ops[..workload.shared];
+            let earlier = &group.workloads[..n];
+            let begins = |w: &crate::short::Workload| w.ops.starts_with(start);
+            assert!(workload.shared == 0 || earlier.iter().any(begins));
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_known_is_still_compared_with_what_may_be_on_it() {
+    use crate::outcomes::{Effort, Known, Outcomes};
+    let mut ops = crate::short::tree(Op::Sync);
+    ops.push(crate::short::operations()[0].clone());
+    ops.push(Op::Cut {
+        calls: 1,
+        seed: 1,
+        again: Vec::new(),
+    });
+    ops.push(Op::Sync);
+    let run = |known: &Known| {
+        let effort = Effort { all: 16, sample: 8 };
+        let machine = EngineMachine::new(Setup::of(1), crate::VERIFY)
+            .with_outcomes(Outcomes::new(effort, 1))
+            .with_known(known.clone());
+        crate::run::replay_to_cut(machine, &ops)
+    };
+    let known = Known::default();
+    let first = run(&known);
+    assert!(first.failure.is_none(), "{:?}", first.failure);
+    let again = run(&known);
+    assert!(again.failure.is_none(), "{:?}", again.failure);
+    assert_eq!(again.marks.count(crate::crash::SEEN_BEFORE), again.cuts);
+    // As if something else had been found on the same disks.
+    let wrong = run(&known.with_everything_gone());
+    let what = wrong.failure.map(|f| f.what).unwrap_or_default();
+    assert!(what.contains("acknowledged work is lost"), "{what}");
+}
+
+#[test]
 fn each_outcome_of_a_cut_is_taken_once() {
     let disk = razorfs_disk::sim::SimDisk::new();
     let mut left = std::collections::BTreeSet::new();

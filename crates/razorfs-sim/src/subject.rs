@@ -1,10 +1,13 @@
 //! What is under test: a file system on a disk whose power can be cut. The engine is one, and the
 //! toys of this crate's tests, with a bug planted in each, are others.
 
+use std::sync::Arc;
+
 use razorfs::{
     AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat, XattrMode,
 };
 
+use crate::model::Model;
 use crate::op::{Fault, Step, Work};
 
 /// What is called when something became durable, or failed to.
@@ -91,11 +94,12 @@ pub trait Machine {
     fn next_outcome(&mut self) -> bool {
         false
     }
-    /// Whether the disk as it is was recovered from before with everything up to this operation
-    /// acknowledged, so that another look would show the same.
-    fn is_known(&self, _acknowledged: usize) -> bool {
-        false
+    /// What was found on a disk that has the same on it as this one now, if that was looked at.
+    fn known(&mut self) -> Option<Arc<Model>> {
+        None
     }
+    /// This was found on the disk that [`Self::known`] was last asked about, and nothing was wrong.
+    fn learn(&mut self, _found: &Model) {}
     /// Plants a fault, or takes all away.
     fn fault(&mut self, fault: Fault);
     /// Number of changing calls so far.

@@ -48,6 +48,7 @@ fn extent(
     if !fragments.is_empty() {
         s.checked.extents += 1;
         place(s, nodes, &found.key, &fragments);
+        lost(s, &found.key, &fragments);
     }
     if let Some((shares, packs)) = data {
         packs.count(shares.refer(s, &found.key, &flushed));
@@ -58,6 +59,17 @@ fn extent(
         }
     }
     Ok(())
+}
+
+/// What a damaged record took with it stays lost when a part of its block is written.
+fn lost(s: &mut Session<'_>, key: &Key, fragments: &[Fragment]) {
+    for fragment in fragments.iter().filter(|f| f.kind == FragmentKind::Lost) {
+        let start = key.second().saturating_mul(BLOCK64);
+        let from = start.saturating_add(u64::from(fragment.off));
+        let part = format!(" offset {from}");
+        let detail = format!("{} bytes cannot be read", fragment.len);
+        s.find_ino(K::DataLost, key.ino(), &part, detail);
+    }
 }
 
 /// Data lie inside their file.

@@ -151,6 +151,9 @@ kinds! {
     JournalFilling = 312 Note
         "A journal batch is intact, but what fills its last sectors is not zeros."
         "None: nothing reads it. Check the memory if nobody has made it so.";
+    JournalTwinAlone = 313 Note
+        "One of two copies of a journal file that nothing needs is missing, as after a power cut."
+        "None: the next mount makes it again.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";
@@ -283,6 +286,9 @@ kinds! {
     SharedCountHigh = 616 Warning
         "Fewer blocks share data than the volume says: their space may not come back."
         "Run `razorfs repair`: it counts again.";
+    DataLost = 617 Error
+        "The record of these data was damaged, and a part of their block written: reading fails."
+        "Restore the file from a backup, or run `razorfs repair`: it puts back what packs have.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

@@ -10,6 +10,10 @@ use razorfs_format::{FormatError, Ino, VolumeId};
 use crate::parity::{Damage, HEALS};
 use crate::{Checked, Finding, FindingKind, Progress, Report, Result};
 
+/// Damaged frames that are remembered one by one, unless a repair is told otherwise; of 250 bytes
+/// each.
+pub const BAD_MAX: usize = 100_000;
+
 /// Most findings that a report lists.
 const FINDINGS_MAX: usize = 10_000;
 /// Largest file that is read at once, in bytes: manifests and segments are far smaller.
@@ -42,6 +46,8 @@ pub struct Session<'a> {
     pub incomplete: bool,
     /// Segments whose index is damaged are searched for blocks: somebody repairs.
     pub salvage: bool,
+    /// Most damaged frames that are remembered one by one.
+    pub bad_max: usize,
     /// What no lower level looks at is looked at, too.
     pub deep: bool,
     /// Whether sealed packs and segments have parity.
@@ -66,6 +72,7 @@ impl<'a> Session<'a> {
             checked: Checked::default(),
             incomplete: false,
             salvage: false,
+            bad_max: BAD_MAX,
             deep: level >= 4,
             parity: false,
             damage: Damage::default(),

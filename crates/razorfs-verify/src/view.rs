@@ -165,6 +165,7 @@ pub fn part(fragment: &Fragment, from: u32, to: u32) -> Option<Fragment> {
     let kind = match &fragment.kind {
         FragmentKind::Hole => FragmentKind::Hole,
         FragmentKind::Reserved => FragmentKind::Reserved,
+        FragmentKind::Lost => FragmentKind::Lost,
         FragmentKind::Inline(bytes) => {
             let bytes = bytes.get(skip as usize..skip as usize + len as usize)?;
             FragmentKind::Inline(bytes.into())

@@ -20,6 +20,7 @@ use razorfs::{FileKind, Ino, NewNode};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
 use razorfs_format::crc::crc32c;
+use razorfs_format::journal::FileHeader;
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::record::{
@@ -271,14 +272,20 @@ fn twins() -> Planted {
         image
     };
     let len = |i: &Image| i.bytes(&twin()).unwrap().len() as u64;
+    let in_use = |edit: &dyn Fn(&mut Image)| {
+        let mut image = twins_in_use();
+        edit(&mut image);
+        image
+    };
+    let used = used_slot(&twins_in_use());
     vec![
         (
             K::JournalTwinMissing,
-            edited(&|i| assert!(i.remove(&twin()))),
+            in_use(&|i| assert!(i.remove(&name_of(FileName::JournalTwin(used))))),
         ),
         (
             K::JournalTwinMissing,
-            edited(&|i| assert!(i.remove(&journal()))),
+            in_use(&|i| assert!(i.remove(&name_of(FileName::Journal(used))))),
         ),
         (
             K::JournalTwinDamaged,
@@ -304,6 +311,36 @@ fn twins() -> Planted {
             edited(&|i| i.write(&twin(), 4096, &[0; 512])),
         ),
     ]
+}
+
+/// The file of the journal whose life is the youngest.
+fn used_slot(image: &Image) -> u32 {
+    let vid = superblock(image).vid();
+    let life = |slot: &u32| {
+        let file = FileName::Journal(*slot);
+        let bytes = image.bytes(&name_of(file)).unwrap();
+        let place = razorfs_format::Place::new(file, 0);
+        FileHeader::decode(vid, &bytes[..512], place).unwrap().jid
+    };
+    (0..3).max_by_key(life).unwrap()
+}
+
+/// What a power cut leaves that comes between the two removals, or creations, of a pair.
+#[test]
+fn one_copy_of_a_journal_file_that_nothing_needs_is_no_damage() {
+    for name in [FileName::Journal(0), FileName::JournalTwin(0)] {
+        let mut image = closed_with(3, 2);
+        assert!(image.remove(&name_of(name)));
+        let report = check(&image, 3);
+        assert_eq!(numbers(&report), [K::JournalTwinAlone.number()]);
+        let disk = SimDisk::from_image(&image);
+        let volume = open(&disk, &SimEnv::new(5));
+        let report = volume.recovery_report();
+        assert!(report.healed.is_empty() && report.damage.is_empty());
+        volume.close().unwrap();
+        let report = check(&image_of(&disk), 3);
+        assert!(report.findings.is_empty(), "{}", told(&report));
+    }
 }
 
 #[test]
@@ -517,6 +554,7 @@ fn inodes() -> Planted {
         (K::ExtentOwner, spoilt(|t| t.data(DIR, 0, 10))),
         (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 0, 1001))),
         (K::ExtentBeyondSize, spoilt(|t| t.data(FILE, 1, 1))),
+        (K::DataLost, spoilt(lost)),
         (K::CounterInodes, spoilt(|t| t.inodes += 1)),
         (K::CounterBytes, spoilt(|t| t.bytes -= 1)),
         (
@@ -527,6 +565,23 @@ fn inodes() -> Planted {
             }),
         ),
     ]
+}
+
+/// The second half of a file's only block.
+fn lost(tree: &mut Tree) {
+    let (off, len, kind) = (500, 500, FragmentKind::Lost);
+    let mut fragments = vec![Fragment { off, len, kind }];
+    let kind = FragmentKind::Inline([7; 500].into());
+    fragments.insert(
+        0,
+        Fragment {
+            off: 0,
+            len: 500,
+            kind,
+        },
+    );
+    let extent = Extent { fragments };
+    tree.put(Key::extent(HEAD, FILE, 0), &extent.to_bytes());
 }
 
 /// A volume with one pack: a frame that a file refers to, and a dead one behind it.
@@ -686,8 +741,13 @@ fn what_is_planted_is_found() {
         .into_iter()
         .flat_map(|group| check_all(group()))
         .collect();
-    // Planted below, in `shared.rs` and in `parity.rs`.
-    kinds.extend([K::Unreadable, K::SharedCount, K::SharedCountHigh]);
+    // Planted above and below, in `shared.rs` and in `parity.rs`.
+    kinds.extend([
+        K::JournalTwinAlone,
+        K::Unreadable,
+        K::SharedCount,
+        K::SharedCountHigh,
+    ]);
     kinds.extend([K::ParityMissing, K::ParityPending, K::ParityDamaged]);
     kinds.extend([K::ParityForeign, K::ShardDamaged, K::ParityWrong]);
     let all: BTreeSet<K> = K::ALL.iter().copied().collect();

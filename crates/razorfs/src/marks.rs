@@ -51,6 +51,7 @@ marks! {
     JournalTwinHealed = "journal: one copy of a file was healed from the other",
     JournalTwinReplaced = "journal: a copy that could not be healed was made anew",
     JournalTwinMade = "journal: one copy of a file was missing and was made again",
+    JournalTwinAlone = "journal: what a power cut left of two copies that nothing needs",
     CommitHeld = "commit: the host was full, a batch was held",
     CommitHeldWritten = "commit: a held batch was written",
     CommitNothingInline = "commit: data went to packs lest the batch grow too large",

@@ -328,12 +328,19 @@ impl Volume {
         self.inner.doubtful()
     }
 
-    /// They do not hold this one, and never will: it goes, unless somebody has pinned it since.
+    /// They hold this one.
+    pub fn held(&self, ino: Ino) {
+        self.inner.held(ino);
+    }
+
+    /// They do not hold this one: it goes, unless somebody has pinned it since, or a request has
+    /// made it whose answer they may not have had.
     pub fn not_held(&self, ino: Ino) -> bool {
         self.inner.not_held(ino)
     }
 
-    /// They hold nothing any more.
+    /// They hold nothing any more. Without that, what a volume that is closed has in
+    /// [`Options::redo`] stays for whoever goes on for them.
     pub fn nobody_is_left(&self) {
         self.inner.nobody_is_left();
     }

@@ -108,6 +108,7 @@ pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result
         commit,
         after_gap,
         owner: (meta.uid(), meta.gid()),
+        remembered: None,
     };
     let mut progress = Progress::new("repair", Unit::Items, quiet);
     let mut show = |at: Step| {

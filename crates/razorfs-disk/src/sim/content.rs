@@ -1,18 +1,54 @@
 //! The bytes of a simulated file: a table of shared pages, copied when written.
 
 use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// Bytes of a page, the unit of sharing and of space.
 pub(super) const PAGE: usize = 4096;
 /// Bytes of a sector, the unit of atomicity.
 pub(super) const SECTOR: usize = 512;
 
-type Page = [u8; PAGE];
+type Bytes = [u8; PAGE];
 pub(super) type Sector = [u8; SECTOR];
 
+/// A page, and its sum once somebody has asked for it.
+#[derive(Clone)]
+struct Page {
+    bytes: Bytes,
+    sum: OnceLock<u128>,
+}
+
+impl Page {
+    /// The sum of its bytes; none if all of them are zero.
+    fn sum(&self) -> Option<u128> {
+        let sum = *self.sum.get_or_init(|| {
+            if self.bytes == [0; PAGE] {
+                return 0;
+            }
+            let mut sum = Sum::default();
+            let (words, _) = self.bytes.as_chunks();
+            words
+                .iter()
+                .for_each(|word| sum.add(u64::from_le_bytes(*word)));
+            sum.of().max(1)
+        });
+        (sum != 0).then_some(sum)
+    }
+
+    /// Its bytes, which are about to change.
+    fn change(&mut self) -> &mut Bytes {
+        self.sum = OnceLock::new();
+        &mut self.bytes
+    }
+}
+
 /// Shared by all pages that were allocated and never written.
-static ZEROS: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0; PAGE]));
+static ZEROS: LazyLock<Arc<Page>> = LazyLock::new(|| {
+    Arc::new(Page {
+        bytes: [0; PAGE],
+        sum: OnceLock::new(),
+    })
+});
 
 /// A length and the bytes before it. Bytes at and behind the length are always zero.
 #[derive(Clone, Default)]
@@ -71,8 +107,8 @@ impl Content {
         self.allocated
     }
 
-    fn page(&self, page: usize) -> Option<&Page> {
-        self.pages.get(page)?.as_deref()
+    fn page(&self, page: usize) -> Option<&Bytes> {
+        Some(&self.pages.get(page)?.as_deref()?.bytes)
     }
 
     /// Reads until `buf` is full or the file ends.
@@ -95,15 +131,10 @@ impl Content {
     pub(super) fn add_to(&self, sum: &mut Sum) {
         sum.add(self.len);
         for (number, page) in (0_u64..).zip(self.pages.iter()) {
-            let Some(page) = page.as_ref().filter(|page| !Arc::ptr_eq(page, &ZEROS)) else {
-                continue;
-            };
-            if page.iter().any(|byte| *byte != 0) {
+            if let Some(bytes) = page.as_ref().and_then(|page| page.sum()) {
                 sum.add(number);
-                let (words, _) = page.as_chunks();
-                words
-                    .iter()
-                    .for_each(|word| sum.add(u64::from_le_bytes(*word)));
+                sum.add((bytes >> 64) as u64);
+                sum.add(bytes as u64);
             }
         }
         sum.add(u64::MAX);
@@ -128,12 +159,12 @@ impl Content {
         &mut pages[page]
     }
 
-    fn page_mut(&mut self, page: usize) -> &mut Page {
+    fn page_mut(&mut self, page: usize) -> &mut Bytes {
         let fresh = self.page(page).is_none();
         if fresh {
             self.allocated += PAGE as u64;
         }
-        Arc::make_mut(self.slot(page).get_or_insert_with(|| Arc::clone(&ZEROS)))
+        Arc::make_mut(self.slot(page).get_or_insert_with(|| Arc::clone(&ZEROS))).change()
     }
 
     /// Writes, growing the file where needed.

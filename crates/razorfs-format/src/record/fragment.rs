@@ -90,6 +90,8 @@ pub enum FragmentKind {
     Inline(Box<[u8]>),
     /// In a pack.
     Pack(PackRef),
+    /// What a damaged record said of them is lost: reading them fails.
+    Lost,
 }
 
 /// A run of bytes of one block.
@@ -117,12 +119,13 @@ impl Fragment {
             FragmentKind::Reserved => 1,
             FragmentKind::Inline(_) => 2,
             FragmentKind::Pack(_) => 3,
+            FragmentKind::Lost => 4,
         };
         out.put_u8(kind);
         out.put_varint(u64::from(self.off));
         out.put_varint(u64::from(self.len));
         match &self.kind {
-            FragmentKind::Hole | FragmentKind::Reserved => {}
+            FragmentKind::Hole | FragmentKind::Reserved | FragmentKind::Lost => {}
             FragmentKind::Inline(bytes) => {
                 debug_assert_eq!(bytes.len(), self.len as usize);
                 out.extend_from_slice(bytes);
@@ -168,6 +171,7 @@ impl Fragment {
             1 => FragmentKind::Reserved,
             2 => FragmentKind::Inline(t.slice(len as usize)?.into()),
             3 => FragmentKind::Pack(Self::decode_pack(t, off, len)?),
+            4 => FragmentKind::Lost,
             other => return Err(start.error("a fragment", format_args!("kind {other}"))),
         };
         Ok(Self { off, len, kind })
@@ -273,6 +277,18 @@ impl Extent {
 mod tests {
     use super::*;
     use crate::layout::FileName;
+
+    #[test]
+    fn a_lost_range_is_three_numbers() {
+        let (off, len, kind) = (100, 300, FragmentKind::Lost);
+        let mut bytes = Vec::new();
+        let lost = Fragment { off, len, kind };
+        lost.encode(&mut bytes);
+        assert_eq!(bytes, [4, 100, 0xac, 2]);
+        let place = Place::new(FileName::Super, 0);
+        let extent = Extent::decode(&bytes, place).unwrap();
+        assert_eq!(extent.fragments, [lost]);
+    }
 
     /// A copy gives such a fragment its origin, which would then not be read.
     #[test]

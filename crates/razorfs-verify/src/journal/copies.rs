@@ -28,6 +28,8 @@ pub struct Copies {
     all: Vec<Copy>,
     /// The life that the headers name; the highest of all where none does.
     life: Jid,
+    /// Those that are not there.
+    pub missing: Vec<FileName>,
 }
 
 impl Copies {
@@ -37,14 +39,15 @@ impl Copies {
             vid: s.vid,
             all: Vec::new(),
             life: Jid(u32::MAX),
+            missing: Vec::new(),
         };
-        let (mut missing, mut prepared) = (Vec::new(), None);
+        let mut prepared = None;
         for copy in 0..copies {
             let name = FileName::journal(slot, copy);
             let (file, len) = match s.open(name) {
                 Opened::File(file, len) => (file, len),
                 Opened::Missing => {
-                    missing.push(name);
+                    this.missing.push(name);
                     continue;
                 }
                 Opened::Unreadable => continue,
@@ -74,9 +77,6 @@ impl Copies {
             && let Some((life, len)) = prepared
         {
             this.life = life;
-            for name in missing {
-                s.find(K::JournalTwinMissing, name, "the file is missing");
-            }
             this.compare(s, len);
         }
         Some(this)

@@ -182,6 +182,19 @@ impl Life {
         }
     }
 
+    /// Reports the copies that are not there, given the first batch that a mount replays.
+    pub fn report_missing(&self, s: &mut Session<'_>, first: BatchSeq) {
+        let own = |(jid, header): &(Jid, BatchHeader)| *jid == self.jid && header.seq >= first;
+        let kind = if self.headers.values().any(own) {
+            K::JournalTwinMissing
+        } else {
+            K::JournalTwinAlone
+        };
+        for name in &self.copies.missing {
+            s.find(kind, *name, "the file is missing");
+        }
+    }
+
     /// Bytes beyond the prepared part are zeros: the file was being extended.
     fn check_unused(&mut self, s: &mut Session<'_>) {
         let from = self.units.saturating_mul(PER_UNIT) as usize;

@@ -51,11 +51,15 @@ impl Replay {
 
 /// Checks the journal and replays it.
 pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
-    let lives = lives(s, roots.superblock.geometry.journal.copies)?;
+    let copies = roots.superblock.geometry.journal.copies;
+    let lives = lives(s, copies)?;
     let mut result = Replay::of(roots);
     let end = replay::run(s, roots, &lives, &mut result);
     for life in &lives {
         report_bad(s, life, &end.told);
+        if copies > 1 {
+            life.report_missing(s, roots.superblock.journal.batch);
+        }
     }
     Ok(result)
 }

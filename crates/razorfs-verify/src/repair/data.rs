@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::MAX_VALUE;
-use razorfs_format::pack::{FrameIdentity, FramePlan, frame_len};
+use razorfs_format::pack::{FrameIdentity, frame_len};
 use razorfs_format::record::{
     BLOCK, Codec, Extent, Fragment, FragmentKind, Origin, PackRef, RAW_CRC_CHUNK, Shared,
 };
@@ -62,6 +62,17 @@ pub fn look(s: &mut Session<'_>, view: &View, tree: &Tree) -> (References, BTree
         }
     });
     (references, owners)
+}
+
+/// The blocks of which the record says that something is lost.
+pub fn torn(s: &mut Session<'_>, view: &View) -> BTreeSet<(Ino, u64)> {
+    let mut torn = BTreeSet::new();
+    view.scan(s, Tag::Extent, &mut |_, found| {
+        if is_head(&found.key) && merged(&found).iter().any(|f| f.kind == FragmentKind::Lost) {
+            torn.insert((found.key.ino(), found.key.second()));
+        }
+    });
+    torn
 }
 
 fn flushed(found: &Found<'_>) -> Vec<Fragment> {
@@ -180,6 +191,9 @@ impl<'a, 'd> Blocks<'a, 'd> {
         let Some(size) = self.size_of(at) else {
             return;
         };
+        if list.iter().any(|f| f.kind == FragmentKind::Lost) {
+            list = self.found_again(at, list);
+        }
         if let Some(size) = size {
             self.clip(&mut list, block, size);
         }
@@ -202,6 +216,26 @@ impl<'a, 'd> Blocks<'a, 'd> {
         }
         let extent = Extent { fragments: list };
         self.writer.put(key, &extent.to_bytes());
+    }
+
+    /// A block of which something is lost, with what packs have of that in its place.
+    fn found_again(&mut self, (ino, block): (Ino, u64), list: Vec<Fragment>) -> Vec<Fragment> {
+        let mut frames = Vec::new();
+        self.frames.lay_over(ino, block, None, &mut frames);
+        let start = block.saturating_mul(BLOCK64);
+        let mut again = Vec::with_capacity(list.len());
+        for fragment in list {
+            if fragment.kind != FragmentKind::Lost {
+                again.push(fragment);
+                continue;
+            }
+            let (from, to) = (fragment.off, fragment.end());
+            let inside = |f: &Fragment| part(f, f.off.max(from), f.end().min(to));
+            again.extend(frames.iter().filter_map(inside));
+            let range = start.saturating_add(from.into())..start.saturating_add(to.into());
+            self.out.lose_bytes(Lose::Unsure, ino, range);
+        }
+        again
     }
 
     /// The size that a block's file has, if the block is to stay; `Some(None)` where it is what
@@ -311,16 +345,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
         r: &PackRef,
         want: std::ops::Range<u32>,
     ) -> Option<Vec<u8>> {
-        let plan = FramePlan::new(r, want.clone()).ok()?;
         let id = FrameIdentity::of(r, key.branch(), key.ino(), key.second(), off);
-        let mut stored = vec![0; plan.len()];
-        let got = self.packs.read(s, r.pack, &mut stored, plan.offset())?;
-        stored.truncate(got);
-        let mut out = vec![0; want.len()];
-        let mut scratch = Vec::new();
-        plan.extract(s.vid, &id, &stored, &mut out, &mut scratch)
-            .ok()?;
-        Some(out)
+        self.packs.fetch(s, &id, r, want)
     }
 
     /// Inline pieces that follow each other become one. A block of so many pieces that its record
@@ -345,7 +371,7 @@ impl<'a, 'd> Blocks<'a, 'd> {
         let bytes = |f: &Fragment| match &f.kind {
             FragmentKind::Inline(bytes) => bytes.len() + 8,
             FragmentKind::Pack(r) => 80 + 4 * r.crcs.len(),
-            FragmentKind::Hole | FragmentKind::Reserved => 8,
+            FragmentKind::Hole | FragmentKind::Reserved | FragmentKind::Lost => 8,
         };
         if joined.len() < 16 || joined.iter().map(bytes).sum::<usize>() <= RECORD_MAX {
             return joined;
@@ -367,7 +393,7 @@ impl<'a, 'd> Blocks<'a, 'd> {
                     let want = r.skip..r.skip + fragment.len;
                     self.fetch(s, key, fragment.off, r, want)
                 }
-                FragmentKind::Hole | FragmentKind::Reserved => None,
+                FragmentKind::Hole | FragmentKind::Reserved | FragmentKind::Lost => None,
             };
             if let (Some(part), Some(room)) = (part, bytes.get_mut(range)) {
                 room.copy_from_slice(&part);

@@ -1,7 +1,7 @@
 //! Data whose extent records are lost, found again by the headers of their frames: these tell for
 //! which block of which file, and when, they were written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use razorfs_format::key::{Key, Tag};
@@ -22,15 +22,20 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Looks through the packs, if records of extents are lost.
-    pub fn find(s: &mut Session<'_>, packs: &[PackMeta], lost: &Lost) -> Self {
+    /// Looks through the packs, if records of extents are lost, or some say that something is.
+    pub fn find(
+        s: &mut Session<'_>,
+        packs: &[PackMeta],
+        lost: &Lost,
+        torn: &BTreeSet<(Ino, u64)>,
+    ) -> Self {
         let mut this = Self::default();
-        if lost.of(Tag::Extent).next().is_none() {
+        if lost.of(Tag::Extent).next().is_none() && torn.is_empty() {
             return this;
         }
         for (done, meta) in (0..).zip(packs) {
             s.progress("packs", done, packs.len() as u64);
-            this.search(s, meta, lost);
+            this.search(s, meta, lost, torn);
         }
         for list in this.found.values_mut() {
             list.sort_by_key(|f| match &f.kind {
@@ -41,7 +46,13 @@ impl Frames {
         this
     }
 
-    fn search(&mut self, s: &mut Session<'_>, meta: &PackMeta, lost: &Lost) {
+    fn search(
+        &mut self,
+        s: &mut Session<'_>,
+        meta: &PackMeta,
+        lost: &Lost,
+        torn: &BTreeSet<(Ino, u64)>,
+    ) {
         let name = FileName::Pack(meta.id);
         let Opened::File(file, _) = s.open(name) else {
             return;
@@ -63,10 +74,9 @@ impl Frames {
                 {
                     let id = &header.identity;
                     let key = Key::extent(id.branch, id.ino, id.block);
-                    let wanted = match lost.newer(&key, None) {
-                        Some(epoch) => id.birth <= epoch,
-                        None => false,
-                    };
+                    let newer = lost.newer(&key, None);
+                    let wanted = newer.is_some_and(|epoch| id.birth <= epoch)
+                        || torn.contains(&(id.ino, id.block));
                     if wanted && id.branch == Branch::HEAD {
                         let fragment = Fragment {
                             off: id.off,

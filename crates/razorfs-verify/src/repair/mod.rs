@@ -5,9 +5,10 @@
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
 //!
-//! Memory: what [`crate::verify`] needs at its highest level, 100 bytes for each damaged frame, 24
-//! for each name that goes, 100 for each that comes, and where extents are lost 150 for each frame
-//! that may belong to them. Where no superblock is left every name comes anew.
+//! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of
+//! damaged frames (the others are read once more where something refers to them), 24 bytes for
+//! each name that goes, 100 for each that comes, and where extents are lost 150 for each frame that
+//! may belong to them. Where no superblock is left every name comes anew.
 
 mod candidates;
 mod commit;
@@ -64,6 +65,9 @@ pub struct RepairOptions {
     pub after_gap: bool,
     /// To whom inodes belong whose records are lost, if the root's is lost, too.
     pub owner: (u32, u32),
+    /// Most damaged frames that are remembered, if not 100,000. Those beyond are looked at again
+    /// for each reference to them.
+    pub remembered: Option<usize>,
 }
 
 /// Why there was no repair.
@@ -142,6 +146,7 @@ pub fn repair(
     }
     let mut s = Session::new(disk, LEVEL_MAX, &mut step);
     s.salvage = true;
+    s.bad_max = options.remembered.unwrap_or(s.bad_max);
     let mut volume = read(&mut s, env, options, &mut out)?;
     let made = Made {
         uid: options.owner.0,
@@ -317,9 +322,10 @@ fn rebuild<'d>(
     let mut packs = Packs::new(roots, &source.replay);
     packs.walk(s, roots);
     let metas: Vec<PackMeta> = packs.metas().collect();
-    let frames = Frames::find(s, &metas, &source.lost);
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let view = View::new(roots, replay);
+    let torn = data::torn(s, &view);
+    let frames = Frames::find(s, &metas, &source.lost, &torn);
     let lost = &source.lost;
     let mut tree = Tree::new(roots.superblock.hash_key, !volume.known.is_real);
     tree.read_inodes(s, &view, lost, out);

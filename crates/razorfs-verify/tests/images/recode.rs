@@ -195,6 +195,7 @@ fn record(key: &Key, value: &[u8], seen: &mut Seen) -> Result<(), FormatError> {
                     FragmentKind::Inline(_) => "inline",
                     FragmentKind::Pack(r) if r.origin.is_some() => "shared",
                     FragmentKind::Pack(_) => "packed",
+                    FragmentKind::Lost => "lost",
                 });
             }
             extent.to_bytes()

@@ -125,6 +125,10 @@ fn extents(
                 tracing::warn!(error = %e, "what a block referred to is not given back");
                 Vec::new()
             }
+            Some(Err(e)) if e.is_loss() => {
+                let given_up = installer.unreadable.give_up(core, version, frozen, &key, e);
+                given_up?
+            }
             Some(before) => before?,
         };
         let after = resolve(&before, below, &pieces);

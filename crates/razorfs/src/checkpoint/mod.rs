@@ -20,6 +20,7 @@
 mod fence_tests;
 mod flush;
 mod garbage;
+mod lost;
 mod parity;
 mod search;
 pub mod superfile;
@@ -44,6 +45,7 @@ use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
+use lost::Unreadable;
 pub(crate) use parity::Parity;
 use superfile::SuperFile;
 
@@ -58,6 +60,7 @@ pub(crate) struct Installer {
     /// Where the volume has parity.
     pub parity: Option<Parity>,
     garbage: Vec<Garbage>,
+    unreadable: Unreadable,
     /// The generation in which no pack was left to be searched for dead frames.
     searched: Generation,
     /// The journal's first needed batch of the newest generation.
@@ -100,6 +103,7 @@ impl Installer {
             compaction_options: start.compaction_options,
             parity: start.parity,
             garbage: Vec::new(),
+            unreadable: Unreadable::default(),
             searched: Generation(0),
             next_run,
         }
@@ -255,6 +259,7 @@ impl Checkpointer {
             return Err(e);
         }
         installer.next_run += 1;
+        installer.unreadable.forget();
         let edit = Edit {
             written: flushed.segments.iter().map(|s| s.id).collect(),
             added: flushed.segments,
@@ -296,13 +301,13 @@ impl Checkpointer {
         self.core.fence.check()?;
         let mut new_id = || self.core.ids.segment();
         let snapshots = options.snapshots.clone();
-        let output = job.run(
-            self.core.disk.as_ref(),
-            self.core.vid,
-            &mut new_id,
-            &snapshots,
-            &segment,
-        )?;
+        let disk = self.core.disk.as_ref();
+        let run = job.run(disk, self.core.vid, &mut new_id, &snapshots, &segment);
+        if let Err(Error::Corrupt(_)) = &run {
+            // It will be as damaged the next time. The other tables go on.
+            installer.compaction_options.without.push(job.tag);
+        }
+        let output = run?;
         let written: Vec<SegmentId> = output.added.iter().map(|s| s.id).collect();
         if let Err(e) = self.publish(&output.added) {
             self.take_back(&mut installer, None, written.into_iter(), &e);

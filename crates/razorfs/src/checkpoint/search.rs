@@ -5,6 +5,7 @@
 use razorfs_format::PackId;
 use razorfs_format::key::Key;
 use razorfs_format::pack::TrailerEntry;
+use razorfs_format::record::FragmentKind;
 
 use super::garbage::{Garbage, Unneeded};
 use super::{Checkpointer, Installer};
@@ -80,7 +81,12 @@ impl Version {
             return Ok(true);
         }
         let key = Key::extent(frame.branch, frame.ino, frame.block);
-        let mut used = frames_of(&self.base_extent(&key)?);
+        let fragments = self.base_extent(&key)?;
+        // What a lost record referred to is all that a repair has to bring it back from.
+        if fragments.iter().any(|f| f.kind == FragmentKind::Lost) {
+            return Ok(true);
+        }
+        let mut used = frames_of(&fragments);
         Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))
     }
 }

@@ -5,9 +5,12 @@
 
 use std::ops::Range;
 
-use razorfs_format::PackId;
+use razorfs_format::layout::FileName;
 use razorfs_format::pack::frame_len;
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
+use razorfs_format::{Ino, PackId, Place, SegmentId};
+
+use crate::Error;
 
 /// A block with more fragments than this is rewritten as one frame.
 pub const MAX_FRAGMENTS: usize = 16;
@@ -51,6 +54,7 @@ fn part(f: &Fragment, range: Range<u32>) -> Fragment {
     let kind = match &f.kind {
         FragmentKind::Hole => FragmentKind::Hole,
         FragmentKind::Reserved => FragmentKind::Reserved,
+        FragmentKind::Lost => FragmentKind::Lost,
         FragmentKind::Inline(bytes) => FragmentKind::Inline(
             bytes
                 .get(skip as usize..(skip + len) as usize)
@@ -81,7 +85,8 @@ fn join(list: &mut Vec<Fragment>, at: usize) {
         return;
     }
     match (&mut a.kind, &b.kind) {
-        (FragmentKind::Reserved, FragmentKind::Reserved) => {}
+        (FragmentKind::Reserved, FragmentKind::Reserved)
+        | (FragmentKind::Lost, FragmentKind::Lost) => {}
         (FragmentKind::Inline(x), FragmentKind::Inline(y)) if a.len + b.len <= JOIN => {
             *x = [&**x, &**y].concat().into();
         }
@@ -94,17 +99,31 @@ fn join(list: &mut Vec<Fragment>, at: usize) {
     list.remove(at + 1);
 }
 
-/// The bytes of the block that fragments cover, reserved ones included; neighbouring runs joined.
+/// The bytes of the block that fragments cover, reserved ones included and lost ones not;
+/// neighbouring runs joined.
 #[must_use]
 pub fn covered(list: &[Fragment]) -> Vec<Range<u32>> {
     let mut runs: Vec<Range<u32>> = Vec::new();
-    for f in list.iter().filter(|f| f.kind != FragmentKind::Hole) {
+    let bytes = |f: &&Fragment| !matches!(f.kind, FragmentKind::Hole | FragmentKind::Lost);
+    for f in list.iter().filter(bytes) {
         match runs.last_mut() {
             Some(run) if run.end == f.off => run.end = f.end(),
             _ => runs.push(f.off..f.end()),
         }
     }
     runs
+}
+
+/// The answer to whoever reads a range that is lost.
+pub fn lost_bytes(ino: Ino, block: u64, range: &Range<u32>) -> Error {
+    let wanted = format!(
+        "bytes {} to {} of block {block} of inode {ino}",
+        range.start, range.end
+    );
+    // The segment that had them has gone, or will.
+    let place = Place::new(FileName::Segment(SegmentId(0)), 0);
+    let got = "a range whose record was damaged";
+    place.error("extent", wanted, got).into()
 }
 
 /// How many bytes of the list are inline.

@@ -18,7 +18,8 @@ mod writer;
 pub use account::Account;
 pub use dead::{PUNCH_MIN, dead_runs};
 pub use fragments::{
-    FrameUse, MAX_FRAGMENTS, covered, frames_of, inline_bytes, is_zero, needs_rewrite, overlay,
+    FrameUse, MAX_FRAGMENTS, covered, frames_of, inline_bytes, is_zero, lost_bytes, needs_rewrite,
+    overlay,
 };
 pub use razorfs_format::compress::Compression;
 pub use razorfs_format::pack::{FrameIdentity, PackState};

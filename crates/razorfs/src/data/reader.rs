@@ -319,6 +319,7 @@ pub fn read_fragments(
                 let id = FrameIdentity::of(r, Branch::HEAD, ino, block, f.off);
                 reader.read(r, &id, range, piece)?;
             }
+            FragmentKind::Lost => return Err(super::lost_bytes(ino, block, &(from..to))),
         }
         (at, out) = (to, rest);
     }

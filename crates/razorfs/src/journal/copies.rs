@@ -29,6 +29,8 @@ pub(super) struct Copies {
     vid: VolumeId,
     slot: u32,
     files: Vec<Option<Arc<dyn File>>>,
+    /// Not all of them are there.
+    pub lacks_one: bool,
     /// The life that the headers name; the highest one of all where none does.
     life: Jid,
 }
@@ -52,8 +54,10 @@ impl Copies {
             vid,
             slot,
             files: files?,
+            lacks_one: false,
             life: Jid(u32::MAX),
         };
+        this.lacks_one = this.files.iter().any(Option::is_none);
         if copies > 1 {
             let headers: Vec<Option<FileHeader>> =
                 (0..copies).map(|copy| this.header(copy)).collect();

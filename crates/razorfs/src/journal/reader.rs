@@ -41,6 +41,11 @@ impl LifeFile {
     pub fn heal(&self, disk: &dyn Disk, durable: BatchSeq) -> Result<Vec<FormatError>> {
         self.copies.heal(disk, self.len, durable)
     }
+
+    /// Whether a copy of it is not there.
+    pub const fn lacks_a_copy(&self) -> bool {
+        self.copies.lacks_one
+    }
 }
 
 /// All journal files.

@@ -117,10 +117,19 @@ impl Replay {
     pub fn heal(&mut self, disk: &dyn Disk, clean_end: Option<BatchSeq>) -> Result<()> {
         let before = BatchSeq(self.start.batch.0.saturating_sub(1));
         let durable = self.durable.max(clean_end.unwrap_or_default()).max(before);
-        for life in &self.survey.files {
-            self.report.healed.extend(life.heal(disk, durable)?);
+        let mut changed = false;
+        for (index, life) in self.survey.files.iter().enumerate() {
+            let what = life.heal(disk, durable)?;
+            changed |= !what.is_empty();
+            // A power cut that comes while a file is added or removed leaves one copy, and nothing
+            // in it that anybody needs.
+            if life.lacks_a_copy() && !self.used.contains_key(&index) {
+                marks::hit(Mark::JournalTwinAlone);
+                continue;
+            }
+            self.report.healed.extend(what);
         }
-        if !self.report.healed.is_empty() {
+        if changed {
             // What was lost with a copy may have named lives that no file names any more.
             self.survey.newest = Jid(self.survey.newest.0.saturating_add(LIVES_LOST));
         }

@@ -113,6 +113,8 @@ impl Namespace {
         };
         if let Some(first) = namespace.store.first_new() {
             namespace.pins.doubt_below(first);
+            let redo = namespace.store.redo.iter();
+            namespace.pins.untold(redo.flat_map(|redo| redo.made()));
         }
         for ino in namespace.store.orphans()? {
             namespace.pins.enqueue(ino);
@@ -196,9 +198,17 @@ impl Namespace {
         self.pins.not_held(ino)
     }
 
+    /// Somebody holds this one, and so has been told of it.
+    pub(crate) fn held(&self, ino: Ino) {
+        self.pins.told(ino);
+    }
+
     /// Nobody holds anything from before.
     pub(crate) fn nobody_is_left(&self) {
         self.pins.nobody_is_left();
+        if let Some(redo) = &self.store.redo {
+            redo.nobody_is_left();
+        }
     }
 
     /// Number of inodes that wait for the reaper.

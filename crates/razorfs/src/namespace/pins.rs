@@ -6,7 +6,9 @@
 //!
 //! Where the volume goes on for users whose process before has died, holders from before are not
 //! known. Then every inode from before counts as held, and whoever can ask the users does so for
-//! those that would go ([`PinTable::doubtful`]).
+//! those that would go ([`PinTable::doubtful`]). Users may not hold yet what the process had made
+//! for them and not told them of: that stays until they ask again, or are gone
+//! ([`PinTable::untold`]).
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -34,6 +36,8 @@ pub(crate) struct PinTable {
     doubtful: Mutex<BTreeSet<Ino>>,
     /// Those that turned out not to be held.
     clear: Mutex<BTreeSet<Ino>>,
+    /// Those that a request has made whose answer may never have been sent.
+    untold: Mutex<BTreeSet<Ino>>,
 }
 
 impl PinTable {
@@ -44,12 +48,25 @@ impl PinTable {
             unclear_below: AtomicU64::new(0),
             doubtful: Mutex::default(),
             clear: Mutex::default(),
+            untold: Mutex::default(),
         }
     }
 
     /// Whoever holds an inode below `first` may have begun before there was anybody to count.
     pub(crate) fn doubt_below(&self, first: Ino) {
         self.unclear_below.store(first.0, Ordering::Release);
+    }
+
+    /// Whoever asked for these may not have been told.
+    pub(crate) fn untold(&self, made: impl Iterator<Item = Ino>) {
+        self.untold.lock().extend(made);
+    }
+
+    /// Whoever asked for the inode has been told.
+    pub(crate) fn told(&self, ino: Ino) {
+        if ino.0 < self.unclear_below.load(Ordering::Acquire) {
+            self.untold.lock().remove(&ino);
+        }
     }
 
     fn is_unclear(&self, ino: Ino) -> bool {
@@ -65,7 +82,8 @@ impl PinTable {
     pub(crate) fn not_held(&self, ino: Ino) -> bool {
         let shard = self.shard(ino).lock();
         let pinned = shard.get(&ino).is_some_and(|pin| pin.holders > 0);
-        let gone = !pinned && self.doubtful.lock().remove(&ino);
+        let comes = self.untold.lock().contains(&ino);
+        let gone = !pinned && !comes && self.doubtful.lock().remove(&ino);
         if gone {
             self.clear.lock().insert(ino);
         }
@@ -79,6 +97,7 @@ impl PinTable {
     /// Nobody holds anything.
     pub(crate) fn nobody_is_left(&self) {
         self.unclear_below.store(0, Ordering::Release);
+        self.untold.lock().clear();
         let doubtful = std::mem::take(&mut *self.doubtful.lock());
         self.queue.lock().extend(doubtful);
     }
@@ -101,6 +120,7 @@ impl PinTable {
     pub(crate) fn pin(&self, ino: Ino, n: u64) {
         if n > 0 {
             self.shard(ino).lock().entry(ino).or_default().holders += n;
+            self.told(ino);
         }
     }
 

@@ -56,7 +56,7 @@ mod runs;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::sync::Mutex;
 use razorfs_disk::Memory;
@@ -95,6 +95,8 @@ pub struct RedoMemory {
     runs: Mutex<Runs>,
     /// Tells this one from others of the same process.
     instance: u64,
+    /// Those who used the volume are gone.
+    left: AtomicBool,
 }
 
 /// Where what is.
@@ -176,6 +178,7 @@ impl RedoMemory {
             memory: Box::new(memory),
             shape,
             runs: Mutex::new(Runs::new(shape.chunks)),
+            left: AtomicBool::new(false),
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -245,6 +248,16 @@ impl RedoMemory {
         self.store(AT_NONCE, self.load(AT_NEXT_NONCE));
     }
 
+    /// Those who used the volume are gone.
+    pub(crate) fn nobody_is_left(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Whether they are.
+    pub(crate) fn is_nobody_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
     /// Everything is where it stays, and those who used the volume are gone: nothing is to be gone
     /// on with.
     pub(crate) fn end(&self) {
@@ -279,6 +292,14 @@ impl RedoMemory {
         let slots = (0..SLOTS).map(|slot| SLOTS_AT + 2 * slot);
         let mut found = slots.filter(|&at| request != 0 && self.load(at) == request);
         found.next().map(|at| Ino(self.load(at + 1)))
+    }
+
+    /// The inodes that requests have made which may not have been answered.
+    pub(crate) fn made(&self) -> impl Iterator<Item = Ino> {
+        let slots = (0..SLOTS).map(|slot| SLOTS_AT + 2 * slot);
+        let made = slots.filter(|&at| self.load(at) != 0);
+        let made = made.map(|at| Ino(self.load(at + 1)));
+        made.filter(|ino| ino.0 != 0)
     }
 
     /// The volume takes no more writes: what is here is not to be applied by another process.

@@ -237,7 +237,9 @@ impl Store {
                 self.checkpointer.close()
             }
         };
-        if let (Ok(()), Some(redo)) = (&result, &self.redo) {
+        if let (Ok(()), Some(redo)) = (&result, &self.redo)
+            && redo.is_nobody_left()
+        {
             redo.end();
         }
         self.end();

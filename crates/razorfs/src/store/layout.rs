@@ -129,7 +129,8 @@ fn what(piece: &Piece, at: u32, key: &Key) -> What {
     };
     match &fragment.kind {
         FragmentKind::Hole | FragmentKind::Reserved => What::Hole,
-        FragmentKind::Inline(_) => What::Bytes,
+        // Whoever reads what is lost is told.
+        FragmentKind::Inline(_) | FragmentKind::Lost => What::Bytes,
         FragmentKind::Pack(r) => {
             let mut seen = r.clone();
             seen.skip += at - fragment.off;

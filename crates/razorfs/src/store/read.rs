@@ -9,7 +9,7 @@ use razorfs_format::record::{BLOCK, Extent, Fragment, FragmentKind, Shared};
 use razorfs_format::{Branch, Ino, PackId, Place, SegmentId};
 
 use super::{Core, Version};
-use crate::data::{FrameIdentity, PackReader};
+use crate::data::{FrameIdentity, PackReader, lost_bytes};
 use crate::tree::Bytes;
 use crate::tree::piece::Piece;
 use crate::{Error, Result};
@@ -338,6 +338,7 @@ fn read_piece(
             let within = part.start - fragment.off..part.end - fragment.off;
             reader.read(frame, &identity, within, out)?;
         }
+        FragmentKind::Lost => return Err(lost_bytes(key.ino(), key.second(), &part)),
     }
     Ok(())
 }

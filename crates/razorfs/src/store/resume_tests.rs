@@ -66,6 +66,7 @@ fn what_no_journal_has_is_there_after_a_death() {
         assert!(found[3..].iter().all(|&byte| byte == 7));
     }
     let volume = machine.open().unwrap();
+    volume.nobody_is_left();
     volume.close().unwrap();
     let volume = machine.open().unwrap();
     assert_eq!(volume.recovery_report().redone, None, "nobody has died");
@@ -163,6 +164,89 @@ fn a_request_that_was_applied_is_known_after_a_death() {
     let volume = machine.open().unwrap();
     assert_eq!(volume.applied(40), Some(ino), "a slot of the first process");
     assert_eq!(volume.applied(44), Some(Ino(0)));
+}
+
+/// It was ordered to end although it was in use, and died before it could say that it had.
+#[test]
+fn a_volume_that_was_closed_while_it_was_in_use_is_gone_on_with() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let held = make(&volume, "held").unwrap();
+    volume.pin(held, 1);
+    volume.write(held, 0, &[3; 50_000]).unwrap();
+    as_request(40, || volume.unlink(Ino::ROOT, b"held")).unwrap();
+    volume.close().unwrap();
+    for _ in 0..2 {
+        let volume = machine.open().unwrap();
+        assert_eq!(volume.applied(40), Some(Ino(0)));
+        while volume.step(Step::Reap).unwrap() {}
+        assert_eq!(volume.stat(held).unwrap().size, 50_000);
+        assert_eq!(volume.doubtful(), [held]);
+        volume.close().unwrap();
+    }
+    let volume = machine.open().unwrap();
+    volume.nobody_is_left();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    assert_eq!(
+        (volume.recovery_report().redone, volume.applied(40)),
+        (None, None)
+    );
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(held).is_err());
+}
+
+/// Its request comes again as late as it likes: until then the kernel does not know of it.
+#[test]
+fn what_a_request_without_an_answer_has_made_is_not_removed_before_it_comes_again() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let node = NewNode::file(0o600);
+    let unnamed = |number| {
+        as_request(number, || volume.create_unnamed(Ino::ROOT, &node))
+            .unwrap()
+            .ino
+    };
+    let answered = unnamed(38);
+    let seen = unnamed(40);
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    assert_eq!(volume.doubtful().len(), 2);
+    // The last request of a thread says that those before it were answered.
+    assert!(volume.not_held(answered));
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(!volume.not_held(seen) && !volume.not_held(seen));
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    assert_eq!(
+        (volume.doubtful(), volume.applied(40)),
+        (vec![seen], Some(seen))
+    );
+    assert!(!volume.not_held(seen));
+    // It comes, is answered, and what it has made is let go.
+    volume.pin(seen, 1);
+    volume.unpin(seen, 1);
+    assert!(volume.not_held(seen));
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(seen).is_err() && volume.stat(answered).is_err());
+}
+
+/// The kernel holds it, so that it had the answer.
+#[test]
+fn what_is_held_once_may_go_later() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let node = NewNode::file(0o600);
+    let made = as_request(40, || volume.create_unnamed(Ino::ROOT, &node));
+    let made = made.unwrap().ino;
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(!volume.not_held(made));
+    volume.held(made);
+    assert!(volume.not_held(made));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct CompactionOptions {
     pub small_bytes: u64,
     /// Epochs of snapshots: tombstones that they keep alive trigger nothing.
     pub snapshots: Vec<Epoch>,
+    /// Tables that stay as they are.
+    pub without: Vec<Tag>,
 }
 
 impl Default for CompactionOptions {
@@ -45,6 +47,7 @@ impl Default for CompactionOptions {
             tombstones_min: 1024,
             small_bytes: 8 << 20,
             snapshots: Vec::new(),
+            without: Vec::new(),
         }
     }
 }
@@ -81,7 +84,8 @@ type Sources = Vec<Sorted>;
 
 /// What is to be compacted.
 pub struct Job {
-    tag: Tag,
+    /// The table.
+    pub tag: Tag,
     output_level: u8,
     merges: Vec<Sources>,
     moved: Vec<SegmentMeta>,
@@ -119,7 +123,12 @@ fn holds(below: &[Sorted], first: Key, last: Key) -> bool {
 #[must_use]
 pub fn pick(levels: &Levels, options: &CompactionOptions) -> Option<Job> {
     let mut best: Option<(u64, Tag, u8)> = None;
-    for tag in Tag::ALL {
+    let tags = || {
+        Tag::ALL
+            .into_iter()
+            .filter(|t| !options.without.contains(t))
+    };
+    for tag in tags() {
         let table = levels.table(tag);
         let mut offer = |pressure: u64, level: u8| {
             if pressure > 100 && best.is_none_or(|(most, ..)| pressure > most) {
@@ -136,9 +145,7 @@ pub fn pick(levels: &Levels, options: &CompactionOptions) -> Option<Job> {
     match best {
         Some((_, tag, 0)) => Some(flatten_runs(levels.table(tag), tag, options)),
         Some((_, tag, level)) => push_down(levels.table(tag), tag, level),
-        None => Tag::ALL
-            .into_iter()
-            .find_map(|tag| bury(levels.table(tag), tag, options)),
+        None => tags().find_map(|tag| bury(levels.table(tag), tag, options)),
     }
 }
 

@@ -58,6 +58,7 @@ impl World {
             tombstones_min: 5,
             small_bytes: [0, 8 << 10][rng.below(2) as usize],
             snapshots: Vec::new(),
+            without: Vec::new(),
         };
         Self {
             levels: open(&disk, Vec::new()),
