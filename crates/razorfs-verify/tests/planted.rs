@@ -700,6 +700,20 @@ fn packs() -> Planted {
     ]
 }
 
+/// Planted by tests of their own, here, in `shared.rs` and in `parity.rs`.
+const ELSEWHERE: [K; 10] = [
+    K::JournalTwinAlone,
+    K::Unreadable,
+    K::SharedCount,
+    K::SharedCountHigh,
+    K::ParityMissing,
+    K::ParityPending,
+    K::ParityDamaged,
+    K::ParityForeign,
+    K::ShardDamaged,
+    K::ParityWrong,
+];
+
 fn check_all(planted: Planted) -> BTreeSet<K> {
     let mut kinds = BTreeSet::new();
     let mut missed = Vec::new();
@@ -741,15 +755,27 @@ fn what_is_planted_is_found() {
         .into_iter()
         .flat_map(|group| check_all(group()))
         .collect();
-    // Planted above and below, in `shared.rs` and in `parity.rs`.
-    kinds.extend([
-        K::JournalTwinAlone,
-        K::Unreadable,
-        K::SharedCount,
-        K::SharedCountHigh,
-    ]);
-    kinds.extend([K::ParityMissing, K::ParityPending, K::ParityDamaged]);
-    kinds.extend([K::ParityForeign, K::ShardDamaged, K::ParityWrong]);
+    for kind in ELSEWHERE {
+        let name = format!("K::{kind:?}");
+        let is_named = |text: &&str| {
+            let mut after = text
+                .match_indices(&name)
+                .map(|(at, _)| &text[at + name.len()..]);
+            after.any(|rest| !rest.starts_with(char::is_alphanumeric))
+        };
+        // The list itself is no test.
+        let (before, list) = include_str!("planted.rs")
+            .split_once("const ELSEWHERE")
+            .unwrap();
+        let (_, behind) = list.split_once("];").unwrap();
+        let others = [include_str!("shared.rs"), include_str!("parity.rs")];
+        let texts = [before, behind].into_iter().chain(others);
+        assert!(
+            texts.clone().any(|t| is_named(&t)),
+            "no test plants {kind:?}"
+        );
+        assert!(kinds.insert(kind), "{kind:?} is planted here");
+    }
     let all: BTreeSet<K> = K::ALL.iter().copied().collect();
     assert_eq!(kinds, all);
 }
