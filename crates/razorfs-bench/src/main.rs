@@ -8,6 +8,7 @@ mod report;
 mod room;
 mod runner;
 mod source;
+mod space;
 mod spinners;
 mod system;
 mod target;
@@ -84,6 +85,8 @@ enum Part {
         #[arg(long)]
         quick: bool,
     },
+    /// Writes a volume over at random, and tells what space and writes that takes
+    Space(space::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf },
@@ -95,6 +98,7 @@ enum Part {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
+        Some(Part::Space(args)) => space::run(args).map(|()| true),
         Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
         Some(Part::Spin) => spinners::spin().map(|()| true),
         Some(Part::Cell {
