@@ -17,6 +17,9 @@ pub enum Step {
     Scrub,
     /// Heals what was found damaged, or makes a piece of the parity of a pack.
     Parity,
+    /// Copies a part of what a pack still holds, so that the pack can be removed; the next
+    /// checkpoint moves the references.
+    Clean,
 }
 
 /// Counts since the volume was opened.
@@ -43,6 +46,10 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Compactions done.
     pub compactions: u64,
+    /// Bytes of packs that cleaning has copied elsewhere.
+    pub cleaned_bytes: u64,
+    /// Packs that cleaning has gone through.
+    pub cleaned_packs: u64,
     /// Bytes of records and data in RAM that are in no segment or pack yet.
     pub dirty_bytes: u64,
     /// Inodes that wait for their removal.

@@ -76,6 +76,9 @@ impl Checkpointer {
         let since = next.superblock.generation;
         let packs = std::mem::take(&mut next.dead);
         self.core.ids.forget_packs(&packs);
+        for pack in &packs {
+            installer.cleaning.forget(*pack);
+        }
         let mut files: Vec<FileName> = packs.iter().copied().map(FileName::Pack).collect();
         if let Some(parity) = &mut installer.parity {
             let with = packs.into_iter().filter(|id| parity.forget(*id));

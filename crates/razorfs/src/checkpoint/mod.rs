@@ -16,6 +16,7 @@
 //! 7. the version is published, the memtable dropped;
 //! 8. what no generation from the previous one on needs is recycled, removed, punched.
 
+mod clean;
 #[cfg(test)]
 mod fence_tests;
 mod flush;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::{Manifest, SegmentMeta};
+use razorfs_format::manifest::{Manifest, PackMeta, SegmentMeta};
 use razorfs_format::pack::PackState;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
@@ -39,9 +40,10 @@ use crate::marks::{self, Mark};
 use crate::scrub::Scrub;
 use crate::store::{CHECKPOINT, Core, Frozen, Version};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
+use clean::{Cleaning, Moves};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
 pub(crate) use parity::Parity;
@@ -52,11 +54,14 @@ pub(crate) struct Installer {
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
+    /// Of what cleaning copies: what is old, and likely stays.
+    pub cleaned: PackWriter,
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
     /// Where the volume has parity.
     pub parity: Option<Parity>,
+    cleaning: Cleaning,
     garbage: Vec<Garbage>,
     /// The generation in which no pack was left to be searched for dead frames.
     searched: Generation,
@@ -72,6 +77,7 @@ pub(crate) struct InstallerStart {
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
+    pub cleaned: PackWriter,
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
@@ -95,6 +101,8 @@ impl Installer {
             superblock: start.superblock,
             manifest: start.manifest,
             cold: start.cold,
+            cleaned: start.cleaned,
+            cleaning: Cleaning::default(),
             account: start.account,
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
@@ -121,6 +129,8 @@ pub(crate) struct Checkpointer {
     largest_file: u64,
     /// When the last checkpoint was, on the monotonic clock.
     last: AtomicU64,
+    /// Frames were copied, and wait for a flush to move them.
+    moves_due: AtomicBool,
 }
 
 /// What the next generation changes.
@@ -136,6 +146,8 @@ struct Edit {
     flushed: Option<Arc<Frozen>>,
     /// For the account of the packs.
     settled: Settled,
+    /// Frames that were moved.
+    moves: Arc<Moves>,
 }
 
 /// The next generation.
@@ -161,6 +173,7 @@ impl Checkpointer {
             scrub: Scrub::default(),
             largest_file,
             last,
+            moves_due: AtomicBool::new(false),
         }
     }
 
@@ -204,7 +217,8 @@ impl Checkpointer {
             self.core.commit_now(true)?;
             done |= self.flush_frozen(&mut installer, State::Dirty)?;
         }
-        self.core.freeze()?;
+        // Copies of frames get their references by a flush, of an empty memtable if need be.
+        self.core.freeze(installer.cleaning.has_moves())?;
         done |= self.flush_frozen(&mut installer, state)?;
         self.last
             .store(self.core.env.monotonic(), Ordering::Relaxed);
@@ -246,7 +260,8 @@ impl Checkpointer {
             return Err(Error::Failed(cause));
         }
         let cold = installer.cold.position();
-        let mut flushed = Flushed::default();
+        let moves = installer.moves_for(frozen.memtable.epoch);
+        let mut flushed = Flushed::new(Arc::clone(&moves));
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
             .and_then(|()| self.publish(&flushed.segments));
         if let Err(e) = written {
@@ -262,6 +277,7 @@ impl Checkpointer {
             removed: Vec::new(),
             flushed: Some(Arc::clone(frozen)),
             settled: flushed.settled,
+            moves,
         };
         self.install(installer, Some(edit), state)?;
         self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -315,8 +331,7 @@ impl Checkpointer {
             written,
             cold: None,
             removed: output.removed,
-            flushed: None,
-            settled: Settled::default(),
+            ..Edit::default()
         };
         self.install(&mut installer, Some(edit), State::Dirty)?;
         self.core.counts.compactions.fetch_add(1, Ordering::Relaxed);
@@ -381,6 +396,10 @@ impl Checkpointer {
         installer.superblock = next.superblock;
         core.stored.store(installer.stored(), Ordering::Relaxed);
         installer.cold.forget_states(&next.packs);
+        installer.cleaned.forget_states(&next.packs);
+        if let Some(edit) = edit.as_ref().filter(|edit| edit.flushed.is_some()) {
+            self.moved(installer, &edit.moves);
+        }
         let mut journal = core.journal();
         journal.hot.forget_states(&next.packs);
         journal.ring.release(installer.previous_cut);
@@ -409,7 +428,8 @@ impl Checkpointer {
             let mut account = installer.account.clone();
             // Packs that are new are known from their writers; no other becomes known.
             let known = self.core.journal().hot.states().into_iter();
-            for state in known.chain(installer.cold.states()) {
+            let known = known.chain(installer.cold.states());
+            for state in known.chain(installer.cleaned.states()) {
                 account.note(&state);
             }
             account.apply(&edit.settled);
@@ -499,24 +519,36 @@ impl Checkpointer {
         next
     }
 
-    /// The packs as their writers know them. Those that hold dead data are closed if the host is
-    /// low: only what nobody appends to is removed and punched.
+    /// The packs as their writers know them. Those that hold much dead data are closed, at once
+    /// if the host is low: only what nobody appends to is removed, punched and cleaned.
     fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
-        let mut journal = self.core.journal();
-        if self.core.host_is_low(0).unwrap_or(false) {
-            for writer in [&mut journal.hot, &mut installer.cold] {
-                let is_dead = |id| account.get(id).is_some_and(|p| p.live < p.total / 2);
-                if !writer.current().is_some_and(is_dead) {
-                    continue;
-                }
+        let core = &self.core;
+        let is_low = core.host_is_low(0).unwrap_or(false);
+        let least = (core.tuning.garbage_soon / 16).max(account.totals().1 / 32);
+        // What came since the memtable was frozen is not counted yet, and not dead.
+        let young = core.placed_since_cut.load(Ordering::Relaxed);
+        let is_dead = |id| {
+            let dead = |p: &PackMeta| (p.total - p.live.min(p.total)).saturating_sub(young);
+            account
+                .get(id)
+                .is_some_and(|p| (is_low && p.live < p.total / 2) || dead(p) > least)
+        };
+        let mut journal = core.journal();
+        let writers = [
+            &mut journal.hot,
+            &mut installer.cold,
+            &mut installer.cleaned,
+        ];
+        let mut states = Vec::new();
+        for writer in writers {
+            if writer.current().is_some_and(is_dead) {
                 marks::hit(Mark::CheckpointPackSealed);
                 if let Err(e) = writer.seal() {
                     tracing::warn!(error = %e, "a pack could not be closed");
                 }
             }
+            states.extend(writer.states());
         }
-        let mut states = journal.hot.states();
-        states.extend(installer.cold.states());
         states
     }
 

@@ -15,6 +15,11 @@ use razorfs_format::{Epoch, PackId};
 use super::dead::DeadRuns;
 use super::turnover::Settled;
 
+/// Waste that is worth cleaning, as a part of what is live: one in so many bytes.
+const WASTE: u64 = 12;
+/// The same in a pack, or it is not cleaned.
+const CLEAN_LEAST: u64 = 20;
+
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -115,6 +120,40 @@ impl Account {
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The pack whose cleaning gains most, if there is so much to gain: best is much waste, little
+    /// to copy, and old, for what is old stays live. What it holds must fit into `room`. Nothing
+    /// is answered as long as less than `least` bytes are waste, and less than a twelfth of what
+    /// is live.
+    #[must_use]
+    pub fn to_clean(
+        &self,
+        flushed: Epoch,
+        least: u64,
+        room: u64,
+        is_done: &dyn Fn(PackId) -> bool,
+    ) -> Option<PackMeta> {
+        let live: u64 = self.packs.values().map(|p| p.live).sum();
+        let mut sum = 0u64;
+        let mut best: Option<(u128, PackMeta)> = None;
+        let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
+        for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p.id)) {
+            let waste = p.total.saturating_sub(p.live);
+            let waste = waste.saturating_sub(self.dead.holes(p.id));
+            sum = sum.saturating_add(waste);
+            if p.live > room || waste < p.live / CLEAN_LEAST {
+                continue;
+            }
+            let age = u128::from(flushed.0 - p.last_birth.0) + 1;
+            let gain = u128::from(waste).saturating_mul(age).saturating_mul(1024);
+            let gain = gain / (u128::from(waste) + 2 * u128::from(p.live));
+            if best.is_none_or(|(most, _)| gain > most) {
+                best = Some((gain, *p));
+            }
+        }
+        let (_, pack) = best?;
+        (sum >= least.max(live / WASTE)).then_some(pack)
     }
 
     /// The pack that a search for dead frames gains most in: what died in it before the volume was

@@ -55,6 +55,13 @@ impl DeadRuns {
         self.unknown.contains(&pack)
     }
 
+    /// Bytes of the pack that were given back, or will be.
+    pub(super) fn holes(&self, pack: PackId) -> u64 {
+        let runs = self.runs.get(&pack).into_iter().flatten();
+        let holes = runs.filter_map(|(start, run)| hole(*start..run.end));
+        holes.map(|hole| hole.end - hole.start).sum()
+    }
+
     /// What is dead in the pack was found.
     pub(super) fn found(&mut self, pack: PackId) {
         self.unknown.remove(&pack);

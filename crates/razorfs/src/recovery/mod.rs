@@ -384,7 +384,7 @@ impl Opening {
         }
     }
 
-    /// The packs as the manifest and the journal have them; at most two go on growing.
+    /// The packs as the manifest and the journal have them; at most three go on growing.
     fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
         let birth = self.replay.memtable.epoch;
         let mut packs: BTreeMap<PackId, PackMeta> =
@@ -411,7 +411,7 @@ impl Opening {
             }
         }
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
-        let surplus = open.len().saturating_sub(2);
+        let surplus = open.len().saturating_sub(3);
         for meta in open.drain(..surplus) {
             marks::hit(Mark::RecoveryPackSurplus);
             if let Some(meta) = packs.get_mut(&meta.id) {
@@ -451,6 +451,7 @@ impl Opening {
             PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
+        let cleaned = writer(open.pop());
         let account = Account::new(packs);
         let parity = match config::parity_shard(&geometry) {
             Some(shard) => Some(Parity::new(shard, self.packs_with_parity()?)),
@@ -491,6 +492,7 @@ impl Opening {
             superblock: self.superblock,
             manifest: self.manifest,
             cold,
+            cleaned,
             account,
             parity,
             segment_options: config::segment_options(&geometry),

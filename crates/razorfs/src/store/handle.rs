@@ -59,6 +59,13 @@ impl Maintenance for Upkeep {
             Ok(false)
         }
     }
+    fn clean(&self) -> Result<bool> {
+        if self.background {
+            self.checkpointer.clean()
+        } else {
+            Ok(false)
+        }
+    }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
     }
@@ -160,6 +167,7 @@ impl Store {
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),
             Step::Parity => self.checkpointer.parity(),
+            Step::Clean => self.checkpointer.clean(),
             Step::Scrub => match self.checkpointer.scrub_step()? {
                 Stepped::Idle => Ok(false),
                 Stepped::Next(_) => Ok(true),

@@ -24,6 +24,7 @@ use super::read::fill;
 use super::{Core, Version};
 use crate::Result;
 use crate::data::MAX_FRAGMENTS;
+use crate::marks::{self, Mark};
 use crate::tree::piece::Piece;
 
 /// What the bytes of a run are.
@@ -97,6 +98,12 @@ impl Core {
         let place = Place::new(FileName::Pack(r.pack), r.pos);
         if !self.ids.has_pack(r.pack) {
             return Err(place.error("frame", "a pack of the volume", r.pack).into());
+        }
+        if self.ids.is_barred(r.pack, r.pos) {
+            marks::hit(Mark::CopyBarred);
+            return Err(place
+                .error("frame", "one that stays", "one that is moved")
+                .into());
         }
         let now = self.version.load().active.epoch;
         if r.birth > now {

@@ -119,6 +119,15 @@ impl Core {
         }
     }
 
+    /// Bytes of data that nothing may need any more since the last checkpoint, at most: what was
+    /// written and made no file larger, and by how much files became smaller.
+    pub fn garbage_since_cut(&self) -> u64 {
+        let placed = self.placed_since_cut.load(Ordering::Relaxed);
+        let was = self.bytes_at_cut.load(Ordering::Relaxed);
+        let might = placed.saturating_add(was);
+        might.saturating_sub(self.bytes.saturated())
+    }
+
     /// File data and records in RAM that are in no pack or segment.
     pub fn bytes_in_ram(&self) -> u64 {
         let version = self.version.load();
