@@ -86,6 +86,8 @@ struct Look {
     /// Bytes of packs, and what of them is referred to.
     packs: u64,
     referred: u64,
+    /// Bytes of everything else.
+    other: u64,
 }
 
 /// Runs it and prints what was seen.
@@ -111,8 +113,18 @@ pub fn run(args: &Args) -> Result<()> {
     let begun = written()?;
     let looks = overwrite(args, &volume, &dir, &files, &mut random)?;
     volume.sync().when("sync")?;
+    let stats = volume.stats();
     let amplified = written()?.saturating_sub(begun) as f64 / (live * args.times) as f64;
     tell(args, live, &looks, amplified);
+    if !args.json {
+        println!(
+            "of it copied by cleaning: {} MiB of {} packs; {} packs removed, {} checkpoints",
+            stats.cleaned_bytes >> 20,
+            stats.cleaned_packs,
+            stats.removed_packs,
+            stats.checkpoints,
+        );
+    }
     if !args.no_delete {
         delete(args, &volume, &dir, files.len())?;
     }
@@ -172,6 +184,7 @@ fn look(volume: &Volume, dir: &Path, seconds: f64, user: u64) -> Result<Look> {
         seconds,
         user,
         host: host_bytes(dir)?,
+        other: host_bytes(dir)?.saturating_sub(host_bytes(&dir.join("pack"))?),
         packs: info.pack_bytes,
         referred: info.pack_live_bytes,
     })
@@ -211,7 +224,7 @@ fn tell(args: &Args, live: u64, looks: &[Look], amplified: f64) {
     if args.json {
         let looks = looks.iter().map(|l| {
             json!({"seconds": l.seconds, "user": l.user, "host": l.host, "packs": l.packs,
-                "referred": l.referred})
+                "referred": l.referred, "other": l.other})
         });
         let document = json!({
             "live": live, "peak": of_live(peak), "mean": of_live(mean),
@@ -220,14 +233,17 @@ fn tell(args: &Args, live: u64, looks: &[Look], amplified: f64) {
         println!("{document:#}");
         return;
     }
-    println!("| s | written over | host / live | packs / live | referred to / live |");
-    println!("|--:|--:|--:|--:|--:|");
+    println!(
+        "| s | written over | host / live | of it no packs | packs with holes | referred to |"
+    );
+    println!("|--:|--:|--:|--:|--:|--:|");
     for l in looks.iter().step_by(LOOKS as usize / 20) {
         println!(
-            "| {:.0} | {:.2} | {:.3} | {:.3} | {:.3} |",
+            "| {:.0} | {:.2} | {:.3} | {:.3} | {:.3} | {:.3} |",
             l.seconds,
             of_live(l.user),
             of_live(l.host),
+            of_live(l.other),
             of_live(l.packs),
             of_live(l.referred),
         );

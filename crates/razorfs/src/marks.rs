@@ -69,7 +69,6 @@ marks! {
     GarbageFailed = "garbage: something could not be removed",
     CleanCopied = "cleaning: frames were copied",
     CleanMoved = "cleaning: a flush moved frames",
-    CleanNotMoved = "cleaning: a frame that was copied was not moved",
     CleanShared = "cleaning: a shared frame stayed",
     CleanCovered = "cleaning: a frame was left out, it was written over",
     CleanDamaged = "cleaning: what is damaged stayed",

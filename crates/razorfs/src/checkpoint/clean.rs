@@ -149,7 +149,7 @@ impl Checkpointer {
         }
         let mut installer = self.installer.lock();
         let installer = &mut *installer;
-        let enough = self.core.tuning.garbage_soon;
+        let enough = self.core.tuning.garbage_soon.saturating_mul(2);
         if installer.cleaning.moves.bytes >= enough {
             self.moves_due.store(true, Ordering::Relaxed);
             return Ok(false);
@@ -175,7 +175,7 @@ impl Checkpointer {
         };
         let flushed = installer.manifest.counters.epoch;
         let done = &installer.cleaning.done;
-        let least = core.tuning.garbage_soon / 4;
+        let least = core.tuning.garbage_soon / 2;
         let Some(meta) = installer
             .account
             .to_clean(flushed, least, room, &|id| done.contains(&id))

@@ -11,6 +11,7 @@ use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 use super::{Checkpointer, Edit, Installer, Next, name_of};
 use crate::data::Position;
 use crate::marks::{self, Mark};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result, fence};
 
 /// What may go once no generation that could be mounted needs it.
@@ -156,6 +157,8 @@ impl Checkpointer {
                 self.core.disk.remove(&name_of(*file))?;
                 marks::hit(Mark::GarbageFile);
                 if let FileName::Pack(pack) = file {
+                    let count = &self.core.counts.removed_packs;
+                    count.fetch_add(1, Ordering::Relaxed);
                     self.core.reader.forget(*pack);
                 }
             }

@@ -385,6 +385,7 @@ impl Checkpointer {
         }
         core.generation
             .store(next.superblock.generation.0, Ordering::Relaxed);
+        self.count_segments(edit.as_ref());
         self.publish_version(edit.as_ref());
         self.collect(installer, edit.as_ref(), &mut next);
         if let Some((manifest, account)) = next.tables {
@@ -524,7 +525,7 @@ impl Checkpointer {
     fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
         let core = &self.core;
         let is_low = core.host_is_low(0).unwrap_or(false);
-        let least = (core.tuning.garbage_soon / 16).max(account.totals().1 / 32);
+        let least = (core.tuning.garbage_soon / 8).max(account.totals().1 / 32);
         // What came since the memtable was frozen is not counted yet, and not dead.
         let young = core.placed_since_cut.load(Ordering::Relaxed);
         let is_dead = |id| {
@@ -594,6 +595,15 @@ impl Checkpointer {
             segments,
             self.core.healer.is_some(),
         )
+    }
+
+    fn count_segments(&self, edit: Option<&Edit>) {
+        for edit in edit {
+            let written = edit.added.iter().filter(|s| edit.written.contains(&s.id));
+            let bytes = written.map(|s| s.bytes).sum();
+            let count = &self.core.counts.segment_bytes;
+            count.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

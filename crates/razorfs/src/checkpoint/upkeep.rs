@@ -35,12 +35,11 @@ impl Checkpointer {
         let last = self.last.load(Ordering::Relaxed);
         let age = core.env.monotonic().saturating_sub(last);
         let garbage = core.garbage_since_cut();
-        let stored = core.stored.load(Ordering::Relaxed);
         since >= policy.checkpoint_journal
             || age >= policy.checkpoint_interval
             // Garbage is given back by checkpoints alone: some of it within a minute, much at once.
-            || garbage >= policy.garbage_soon.max(stored / 32)
-            || (garbage >= policy.garbage_soon / 32 && age >= policy.checkpoint_interval / 3)
+            || garbage >= core.garbage_most()
+            || (garbage >= policy.garbage_soon / 16 && age >= policy.checkpoint_interval / 3)
     }
 
     /// One step of growing the journal, if it is small for what is written.
@@ -158,6 +157,9 @@ impl Checkpointer {
             compactions: load(&counts.compactions),
             cleaned_bytes: load(&counts.cleaned_bytes),
             cleaned_packs: load(&counts.cleaned_packs),
+            removed_packs: load(&counts.removed_packs),
+            pack_bytes: load(&counts.pack_bytes),
+            segment_bytes: load(&counts.segment_bytes),
             dirty_bytes: core.bytes_in_ram(),
             parity_reads: core.healer.as_ref().map_or(0, |h| h.counts().0),
             parity_healed: core.healer.as_ref().map_or(0, |h| h.counts().1),

@@ -30,6 +30,7 @@ use super::reader::{StoredFrame, fill, list_frames};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::marks::{self, Mark};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Pieces of one vectored write: below what Linux takes at once (1024).
 const PIECES: usize = 1000;
@@ -77,6 +78,8 @@ pub struct PackWriter {
     packed: Vec<u8>,
     /// Frames that are written count as born in this epoch, if they are older.
     youngest: Epoch,
+    /// Bytes that were written.
+    written: Arc<AtomicU64>,
 }
 
 /// Where a writer was.
@@ -122,7 +125,14 @@ impl PackWriter {
             effort: Effort::new(),
             packed: Vec::new(),
             youngest: Epoch(0),
+            written: Arc::default(),
         }
+    }
+
+    /// Adds what it writes to a count.
+    #[must_use]
+    pub fn counting(self, written: Arc<AtomicU64>) -> Self {
+        Self { written, ..self }
     }
 
     /// Writes all frames. When it answers they are durable, as are the names of the packs that
@@ -328,6 +338,7 @@ impl PackWriter {
         }
         open.state = done;
         open.named = true;
+        self.written.fetch_add(end - start, Ordering::Relaxed);
         self.touched.insert(done.id, done);
         if !done.sealed {
             self.open = Some(open);

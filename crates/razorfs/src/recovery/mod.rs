@@ -444,11 +444,13 @@ impl Opening {
             next.next_pack,
             packs.iter().map(|p| p.id),
         ));
+        let pack_bytes = Arc::default();
         let writer = |reopen: Option<PackMeta>| {
             let ids = Arc::clone(&ids);
             let new_id = Arc::new(move || ids.pack());
             let disk = Arc::clone(&self.disk);
             PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
+                .counting(Arc::clone(&pack_bytes))
         };
         let (hot, cold) = (writer(open.pop()), writer(open.pop()));
         let cleaned = writer(open.pop());
@@ -484,6 +486,7 @@ impl Opening {
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,
+            pack_bytes: Arc::clone(&pack_bytes),
             redo: options.redo.clone().filter(|_| self.read_only.is_none()),
             read_only: self.read_only,
             fence,

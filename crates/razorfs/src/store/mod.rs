@@ -16,6 +16,7 @@ mod handle;
 mod ids;
 mod layout;
 mod limits;
+mod pace;
 mod read;
 #[cfg(test)]
 mod refusal_tests;
@@ -187,6 +188,12 @@ pub(crate) struct Counts {
     pub cleaned_bytes: AtomicU64,
     /// Packs that it has gone through.
     pub cleaned_packs: AtomicU64,
+    /// Packs that were removed.
+    pub removed_packs: AtomicU64,
+    /// Bytes written to packs.
+    pub pack_bytes: Arc<AtomicU64>,
+    /// Bytes written to segments.
+    pub segment_bytes: AtomicU64,
 }
 
 /// The core of the store of one volume: everything but its upkeep.
@@ -287,6 +294,8 @@ pub(crate) struct Start {
     /// Bytes that segments and packs take.
     pub stored: u64,
     pub redo: Option<Arc<RedoMemory>>,
+    /// Counts the bytes written to packs.
+    pub pack_bytes: Arc<AtomicU64>,
 }
 
 impl Core {
@@ -334,7 +343,10 @@ impl Core {
             read_only: start.read_only,
             redo: start.redo,
             signals: Signals::default(),
-            counts: Counts::default(),
+            counts: Counts {
+                pack_bytes: start.pack_bytes,
+                ..Counts::default()
+            },
             host_free: AtomicI64::new(0),
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),
