@@ -118,7 +118,9 @@ pub fn run(args: &Args) -> Result<()> {
     tell(args, live, &looks, amplified);
     if !args.json {
         println!(
-            "of it copied by cleaning: {} MiB of {} packs; {} packs removed, {} checkpoints",
+            "to journal, packs and segments {:.2} bytes for each; copied by cleaning {} MiB of {} \
+             packs; {} packs removed, {} checkpoints",
+            stats.write_amplification().unwrap_or(0) as f64 / 100.0,
             stats.cleaned_bytes >> 20,
             stats.cleaned_packs,
             stats.removed_packs,

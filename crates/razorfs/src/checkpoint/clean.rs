@@ -149,7 +149,7 @@ impl Checkpointer {
         }
         let mut installer = self.installer.lock();
         let installer = &mut *installer;
-        let enough = self.core.tuning.garbage_soon.saturating_mul(2);
+        let enough = self.core.garbage_most().saturating_mul(2);
         if installer.cleaning.moves.bytes >= enough {
             self.moves_due.store(true, Ordering::Relaxed);
             return Ok(false);
@@ -175,10 +175,15 @@ impl Checkpointer {
         };
         let flushed = installer.manifest.counters.epoch;
         let done = &installer.cleaning.done;
-        let least = core.tuning.garbage_soon / 2;
+        let live = installer.account.totals().1;
+        let soon = core.tuning.garbage_soon;
+        let waste = match core.is_confined() {
+            true => (soon / 16).max(live / 64),
+            false => (soon / 2).max(live / 8),
+        };
         let Some(meta) = installer
             .account
-            .to_clean(flushed, least, room, &|id| done.contains(&id))
+            .to_clean(flushed, waste, room, &|id| done.contains(&id))
         else {
             return Ok(false);
         };

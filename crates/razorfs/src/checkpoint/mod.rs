@@ -18,6 +18,8 @@
 
 mod clean;
 #[cfg(test)]
+mod clean_tests;
+#[cfg(test)]
 mod fence_tests;
 mod flush;
 mod garbage;
@@ -525,7 +527,7 @@ impl Checkpointer {
     fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
         let core = &self.core;
         let is_low = core.host_is_low(0).unwrap_or(false);
-        let least = (core.tuning.garbage_soon / 8).max(account.totals().1 / 32);
+        let least = (core.tuning.garbage_soon / 16).max(account.totals().1 / 256);
         // What came since the memtable was frozen is not counted yet, and not dead.
         let young = core.placed_since_cut.load(Ordering::Relaxed);
         let is_dead = |id| {
@@ -598,12 +600,11 @@ impl Checkpointer {
     }
 
     fn count_segments(&self, edit: Option<&Edit>) {
-        for edit in edit {
-            let written = edit.added.iter().filter(|s| edit.written.contains(&s.id));
-            let bytes = written.map(|s| s.bytes).sum();
-            let count = &self.core.counts.segment_bytes;
-            count.fetch_add(bytes, Ordering::Relaxed);
-        }
+        let Some(edit) = edit else { return };
+        let written = edit.added.iter().filter(|s| edit.written.contains(&s.id));
+        let bytes = written.map(|s| s.bytes).sum();
+        let count = &self.core.counts.segment_bytes;
+        count.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

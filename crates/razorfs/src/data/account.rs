@@ -15,9 +15,7 @@ use razorfs_format::{Epoch, PackId};
 use super::dead::DeadRuns;
 use super::turnover::Settled;
 
-/// Waste that is worth cleaning, as a part of what is live: one in so many bytes.
-const WASTE: u64 = 12;
-/// The same in a pack, or it is not cleaned.
+/// Waste of a pack that is worth cleaning it, as a part of what is live: one in so many bytes.
 const CLEAN_LEAST: u64 = 20;
 
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
@@ -93,7 +91,7 @@ impl Account {
     }
 
     /// The holes that can be punched once no generation older than the flush of `flushed` can be
-    /// needed: 64 KiB and more of dead frames in sealed packs. Each is answered once, and again,
+    /// needed: 16 KiB and more of dead frames in sealed packs. Each is answered once, and again,
     /// whole, when it has grown; punching twice does no harm.
     pub fn take_punchable(&mut self, flushed: Epoch) -> Vec<(PackId, Range<u64>)> {
         let packs = &self.packs;
@@ -124,8 +122,7 @@ impl Account {
 
     /// The pack whose cleaning gains most, if there is so much to gain: best is much waste, little
     /// to copy, and old, for what is old stays live. What it holds must fit into `room`. Nothing
-    /// is answered as long as less than `least` bytes are waste, and less than a twelfth of what
-    /// is live.
+    /// is answered as long as less than `least` bytes are waste.
     #[must_use]
     pub fn to_clean(
         &self,
@@ -134,7 +131,6 @@ impl Account {
         room: u64,
         is_done: &dyn Fn(PackId) -> bool,
     ) -> Option<PackMeta> {
-        let live: u64 = self.packs.values().map(|p| p.live).sum();
         let mut sum = 0u64;
         let mut best: Option<(u128, PackMeta)> = None;
         let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
@@ -153,7 +149,7 @@ impl Account {
             }
         }
         let (_, pack) = best?;
-        (sum >= least.max(live / WASTE)).then_some(pack)
+        (sum >= least).then_some(pack)
     }
 
     /// The pack that a search for dead frames gains most in: what died in it before the volume was

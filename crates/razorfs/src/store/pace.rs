@@ -18,7 +18,11 @@ impl Core {
     /// Bytes of data that may have become garbage at which a checkpoint is due at once.
     pub fn garbage_most(&self) -> u64 {
         let stored = self.stored.load(Ordering::Relaxed);
-        self.tuning.garbage_soon.max(stored / 128)
+        let soon = self.tuning.garbage_soon;
+        match self.is_confined() {
+            true => (soon / 8).max(stored / 256),
+            false => soon.max(stored / 32),
+        }
     }
 
     /// Waits, if writers are to be slowed down. The caller holds no lock.
@@ -37,7 +41,7 @@ impl Core {
     }
 
     /// Whether there is not much more space than what the volume takes.
-    fn is_confined(&self) -> bool {
+    pub fn is_confined(&self) -> bool {
         let stored = self.stored.load(Ordering::Relaxed);
         let free = self.host_free.load(Ordering::Relaxed);
         let limit = self.tuning.limit;
