@@ -33,9 +33,12 @@ use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// Bytes that a step copies, about.
-const STEP: u64 = 4 << 20;
+const STEP: u64 = 8 << 20;
 /// Frames that a step looks at, at most.
-const LOOKS: usize = 4096;
+const LOOKS: usize = 32 << 10;
+
+/// Bytes of copies that wait for a flush, at most, and a step more.
+const ENOUGH: u64 = 32 << 20;
 
 /// Where a frame stands.
 type Spot = (PackId, u64);
@@ -135,6 +138,10 @@ impl Checkpointer {
     /// One step of cleaning; answers whether there was anything to do.
     pub fn clean(&self) -> Result<bool> {
         let done = self.clean_unlatched();
+        if done.is_err() {
+            // It is of no use to wait for it.
+            self.core.waste_over.store(0, Ordering::Relaxed);
+        }
         self.core.latching(done)
     }
 
@@ -150,7 +157,7 @@ impl Checkpointer {
         let mut installer = self.installer.lock();
         let installer = &mut *installer;
         let enough = self.core.garbage_most().saturating_mul(2);
-        if installer.cleaning.moves.bytes >= enough {
+        if installer.cleaning.moves.bytes >= enough.min(ENOUGH) {
             self.moves_due.store(true, Ordering::Relaxed);
             return Ok(false);
         }
@@ -181,10 +188,12 @@ impl Checkpointer {
             true => (soon / 16).max(live / 64),
             false => (soon / 2).max(live / 8),
         };
-        let Some(meta) = installer
+        let found = installer
             .account
-            .to_clean(flushed, waste, room, &|id| done.contains(&id))
-        else {
+            .to_clean(flushed, waste, room, &|id| done.contains(&id));
+        let over = found.map_or(0, |(sum, _)| sum.saturating_sub(2 * waste));
+        core.waste_over.store(over, Ordering::Relaxed);
+        let Some((_, meta)) = found else {
             return Ok(false);
         };
         let frames = core.reader.entries(meta.id, meta.len);

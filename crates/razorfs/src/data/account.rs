@@ -122,7 +122,7 @@ impl Account {
 
     /// The pack whose cleaning gains most, if there is so much to gain: best is much waste, little
     /// to copy, and old, for what is old stays live. What it holds must fit into `room`. Nothing
-    /// is answered as long as less than `least` bytes are waste.
+    /// is answered as long as less than `least` bytes are waste; else how many there are, too.
     #[must_use]
     pub fn to_clean(
         &self,
@@ -130,17 +130,17 @@ impl Account {
         least: u64,
         room: u64,
         is_done: &dyn Fn(PackId) -> bool,
-    ) -> Option<PackMeta> {
+    ) -> Option<(u64, PackMeta)> {
         let mut sum = 0u64;
         let mut best: Option<(u128, PackMeta)> = None;
         let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
         for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p.id)) {
             let waste = p.total.saturating_sub(p.live);
             let waste = waste.saturating_sub(self.dead.holes(p.id));
-            sum = sum.saturating_add(waste);
             if p.live > room || waste < p.live / CLEAN_LEAST {
                 continue;
             }
+            sum = sum.saturating_add(waste);
             let age = u128::from(flushed.0 - p.last_birth.0) + 1;
             let gain = u128::from(waste).saturating_mul(age).saturating_mul(1024);
             let gain = gain / (u128::from(waste) + 2 * u128::from(p.live));
@@ -149,7 +149,7 @@ impl Account {
             }
         }
         let (_, pack) = best?;
-        (sum >= least).then_some(pack)
+        (sum >= least).then_some((sum, pack))
     }
 
     /// The pack that a search for dead frames gains most in: what died in it before the volume was

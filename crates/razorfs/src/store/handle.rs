@@ -39,6 +39,9 @@ impl Deref for Store {
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
+/// Steps of cleaning between two looks at what else is due.
+const CLEAN_AT_ONCE: u32 = 4;
+
 struct Upkeep {
     checkpointer: Arc<Checkpointer>,
     reaper: Reaper,
@@ -60,11 +63,12 @@ impl Maintenance for Upkeep {
         }
     }
     fn clean(&self) -> Result<bool> {
-        if self.background {
-            self.checkpointer.clean()
-        } else {
-            Ok(false)
+        let mut steps = 0;
+        // Some at a time, or checkpoints that follow each other leave no time for it.
+        while self.background && steps < CLEAN_AT_ONCE && self.checkpointer.clean()? {
+            steps += 1;
         }
+        Ok(steps > 0)
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()

@@ -227,6 +227,8 @@ pub(crate) struct Core {
     pub placed_since_cut: AtomicU64,
     /// Sum of the sizes of all files at that cut.
     pub bytes_at_cut: AtomicU64,
+    /// Waste in packs beyond what there should be, that cleaning can make good.
+    pub waste_over: AtomicU64,
     /// The newest generation of the superblock.
     pub generation: AtomicU64,
     /// Whether blocks may share frames: the superblock says so.
@@ -325,6 +327,7 @@ impl Core {
             room_error: Mutex::new(None),
             since_cut: AtomicU64::new(start.replayed),
             placed_since_cut: AtomicU64::new(0),
+            waste_over: AtomicU64::new(0),
             bytes_at_cut: AtomicU64::new(u64::try_from(start.bytes).unwrap_or(u64::MAX)),
             generation: AtomicU64::new(start.generation.0),
             sharing: AtomicBool::new(start.sharing),

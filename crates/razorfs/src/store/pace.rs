@@ -1,9 +1,10 @@
 //! Slowing writers down where they write over data faster than its space is given back.
 //!
-//! What is written over takes space until two generations were written. Where the host, or the
+//! What is written over takes space until two generations were written, and until the pack that
+//! holds it was cleaned, if it lies among what is still needed. Where the host, or the
 //! limit of the volume, leaves much more than the volume takes, nobody waits; where it does not,
 //! each write waits a little, the more the further the garbage is beyond what starts a checkpoint,
-//! so that both come to the same rate.
+//! and the waste beyond what starts cleaning, so that all come to the same rate.
 
 use std::time::Duration;
 
@@ -32,8 +33,10 @@ impl Core {
         }
         let most = self.garbage_most();
         let over = self.garbage_since_cut().saturating_sub(most);
-        if over > 0 && self.is_confined() {
-            let nap = pause(over, most);
+        let waste = self.waste_over.load(Ordering::Relaxed);
+        if over.max(waste) > 0 && self.is_confined() {
+            let stored = self.stored.load(Ordering::Relaxed);
+            let nap = pause(over, most).max(pause(waste, stored / 16));
             if nap > 0 {
                 thread::park_timeout(Duration::from_nanos(nap));
             }
