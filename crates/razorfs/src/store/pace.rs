@@ -21,7 +21,7 @@ impl Core {
         let stored = self.stored.load(Ordering::Relaxed);
         let soon = self.tuning.garbage_soon;
         match self.is_confined() {
-            true => (soon / 8).max(stored / 256),
+            true => (soon / 16).max(stored / 512),
             false => soon.max(stored / 32),
         }
     }
