@@ -251,8 +251,8 @@ fn tell(args: &Args, live: u64, looks: &[Look], amplified: f64) {
         );
     }
     println!(
-        "\nlive {} MiB, space amplification: peak {:.3}, mean {:.3}; write amplification {amplified:.2}; \
-         {rate:.0} MB/s",
+        "\nlive {} MiB, space amplification: peak {:.3}, mean {:.3}; write amplification \
+         {amplified:.2}; {rate:.0} MB/s",
         live >> 20,
         of_live(peak),
         of_live(mean),
@@ -279,7 +279,7 @@ fn delete(args: &Args, volume: &Volume, dir: &Path, files: usize) -> Result<()> 
             println!("{}", json!({"after": after, "host": host, "wrote": wrote}));
         } else {
             println!(
-                "{after:>3} s after everything was deleted: {} MiB of the host, {} KiB written since",
+                "{after:>3} s after everything was deleted: {} MiB of the host, {} KiB written",
                 host >> 20,
                 wrote >> 10,
             );

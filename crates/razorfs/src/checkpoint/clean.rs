@@ -105,19 +105,6 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
-    /// The frames that a flush of `epoch` is to move.
-    pub fn moves_for(&self, epoch: Epoch) -> Moves {
-        match epoch >= self.moves.epoch {
-            true => self.moves.clone(),
-            false => Moves::default(),
-        }
-    }
-
-    /// Whether the next flush has frames to move.
-    pub fn has_moves(&self) -> bool {
-        !self.moves.is_empty()
-    }
-
     /// The pack is gone.
     pub fn forget(&mut self, pack: PackId) {
         self.done.remove(&pack);
@@ -162,7 +149,7 @@ impl Checkpointer {
             return Ok(false);
         }
         if installer.cleaning.victim.is_none() && !self.choose(installer)? {
-            let waiting = installer.cleaning.has_moves();
+            let waiting = installer.has_copies();
             self.moves_due.store(waiting, Ordering::Relaxed);
             return Ok(false);
         }
@@ -351,6 +338,14 @@ fn shown(list: &[Fragment], r: &PackRef) -> Vec<std::ops::Range<u32>> {
 impl Installer {
     /// What a flush of `epoch` moves.
     pub(super) fn moves_for(&self, epoch: Epoch) -> Arc<Moves> {
-        Arc::new(self.cleaning.moves_for(epoch))
+        match epoch >= self.cleaning.moves.epoch {
+            true => Arc::new(self.cleaning.moves.clone()),
+            false => Arc::default(),
+        }
+    }
+
+    /// Whether frames were copied to which no flush has moved the references yet.
+    pub(crate) fn has_copies(&self) -> bool {
+        !self.cleaning.moves.is_empty()
     }
 }

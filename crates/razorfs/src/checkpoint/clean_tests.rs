@@ -314,6 +314,18 @@ fn a_damaged_frame_stays_where_it_is() {
 }
 
 #[test]
+fn a_pack_of_which_no_frames_can_be_listed_is_not_tried_again() {
+    let Bench { disk, volume, pack } = bench(false);
+    disk.remove(&pack).unwrap();
+    disk.drop_caches();
+    let before = count(Mark::CleanPackUnreadable);
+    clean(&volume);
+    clean(&volume);
+    assert_eq!(count(Mark::CleanPackUnreadable), before + 1);
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+}
+
+#[test]
 fn cleaning_on_a_full_host_takes_back_what_it_wrote_and_goes_on_later() {
     let Bench { disk, volume, pack } = bench(false);
     let used = disk.image().total_len();
@@ -402,6 +414,23 @@ fn a_pack_with_parity_goes_together_with_it() {
     assert!(!packs(&disk).contains(&pack) && !has_parity());
     check(&volume, 0..KEPT);
     ends_empty(&volume);
+}
+
+/// Who looks at the files of a volume that is held still finds what a generation names.
+#[test]
+fn packs_of_copies_are_known_to_who_looks() {
+    let Bench { volume, .. } = bench(false);
+    clean(&volume);
+    let seen = volume.hold_still(|disk| {
+        let files = disk.list(Dir::Pack).unwrap();
+        files
+            .iter()
+            .filter(|name| name.leaf.ends_with(".rp"))
+            .count()
+    });
+    assert_eq!(seen.unwrap() as u64, volume.info().packs);
+    settle(&volume);
+    check(&volume, 0..KEPT);
 }
 
 /// A pack that was copied to and to which nothing refers yet is not given back as a dead one.

@@ -23,6 +23,7 @@ mod clean_tests;
 mod fence_tests;
 mod flush;
 mod garbage;
+mod packs;
 mod parity;
 mod search;
 pub mod superfile;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::{Manifest, PackMeta, SegmentMeta};
+use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
@@ -220,7 +221,7 @@ impl Checkpointer {
             done |= self.flush_frozen(&mut installer, State::Dirty)?;
         }
         // Copies of frames get their references by a flush, of an empty memtable if need be.
-        self.core.freeze(installer.cleaning.has_moves())?;
+        self.core.freeze(installer.has_copies())?;
         done |= self.flush_frozen(&mut installer, state)?;
         self.last
             .store(self.core.env.monotonic(), Ordering::Relaxed);
@@ -522,57 +523,6 @@ impl Checkpointer {
         next
     }
 
-    /// The packs as their writers know them. Those that hold much dead data are closed, at once
-    /// if the host is low: only what nobody appends to is removed, punched and cleaned.
-    fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
-        let core = &self.core;
-        let is_low = core.host_is_low(0).unwrap_or(false);
-        let least = (core.tuning.garbage_soon / 16).max(account.totals().1 / 256);
-        // What came since the memtable was frozen is not counted yet, and not dead.
-        let young = core.placed_since_cut.load(Ordering::Relaxed);
-        let is_dead = |id| {
-            let dead = |p: &PackMeta| (p.total - p.live.min(p.total)).saturating_sub(young);
-            account
-                .get(id)
-                .is_some_and(|p| (is_low && p.live < p.total / 2) || dead(p) > least)
-        };
-        let mut journal = core.journal();
-        let writers = [
-            &mut journal.hot,
-            &mut installer.cold,
-            &mut installer.cleaned,
-        ];
-        let mut states = Vec::new();
-        for writer in writers {
-            if writer.current().is_some_and(is_dead) {
-                marks::hit(Mark::CheckpointPackSealed);
-                if let Err(e) = writer.seal() {
-                    tracing::warn!(error = %e, "a pack could not be closed");
-                }
-            }
-            states.extend(writer.states());
-        }
-        states
-    }
-
-    /// Brings the packs of the manifest up to date; answers those that hold nothing live.
-    fn settle_packs(
-        states: &[PackState],
-        next: &mut Manifest,
-        account: &mut Account,
-    ) -> Vec<PackId> {
-        for state in states {
-            account.note(state);
-        }
-        account.flushed(next.counters.epoch);
-        let dead = account.fully_dead(next.counters.epoch);
-        for pack in &dead {
-            account.remove(*pack);
-        }
-        next.packs = account.packs().copied().collect();
-        dead
-    }
-
     fn write_manifest(&self, manifest: &Manifest) -> Result<ManifestRef> {
         let core = &self.core;
         let bytes = manifest.to_bytes(core.vid);
@@ -597,14 +547,6 @@ impl Checkpointer {
             segments,
             self.core.healer.is_some(),
         )
-    }
-
-    fn count_segments(&self, edit: Option<&Edit>) {
-        let Some(edit) = edit else { return };
-        let written = edit.added.iter().filter(|s| edit.written.contains(&s.id));
-        let bytes = written.map(|s| s.bytes).sum();
-        let count = &self.core.counts.segment_bytes;
-        count.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn publish_version(&self, edit: Option<&Edit>) {

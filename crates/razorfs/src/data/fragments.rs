@@ -9,8 +9,8 @@ use razorfs_format::PackId;
 use razorfs_format::pack::frame_len;
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
 
-/// A block with more fragments than this is rewritten as one frame. A frame counts as a whole as long
-/// as a part of it shows: what is written over by pages takes up to a sixth more than it is long.
+/// A block with more fragments than this is rewritten as one frame. A frame counts as a whole as
+/// long as a part of it shows: what is written over by pages takes up to a sixth more.
 pub const MAX_FRAGMENTS: usize = 12;
 
 /// Neighbouring inline fragments are joined up to this many bytes, so that a log line by line

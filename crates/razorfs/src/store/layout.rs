@@ -6,8 +6,9 @@
 //!
 //! - Operations take it away under the lock of the block's inode, which the caller holds.
 //! - A flush lets go of a frame that is still seen only where it moves it, and that is barred then
-//!   ([`Core::check_frame`]), or where it writes a block of many pieces anew. That cannot happen to what is frozen if it has few pieces, and a block of which that is
-//!   not certain is not [steady](Layout::is_steady).
+//!   ([`Core::check_frame`]), or where it writes a block of many pieces anew. That cannot happen to
+//!   what is frozen if it has few pieces, and a block of which that is not certain is not
+//!   [steady](Layout::is_steady).
 //! - The memtable that is active is not being flushed; a transaction that is committed while it is
 //!   active is part of the same flush. The [epoch](Layout::epoch) says which one it was, and
 //!   [`Core::commit_in`] asks for it.
