@@ -116,6 +116,9 @@ struct Resolved {
     key: Key,
     before: Vec<Fragment>,
     after: Vec<Fragment>,
+    /// Otherwise nothing but the places of frames may change, for what else it shows may be shared
+    /// right now: see `store/layout.rs`.
+    is_written: bool,
 }
 
 fn extents(
@@ -143,38 +146,23 @@ fn extents(
     let mut records = Vec::with_capacity(blocks.len());
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
-    for (
-        key,
-        Changed {
-            below,
-            fresh,
-            pieces,
-            is_written,
-        },
-    ) in blocks
-    {
-        let before = match (!fresh).then(|| version.base_extent(&key)) {
-            None => Vec::new(),
-            // Its frames stay where they are.
-            Some(Err(e)) if !is_written && e.is_loss() => {
-                tracing::warn!(error = %e, "what a block refers to is not moved");
-                continue;
-            }
-            // Nothing of it stays, so that only the space of its frames is lost. A file whose
-            // extents are damaged can be removed, and does not stop the checkpoints then.
-            Some(Err(e)) if !below && e.is_loss() => {
-                tracing::warn!(error = %e, "what a block referred to is not given back");
-                Vec::new()
-            }
-            Some(before) => before?,
+    for (key, block) in blocks {
+        let is_written = block.is_written;
+        let Some(before) = before(version, &key, &block)? else {
+            continue;
         };
-        let mut after = resolve(&before, below, &pieces);
+        let mut after = resolve(&before, block.below, &block.pieces);
         flushed.moves.relocate(&key, &mut after);
         if !is_written && after == before {
             continue;
         }
         bytes += data::inline_bytes(&after).max(64) as usize;
-        gathered.push(Resolved { key, before, after });
+        gathered.push(Resolved {
+            key,
+            before,
+            after,
+            is_written,
+        });
         if bytes >= GATHER {
             finish(
                 core,
@@ -205,6 +193,27 @@ struct Changed {
     pieces: Vec<Piece>,
     /// Otherwise the block is only looked at for frames to move.
     is_written: bool,
+}
+
+/// What the segments have for a block; nothing if that cannot be told, and need not be.
+fn before(version: &Version, key: &Key, block: &Changed) -> Result<Option<Vec<Fragment>>> {
+    if block.fresh {
+        return Ok(Some(Vec::new()));
+    }
+    match version.base_extent(key) {
+        // Its frames stay where they are.
+        Err(e) if !block.is_written && e.is_loss() => {
+            tracing::warn!(error = %e, "what a block refers to is not moved");
+            Ok(None)
+        }
+        // Nothing of it stays, so that only the space of its frames is lost. A file whose extents
+        // are damaged can be removed, and does not stop the checkpoints then.
+        Err(e) if !block.below && e.is_loss() => {
+            tracing::warn!(error = %e, "what a block referred to is not given back");
+            Ok(Some(Vec::new()))
+        }
+        before => before.map(Some),
+    }
 }
 
 /// The blocks, with those whose frames have other places now, in order.
@@ -307,6 +316,9 @@ fn finish(
 /// The runs of a block that become frames: its inline bytes if they are too many to keep, all of
 /// it if it is in too many pieces.
 fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
+    if !block.is_written {
+        return;
+    }
     if data::needs_rewrite(&block.after) {
         for range in data::covered(&block.after) {
             let mut raw = vec![0; (range.end - range.start) as usize];

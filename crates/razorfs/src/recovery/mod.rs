@@ -35,6 +35,7 @@ use crate::marks::{self, Mark};
 use crate::parity::{Healer, Host};
 use crate::redo::RedoMemory;
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
+use crate::sync::atomic::AtomicU64;
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
 use crate::{Error, Options, RecoverySummary, Result};
@@ -421,6 +422,20 @@ impl Opening {
         (packs.into_values().collect(), open)
     }
 
+    /// A writer of packs that goes on with one, or begins a new one.
+    fn writer(
+        &self,
+        ids: &Arc<Ids>,
+        reopen: Option<PackMeta>,
+        written: &Arc<AtomicU64>,
+    ) -> PackWriter {
+        let ids = Arc::clone(ids);
+        let new_id = Arc::new(move || ids.pack());
+        let (disk, vid) = (Arc::clone(&self.disk), self.superblock.vid());
+        let pack_bytes = self.superblock.geometry.pack_bytes;
+        PackWriter::new(disk, vid, pack_bytes, new_id, reopen).counting(Arc::clone(written))
+    }
+
     fn build(
         self,
         ring: Option<Ring>,
@@ -445,15 +460,8 @@ impl Opening {
             packs.iter().map(|p| p.id),
         ));
         let pack_bytes = Arc::default();
-        let writer = |reopen: Option<PackMeta>| {
-            let ids = Arc::clone(&ids);
-            let new_id = Arc::new(move || ids.pack());
-            let disk = Arc::clone(&self.disk);
-            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
-                .counting(Arc::clone(&pack_bytes))
-        };
-        let (hot, cold) = (writer(open.pop()), writer(open.pop()));
-        let cleaned = writer(open.pop());
+        let mut writer = || self.writer(&ids, open.pop(), &pack_bytes);
+        let (hot, cold, cleaned) = (writer(), writer(), writer());
         let account = Account::new(packs);
         let parity = match config::parity_shard(&geometry) {
             Some(shard) => Some(Parity::new(shard, self.packs_with_parity()?)),
