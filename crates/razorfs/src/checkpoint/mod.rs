@@ -116,10 +116,14 @@ impl Installer {
         }
     }
 
-    /// Bytes that segments and packs take.
+    /// Bytes that segments and packs take; of the holes in these only what is known.
     fn stored(&self) -> u64 {
         let segments = self.manifest.segments.iter().map(|s| s.bytes);
-        segments.fold(self.account.totals().0, u64::saturating_add)
+        let packs = self.account.totals().0;
+        segments.fold(
+            packs.saturating_sub(self.account.holes()),
+            u64::saturating_add,
+        )
     }
 }
 

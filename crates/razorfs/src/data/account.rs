@@ -185,6 +185,12 @@ impl Account {
         self.packs.values()
     }
 
+    /// Bytes of holes in packs, as far as they are known: what was found in a search is not.
+    #[must_use]
+    pub fn holes(&self) -> u64 {
+        self.packs.keys().map(|id| self.dead.holes(*id)).sum()
+    }
+
     /// Bytes of host space in packs, and how many of them are needed.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
