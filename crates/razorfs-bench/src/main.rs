@@ -10,6 +10,7 @@ mod report;
 mod room;
 mod runner;
 mod source;
+mod space;
 mod spinners;
 mod system;
 mod target;
@@ -93,6 +94,8 @@ enum Part {
     /// One run of that
     #[command(hide = true)]
     GrowthCell(growth::CellArgs),
+    /// Writes a volume over at random, and tells what space and writes that takes
+    Space(space::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf },
@@ -104,6 +107,7 @@ enum Part {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
+        Some(Part::Space(args)) => space::run(args).map(|()| true),
         Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
         Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
         Some(Part::Growth(args)) => growth::main(args).map(|()| true),

@@ -7,6 +7,7 @@ use crate::run::Mode;
 
 /// What only a disk that fails, or is full, leads to.
 const OF_FAULTS: [Mark; 13] = [
+    Mark::CleanTakenBack,
     Mark::JournalRescued,
     Mark::JournalRescueFailed,
     Mark::JournalFileRetired,
@@ -16,7 +17,6 @@ const OF_FAULTS: [Mark; 13] = [
     Mark::CheckpointTakenBack,
     Mark::CheckpointNotInstalled,
     Mark::CheckpointOfOlder,
-    Mark::CheckpointPackSealed,
     Mark::GarbageFailed,
     Mark::PackRescued,
     Mark::PackRewound,
@@ -34,7 +34,9 @@ const OF_DAMAGE: [Mark; 4] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 8] = [
+const OF_TESTS: [Mark; 10] = [
+    Mark::CleanDamaged,
+    Mark::CleanPackUnreadable,
     // A read heals in memory; what the disk has is healed by a step, of which damage has none.
     Mark::ParityHealed,
     Mark::ResumeHeld,

@@ -531,6 +531,7 @@ impl FileSystem for EngineFs {
             Work::Reap => Chore::Reap,
             Work::Grow => Chore::Grow,
             Work::Parity => Chore::Parity,
+            Work::Clean => Chore::Clean,
             Work::Scrub => {
                 if self.volume.scrub_status().state == ScrubState::Idle {
                     self.volume.scrub_start(0)?;

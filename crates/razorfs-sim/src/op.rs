@@ -92,11 +92,12 @@ pub enum Work {
     Grow,
     Parity,
     Scrub,
+    Clean,
 }
 
 impl Work {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Commit,
         Self::Checkpoint,
         Self::Compact,
@@ -104,6 +105,7 @@ impl Work {
         Self::Grow,
         Self::Parity,
         Self::Scrub,
+        Self::Clean,
     ];
 }
 

@@ -108,7 +108,7 @@ impl Workload {
             };
             weights.push(weight * factor);
         }
-        let mut steps = [8, 3, 5, 4, 2, 5, 2];
+        let mut steps = [8, 3, 5, 4, 2, 5, 2, 8];
         for step in &mut steps {
             *step *= [0, 1, 1, 3].get(rng.below(4)).copied().unwrap_or(1);
         }

@@ -17,6 +17,9 @@ pub enum Step {
     Scrub,
     /// Heals what was found damaged, or makes a piece of the parity of a pack.
     Parity,
+    /// Copies a part of what a pack still holds, so that the pack can be removed; the next
+    /// checkpoint moves the references.
+    Clean,
 }
 
 /// Counts since the volume was opened.
@@ -43,6 +46,12 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Compactions done.
     pub compactions: u64,
+    /// Bytes of packs that cleaning has copied elsewhere.
+    pub cleaned_bytes: u64,
+    /// Packs that cleaning has gone through.
+    pub cleaned_packs: u64,
+    /// Packs that were removed.
+    pub removed_packs: u64,
     /// Bytes of records and data in RAM that are in no segment or pack yet.
     pub dirty_bytes: u64,
     /// Inodes that wait for their removal.
@@ -51,6 +60,19 @@ pub struct Stats {
     pub parity_reads: u64,
     /// Damaged shards that were healed on the disk.
     pub parity_healed: u64,
+}
+
+impl Stats {
+    /// Bytes that went to the journal, to packs and to segments for each byte of file data that
+    /// was handed in, in hundredths; `None` before there was any.
+    #[must_use]
+    pub fn write_amplification(&self) -> Option<u64> {
+        let written = self
+            .journal_bytes
+            .saturating_add(self.pack_bytes)
+            .saturating_add(self.segment_bytes);
+        written.saturating_mul(100).checked_div(self.written_bytes)
+    }
 }
 
 /// What a volume is.

@@ -16,7 +16,9 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1) and the counters ops, batches, \
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
-compactions, dirty_bytes, orphans, parity_reads, parity_healed; of a mounted volume also what the \
+compactions, cleaned_bytes, cleaned_packs, removed_packs, write_amplification (bytes written to \
+journal, packs and segments for each byte of file data; null before there was any), dirty_bytes, \
+orphans, parity_reads, parity_healed; of a mounted volume also what the \
 kernel asked for since its daemon began: requests (object of a number for each kind that came), \
 requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes.
 
@@ -36,7 +38,7 @@ pub struct Args {
 }
 
 /// Counters that can go down.
-const GAUGES: [&str; 2] = ["dirty_bytes", "orphans"];
+const GAUGES: [&str; 3] = ["dirty_bytes", "orphans", "write_amplification"];
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
@@ -77,6 +79,10 @@ pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
         "disk_syncs": stats.disk_syncs,
         "checkpoints": stats.checkpoints,
         "compactions": stats.compactions,
+        "cleaned_bytes": stats.cleaned_bytes,
+        "cleaned_packs": stats.cleaned_packs,
+        "removed_packs": stats.removed_packs,
+        "write_amplification": stats.write_amplification().map(|n| n as f64 / 100.0),
         "dirty_bytes": stats.dirty_bytes,
         "orphans": stats.orphans,
         "parity_reads": stats.parity_reads,
@@ -97,7 +103,7 @@ pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
 fn text(document: &Value, prometheus: bool) -> String {
     let mut text = String::new();
     for (name, value) in document.as_object().into_iter().flatten() {
-        if name == "schema" {
+        if name == "schema" || value.is_null() {
             continue;
         }
         if prometheus {

@@ -2,12 +2,16 @@
 //! that grew too large move into packs, and what came and went of the references to frames is
 //! summed up.
 
+use std::sync::Arc;
+
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::record::{Extent, Fragment, FragmentKind};
 use razorfs_format::{Epoch, SegmentId};
 
 use super::Installer;
+use super::clean::Moves;
+use super::lost::Unreadable;
 use crate::Result;
 use crate::data::{self, FrameIdentity, FrameWrite, Settled, Turnover};
 use crate::marks::{self, Mark};
@@ -20,14 +24,27 @@ use crate::tree::{Record, write_segments};
 const GATHER: usize = 8 << 20;
 
 /// What a flush wrote.
-#[derive(Default)]
 pub(super) struct Flushed {
     /// The segments, under their temporary names.
     pub segments: Vec<SegmentMeta>,
+    /// Frames that have other places now.
+    moves: Arc<Moves>,
     /// The references to frames that came and went.
     turnover: Turnover,
     /// What that means for the packs.
     pub settled: Settled,
+}
+
+impl Flushed {
+    /// Of a flush that moves these frames, and has written nothing.
+    pub fn new(moves: Arc<Moves>) -> Self {
+        Self {
+            segments: Vec::new(),
+            moves,
+            turnover: Turnover::default(),
+            settled: Settled::default(),
+        }
+    }
 }
 
 /// Writes the segments of a frozen memtable. After an error `flushed` has those that were written.
@@ -100,6 +117,9 @@ struct Resolved {
     key: Key,
     before: Vec<Fragment>,
     after: Vec<Fragment>,
+    /// Otherwise nothing but the places of frames may change, for what else it shows may be shared
+    /// right now: see `store/layout.rs`.
+    is_written: bool,
 }
 
 fn extents(
@@ -110,30 +130,41 @@ fn extents(
     flushed: &mut Flushed,
 ) -> Result<Vec<Record>> {
     let blocks = frozen.memtable.sorted(Tag::Extent, |slot| match slot {
-        Slot::Block(block) => (block.below, block.fresh, block.pieces.clone()),
-        Slot::Put { .. } | Slot::Del => (true, false, Vec::new()),
+        Slot::Block(block) => Changed {
+            below: block.below,
+            fresh: block.fresh,
+            pieces: block.pieces.clone(),
+            is_written: true,
+        },
+        Slot::Put { .. } | Slot::Del => Changed {
+            below: true,
+            fresh: false,
+            pieces: Vec::new(),
+            is_written: true,
+        },
     });
+    let blocks = with_moved(blocks, &flushed.moves);
     let mut records = Vec::with_capacity(blocks.len());
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
-    for (key, (below, fresh, pieces)) in blocks {
-        let before = match (!fresh).then(|| version.base_extent(&key)) {
-            None => Vec::new(),
-            // Nothing of it stays, so that only the space of its frames is lost. A file whose
-            // extents are damaged can be removed, and does not stop the checkpoints then.
-            Some(Err(e)) if !below && e.is_loss() => {
-                tracing::warn!(error = %e, "what a block referred to is not given back");
-                Vec::new()
-            }
-            Some(Err(e)) if e.is_loss() => {
-                let given_up = installer.unreadable.give_up(core, version, frozen, &key, e);
-                given_up?
-            }
-            Some(before) => before?,
+    for (key, block) in blocks {
+        let is_written = block.is_written;
+        let unreadable = &mut installer.unreadable;
+        let Some(before) = before(core, unreadable, version, frozen, &key, &block)? else {
+            continue;
         };
-        let after = resolve(&before, below, &pieces);
+        let mut after = resolve(&before, block.below, &block.pieces);
+        flushed.moves.relocate(&key, &mut after);
+        if !is_written && after == before {
+            continue;
+        }
         bytes += data::inline_bytes(&after).max(64) as usize;
-        gathered.push(Resolved { key, before, after });
+        gathered.push(Resolved {
+            key,
+            before,
+            after,
+            is_written,
+        });
         if bytes >= GATHER {
             finish(
                 core,
@@ -155,6 +186,64 @@ fn extents(
         &mut records,
     )?;
     Ok(records)
+}
+
+/// What a memtable has over a block.
+struct Changed {
+    below: bool,
+    fresh: bool,
+    pieces: Vec<Piece>,
+    /// Otherwise the block is only looked at for frames to move.
+    is_written: bool,
+}
+
+/// What the segments have for a block; nothing if that cannot be told, and need not be.
+fn before(
+    core: &Core,
+    unreadable: &mut Unreadable,
+    version: &Version,
+    frozen: &Frozen,
+    key: &Key,
+    block: &Changed,
+) -> Result<Option<Vec<Fragment>>> {
+    if block.fresh {
+        return Ok(Some(Vec::new()));
+    }
+    match version.base_extent(key) {
+        // Its frames stay where they are.
+        Err(e) if !block.is_written && e.is_loss() => {
+            tracing::warn!(error = %e, "what a block refers to is not moved");
+            Ok(None)
+        }
+        // Nothing of it stays, so that only the space of its frames is lost. A file whose extents
+        // are damaged can be removed, and does not stop the checkpoints then.
+        Err(e) if !block.below && e.is_loss() => {
+            tracing::warn!(error = %e, "what a block referred to is not given back");
+            Ok(Some(Vec::new()))
+        }
+        Err(e) if e.is_loss() => {
+            let given_up = unreadable.give_up(core, version, frozen, key, e);
+            given_up.map(Some)
+        }
+        before => before.map(Some),
+    }
+}
+
+/// The blocks, with those whose frames have other places now, in order.
+fn with_moved(mut blocks: Vec<(Key, Changed)>, moves: &Moves) -> Vec<(Key, Changed)> {
+    let moved = |key: &&Key| blocks.binary_search_by(|(at, _)| at.cmp(key)).is_err();
+    let more: Vec<Key> = moves.blocks().filter(moved).copied().collect();
+    blocks.extend(more.into_iter().map(|key| {
+        let untouched = Changed {
+            below: true,
+            fresh: false,
+            pieces: Vec::new(),
+            is_written: false,
+        };
+        (key, untouched)
+    }));
+    blocks.sort_unstable_by_key(|(key, _)| *key);
+    blocks
 }
 
 fn resolve(before: &[Fragment], below: bool, pieces: &[Piece]) -> Vec<Fragment> {
@@ -240,6 +329,9 @@ fn finish(
 /// The runs of a block that become frames: its inline bytes if they are too many to keep, all of
 /// it if it is in too many pieces.
 fn collect_runs(core: &Core, n: usize, block: &Resolved, runs: &mut Vec<Run>) {
+    if !block.is_written {
+        return;
+    }
     if data::needs_rewrite(&block.after) {
         for range in data::covered(&block.after) {
             let mut raw = vec![0; (range.end - range.start) as usize];

@@ -11,6 +11,7 @@ use razorfs_format::{Generation, ManifestId, PackId, SegmentId};
 use super::{Checkpointer, Edit, Installer, Next, name_of};
 use crate::data::Position;
 use crate::marks::{self, Mark};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result, fence};
 
 /// What may go once no generation that could be mounted needs it.
@@ -76,6 +77,9 @@ impl Checkpointer {
         let since = next.superblock.generation;
         let packs = std::mem::take(&mut next.dead);
         self.core.ids.forget_packs(&packs);
+        for pack in &packs {
+            installer.cleaning.forget(*pack);
+        }
         let mut files: Vec<FileName> = packs.iter().copied().map(FileName::Pack).collect();
         if let Some(parity) = &mut installer.parity {
             let with = packs.into_iter().filter(|id| parity.forget(*id));
@@ -153,6 +157,8 @@ impl Checkpointer {
                 self.core.disk.remove(&name_of(*file))?;
                 marks::hit(Mark::GarbageFile);
                 if let FileName::Pack(pack) = file {
+                    let count = &self.core.counts.removed_packs;
+                    count.fetch_add(1, Ordering::Relaxed);
                     self.core.reader.forget(*pack);
                 }
             }

@@ -16,11 +16,15 @@
 //! 7. the version is published, the memtable dropped;
 //! 8. what no generation from the previous one on needs is recycled, removed, punched.
 
+mod clean;
+#[cfg(test)]
+mod clean_tests;
 #[cfg(test)]
 mod fence_tests;
 mod flush;
 mod garbage;
 mod lost;
+mod packs;
 mod parity;
 mod search;
 pub mod superfile;
@@ -40,9 +44,10 @@ use crate::marks::{self, Mark};
 use crate::scrub::Scrub;
 use crate::store::{CHECKPOINT, Core, Frozen, Version};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
 use crate::{Error, Result, fence};
+use clean::{Cleaning, Moves};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
 use lost::Unreadable;
@@ -54,11 +59,14 @@ pub(crate) struct Installer {
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
+    /// Of what cleaning copies: what is old, and likely stays.
+    pub cleaned: PackWriter,
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
     /// Where the volume has parity.
     pub parity: Option<Parity>,
+    cleaning: Cleaning,
     garbage: Vec<Garbage>,
     unreadable: Unreadable,
     /// The generation in which no pack was left to be searched for dead frames.
@@ -75,6 +83,7 @@ pub(crate) struct InstallerStart {
     pub superblock: Superblock,
     pub manifest: Manifest,
     pub cold: PackWriter,
+    pub cleaned: PackWriter,
     pub account: Account,
     pub segment_options: SegmentOptions,
     pub compaction_options: CompactionOptions,
@@ -98,6 +107,8 @@ impl Installer {
             superblock: start.superblock,
             manifest: start.manifest,
             cold: start.cold,
+            cleaned: start.cleaned,
+            cleaning: Cleaning::default(),
             account: start.account,
             segment_options: start.segment_options,
             compaction_options: start.compaction_options,
@@ -109,10 +120,14 @@ impl Installer {
         }
     }
 
-    /// Bytes that segments and packs take.
+    /// Bytes that segments and packs take; of the holes in these only what is known.
     fn stored(&self) -> u64 {
         let segments = self.manifest.segments.iter().map(|s| s.bytes);
-        segments.fold(self.account.totals().0, u64::saturating_add)
+        let packs = self.account.totals().0;
+        segments.fold(
+            packs.saturating_sub(self.account.holes()),
+            u64::saturating_add,
+        )
     }
 }
 
@@ -125,6 +140,8 @@ pub(crate) struct Checkpointer {
     largest_file: u64,
     /// When the last checkpoint was, on the monotonic clock.
     last: AtomicU64,
+    /// Frames were copied, and wait for a flush to move them.
+    moves_due: AtomicBool,
 }
 
 /// What the next generation changes.
@@ -140,6 +157,8 @@ struct Edit {
     flushed: Option<Arc<Frozen>>,
     /// For the account of the packs.
     settled: Settled,
+    /// Frames that were moved.
+    moves: Arc<Moves>,
 }
 
 /// The next generation.
@@ -165,6 +184,7 @@ impl Checkpointer {
             scrub: Scrub::default(),
             largest_file,
             last,
+            moves_due: AtomicBool::new(false),
         }
     }
 
@@ -208,7 +228,8 @@ impl Checkpointer {
             self.core.commit_now(true)?;
             done |= self.flush_frozen(&mut installer, State::Dirty)?;
         }
-        self.core.freeze()?;
+        // Copies of frames get their references by a flush, of an empty memtable if need be.
+        self.core.freeze(installer.has_copies())?;
         done |= self.flush_frozen(&mut installer, state)?;
         self.last
             .store(self.core.env.monotonic(), Ordering::Relaxed);
@@ -250,7 +271,8 @@ impl Checkpointer {
             return Err(Error::Failed(cause));
         }
         let cold = installer.cold.position();
-        let mut flushed = Flushed::default();
+        let moves = installer.moves_for(frozen.memtable.epoch);
+        let mut flushed = Flushed::new(Arc::clone(&moves));
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
             .and_then(|()| self.publish(&flushed.segments));
         if let Err(e) = written {
@@ -267,6 +289,7 @@ impl Checkpointer {
             removed: Vec::new(),
             flushed: Some(Arc::clone(frozen)),
             settled: flushed.settled,
+            moves,
         };
         self.install(installer, Some(edit), state)?;
         self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -320,8 +343,7 @@ impl Checkpointer {
             written,
             cold: None,
             removed: output.removed,
-            flushed: None,
-            settled: Settled::default(),
+            ..Edit::default()
         };
         self.install(&mut installer, Some(edit), State::Dirty)?;
         self.core.counts.compactions.fetch_add(1, Ordering::Relaxed);
@@ -375,6 +397,7 @@ impl Checkpointer {
         }
         core.generation
             .store(next.superblock.generation.0, Ordering::Relaxed);
+        self.count_segments(edit.as_ref());
         self.publish_version(edit.as_ref());
         self.collect(installer, edit.as_ref(), &mut next);
         if let Some((manifest, account)) = next.tables {
@@ -386,6 +409,10 @@ impl Checkpointer {
         installer.superblock = next.superblock;
         core.stored.store(installer.stored(), Ordering::Relaxed);
         installer.cold.forget_states(&next.packs);
+        installer.cleaned.forget_states(&next.packs);
+        if let Some(edit) = edit.as_ref().filter(|edit| edit.flushed.is_some()) {
+            self.moved(installer, &edit.moves);
+        }
         let mut journal = core.journal();
         journal.hot.forget_states(&next.packs);
         journal.ring.release(installer.previous_cut);
@@ -414,7 +441,8 @@ impl Checkpointer {
             let mut account = installer.account.clone();
             // Packs that are new are known from their writers; no other becomes known.
             let known = self.core.journal().hot.states().into_iter();
-            for state in known.chain(installer.cold.states()) {
+            let known = known.chain(installer.cold.states());
+            for state in known.chain(installer.cleaned.states()) {
                 account.note(&state);
             }
             account.apply(&edit.settled);
@@ -502,45 +530,6 @@ impl Checkpointer {
             next.counters.lsn = frozen.counters.lsn;
         }
         next
-    }
-
-    /// The packs as their writers know them. Those that hold dead data are closed if the host is
-    /// low: only what nobody appends to is removed and punched.
-    fn pack_states(&self, installer: &mut Installer, account: &Account) -> Vec<PackState> {
-        let mut journal = self.core.journal();
-        if self.core.host_is_low(0).unwrap_or(false) {
-            for writer in [&mut journal.hot, &mut installer.cold] {
-                let is_dead = |id| account.get(id).is_some_and(|p| p.live < p.total / 2);
-                if !writer.current().is_some_and(is_dead) {
-                    continue;
-                }
-                marks::hit(Mark::CheckpointPackSealed);
-                if let Err(e) = writer.seal() {
-                    tracing::warn!(error = %e, "a pack could not be closed");
-                }
-            }
-        }
-        let mut states = journal.hot.states();
-        states.extend(installer.cold.states());
-        states
-    }
-
-    /// Brings the packs of the manifest up to date; answers those that hold nothing live.
-    fn settle_packs(
-        states: &[PackState],
-        next: &mut Manifest,
-        account: &mut Account,
-    ) -> Vec<PackId> {
-        for state in states {
-            account.note(state);
-        }
-        account.flushed(next.counters.epoch);
-        let dead = account.fully_dead(next.counters.epoch);
-        for pack in &dead {
-            account.remove(*pack);
-        }
-        next.packs = account.packs().copied().collect();
-        dead
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<ManifestRef> {

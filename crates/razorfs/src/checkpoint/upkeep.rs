@@ -19,7 +19,7 @@ impl Checkpointer {
         let core = &self.core;
         let policy = &core.tuning;
         let version = core.version.load();
-        if !version.frozen.is_empty() {
+        if !version.frozen.is_empty() || self.moves_are_due() {
             return true;
         }
         if version.active.is_empty() {
@@ -34,7 +34,12 @@ impl Checkpointer {
         let since = core.since_cut.load(Ordering::Relaxed);
         let last = self.last.load(Ordering::Relaxed);
         let age = core.env.monotonic().saturating_sub(last);
-        since >= policy.checkpoint_journal || age >= policy.checkpoint_interval
+        let garbage = core.garbage_since_cut();
+        since >= policy.checkpoint_journal
+            || age >= policy.checkpoint_interval
+            // Garbage is given back by checkpoints alone: some of it within a minute, much at once.
+            || garbage >= core.garbage_most()
+            || (garbage >= policy.garbage_soon / 16 && age >= policy.checkpoint_interval / 3)
     }
 
     /// One step of growing the journal, if it is small for what is written.
@@ -150,6 +155,11 @@ impl Checkpointer {
             disk_syncs: load(&counts.journal_syncs),
             checkpoints: load(&counts.checkpoints),
             compactions: load(&counts.compactions),
+            cleaned_bytes: load(&counts.cleaned_bytes),
+            cleaned_packs: load(&counts.cleaned_packs),
+            removed_packs: load(&counts.removed_packs),
+            pack_bytes: load(&counts.pack_bytes),
+            segment_bytes: load(&counts.segment_bytes),
             dirty_bytes: core.bytes_in_ram(),
             parity_reads: core.healer.as_ref().map_or(0, |h| h.counts().0),
             parity_healed: core.healer.as_ref().map_or(0, |h| h.counts().1),

@@ -15,6 +15,9 @@ use razorfs_format::{Epoch, PackId};
 use super::dead::DeadRuns;
 use super::turnover::Settled;
 
+/// Waste of a pack that is worth cleaning it, as a part of what is live: one in so many bytes.
+const CLEAN_LEAST: u64 = 20;
+
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -88,7 +91,7 @@ impl Account {
     }
 
     /// The holes that can be punched once no generation older than the flush of `flushed` can be
-    /// needed: 64 KiB and more of dead frames in sealed packs. Each is answered once, and again,
+    /// needed: 16 KiB and more of dead frames in sealed packs. Each is answered once, and again,
     /// whole, when it has grown; punching twice does no harm.
     pub fn take_punchable(&mut self, flushed: Epoch) -> Vec<(PackId, Range<u64>)> {
         let packs = &self.packs;
@@ -115,6 +118,38 @@ impl Account {
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The pack whose cleaning gains most, if there is so much to gain: best is much waste, little
+    /// to copy, and old, for what is old stays live. What it holds must fit into `room`. Nothing
+    /// is answered as long as less than `least` bytes are waste; else how many there are, too.
+    #[must_use]
+    pub fn to_clean(
+        &self,
+        flushed: Epoch,
+        least: u64,
+        room: u64,
+        is_done: &dyn Fn(PackId) -> bool,
+    ) -> Option<(u64, PackMeta)> {
+        let mut sum = 0u64;
+        let mut best: Option<(u128, PackMeta)> = None;
+        let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
+        for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p.id)) {
+            let waste = p.total.saturating_sub(p.live);
+            let waste = waste.saturating_sub(self.dead.holes(p.id));
+            if p.live > room || waste < p.live / CLEAN_LEAST {
+                continue;
+            }
+            sum = sum.saturating_add(waste);
+            let age = u128::from(flushed.0 - p.last_birth.0) + 1;
+            let gain = u128::from(waste).saturating_mul(age).saturating_mul(1024);
+            let gain = gain / (u128::from(waste) + 2 * u128::from(p.live));
+            if best.is_none_or(|(most, _)| gain > most) {
+                best = Some((gain, *p));
+            }
+        }
+        let (_, pack) = best?;
+        (sum >= least).then_some((sum, pack))
     }
 
     /// The pack that a search for dead frames gains most in: what died in it before the volume was
@@ -148,6 +183,12 @@ impl Account {
     /// All packs, by id.
     pub fn packs(&self) -> impl Iterator<Item = &PackMeta> {
         self.packs.values()
+    }
+
+    /// Bytes of holes in packs, as far as they are known: what was found in a search is not.
+    #[must_use]
+    pub fn holes(&self) -> u64 {
+        self.packs.keys().map(|id| self.dead.holes(*id)).sum()
     }
 
     /// Bytes of host space in packs, and how many of them are needed.

@@ -318,10 +318,10 @@ fn fragment(pos: u64, len: u32) -> Fragment {
 
 #[test]
 fn a_run_is_given_out_when_old_enough_and_again_when_it_has_grown() {
-    // Frames of 8 KiB with their headers.
-    let len = 8192 - 56;
-    let at = |n: u64| 4096 + n * 8192;
-    let mut account = Account::new([pack(1, true, 100 * 8192, 100 * 8192, 3)]);
+    // Frames of 2 KiB with their headers.
+    let len = 2048 - 56;
+    let at = |n: u64| 4096 + n * 2048;
+    let mut account = Account::new([pack(1, true, 100 * 2048, 100 * 2048, 3)]);
     for n in (0..7).chain(8..10) {
         apply(&mut account, &[fragment(at(n), len)], &[]);
     }

@@ -8,8 +8,9 @@ use razorfs_format::{Epoch, PackId};
 
 use crate::error::Result;
 
-/// Shortest run of dead bytes that is worth a hole: 64 KiB.
-pub const PUNCH_MIN: u64 = 64 * 1024;
+/// Shortest run of dead bytes that is worth a hole: 16 KiB. Shorter ones give back less and less of
+/// what they take, since holes are whole pages, and make files of many pieces.
+pub const PUNCH_MIN: u64 = 16 * 1024;
 /// Holes begin and end at multiples of this.
 const PAGE: u64 = 4096;
 /// Runs remembered in all; beyond it the packs with the most runs are forgotten, and are searched
@@ -53,6 +54,13 @@ impl DeadRuns {
     /// Whether there may be dead frames in the pack that are not known.
     pub(super) fn is_unknown(&self, pack: PackId) -> bool {
         self.unknown.contains(&pack)
+    }
+
+    /// Bytes of the pack that were given back, or will be.
+    pub(super) fn holes(&self, pack: PackId) -> u64 {
+        let runs = self.runs.get(&pack).into_iter().flatten();
+        let holes = runs.filter_map(|(start, run)| hole(*start..run.end));
+        holes.map(|hole| hole.end - hole.start).sum()
     }
 
     /// What is dead in the pack was found.

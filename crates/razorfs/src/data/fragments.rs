@@ -12,8 +12,9 @@ use razorfs_format::{Ino, PackId, Place, SegmentId};
 
 use crate::Error;
 
-/// A block with more fragments than this is rewritten as one frame.
-pub const MAX_FRAGMENTS: usize = 16;
+/// A block with more fragments than this is rewritten as one frame. A frame counts as a whole as
+/// long as a part of it shows: what is written over by pages takes up to a sixth more.
+pub const MAX_FRAGMENTS: usize = 12;
 
 /// Neighbouring inline fragments are joined up to this many bytes, so that a log line by line
 /// appended does not become a fragment a line.

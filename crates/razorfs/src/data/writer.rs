@@ -30,6 +30,7 @@ use super::reader::{StoredFrame, fill, list_frames};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::marks::{self, Mark};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Pieces of one vectored write: below what Linux takes at once (1024).
 const PIECES: usize = 1000;
@@ -75,6 +76,10 @@ pub struct PackWriter {
     touched: BTreeMap<PackId, PackState>,
     effort: Effort,
     packed: Vec<u8>,
+    /// Frames that are written count as born in this epoch, if they are older.
+    youngest: Epoch,
+    /// Bytes that were written.
+    written: Arc<AtomicU64>,
 }
 
 /// Where a writer was.
@@ -119,7 +124,15 @@ impl PackWriter {
             touched: BTreeMap::new(),
             effort: Effort::new(),
             packed: Vec::new(),
+            youngest: Epoch(0),
+            written: Arc::default(),
         }
+    }
+
+    /// Adds what it writes to a count.
+    #[must_use]
+    pub fn counting(self, written: Arc<AtomicU64>) -> Self {
+        Self { written, ..self }
     }
 
     /// Writes all frames. When it answers they are durable, as are the names of the packs that
@@ -135,8 +148,10 @@ impl PackWriter {
     }
 
     /// Stores frames of other packs as they are, with the identity and the checksums that they
-    /// have. Durable when it answers.
-    pub fn copy(&mut self, frames: &[StoredFrame]) -> Result<Vec<PackRef>> {
+    /// have. Durable when it answers. The first reference to them comes in `epoch` or before.
+    pub fn copy(&mut self, frames: &[&StoredFrame], epoch: Epoch) -> Result<Vec<PackRef>> {
+        // Not that of their birth: the packs would be taken for such that nothing will refer to.
+        self.youngest = self.youngest.max(epoch);
         let ready: Vec<_> = frames
             .iter()
             .map(|f| Ready {
@@ -145,7 +160,9 @@ impl PackWriter {
                 crcs: Cow::Borrowed(&*f.crcs),
             })
             .collect();
-        self.store(&ready)
+        let stored = self.store(&ready);
+        self.youngest = Epoch(0);
+        stored
     }
 
     /// The packs touched since the states were last taken, as they are now.
@@ -281,7 +298,7 @@ impl PackWriter {
         // The pieces between the stored bytes: padding of one frame and header of the next.
         let mut cuts = Vec::with_capacity(frames.len() + 1);
         let mut refs = Vec::new();
-        let mut last_birth = open.state.last_birth;
+        let mut last_birth = open.state.last_birth.max(self.youngest);
         for frame in frames {
             let header = &frame.header;
             if end + header.frame_len() > self.pack_bytes && !(refs.is_empty() && is_empty(&open)) {
@@ -321,6 +338,7 @@ impl PackWriter {
         }
         open.state = done;
         open.named = true;
+        self.written.fetch_add(end - start, Ordering::Relaxed);
         self.touched.insert(done.id, done);
         if !done.sealed {
             self.open = Some(open);

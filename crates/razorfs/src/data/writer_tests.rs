@@ -448,7 +448,10 @@ fn frames_are_copied_as_they_are() {
         .map(|(r, id, _)| reader.read_stored(r, id).unwrap())
         .collect();
     bench.writer.seal().unwrap();
-    let copies = bench.writer.copy(&stored).unwrap();
+    let copies = bench
+        .writer
+        .copy(&stored.iter().collect::<Vec<_>>(), Epoch(0))
+        .unwrap();
     for state in take_states(&mut bench.writer) {
         bench.states.insert(state.id, state);
     }

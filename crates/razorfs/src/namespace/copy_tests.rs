@@ -74,7 +74,7 @@ fn a_block_that_a_frozen_memtable_will_write_anew_is_copied() {
     while v.step(Step::Reap).unwrap() {}
     let few = create(&v, b"few");
     v.write(few, 0, &bytes(99, 50_000)).unwrap();
-    assert!(v.inner.store.freeze().unwrap());
+    assert!(v.inner.store.freeze(false).unwrap());
     let steady = |ino| v.inner.store.layout(ino, 0).unwrap().is_steady;
     assert_eq!(frames(&v, f, 0), (0, 20));
     // So few that the target's block is not written anew, too.
@@ -116,7 +116,7 @@ fn a_reference_of_another_epoch_than_its_look_is_not_committed() {
     let kind = FragmentKind::Pack(r.clone());
     let (off, len) = (0, 50_000);
     op.refer(g, 0, Fragment { off, len, kind });
-    store.freeze().unwrap();
+    store.freeze(false).unwrap();
     let (tx, _) = op.into_tx();
     assert!(store.commit_in(tx, Some(layout.epoch)).unwrap().is_none());
     assert_eq!(frames(&v, g, 0), (0, 0));

@@ -258,6 +258,7 @@ impl Namespace {
     /// Writes at `offset`; answers how much was written, which is all unless the file would pass
     /// the largest offset, or something fails after a first part.
     pub(crate) fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        self.store.pace();
         let locks = self.locks.write(ino);
         let (written, ticket) = self.write_locked(ino, offset, data)?;
         drop(locks);

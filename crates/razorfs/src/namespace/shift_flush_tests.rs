@@ -75,7 +75,7 @@ fn outlasts(v: &Volume, f: Ino, data: &[u8]) {
 #[test]
 fn a_block_that_a_frozen_memtable_will_write_anew_is_flushed_first() {
     let (_, v, f, mut data) = pieces();
-    assert!(v.inner.store.freeze().unwrap());
+    assert!(v.inner.store.freeze(false).unwrap());
     assert!(!is_steady(&v, f));
     insert(&v, f, &mut data);
     assert!(frames(&v, f, 0).0 > 0);
@@ -88,7 +88,7 @@ fn a_block_that_a_frozen_memtable_will_write_anew_is_flushed_first() {
 fn a_block_that_cannot_be_flushed_first_is_written() {
     let (disk, v, f, mut data) = pieces();
     v.inner.store.allow_sharing().unwrap();
-    assert!(v.inner.store.freeze().unwrap());
+    assert!(v.inner.store.freeze(false).unwrap());
     let checkpoints = v.stats().checkpoints;
     disk.enospc_at(disk.counts().mutations + 1);
     insert(&v, f, &mut data);

@@ -521,7 +521,7 @@ fn files_are_what_a_vector_is_after_the_same() {
                 3 => Step::Compact,
                 4 => Step::Grow,
                 5 => {
-                    v.inner.store.freeze().unwrap();
+                    v.inner.store.freeze(false).unwrap();
                     continue;
                 }
                 _ => continue,

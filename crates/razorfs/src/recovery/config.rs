@@ -61,6 +61,7 @@ pub(super) fn tuning(geometry: &Geometry, options: &Options) -> Tuning {
         memtable_bytes: bytes(sizes.memtable_bytes),
         checkpoint_journal: sizes.checkpoint_journal,
         checkpoint_interval: sizes.checkpoint_interval,
+        garbage_soon: geometry.pack_bytes / 4,
         journal_only: options.durability == Durability::JournalOnly,
         limit: geometry.limit,
         host_margin: HOST_MARGIN.min(sizes.dirty_bytes / 4),

@@ -35,6 +35,7 @@ use crate::marks::{self, Mark};
 use crate::parity::{Healer, Host};
 use crate::redo::RedoMemory;
 use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
+use crate::sync::atomic::AtomicU64;
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
 use crate::{Error, Options, RecoverySummary, Result};
@@ -384,7 +385,7 @@ impl Opening {
         }
     }
 
-    /// The packs as the manifest and the journal have them; at most two go on growing.
+    /// The packs as the manifest and the journal have them; at most three go on growing.
     fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
         let birth = self.replay.memtable.epoch;
         let mut packs: BTreeMap<PackId, PackMeta> =
@@ -411,7 +412,7 @@ impl Opening {
             }
         }
         let mut open: Vec<PackMeta> = packs.values().filter(|p| !p.sealed).cloned().collect();
-        let surplus = open.len().saturating_sub(2);
+        let surplus = open.len().saturating_sub(3);
         for meta in open.drain(..surplus) {
             marks::hit(Mark::RecoveryPackSurplus);
             if let Some(meta) = packs.get_mut(&meta.id) {
@@ -419,6 +420,20 @@ impl Opening {
             }
         }
         (packs.into_values().collect(), open)
+    }
+
+    /// A writer of packs that goes on with one, or begins a new one.
+    fn writer(
+        &self,
+        ids: &Arc<Ids>,
+        reopen: Option<PackMeta>,
+        written: &Arc<AtomicU64>,
+    ) -> PackWriter {
+        let ids = Arc::clone(ids);
+        let new_id = Arc::new(move || ids.pack());
+        let (disk, vid) = (Arc::clone(&self.disk), self.superblock.vid());
+        let pack_bytes = self.superblock.geometry.pack_bytes;
+        PackWriter::new(disk, vid, pack_bytes, new_id, reopen).counting(Arc::clone(written))
     }
 
     fn build(
@@ -444,13 +459,9 @@ impl Opening {
             next.next_pack,
             packs.iter().map(|p| p.id),
         ));
-        let writer = |reopen: Option<PackMeta>| {
-            let ids = Arc::clone(&ids);
-            let new_id = Arc::new(move || ids.pack());
-            let disk = Arc::clone(&self.disk);
-            PackWriter::new(disk, vid, geometry.pack_bytes, new_id, reopen)
-        };
-        let (hot, cold) = (writer(open.pop()), writer(open.pop()));
+        let pack_bytes = Arc::default();
+        let mut writer = || self.writer(&ids, open.pop(), &pack_bytes);
+        let (hot, cold, cleaned) = (writer(), writer(), writer());
         let account = Account::new(packs);
         let parity = match config::parity_shard(&geometry) {
             Some(shard) => Some(Parity::new(shard, self.packs_with_parity()?)),
@@ -483,6 +494,7 @@ impl Opening {
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,
+            pack_bytes: Arc::clone(&pack_bytes),
             redo: options.redo.clone().filter(|_| self.read_only.is_none()),
             read_only: self.read_only,
             fence,
@@ -491,6 +503,7 @@ impl Opening {
             superblock: self.superblock,
             manifest: self.manifest,
             cold,
+            cleaned,
             account,
             parity,
             segment_options: config::segment_options(&geometry),

@@ -140,17 +140,22 @@ impl Core {
     }
 
     /// Seals the open batch, freezes the active memtable and writes the batch durably. Answers
-    /// nothing if the memtable is empty.
-    pub fn freeze(&self) -> Result<bool> {
+    /// nothing if the memtable is empty, unless `anyway` asks for an empty one.
+    pub fn freeze(&self, anyway: bool) -> Result<bool> {
         let mut journal = self.journal();
         let mut waiters = Vec::new();
-        let result = self.freeze_locked(&mut journal, &mut waiters);
+        let result = self.freeze_locked(&mut journal, &mut waiters, anyway);
         drop(journal);
         answer(waiters, &result);
         result
     }
 
-    fn freeze_locked(&self, journal: &mut Journal, waiters: &mut Vec<Waiter>) -> Result<bool> {
+    fn freeze_locked(
+        &self,
+        journal: &mut Journal,
+        waiters: &mut Vec<Waiter>,
+        anyway: bool,
+    ) -> Result<bool> {
         // The bulk first: if the host has no room for it nothing is frozen yet.
         self.commit_locked(journal, false, waiters)?;
         let (mut sealed, frozen) = {
@@ -159,7 +164,8 @@ impl Core {
             let mut open = self.open.lock();
             let sealed = self.seal_over(&mut open, Arc::clone(&version.active));
             // Batches that annihilated each other are to be cut off too.
-            let frozen = !version.active.is_empty()
+            let frozen = anyway
+                || !version.active.is_empty()
                 || !sealed.is_empty()
                 || self.since_cut.load(Ordering::Relaxed) > 0;
             if frozen {
@@ -171,6 +177,9 @@ impl Core {
         self.write_sealed(journal, sealed, true)?;
         if frozen {
             self.since_cut.store(0, Ordering::Relaxed);
+            self.placed_since_cut.store(0, Ordering::Relaxed);
+            let bytes = self.bytes.saturated();
+            self.bytes_at_cut.store(bytes, Ordering::Relaxed);
         }
         Ok(frozen)
     }
@@ -348,9 +357,10 @@ impl Core {
             }
         }
         let mut refs = journal.hot.write(&frames)?.into_iter();
-        self.counts
-            .data_bytes
-            .fetch_add(total as u64, Ordering::Relaxed);
+        let counts = [&self.counts.data_bytes, &self.placed_since_cut];
+        for count in counts {
+            count.fetch_add(total as u64, Ordering::Relaxed);
+        }
         let mut placed = Vec::new();
         for (piece, data) in &guards {
             let len = data.bytes.len() as u32;

@@ -39,6 +39,10 @@ impl Deref for Store {
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
+/// Steps of cleaning between two looks at what else is due, where space is short: with fewer,
+/// checkpoints that follow each other would leave no time for it.
+const CLEAN_AT_ONCE: u32 = 4;
+
 struct Upkeep {
     checkpointer: Arc<Checkpointer>,
     reaper: Reaper,
@@ -58,6 +62,19 @@ impl Maintenance for Upkeep {
         } else {
             Ok(false)
         }
+    }
+    fn clean(&self) -> Result<bool> {
+        if !self.background {
+            return Ok(false);
+        }
+        let is_urgent = self.checkpointer.core.is_confined();
+        let most = if is_urgent { CLEAN_AT_ONCE } else { 1 };
+        let mut steps = 0;
+        while steps < most && self.checkpointer.clean()? {
+            steps += 1;
+        }
+        // Where there is time a step comes with each look, so that programs have most of the disk.
+        Ok(is_urgent && steps > 0)
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
@@ -160,6 +177,7 @@ impl Store {
             Step::Compact => self.checkpointer.compact(),
             Step::Grow => self.checkpointer.grow(),
             Step::Parity => self.checkpointer.parity(),
+            Step::Clean => self.checkpointer.clean(),
             Step::Scrub => match self.checkpointer.scrub_step()? {
                 Stepped::Idle => Ok(false),
                 Stepped::Next(_) => Ok(true),
@@ -207,6 +225,10 @@ impl Store {
         self.check_writable()?;
         let mut installer = self.checkpointer.installer.lock();
         self.checkpointer.abandon_parity(&mut installer);
+        if installer.has_copies() {
+            // Whoever looks is to find no pack that no generation names.
+            self.checkpointer.write_anew(&mut installer)?;
+        }
         self.sync()?;
         let journal = self.journal();
         let seen = look(self.disk.as_ref());

@@ -5,9 +5,10 @@
 //! sure that no flush lets go of it first:
 //!
 //! - Operations take it away under the lock of the block's inode, which the caller holds.
-//! - A flush lets go of a frame that is still seen only where it writes a block of many pieces
-//!   anew. That cannot happen to what is frozen if it has few pieces, and a block of which that is
-//!   not certain is not [steady](Layout::is_steady).
+//! - A flush lets go of a frame that is still seen only where it moves it, and that is barred then
+//!   ([`Core::check_frame`]), or where it writes a block of many pieces anew. That cannot happen to
+//!   what is frozen if it has few pieces, and a block of which that is not certain is not
+//!   [steady](Layout::is_steady).
 //! - The memtable that is active is not being flushed; a transaction that is committed while it is
 //!   active is part of the same flush. The [epoch](Layout::epoch) says which one it was, and
 //!   [`Core::commit_in`] asks for it.
@@ -24,6 +25,7 @@ use super::read::fill;
 use super::{Core, Version};
 use crate::Result;
 use crate::data::MAX_FRAGMENTS;
+use crate::marks::{self, Mark};
 use crate::tree::piece::Piece;
 
 /// What the bytes of a run are.
@@ -97,6 +99,12 @@ impl Core {
         let place = Place::new(FileName::Pack(r.pack), r.pos);
         if !self.ids.has_pack(r.pack) {
             return Err(place.error("frame", "a pack of the volume", r.pack).into());
+        }
+        if self.ids.is_barred(r.pack, r.pos) {
+            marks::hit(Mark::CopyBarred);
+            return Err(place
+                .error("frame", "one that stays", "one that is moved")
+                .into());
         }
         let now = self.version.load().active.epoch;
         if r.birth > now {

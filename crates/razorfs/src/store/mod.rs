@@ -13,8 +13,10 @@ mod commit;
 #[cfg(test)]
 mod full_tests;
 mod handle;
+mod ids;
 mod layout;
 mod limits;
+mod pace;
 mod read;
 #[cfg(test)]
 mod refusal_tests;
@@ -29,14 +31,14 @@ mod sum;
 mod tx;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation};
 use razorfs_format::record::Time;
-use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, PackId, SegmentId, VolumeId};
+use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
@@ -53,6 +55,7 @@ pub(crate) use ballast::Ballast;
 pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 pub(crate) use handle::Store;
+pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
 pub(crate) use resume::Left;
@@ -111,6 +114,9 @@ pub(crate) struct Tuning {
     pub checkpoint_journal: u64,
     /// Nanoseconds since the last checkpoint after which the next is due.
     pub checkpoint_interval: u64,
+    /// Bytes of data that may have become garbage since the last checkpoint at which the next is
+    /// due at once.
+    pub garbage_soon: u64,
     /// Checkpoints only where the journal is full.
     pub journal_only: bool,
     /// Bytes of data after which what the volume may hold ends; `None`: as much as the host.
@@ -139,55 +145,6 @@ impl Journal {
             hot,
             appended: last,
             held: None,
-        }
-    }
-}
-
-/// Numbers that only grow.
-pub(crate) struct Ids {
-    pub ino: AtomicU64,
-    pub segment: AtomicU64,
-    pub pack: AtomicU64,
-    /// The packs that the account has, or will have.
-    packs: RwLock<BTreeSet<PackId>>,
-}
-
-impl Ids {
-    /// The next numbers, and the packs that there are.
-    pub fn new(
-        ino: Ino,
-        segment: SegmentId,
-        pack: PackId,
-        packs: impl Iterator<Item = PackId>,
-    ) -> Self {
-        Self {
-            ino: AtomicU64::new(ino.0),
-            segment: AtomicU64::new(segment.0),
-            pack: AtomicU64::new(pack.0),
-            packs: RwLock::new(packs.collect()),
-        }
-    }
-
-    pub fn segment(&self) -> SegmentId {
-        SegmentId(self.segment.fetch_add(1, Ordering::Relaxed))
-    }
-
-    pub fn pack(&self) -> PackId {
-        let id = PackId(self.pack.fetch_add(1, Ordering::Relaxed));
-        self.packs.write().insert(id);
-        id
-    }
-
-    /// Whether there is such a pack, and no generation has let go of it.
-    pub fn has_pack(&self, id: PackId) -> bool {
-        self.packs.read().contains(&id)
-    }
-
-    /// The newest generation does not need these packs.
-    pub fn forget_packs(&self, gone: &[PackId]) {
-        let mut packs = self.packs.write();
-        for id in gone {
-            packs.remove(id);
         }
     }
 }
@@ -227,6 +184,16 @@ pub(crate) struct Counts {
     pub data_bytes: AtomicU64,
     pub checkpoints: AtomicU64,
     pub compactions: AtomicU64,
+    /// Bytes of frames that cleaning has copied.
+    pub cleaned_bytes: AtomicU64,
+    /// Packs that it has gone through.
+    pub cleaned_packs: AtomicU64,
+    /// Packs that were removed.
+    pub removed_packs: AtomicU64,
+    /// Bytes written to packs.
+    pub pack_bytes: Arc<AtomicU64>,
+    /// Bytes written to segments.
+    pub segment_bytes: AtomicU64,
 }
 
 /// The core of the store of one volume: everything but its upkeep.
@@ -256,6 +223,12 @@ pub(crate) struct Core {
     pub room_error: Mutex<Option<Error>>,
     /// Journal bytes appended since the last cut.
     pub since_cut: AtomicU64,
+    /// Bytes of data that got a place since then.
+    pub placed_since_cut: AtomicU64,
+    /// Sum of the sizes of all files at that cut.
+    pub bytes_at_cut: AtomicU64,
+    /// Waste in packs beyond what there should be, that cleaning can make good.
+    pub waste_over: AtomicU64,
     /// The newest generation of the superblock.
     pub generation: AtomicU64,
     /// Whether blocks may share frames: the superblock says so.
@@ -323,6 +296,8 @@ pub(crate) struct Start {
     /// Bytes that segments and packs take.
     pub stored: u64,
     pub redo: Option<Arc<RedoMemory>>,
+    /// Counts the bytes written to packs.
+    pub pack_bytes: Arc<AtomicU64>,
 }
 
 impl Core {
@@ -351,6 +326,9 @@ impl Core {
             room_made: AtomicU64::new(0),
             room_error: Mutex::new(None),
             since_cut: AtomicU64::new(start.replayed),
+            placed_since_cut: AtomicU64::new(0),
+            waste_over: AtomicU64::new(0),
+            bytes_at_cut: AtomicU64::new(u64::try_from(start.bytes).unwrap_or(u64::MAX)),
             generation: AtomicU64::new(start.generation.0),
             sharing: AtomicBool::new(start.sharing),
             dirty: AtomicUsize::new(0),
@@ -368,7 +346,10 @@ impl Core {
             read_only: start.read_only,
             redo: start.redo,
             signals: Signals::default(),
-            counts: Counts::default(),
+            counts: Counts {
+                pack_bytes: start.pack_bytes,
+                ..Counts::default()
+            },
             host_free: AtomicI64::new(0),
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),

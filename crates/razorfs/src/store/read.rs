@@ -226,6 +226,22 @@ impl Version {
         Ok(pieces)
     }
 
+    /// Whether memtables show something else in all of these ranges of a block.
+    pub fn covers(&self, key: &Key, ranges: &[Range<u32>]) -> bool {
+        let mut pieces = Vec::new();
+        for memtable in self.memtables() {
+            if !memtable.pieces(key, &mut pieces) {
+                return true;
+            }
+        }
+        let mut seen = ranges.to_vec();
+        for piece in &pieces {
+            let filled = fill(&mut seen, &piece.range(), &mut |_| Ok(()));
+            debug_assert!(filled.is_ok());
+        }
+        seen.is_empty()
+    }
+
     /// How many blocks of the segments share a frame, if any do.
     pub fn shared(&self, pack: PackId, pos: u64) -> Result<Option<Shared>> {
         let key = Key::shared(pack, pos);

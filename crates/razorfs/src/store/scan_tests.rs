@@ -133,7 +133,7 @@ fn perform(volume: &Volume, model: &mut Model, step: &Do, turn: u8) {
             tx.del(block(n));
         }
         Do::Freeze => {
-            store.freeze().unwrap();
+            store.freeze(false).unwrap();
         }
         Do::Checkpoint => volume.checkpoint().unwrap(),
         Do::Compact => {

@@ -119,6 +119,18 @@ impl Core {
         }
     }
 
+    /// Bytes of data that nothing may need any more since the last checkpoint, at most: what was
+    /// written and made no file larger, and by how much files became smaller. What was never
+    /// stored, as in files of holes, is none.
+    pub fn garbage_since_cut(&self) -> u64 {
+        let placed = self.placed_since_cut.load(Ordering::Relaxed);
+        let was = self.bytes_at_cut.load(Ordering::Relaxed);
+        let might = placed.saturating_add(was);
+        let stored = self.stored.load(Ordering::Relaxed);
+        let gone = might.saturating_sub(self.bytes.saturated());
+        gone.min(placed.saturating_add(stored))
+    }
+
     /// File data and records in RAM that are in no pack or segment.
     pub fn bytes_in_ram(&self) -> u64 {
         let version = self.version.load();

@@ -24,6 +24,8 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn checkpoint(&self) -> Result<bool>;
     /// One compaction.
     fn compact(&self) -> Result<bool>;
+    /// One step of cleaning.
+    fn clean(&self) -> Result<bool>;
     /// One step of reaping.
     fn reap(&self) -> Result<bool>;
     /// One step of growing the journal.
@@ -231,6 +233,7 @@ struct Pauses {
     grow: Backoff,
     compact: Backoff,
     parity: Backoff,
+    clean: Backoff,
 }
 
 /// Does what is due; answers whether there was anything, without a failure.
@@ -285,6 +288,7 @@ fn upkeep_step(
     step("journal", &mut pauses.grow, &|| maintenance.grow());
     step("compaction", &mut pauses.compact, &|| maintenance.compact());
     step("parity", &mut pauses.parity, &|| maintenance.parity());
+    step("cleaning", &mut pauses.clean, &|| maintenance.clean());
     busy && !failed
 }
 
@@ -317,6 +321,9 @@ mod tests {
         }
         fn compact(&self) -> Result<bool> {
             self.fail()
+        }
+        fn clean(&self) -> Result<bool> {
+            Ok(false)
         }
         fn scrub(&self) -> Result<Stepped> {
             Ok(Stepped::Idle)
