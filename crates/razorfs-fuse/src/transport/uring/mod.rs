@@ -5,16 +5,18 @@
 //! system call hands an answer over and waits for the next request.
 //!
 //! A thread serves one request at a time, and waits until it is answered, also where that is done
-//! by another thread later (fsync). So that a queue is never held up by a request that waits for
-//! the disk, each has one more thread than requests are being carried out: whoever takes a request
-//! and leaves no other thread waiting starts one. The kernel takes the thread that has waited for
-//! the shortest time, so one program stays with one thread, however many there are.
+//! by another thread later (fsync). So that a queue is not held up by a request that waits for the
+//! disk, each has a few more threads than requests are being carried out: whoever takes a request
+//! and leaves fewer waiting starts one. The kernel takes the thread that has waited for the
+//! shortest time, so one program stays with one thread, however many there are.
 //!
 //! INIT, FORGET, INTERRUPT and notifications stay on /dev/fuse ([`super::Device`]). Until INIT is
 //! answered the kernel sends nothing else; then it waits until all queues have a thread.
 
 mod entry;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -33,10 +35,13 @@ use crate::protocol::data_of;
 use entry::Entry;
 use ring::{Ring, Sqe};
 
-/// Threads of one queue, at most: so many of its requests are carried out at a time, and further
-/// ones wait in the kernel.
+/// Threads of one queue that are to wait while others carry requests out. More than one: a request
+/// that finds none goes to whoever is ready next with its own, and not to a thread that comes.
+const SPARE: usize = 3;
+/// Threads of one queue besides the first: requests beyond what they carry out at a time wait in
+/// the kernel.
 const MOST: usize = 32;
-/// Threads besides the first of each queue, of all queues together.
+/// Those of all queues together.
 const MOST_OTHERS: usize = 64;
 /// Bytes from which a request is large, and after how many of those in a row a thread runs on any
 /// core: they take long enough for two cores to be of use.
@@ -109,21 +114,10 @@ const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// Whether requests could come over io_uring here.
 pub fn available() -> Result<(), NoRings> {
-    let refuse = |why: &str| Err(NoRings(why.to_owned()));
-    match std::fs::read_to_string(PARAMETER) {
-        Ok(value) if value.trim() == "Y" => {}
-        Ok(_) => {
-            return refuse(
-                "FUSE over io_uring is switched off; as root run \
-                 `echo Y > /sys/module/fuse/parameters/enable_uring`",
-            );
-        }
-        Err(_) => {
-            return refuse("the kernel has no FUSE over io_uring, which is since Linux 6.14");
-        }
-    }
+    is_switched_on(std::fs::read_to_string(PARAMETER).ok().as_deref())?;
     if possible_cores().is_none() {
-        return refuse("how many cores there can be is not told in /sys/devices/system/cpu");
+        let why = "how many cores there can be is not told in /sys/devices/system/cpu/possible";
+        return Err(NoRings(why.to_owned()));
     }
     match Ring::new(2) {
         Ok(_) => Ok(()),
@@ -132,6 +126,19 @@ pub fn available() -> Result<(), NoRings> {
              container what it is allowed to call"
         ))),
     }
+}
+
+/// Whether it is, by the value of the kernel's parameter.
+fn is_switched_on(parameter: Option<&str>) -> Result<(), NoRings> {
+    let why = match parameter.map(str::trim) {
+        Some("Y" | "1") => return Ok(()),
+        Some(_) => {
+            "FUSE over io_uring is switched off; as root run \
+             `echo Y > /sys/module/fuse/parameters/enable_uring`"
+        }
+        None => "the kernel has no FUSE over io_uring, which is since Linux 6.14",
+    };
+    Err(NoRings(why.to_owned()))
 }
 
 /// How many cores there can be: so many queues the kernel has.
@@ -481,7 +488,8 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
         let Some(queue) = rings.queue(entry.queue) else {
             return;
         };
-        if queue.waiting.fetch_sub(1, Ordering::SeqCst) == 1 && rings.may_start_another(queue) {
+        let left = queue.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left < SPARE && rings.may_start_another(queue) {
             // With fewer it is slower, and that is all.
             if let Err(e) = self.threads.start(vec![entry.queue], false) {
                 tracing::warn!("one thread less serves the mount: {e}");
