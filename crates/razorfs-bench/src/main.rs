@@ -86,7 +86,7 @@ enum Part {
     },
     /// Serves the null file system on a directory
     #[command(hide = true)]
-    ServeNull { dir: PathBuf },
+    ServeNull { dir: PathBuf, transport: String },
     /// Keeps the cores awake until the end of the input
     #[command(hide = true)]
     Spin,
@@ -95,7 +95,9 @@ enum Part {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
-        Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
+        Some(Part::ServeNull { dir, transport }) => {
+            target::null_server(dir, transport).map(|()| true)
+        }
         Some(Part::Spin) => spinners::spin().map(|()| true),
         Some(Part::Cell {
             group,
