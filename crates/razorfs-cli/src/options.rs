@@ -34,7 +34,8 @@ pub struct MountOptions {
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, acl, noacl, keeper, nokeeper, transport=auto|uring|dev, noatime, relatime, strictatime, nosuid, \
+    allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
+    transport=auto|uring|dev, noatime, relatime, strictatime, nosuid, \
     suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.

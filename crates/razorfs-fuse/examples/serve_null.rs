@@ -1,7 +1,7 @@
 //! Serves the null file system on a directory until it is unmounted, for measuring the protocol.
 //!
-//! `serve_null DIR [transport=auto|uring|dev] [threads=N] [stay_near=true|false] [without=FLAGS]`, the flags being bits of
-//! INIT in hexadecimal. Prints the counters of requests at the end.
+//! `serve_null DIR [transport=auto|uring|dev] [threads=N] [stay_near=true|false] [without=FLAGS]`,
+//! the flags being bits of INIT in hexadecimal. Prints the counters of requests at the end.
 
 use std::path::Path;
 use std::sync::Arc;

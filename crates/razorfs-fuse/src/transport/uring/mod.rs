@@ -461,7 +461,7 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
                     return Ok(());
                 }
                 if answer.result < 0 {
-                    self.lost(answer.user_data, -answer.result);
+                    self.lost(-answer.result)?;
                 } else {
                     self.carry_out(answer.user_data, &mut scratch);
                 }
@@ -470,14 +470,14 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
         Ok(())
     }
 
-    /// The kernel has let go of an entry.
-    fn lost(&mut self, entry: u64, errno: i32) {
-        self.living -= 1;
+    /// The kernel has let go of an entry: that is the end of the mount, or something is wrong.
+    fn lost(&mut self, errno: i32) -> io::Result<()> {
+        self.living = self.living.saturating_sub(1);
         let expected = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED];
-        if !expected.contains(&errno) {
-            let e = io::Error::from_raw_os_error(errno);
-            tracing::warn!(entry, "the kernel has let go of a ring's entry: {e}");
+        if expected.contains(&errno) {
+            return Ok(());
         }
+        Err(io::Error::from_raw_os_error(errno))
     }
 
     fn carry_out(&mut self, number: u64, scratch: &mut Scratch) {

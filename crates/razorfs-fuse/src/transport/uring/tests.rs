@@ -152,7 +152,7 @@ fn requests_that_wait_do_not_hold_up_others_of_their_queue() {
             let (done, is_done) = channel();
             scope.spawn(move || {
                 sched_setaffinity(None, &set).unwrap();
-                // Not something that changes the directory: that waits for the others in the kernel.
+                // Nothing that changes the directory: that waits for the others in the kernel.
                 assert!(std::fs::metadata(dir.join("x")).is_err());
                 done.send(()).unwrap();
             });
