@@ -220,7 +220,7 @@ impl Session {
         let (rings, needs_rings) = (self.rings.clone(), self.needs_rings);
         let refused = Arc::clone(refused);
         Ok(Box::new(move |mut agreed| {
-            let registered = match rings {
+            let registered = match &rings {
                 Some(rings) if agreed.is_over_io_uring() => rings.register(),
                 _ if needs_rings => Err(NoRings::not_offered()),
                 _ => Ok(()),
@@ -234,6 +234,9 @@ impl Session {
                 }
                 tracing::warn!("requests come over /dev/fuse: {why}");
                 agreed.flags &= !flags::OVER_IO_URING;
+                if let Some(rings) = rings {
+                    rings.end();
+                }
             }
             // INIT sets it, so this comes after.
             mount::raise_read_ahead(unmounter.dir(), read_ahead);

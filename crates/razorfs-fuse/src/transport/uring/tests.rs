@@ -70,6 +70,15 @@ fn comes_to_be(so: impl Fn() -> bool) -> bool {
 
 /// Runs `test` with a mount over io_uring.
 fn served(test: impl Fn(PathBuf, &Waits, &Rings)) {
+    let payload = MountOptions::default().max_read as usize;
+    served_with(payload, |dir, handler, rings, registered| {
+        registered.unwrap();
+        test(dir, handler, rings);
+    });
+}
+
+/// The same with places of so many bytes; the test also gets whether the kernel took them.
+fn served_with(payload: usize, test: impl Fn(PathBuf, &Waits, &Rings, Result<(), NoRings>)) {
     if let Err(why) = available() {
         eprintln!("SKIPPED over io_uring: {why}");
         return;
@@ -81,12 +90,11 @@ fn served(test: impl Fn(PathBuf, &Waits, &Rings)) {
         eprintln!("SKIPPED: nothing can be mounted here");
         return;
     };
-    let payload = options.max_read as usize;
     let rings = Rings::new(mounted.fd.try_clone().unwrap(), RingOptions { payload });
     let rings = Arc::new(rings.unwrap());
     let device = DeviceOptions {
         threads: 2,
-        message: payload + 4096,
+        message: options.max_read as usize + 4096,
         stay_near: false,
     };
     let device = Device::new(mounted.fd, device).unwrap();
@@ -112,10 +120,10 @@ fn served(test: impl Fn(PathBuf, &Waits, &Rings)) {
                 rings.end();
             });
         });
-        is_ready.recv_timeout(PATIENCE).unwrap().unwrap();
         {
             let _unmount = Unmount(dir.path());
-            test(dir.path().to_owned(), &handler, &rings);
+            let registered = is_ready.recv_timeout(PATIENCE).unwrap();
+            test(dir.path().to_owned(), &handler, &rings, registered);
         }
         serving.join().unwrap();
     });
@@ -184,6 +192,19 @@ fn more_requests_than_threads_are_all_answered() {
         });
         assert_eq!(*handler.waiting.lock(), 3 * MOST);
         assert!(rings.queues[core].threads.load(Ordering::SeqCst) <= MOST);
+    });
+}
+
+#[test]
+fn a_mount_whose_rings_the_kernel_refuses_is_served_all_the_same() {
+    // The kernel wants places for its largest requests.
+    served_with(4096, |dir, _, rings, registered| {
+        let why = registered.unwrap_err().to_string();
+        assert!(why.contains("cannot be set up"), "{why}");
+        std::fs::write(dir.join("x"), vec![1; 3_000_000]).unwrap();
+        assert_eq!(std::fs::read(dir.join("x")).unwrap().len(), 3_000_000);
+        let started = |queue: &Queue| queue.threads.load(Ordering::SeqCst);
+        assert_eq!(rings.queues.iter().map(started).sum::<usize>(), 0);
     });
 }
 

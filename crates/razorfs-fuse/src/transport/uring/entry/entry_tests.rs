@@ -146,6 +146,26 @@ fn an_answer_that_has_no_room_is_an_error() {
 }
 
 #[test]
+fn memory_is_given_back_after_something_large_and_only_then() {
+    let mut entry = Entry::new(0, PAGE).unwrap();
+    for (asked, answered, large) in [
+        (0, 100, false),
+        (4096, 0, false),
+        (PAGE, 8, true),
+        (0, PAGE, true),
+    ] {
+        let len = IN_HEADER + asked;
+        request(&entry, 6, len, &[], &vec![1; asked]);
+        entry.serve(&mut |_, reply| assert!(reply.request(6).bytes(&vec![2; answered])));
+        assert_eq!(entry.was_large(), large, "{asked} {answered}");
+        assert!(!entry.was_large());
+    }
+    assert_eq!(get(&entry, PAYLOAD, PAGE), vec![2; PAGE]);
+    entry.give_back();
+    assert_eq!(get(&entry, PAYLOAD, PAGE), vec![0; PAGE]);
+}
+
+#[test]
 fn what_is_read_is_written_in_place_unless_the_request_is_there() {
     let mut entry = Entry::new(0, PAGE).unwrap();
     for (payload, in_place) in [(0, true), (500, true), (2000, false)] {
