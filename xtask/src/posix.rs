@@ -75,9 +75,11 @@ const FSX_RUNS: [(&str, u32); 2] = [("order=default", 1), ("order=strict", 2)];
 /// The word that says that the namespace is made.
 const INSIDE: &str = "--inside";
 
-/// Runs both suites. `--ops N` is the number of operations of each run of fsx.
+/// Runs both suites. `--ops N` is the number of operations of each run of fsx; `--transport T` is
+/// the way that requests come, as of `mount -o transport`.
 pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     let mut ops = "20000".to_owned();
+    let mut transport = "auto".to_owned();
     let mut inside = false;
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -86,24 +88,29 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 let n = words.next().and_then(|n| n.parse::<u64>().ok());
                 ops = n.ok_or("--ops needs a number")?.to_string();
             }
+            "--transport" => {
+                let ways = ["auto", "uring", "dev"];
+                let way = words.next().filter(|way| ways.contains(&way.as_str()));
+                transport = way.ok_or("--transport needs auto, uring or dev")?.clone();
+            }
             INSIDE => inside = true,
             _ => return Err(format!("posix: unknown argument {word}")),
         }
     }
     if inside {
-        return suites(root, &ops);
+        return suites(root, &ops, &transport);
     }
     install(root)?;
     run::check(run::cargo(root, &["build", "-p", "razorfs-cli"]))?;
     if !is_root() {
-        return suites(root, &ops);
+        return suites(root, &ops, &transport);
     }
     let program = std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--"]);
     command
         .arg(program)
-        .args(["posix", INSIDE, "--ops", &ops])
+        .args(["posix", INSIDE, "--ops", &ops, "--transport", &transport])
         .current_dir(root);
     run::check(command)
 }
@@ -218,7 +225,7 @@ fn with_options(mut command: Command, options: &str) -> Command {
     command
 }
 
-fn suites(root: &Path, ops: &str) -> Result<(), String> {
+fn suites(root: &Path, ops: &str, transport: &str) -> Result<(), String> {
     let place = Place::new()?;
     let razorfs = root.join("target/debug/razorfs");
     let tools = root.join("target/tools/bin");
@@ -233,7 +240,8 @@ fn suites(root: &Path, ops: &str) -> Result<(), String> {
             .arg("/usr/local/sbin");
         run::check(bind)?;
     }
-    pjdfstest(&tools.join("pjdfstest"), &razorfs, &place)?;
+    let transport = format!("transport={transport}");
+    pjdfstest(&tools.join("pjdfstest"), &razorfs, &place, &transport)?;
     if is_root() {
         pjdfstest_of_an_ordinary_user(&tools.join("pjdfstest"), &razorfs, &place)?;
     }
@@ -244,7 +252,8 @@ fn suites(root: &Path, ops: &str) -> Result<(), String> {
     let config = FSX_CONFIG.replace("mapread = 10\n", mapread);
     let config = write(&place, "fsx.toml", &config)?;
     for (options, seed) in FSX_RUNS {
-        let mount = Mount::new(&razorfs, &place, options)?;
+        let options = format!("{options},{transport}");
+        let mount = Mount::new(&razorfs, &place, &options)?;
         let mut fsx = Command::new(tools.join("fsx"));
         fsx.arg("-f").arg(&config).args(["-N", ops]);
         fsx.args(["-S", &seed.to_string(), "-P"]).arg(&place.0);
@@ -261,13 +270,13 @@ fn write(place: &Place, name: &str, text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn pjdfstest(program: &Path, razorfs: &Path, place: &Place) -> Result<(), String> {
+fn pjdfstest(program: &Path, razorfs: &Path, place: &Place, transport: &str) -> Result<(), String> {
     let users = format!("[dummy_auth]\nentries = [{}]\n", users()?);
     let plain = write(place, "plain.toml", &format!("{CONFIG}{users}"))?;
     let remount = format!("{CONFIG}allow_remount = true\n{users}");
     let remount = write(place, "remount.toml", &remount)?;
-    let options = if is_root() { "suid,dev" } else { "" };
-    let mount = Mount::new(razorfs, place, options)?;
+    let rights = if is_root() { ",suid,dev" } else { "" };
+    let mount = Mount::new(razorfs, place, &format!("{transport}{rights}"))?;
     let ask = |config: &Path, pattern: &[&str]| {
         let mut command = Command::new(program);
         command.arg("-c").arg(config).arg("-p").arg(&mount.dir);

@@ -51,6 +51,14 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
                 steps.run("others' suites on a mount", || {
                     posix::main(root, &[]).map(|()| Vec::new())
                 })?;
+                let again = "others' suites on a mount over io_uring";
+                match uring_missing() {
+                    None => steps.run(again, || {
+                        let way = ["--transport".to_owned(), "uring".to_owned()];
+                        posix::main(root, &way).map(|()| Vec::new())
+                    })?,
+                    Some(why) => steps.skip(again, why),
+                }
                 steps.run("real programs on a mount", || {
                     programs::main(root, &[]).map(|()| Vec::new())
                 })?;
@@ -178,6 +186,16 @@ fn mount_tests(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
         command.env("RAZORFS_SEED", seed);
     }
     run::check_tests(command)
+}
+
+/// Why nothing can come over io_uring here.
+fn uring_missing() -> Option<&'static str> {
+    let parameter = std::fs::read_to_string("/sys/module/fuse/parameters/enable_uring");
+    match parameter.as_deref().map(str::trim) {
+        Ok("Y") => None,
+        Ok(_) => Some("the parameter enable_uring of the kernel's FUSE is off"),
+        Err(_) => Some("the kernel has no FUSE over io_uring"),
+    }
 }
 
 /// Why nothing can be mounted here, if so.

@@ -98,7 +98,7 @@ enum Part {
     Space(space::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
-    ServeNull { dir: PathBuf },
+    ServeNull { dir: PathBuf, transport: String },
     /// Keeps the cores awake until the end of the input
     #[command(hide = true)]
     Spin,
@@ -108,10 +108,12 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::Space(args)) => space::run(args).map(|()| true),
-        Some(Part::ServeNull { dir }) => target::null_server(dir).map(|()| true),
         Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
         Some(Part::Growth(args)) => growth::main(args).map(|()| true),
         Some(Part::GrowthCell(args)) => growth::cell(args).map(|()| true),
+        Some(Part::ServeNull { dir, transport }) => {
+            target::null_server(dir, transport).map(|()| true)
+        }
         Some(Part::Spin) => spinners::spin().map(|()| true),
         Some(Part::Cell {
             group,

@@ -20,14 +20,18 @@ pub enum Kind {
     Host,
     /// The server without an engine: a file system in memory that keeps no data.
     Null,
+    /// The same over io_uring, which must be switched on.
+    NullUring,
     /// A volume, mounted by the command.
     Razorfs,
+    /// The same over io_uring.
+    RazorfsUring,
     /// A volume in this process.
     Embedded,
 }
 
 impl Kind {
-    /// All.
+    /// All that are measured unless others are named.
     pub const ALL: [Self; 5] = [
         Self::Ext4,
         Self::Host,
@@ -42,14 +46,16 @@ impl Kind {
             Self::Ext4 => "ext4",
             Self::Host => "host",
             Self::Null => "null",
+            Self::NullUring => "null-uring",
             Self::Razorfs => "razorfs",
+            Self::RazorfsUring => "razorfs-uring",
             Self::Embedded => "embedded",
         }
     }
 
     /// Whether it keeps what is written.
     pub const fn keeps_data(self) -> bool {
-        !matches!(self, Self::Null)
+        !matches!(self, Self::Null | Self::NullUring)
     }
 }
 
@@ -154,8 +160,12 @@ impl Target {
     /// Returns when everything is on the disk.
     pub fn sync(&self) -> Result<()> {
         match self.kind {
-            Kind::Ext4 | Kind::Host | Kind::Null => system::sync_file_system(&self.paths.dir()),
-            Kind::Razorfs => run(&self.paths.razorfs, &[Path::new("sync"), &self.paths.dir()]),
+            Kind::Ext4 | Kind::Host | Kind::Null | Kind::NullUring => {
+                system::sync_file_system(&self.paths.dir())
+            }
+            Kind::Razorfs | Kind::RazorfsUring => {
+                run(&self.paths.razorfs, &[Path::new("sync"), &self.paths.dir()])
+            }
             Kind::Embedded => match &self.volume {
                 Some(volume) => volume.sync().when("sync"),
                 None => Err("the volume is closed".into()),
@@ -165,7 +175,7 @@ impl Target {
 
     /// Unmounts, empties the caches, and mounts again. What lives in memory only stays mounted.
     pub fn cold(&mut self) -> Result<()> {
-        if self.kind == Kind::Null {
+        if !self.kind.keeps_data() {
             system::drop_caches();
             return Ok(());
         }
@@ -202,10 +212,16 @@ impl Target {
                 let args = [Path::new("-o"), Path::new("loop"), &image, &dir];
                 run(Path::new("mount"), &args)?;
             }
-            Kind::Null => self.server = Some(serve_null(&dir)?),
+            Kind::Null => self.server = Some(serve_null(&dir, "dev")?),
+            Kind::NullUring => self.server = Some(serve_null(&dir, "uring")?),
             Kind::Razorfs => {
                 let args = [Path::new("mount"), &self.paths.volume(), &dir];
                 run(&self.paths.razorfs, &args)?;
+            }
+            Kind::RazorfsUring => {
+                let args = ["mount", "-o", "transport=uring"].map(Path::new);
+                let paths = [&*self.paths.volume(), &*dir];
+                run(&self.paths.razorfs, &[&args[..], &paths].concat())?;
             }
             Kind::Embedded => {
                 let path = self.paths.volume();
@@ -229,8 +245,10 @@ impl Target {
         match self.kind {
             Kind::Host => Ok(()),
             Kind::Ext4 => run(Path::new("umount"), &[&dir]),
-            Kind::Razorfs => run(&self.paths.razorfs, &[Path::new("umount"), &dir]),
-            Kind::Null => {
+            Kind::Razorfs | Kind::RazorfsUring => {
+                run(&self.paths.razorfs, &[Path::new("umount"), &dir])
+            }
+            Kind::Null | Kind::NullUring => {
                 razorfs_fuse::mount::unmount(&dir, true).at("unmount", &dir)?;
                 match self.server.take() {
                     Some(mut server) => server.wait().map(|_| ()).when("wait for the server"),
@@ -267,11 +285,12 @@ fn forget_pages(dir: &Path) {
     }
 }
 
-fn serve_null(dir: &Path) -> Result<Child> {
+fn serve_null(dir: &Path, transport: &str) -> Result<Child> {
     let program = std::env::current_exe().when("find this program")?;
     let mut server = Command::new(program)
         .arg("serve-null")
         .arg(dir)
+        .arg(transport)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -292,10 +311,16 @@ fn serve_null(dir: &Path) -> Result<Child> {
 }
 
 /// The null file system, until it is unmounted.
-pub fn null_server(dir: &Path) -> Result<()> {
-    use razorfs_fuse::{NullFs, Session, SessionOptions};
+pub fn null_server(dir: &Path, transport: &str) -> Result<()> {
+    use razorfs_fuse::{NullFs, Session, SessionOptions, TransportChoice};
     use std::io::Write;
-    let options = SessionOptions::default();
+    let options = SessionOptions {
+        transport: match transport {
+            "uring" => TransportChoice::Uring,
+            _ => TransportChoice::Device,
+        },
+        ..SessionOptions::default()
+    };
     let session = Session::new(std::sync::Arc::new(NullFs::default()), dir, &options);
     let session = session.at("mount on", dir)?;
     let outcome = session.run(|| {

@@ -226,7 +226,8 @@ fn mounted(
     let volume = &opened.volume;
     let listener = listen(job, beginning)?;
     let (sender, left) = (events.clone(), beginning.estate.as_ref());
-    let mut server = Server::start(volume.clone(), job, left, move || {
+    let is_kept = beginning.keeper.is_some();
+    let mut server = Server::start(volume.clone(), job, is_kept, left, move || {
         let _ = sender.send(Event::Ended);
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
@@ -245,6 +246,7 @@ fn mounted(
             volume: volume.clone(),
             job: job.clone(),
             keeper: kept.then(|| beginning.keeper.clone()).flatten(),
+            transport: server.transport,
             statistics: Arc::clone(&server.statistics),
             clients: AtomicUsize::new(0),
         });
@@ -412,6 +414,7 @@ struct Desk {
     volume: Volume,
     job: Job,
     keeper: Option<Keeper>,
+    transport: &'static str,
     statistics: Arc<Statistics>,
     clients: AtomicUsize,
 }
@@ -439,6 +442,7 @@ impl Desk {
                     fields.insert("options".into(), self.job.options.document());
                     let keeper = self.keeper.as_ref().map(Keeper::document);
                     fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
+                    fields.insert("transport".into(), self.transport.into());
                 }
                 Ok(document)
             }

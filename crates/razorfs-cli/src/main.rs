@@ -79,6 +79,7 @@ enum Command {
     Rm(commands::rm::Args),
     Mkdir(commands::mkdir::Args),
     Stats(commands::stats::Args),
+    Doctor(commands::doctor::Args),
     Completions(commands::completions::Args),
 }
 
@@ -161,6 +162,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Rm(args) => commands::rm::run(args),
         Command::Mkdir(args) => commands::mkdir::run(args),
         Command::Stats(args) => commands::stats::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -1,6 +1,7 @@
 //! The options of `mount -o`.
 
 use razorfs::{Atime, Durability};
+use razorfs_fuse::TransportChoice;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
@@ -25,13 +26,16 @@ pub struct MountOptions {
     pub acl: bool,
     /// A process stays that starts another daemon when the one of a mount in the background dies.
     pub keeper: bool,
+    /// Which way the kernel's requests come.
+    pub transport: TransportChoice,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
-    allow_other, ro, rw, acl, noacl, keeper, nokeeper, noatime, relatime, strictatime, nosuid, \
+    allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
+    transport=auto|uring|dev, noatime, relatime, strictatime, nosuid, \
     suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
@@ -50,6 +54,7 @@ impl Default for MountOptions {
             atime: Atime::Relative,
             acl: true,
             keeper: true,
+            transport: TransportChoice::Auto,
             flags: Vec::new(),
         }
     }
@@ -73,8 +78,14 @@ impl MountOptions {
             "order": order,
             "cache": self.cache,
             "acl": self.acl,
-            "keeper": self.keeper,
+            "keeper": self.is_kept(),
         })
+    }
+
+    /// Whether a process stays that starts another daemon. Over io_uring none does: the kernel does
+    /// not send requests again that way.
+    pub fn is_kept(&self) -> bool {
+        self.keeper && self.transport != TransportChoice::Uring
     }
 
     /// Reads the values of all `-o`, each a list separated by commas.
@@ -111,6 +122,9 @@ impl MountOptions {
             ("noacl", None) => self.acl = false,
             ("keeper", None) => self.keeper = true,
             ("nokeeper", None) => self.keeper = false,
+            ("transport", Some("auto")) => self.transport = TransportChoice::Auto,
+            ("transport", Some("uring")) => self.transport = TransportChoice::Uring,
+            ("transport", Some("dev")) => self.transport = TransportChoice::Device,
             ("noatime", None) => self.atime = Atime::Never,
             ("relatime" | "atime", None) => self.atime = Atime::Relative,
             ("strictatime", None) => self.atime = Atime::Strict,
@@ -137,15 +151,31 @@ mod tests {
         let lists = [
             "durability=sync,order=strict,cache=64M,noatime".to_owned(),
             "defaults,nofail,x-systemd.automount,rw,ro,nosuid,durability=journal-only".to_owned(),
-            "keeper,nokeeper".to_owned(),
+            "keeper,nokeeper,transport=auto,transport=dev".to_owned(),
         ];
         let options = MountOptions::parse(&lists).unwrap();
         assert_eq!(options.durability, Durability::JournalOnly);
         assert!(options.strict_order && options.read_only && !options.allow_other);
         assert_eq!(options.cache, Some(64 << 20));
         assert_eq!(options.atime, Atime::Never);
-        assert!(!options.keeper);
+        assert!(!options.keeper && !options.is_kept());
+        assert_eq!(options.transport, TransportChoice::Device);
         assert_eq!(options.flags, ["nosuid"]);
+    }
+
+    #[test]
+    fn nobody_keeps_what_comes_over_io_uring() {
+        for (list, kept) in [
+            ("", true),
+            ("transport=auto", true),
+            ("transport=dev", true),
+            ("transport=uring", false),
+            ("transport=uring,keeper", false),
+            ("transport=uring,transport=dev", true),
+        ] {
+            let options = MountOptions::parse(&[list.to_owned()]).unwrap();
+            assert_eq!(options.is_kept(), kept, "{list}");
+        }
     }
 
     #[test]
@@ -157,6 +187,8 @@ mod tests {
             "cache",
             "order=2",
             "ro=1",
+            "transport",
+            "transport=usb",
         ] {
             let failure = MountOptions::parse(&[bad.to_owned()]).unwrap_err();
             assert!(failure.message.contains("option"), "{failure}");

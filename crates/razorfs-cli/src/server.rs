@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use razorfs::{Atime, Volume};
 use razorfs_fuse::protocol::Agreed;
-use razorfs_fuse::{MountError, Mounted, Session, SessionOptions, Statistics};
+use razorfs_fuse::{MountError, Mounted, Session, SessionOptions, Statistics, TransportChoice};
 
 use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
@@ -19,6 +19,8 @@ pub struct Server {
     thread: JoinHandle<()>,
     /// The connection to the kernel, and what was agreed on with it.
     pub connection: Option<(OwnedFd, Agreed)>,
+    /// The way that requests come, as `transport=` names it.
+    pub transport: &'static str,
     /// What it has served.
     pub statistics: Arc<Statistics>,
 }
@@ -28,24 +30,32 @@ type Usable = std::io::Result<(OwnedFd, Agreed)>;
 impl Server {
     /// Mounts, serves from threads of its own, and returns when the directory is usable. `ended`
     /// is called when the kernel has unmounted.
-    /// With what a daemon that died has left, the mount is there already.
+    /// With what a daemon that died has left, the mount is there already. Where somebody keeps
+    /// the mount requests come over /dev/fuse, as another daemon could not go on otherwise.
     pub fn start(
         volume: Volume,
         job: &Job,
+        is_kept: bool,
         left: Option<&Estate>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
         let failed = |e: MountError| {
             let code = match &e {
-                MountError::Device { .. } | MountError::NoHelper => COULD_NOT_RUN,
+                MountError::Device { .. } | MountError::NoHelper | MountError::NoRings(_) => {
+                    COULD_NOT_RUN
+                }
                 _ => crate::failure::ORDINARY,
             };
             Failure::at("mount on", &job.dir, e).code(code)
         };
+        let mut options = options(job);
+        if is_kept && options.transport == TransportChoice::Auto {
+            options.transport = TransportChoice::Device;
+        }
         let session = match left {
             None => {
                 volume.set_atime(job.options.atime);
-                Session::new(Arc::new(volume), &job.dir, &options(job)).map_err(failed)?
+                Session::new(Arc::new(volume), &job.dir, &options).map_err(failed)?
             }
             Some(estate) => {
                 volume.set_atime(atime_of(job));
@@ -54,7 +64,7 @@ impl Server {
                 let lost = || Failure::new("the connection to the kernel is lost");
                 let (fd, dir) = (fd.ok_or_else(lost)?, job.dir.clone());
                 let mounted = Mounted { fd, dir };
-                let (volume, options) = (Arc::new(volume), options(job));
+                let volume = Arc::new(volume);
                 let session = Session::resume(volume, mounted, estate.agreed(), &options);
                 session.map_err(failed)?
             }
@@ -69,6 +79,10 @@ impl Server {
         match receiver.recv() {
             Ok(Ok(connection)) => Ok(Self {
                 thread,
+                transport: match connection.1.is_over_io_uring() {
+                    true => "uring",
+                    false => "dev",
+                },
                 connection: Some(connection),
                 statistics,
             }),
@@ -113,6 +127,7 @@ fn atime_of(job: &Job) -> Atime {
 
 fn options(job: &Job) -> SessionOptions {
     let mut options = SessionOptions::default();
+    options.transport = job.options.transport;
     options.mount.source = job.volume.clone().into_os_string();
     if job.options.allow_other {
         options.mount.allow_other = Some(true);

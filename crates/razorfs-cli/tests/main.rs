@@ -11,5 +11,6 @@ mod hostile;
 mod import_export;
 mod keeper;
 mod support;
+mod transport;
 mod tree;
 mod work;

@@ -1,12 +1,12 @@
 //! Serves the null file system on a directory until it is unmounted, for measuring the protocol.
 //!
-//! `serve_null DIR [threads=N] [stay_near=true|false] [without=FLAGS]`, the flags being bits of
-//! INIT in hexadecimal. Prints the counters of requests at the end.
+//! `serve_null DIR [transport=auto|uring|dev] [threads=N] [stay_near=true|false] [without=FLAGS]`,
+//! the flags being bits of INIT in hexadecimal. Prints the counters of requests at the end.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use razorfs_fuse::{NullFs, Session, SessionOptions};
+use razorfs_fuse::{NullFs, Session, SessionOptions, TransportChoice};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -17,6 +17,13 @@ fn main() -> Result<(), Failure> {
     for word in words {
         let (name, value) = word.split_once('=').ok_or("an option is NAME=VALUE")?;
         match name {
+            "transport" => {
+                options.transport = match value {
+                    "uring" => TransportChoice::Uring,
+                    "auto" => TransportChoice::Auto,
+                    _ => TransportChoice::Device,
+                }
+            }
             "threads" => options.threads = value.parse()?,
             "stay_near" => options.stay_near = value.parse()?,
             "without" => options.limits.without = u64::from_str_radix(value, 16)?,

@@ -25,5 +25,5 @@ pub use filesystem::FileSystem;
 pub use mount::{MountError, MountOptions, Mounted, remount};
 pub use notify::Notifier;
 pub use null::NullFs;
-pub use session::{Session, SessionOptions, Unmounter};
+pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
 pub use statistics::Statistics;

@@ -44,6 +44,9 @@ pub enum MountError {
         "{HELPER} was not found, and only root can mount without it: install the package fuse3"
     )]
     NoHelper,
+    /// Requests were to come over io_uring, and cannot.
+    #[error("{0}; or mount with transport=auto")]
+    NoRings(crate::transport::NoRings),
     /// fusermount3 refused.
     #[error("{0}")]
     Refused(String),

@@ -7,20 +7,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::filesystem::FileSystem;
 use crate::mount::{self, MountError, MountOptions, Mounted};
 use crate::notify::Notifier;
 use crate::operations::Operations;
-use crate::protocol::{Agreed, Limits, Validity};
+use crate::protocol::{Agreed, Limits, Validity, flags};
 use crate::statistics::Statistics;
-use crate::transport::{Device, DeviceOptions, Transport};
+use crate::transport::rings_available;
+use crate::transport::{Device, DeviceOptions, NoRings, RingOptions, Rings, Transport};
+
+/// Which way requests come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TransportChoice {
+    /// Over io_uring where that is possible, otherwise over /dev/fuse.
+    Auto,
+    /// Over io_uring, or not at all.
+    Uring,
+    /// Over /dev/fuse.
+    #[default]
+    Device,
+}
 
 /// How a file system is mounted and served.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     /// The mount.
     pub mount: MountOptions,
-    /// Number of threads that serve it.
+    /// Which way requests come.
+    pub transport: TransportChoice,
+    /// Number of threads that serve /dev/fuse.
     pub threads: usize,
     /// Whether a program whose requests come in a row is served on its own core, where nobody has
     /// to be woken: several times as fast.
@@ -35,6 +52,7 @@ impl Default for SessionOptions {
     fn default() -> Self {
         Self {
             mount: MountOptions::default(),
+            transport: TransportChoice::default(),
             threads: 4,
             stay_near: true,
             limits: Limits::default(),
@@ -47,6 +65,9 @@ impl Default for SessionOptions {
 pub struct Session {
     operations: Operations,
     transport: Box<dyn Transport>,
+    rings: Option<Arc<Rings>>,
+    /// Without the rings it is not served.
+    needs_rings: bool,
     unmounter: Unmounter,
     read_ahead: u32,
     fs: Arc<dyn FileSystem>,
@@ -92,10 +113,19 @@ impl Session {
         dir: &Path,
         options: &SessionOptions,
     ) -> Result<Self, MountError> {
+        let has_rings = match (options.transport, rings_available()) {
+            (TransportChoice::Device, _) => false,
+            (_, Ok(())) => true,
+            (TransportChoice::Uring, Err(why)) => return Err(MountError::NoRings(why)),
+            (TransportChoice::Auto, Err(why)) => {
+                tracing::info!("requests come over /dev/fuse: {why}");
+                false
+            }
+        };
         let mut mount = options.mount.clone();
         mount.max_read = options.limits.max_write;
         let mounted = mount::mount(dir, &mount)?;
-        Self::over(fs, mounted, options)
+        Self::over(fs, mounted, options, has_rings)
     }
 
     /// Goes on with a mount whose server has died, and what that had agreed on with the kernel.
@@ -105,7 +135,7 @@ impl Session {
         agreed: Agreed,
         options: &SessionOptions,
     ) -> Result<Self, MountError> {
-        let mut session = Self::over(fs, mounted, options)?;
+        let mut session = Self::over(fs, mounted, options, false)?;
         session.operations.resume(agreed);
         session.resumed = true;
         Ok(session)
@@ -115,6 +145,7 @@ impl Session {
         fs: Arc<dyn FileSystem>,
         mounted: Mounted,
         options: &SessionOptions,
+        has_rings: bool,
     ) -> Result<Self, MountError> {
         let device = DeviceOptions {
             threads: options.threads.max(1),
@@ -127,11 +158,21 @@ impl Session {
             error: Arc::new(error),
         };
         let descriptor = mounted.fd.try_clone().map_err(failed)?;
+        let rings = has_rings.then(|| {
+            let payload = options.limits.max_write as usize;
+            Rings::new(mounted.fd.try_clone()?, RingOptions { payload })
+        });
+        let rings = rings.transpose().map_err(failed)?;
         let transport = Device::new(mounted.fd, device).map_err(failed)?;
         let operations = Operations::new(Arc::clone(&fs), options.limits, options.validity);
+        if rings.is_none() {
+            operations.do_without(flags::OVER_IO_URING);
+        }
         Ok(Self {
             operations,
             transport: Box::new(transport),
+            rings: rings.map(Arc::new),
+            needs_rings: options.transport == TransportChoice::Uring,
             unmounter: Unmounter {
                 dir: Arc::new(mounted.dir),
                 ended: Arc::default(),
@@ -150,22 +191,85 @@ impl Session {
 
     /// The same; `ready` gets what another server needs to go on if this one dies.
     pub fn run_kept(self, ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static) -> io::Result<()> {
-        let (unmounter, read_ahead) = (self.unmounter(), self.read_ahead);
-        let descriptor = self.descriptor.try_clone()?;
-        self.operations.when_ready(Box::new(move |agreed| {
-            // INIT sets it, so this comes after.
-            mount::raise_read_ahead(unmounter.dir(), read_ahead);
-            ready(descriptor, agreed);
-        }));
+        let refused = Arc::new(Mutex::new(None));
+        self.operations
+            .when_ready(self.when_ready(ready, &refused)?);
         let result = if self.resumed {
             self.go_on()
         } else {
-            self.transport.serve(&self.operations)
+            self.serve()
+        };
+        let result = match refused.lock().take() {
+            Some(why) => Err(io::Error::other::<NoRings>(why)),
+            None => result,
         };
         // After an error the mount is still there: it is taken away when this is dropped.
         self.unmounter.ended.store(result.is_ok(), Ordering::SeqCst);
         self.operations.ended();
         result
+    }
+
+    /// What happens once the kernel and we have agreed, before anything else is asked for.
+    fn when_ready(
+        &self,
+        ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static,
+        refused: &Arc<Mutex<Option<NoRings>>>,
+    ) -> io::Result<Box<dyn FnOnce(Agreed) + Send>> {
+        let (unmounter, read_ahead) = (self.unmounter(), self.read_ahead);
+        let descriptor = self.descriptor.try_clone()?;
+        let (rings, needs_rings) = (self.rings.clone(), self.needs_rings);
+        let refused = Arc::clone(refused);
+        Ok(Box::new(move |mut agreed| {
+            let registered = match &rings {
+                Some(rings) if agreed.is_over_io_uring() => rings.register(),
+                _ if needs_rings => Err(NoRings::not_offered()),
+                _ => Ok(()),
+            };
+            if let Err(why) = registered {
+                if needs_rings {
+                    *refused.lock() = Some(why);
+                    // Nobody has seen it yet.
+                    let _ = unmounter.unmount(true);
+                    return;
+                }
+                tracing::warn!("requests come over /dev/fuse: {why}");
+                agreed.flags &= !flags::OVER_IO_URING;
+                if let Some(rings) = rings {
+                    rings.end();
+                }
+            }
+            // INIT sets it, so this comes after.
+            mount::raise_read_ahead(unmounter.dir(), read_ahead);
+            ready(descriptor, agreed);
+        }))
+    }
+
+    /// Serves both ways that requests may come.
+    fn serve(&self) -> io::Result<()> {
+        let Some(rings) = &self.rings else {
+            return self.transport.serve(&self.operations);
+        };
+        let unmounter = self.unmounter();
+        let failed = move |e| {
+            tracing::error!("the mount is taken away, as a queue cannot be served: {e}");
+            if let Err(e) = unmounter.unmount(true) {
+                tracing::error!("{e}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let started = rings.start(scope, &self.operations, Arc::new(failed));
+            let served = match started {
+                Err(why) if self.needs_rings => Err(io::Error::other(why)),
+                Err(why) => {
+                    tracing::warn!("requests come over /dev/fuse: {why}");
+                    self.operations.do_without(flags::OVER_IO_URING);
+                    self.transport.serve(&self.operations)
+                }
+                Ok(()) => self.transport.serve(&self.operations),
+            };
+            rings.end();
+            served
+        })
     }
 
     /// Serves what another server had begun to.

@@ -20,7 +20,8 @@ generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {coun
 live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), scrub (as that of `razorfs \
 scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, \
 orphans, redone} when it was opened (redone: what a daemon that died had acknowledged and no \
-journal had, or null), keeper (null, or {pid (null if it died), restarts}) of a mount, damage and \
+journal had, or null), keeper (null, or {pid (null if it died), restarts}) and transport \
+(uring or dev) of a mount, damage and \
 healed (arrays of lines), read_only (why, or null), \
 failing (array of lines: maintenance whose last try failed, it is tried again), \
 health (ok, failing, read-only or damaged). Sizes are in bytes.
@@ -146,6 +147,7 @@ fn text(document: &Value) -> String {
             None => "mounted     no".into(),
         },
         format!("keeper      {}", keeper(document)),
+        format!("requests    {}", transport(document)),
         format!("identity    {}", word("/uuid")),
         format!(
             "format      {}, features {:#x} {:#x} {:#x}, generation {}",
@@ -229,6 +231,15 @@ fn keeper(document: &Value) -> String {
             "none: mounted in the foreground, or razorfs.log tells why".into()
         }
         (Some(_), None) => "none, as mounted".into(),
+    }
+}
+
+/// Which way the kernel's requests come.
+fn transport(document: &Value) -> &'static str {
+    match document.pointer("/transport").and_then(Value::as_str) {
+        Some("uring") => "over io_uring",
+        Some(_) => "over /dev/fuse",
+        None => "-",
     }
 }
 

@@ -4,6 +4,7 @@ pub mod cat;
 pub mod completions;
 pub mod cp;
 pub mod create;
+pub mod doctor;
 pub mod export;
 pub mod import;
 pub mod info;

@@ -40,6 +40,11 @@ Options:
   nokeeper                 no process stays to start another daemon when the one in the
                            background dies; by default one does, where the kernel can resend
                            requests (Linux 6.9)
+  transport=dev            the kernel's requests come over /dev/fuse
+  transport=uring          over io_uring, which root must have switched on (`razorfs doctor` says
+                           how); without a keeper, as the kernel does not resend those requests
+  transport=auto           over /dev/fuse with a keeper; without one over io_uring where that is
+                           possible (default)
 
 Examples:
   razorfs mount demo.rzfs mnt
@@ -188,7 +193,7 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         Failure::new(message).code(COULD_NOT_RUN)
     };
     // The keeper starts the daemon.
-    let what = if job.options.keeper {
+    let what = if job.options.is_kept() {
         "--kept"
     } else {
         "--daemon"

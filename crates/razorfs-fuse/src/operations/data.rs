@@ -29,18 +29,16 @@ impl Operations {
             return self.fail(Errno(libc::ENOSYS), reply);
         };
         let size = size.min(self.limits.max_write) as usize;
-        if scratch.data.len() < size {
-            scratch.data.resize(size, 0);
-        }
-        let buf = scratch.data.get_mut(..size).unwrap_or_default();
-        match self.fs.read(ino, offset, buf) {
-            Ok(n) => {
-                self.statistics.count_read(n);
-                // Before the answer, after which the kernel may ask for the time.
-                self.accessed(ino, flags);
-                reply.bytes(buf.get(..n).unwrap_or_default());
-            }
-            Err(e) => self.fail(e.into(), reply),
+        let sent = reply.fill(size, &mut scratch.data, &mut |buf| {
+            let n = self.fs.read(ino, offset, buf);
+            let n = n.map_err(|e| Errno::from(e).0)?;
+            self.statistics.count_read(n);
+            // Before the answer, after which the kernel may ask for the time.
+            self.accessed(ino, flags);
+            Ok(n)
+        });
+        if let Err(errno) = sent {
+            self.count(errno);
         }
     }
 

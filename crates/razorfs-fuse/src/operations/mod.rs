@@ -17,6 +17,7 @@ mod shutdown;
 mod tests;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -55,6 +56,8 @@ const OPEN_KEEP_CACHE: u32 = 1 << 1;
 pub struct Operations {
     fs: Arc<dyn FileSystem>,
     limits: Limits,
+    /// Features to leave out besides.
+    without: AtomicU64,
     validity: Validity,
     negotiated: OnceLock<Negotiated>,
     privileges: Privileges,
@@ -72,12 +75,18 @@ impl Operations {
         Self {
             fs,
             limits,
+            without: AtomicU64::new(0),
             validity,
             negotiated: OnceLock::new(),
             privileges: Privileges::default(),
             statistics: Arc::default(),
             ready: Mutex::new(None),
         }
+    }
+
+    /// Has features left out that turn out not to be possible, before INIT comes.
+    pub(crate) fn do_without(&self, flags: u64) {
+        self.without.fetch_or(flags, Ordering::SeqCst);
     }
 
     /// Has `ready` called once the kernel and we have agreed.
@@ -128,7 +137,9 @@ impl Operations {
     }
 
     fn init(&self, offer: &InitIn, reply: Reply) {
-        match protocol::negotiate(offer, &self.limits) {
+        let mut limits = self.limits;
+        limits.without |= self.without.load(Ordering::SeqCst);
+        match protocol::negotiate(offer, &limits) {
             Err(e) => {
                 tracing::error!("{e}");
                 reply.error(libc::EPROTO);
@@ -170,10 +181,15 @@ impl Operations {
     }
 
     fn fail(&self, Errno(errno): Errno, reply: Reply) {
+        self.count(errno);
+        reply.error(errno);
+    }
+
+    /// Counts an error, if it is one that tells of something unusual.
+    fn count(&self, errno: i32) {
         if !matches!(errno, libc::ENOENT | libc::ENOSYS | libc::ENODATA) {
             self.statistics.count_failure();
         }
-        reply.error(errno);
     }
 
     fn dispatch(&self, request: &Request<'_>, reply: Reply, scratch: &mut Scratch) {

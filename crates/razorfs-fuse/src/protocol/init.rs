@@ -32,6 +32,7 @@ pub mod flags {
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
     pub const HAS_RESEND: u64 = 1 << 39;
+    pub const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// What we want if the kernel has it.
@@ -62,7 +63,8 @@ const WANTED: u64 = flags::ASYNC_READ
     | flags::HANDLE_KILLPRIV_V2
     | flags::SETXATTR_EXT
     | flags::INIT_EXT
-    | flags::HAS_RESEND;
+    | flags::HAS_RESEND
+    | flags::OVER_IO_URING;
 
 /// What the kernel offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,7 +180,14 @@ impl Agreed {
     /// Whether the kernel sends requests that were not answered to another server.
     #[must_use]
     pub const fn can_resend(&self) -> bool {
-        self.flags & flags::HAS_RESEND != 0
+        // What was sent over io_uring it does not send again.
+        self.flags & flags::HAS_RESEND != 0 && !self.is_over_io_uring()
+    }
+
+    /// Whether requests come over io_uring.
+    #[must_use]
+    pub const fn is_over_io_uring(&self) -> bool {
+        self.flags & flags::OVER_IO_URING != 0
     }
 }
 

@@ -25,9 +25,14 @@ impl Cores {
         self.0.count()
     }
 
+    /// Whether this core is one of them.
+    pub(super) fn has(&self, core: usize) -> bool {
+        core < CpuSet::MAX_CPU && self.0.is_set(core)
+    }
+
     /// Has a thread of this process run on this core only; false where it may not.
     pub(super) fn pin(&self, thread: Pid, core: usize) -> bool {
-        if core >= CpuSet::MAX_CPU || !self.0.is_set(core) {
+        if !self.has(core) {
             return false;
         }
         let mut set = CpuSet::new();

@@ -5,11 +5,13 @@ mod device;
 #[cfg(test)]
 mod device_tests;
 mod near;
+mod uring;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use device::{Device, DeviceOptions};
+pub use uring::{NoRings, RingOptions, Rings, available as rings_available};
 
 use crate::protocol::reply_header;
 
@@ -17,7 +19,17 @@ use crate::protocol::reply_header;
 pub trait ReplySink: Send + Sync {
     /// Sends one message made of these parts. ENOENT says that nobody waits for it any more.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Has `fill` write so many bytes at most where the kernel takes them from, and sends what it
+    /// wrote as the answer to request `unique`. None, and nothing is done, where that is not
+    /// possible.
+    fn fill(&self, _unique: u64, _len: usize, _fill: Fill<'_>) -> Option<Result<(), i32>> {
+        None
+    }
 }
+
+/// What writes an answer: says how many bytes it has, or an error number.
+pub type Fill<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize, i32>;
 
 /// Room that a worker keeps between requests.
 #[derive(Debug, Default)]
@@ -80,6 +92,37 @@ impl Reply {
     /// Sends an answer.
     pub fn bytes(self, body: &[u8]) -> bool {
         self.parts(body, &[])
+    }
+
+    /// Sends what `fill` writes, of so many bytes at most: to where the kernel takes it from, if
+    /// that is possible, otherwise to `room`. Its error is sent, and told.
+    pub fn fill(mut self, len: usize, room: &mut Vec<u8>, fill: Fill<'_>) -> Result<(), i32> {
+        let filled = self.sink.as_ref();
+        match filled.and_then(|sink| sink.fill(self.unique, len, &mut *fill)) {
+            Some(Ok(())) => {
+                self.sink = None;
+                return Ok(());
+            }
+            Some(Err(errno)) => {
+                self.error(errno);
+                return Err(errno);
+            }
+            None => {}
+        }
+        if room.len() < len {
+            room.resize(len, 0);
+        }
+        let room = room.get_mut(..len).unwrap_or_default();
+        match fill(room) {
+            Ok(n) => {
+                self.bytes(room.get(..n).unwrap_or_default());
+                Ok(())
+            }
+            Err(errno) => {
+                self.error(errno);
+                Err(errno)
+            }
+        }
     }
 
     /// Sends an answer without content.

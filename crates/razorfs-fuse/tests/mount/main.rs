@@ -17,6 +17,7 @@ mod linux;
 mod names;
 mod sharing;
 mod times;
+mod uring;
 mod users;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use razorfs::{Options, Volume};
-use razorfs_fuse::{FileSystem, NullFs, Session, SessionOptions, Statistics, Unmounter};
+use razorfs_fuse::transport::rings_available;
+use razorfs_fuse::{
+    FileSystem, NullFs, Session, SessionOptions, Statistics, TransportChoice, Unmounter,
+};
 use tempfile::TempDir;
 
 /// A file system mounted on a directory of its own, until dropped.
@@ -33,9 +37,10 @@ pub(crate) struct Mount {
     dir: TempDir,
     /// Whether it gives back the bytes that were written.
     pub(crate) keeps_data: bool,
-    unmounter: Unmounter,
+    pub(crate) is_over_io_uring: bool,
+    pub(crate) unmounter: Unmounter,
     pub(crate) statistics: Arc<Statistics>,
-    served: Option<JoinHandle<std::io::Result<()>>>,
+    pub(crate) served: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Mount {
@@ -44,13 +49,15 @@ impl Mount {
         let session = Session::new(fs, dir.path(), options).unwrap();
         let (unmounter, statistics) = (session.unmounter(), session.statistics());
         let (ready, is_ready) = mpsc::channel();
-        let served = std::thread::spawn(move || session.run(move || ready.send(()).unwrap()));
-        is_ready
-            .recv_timeout(Duration::from_secs(10))
-            .expect("the mount is not ready");
+        let served = std::thread::spawn(move || {
+            session.run_kept(move |_, agreed| ready.send(agreed).unwrap())
+        });
+        let agreed = is_ready.recv_timeout(Duration::from_secs(10));
+        let agreed = agreed.expect("the mount is not ready");
         Self {
             dir,
             keeps_data,
+            is_over_io_uring: agreed.is_over_io_uring(),
             unmounter,
             statistics,
             served: Some(served),
@@ -105,7 +112,17 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// Runs a test on a mount of each file system.
+/// The ways for requests to come that there are here.
+pub(crate) fn transports() -> Vec<TransportChoice> {
+    let mut all = vec![TransportChoice::Device];
+    match rings_available() {
+        Ok(()) => all.push(TransportChoice::Uring),
+        Err(why) => eprintln!("SKIPPED over io_uring: {why}"),
+    }
+    all
+}
+
+/// Runs a test on a mount of each file system, over each transport.
 pub(crate) fn each(test: impl Fn(&Mount)) {
     each_with(&SessionOptions::default(), test);
 }
@@ -114,11 +131,17 @@ pub(crate) fn each_with(options: &SessionOptions, test: impl Fn(&Mount)) {
     if !available() {
         return;
     }
-    test(&Mount::new(Arc::new(NullFs::default()), false, options));
-    let home = TempDir::new().unwrap();
-    let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
-    test(&Mount::new(Arc::new(volume.clone()), true, options));
-    volume.close().unwrap();
+    for transport in transports() {
+        let options = SessionOptions {
+            transport,
+            ..options.clone()
+        };
+        test(&Mount::new(Arc::new(NullFs::default()), false, &options));
+        let home = TempDir::new().unwrap();
+        let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
+        test(&Mount::new(Arc::new(volume.clone()), true, &options));
+        volume.close().unwrap();
+    }
 }
 
 /// A mounted volume, and the volume itself.
@@ -126,14 +149,19 @@ pub(crate) fn volume(test: impl Fn(&Mount, &Volume)) {
     if !available() {
         return;
     }
-    let home = TempDir::new().unwrap();
-    let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
-    let options = SessionOptions::default();
-    test(
-        &Mount::new(Arc::new(volume.clone()), true, &options),
-        &volume,
-    );
-    volume.close().unwrap();
+    for transport in transports() {
+        let home = TempDir::new().unwrap();
+        let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
+        let options = SessionOptions {
+            transport,
+            ..SessionOptions::default()
+        };
+        test(
+            &Mount::new(Arc::new(volume.clone()), true, &options),
+            &volume,
+        );
+        volume.close().unwrap();
+    }
 }
 
 /// Makes the kernel forget all inodes that nobody holds; as long as what it answers lives, no other

@@ -6,10 +6,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::Arc;
 
-use razorfs_fuse::{NullFs, Session, SessionOptions};
+use razorfs_fuse::{NullFs, Session, SessionOptions, TransportChoice};
 use tempfile::TempDir;
 
-use crate::{Mount, available, find};
+use crate::{Mount, available, find, transports};
 
 const NOBODY: u32 = 65534;
 
@@ -73,11 +73,18 @@ fn an_ordinary_user_mounts_and_unmounts() {
 #[test]
 #[ignore = "run by an_ordinary_user_mounts_and_unmounts"]
 fn mount_use_and_unmount() {
-    let mount = Mount::new(
-        Arc::new(NullFs::default()),
-        false,
-        &SessionOptions::default(),
-    );
+    for transport in transports() {
+        mount_use_and_unmount_over(transport);
+    }
+}
+
+fn mount_use_and_unmount_over(transport: TransportChoice) {
+    let options = SessionOptions {
+        transport,
+        ..SessionOptions::default()
+    };
+    let mount = Mount::new(Arc::new(NullFs::default()), false, &options);
+    fs::write(mount.path("f"), b"x").unwrap();
     let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = list
         .lines()
