@@ -432,7 +432,7 @@ fn a_block_of_many_pieces_that_is_only_moved_is_not_written_anew() {
     let v = open(&disk);
     let file = create(&v, "many", b"");
     for n in 0..PIECES {
-        v.write(file, n * 4000, &content(n, 3000)).unwrap();
+        v.write(file, n * 6000, &content(n, 5000)).unwrap();
         v.step(Step::Commit).unwrap();
     }
     let own = || {
