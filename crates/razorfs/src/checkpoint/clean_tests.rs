@@ -416,53 +416,6 @@ fn a_pack_with_parity_goes_together_with_it() {
     ends_empty(&volume);
 }
 
-/// A block of many pieces is written anew where it was written to, for whoever shares frames knows
-/// of that; not where its frames are only moved.
-#[test]
-fn a_block_of_many_pieces_that_is_only_moved_is_not_written_anew() {
-    const PIECES: u64 = 14;
-    let disk = SimDisk::new();
-    let env = Arc::new(SimEnv::new(1));
-    Volume::create_on(
-        Arc::new(disk.clone()),
-        env,
-        &CreateOptions::from(&options()),
-    )
-    .unwrap();
-    let v = open(&disk);
-    let file = create(&v, "many", b"");
-    for n in 0..PIECES {
-        v.write(file, n * 4000, &content(n, 3000)).unwrap();
-        v.step(Step::Commit).unwrap();
-    }
-    let own = || {
-        let runs = v.inner.store.layout(file, 0).unwrap().runs;
-        let own = runs.into_iter().filter_map(|run| match run.what {
-            What::Own(r) => Some(r),
-            _ => None,
-        });
-        own.collect::<Vec<_>>()
-    };
-    let first = own().swap_remove(0);
-    let pack = packs(&disk).remove(0);
-    create(&v, "dead", &content(90, 120_000));
-    create(&v, "filler", &content(91, 150_000));
-    // While a piece is damaged the block cannot be written anew.
-    assert!(disk.flip_bit(&pack, first.pos + 100, 1));
-    disk.drop_caches();
-    v.checkpoint().unwrap();
-    assert!(disk.flip_bit(&pack, first.pos + 100, 1));
-    disk.drop_caches();
-    remove(&v, "dead");
-    v.checkpoint().unwrap();
-    assert_eq!(own().len() as u64, PIECES);
-    clean(&v);
-    v.checkpoint().unwrap();
-    assert_eq!(own().len() as u64, PIECES);
-    assert!(!is_shown_in(&v, file, &pack));
-    ends_empty(&v);
-}
-
 /// Who looks at the files of a volume that is held still finds what a generation names.
 #[test]
 fn packs_of_copies_are_known_to_who_looks() {
