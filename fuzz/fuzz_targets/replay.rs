@@ -8,5 +8,5 @@ mod common;
 
 libfuzzer_sys::fuzz_target!(
     init: razorfs_fuzz::plant("replay", bodies::seeds()),
-    |data: &[u8]| bodies::replay(data)
+    |data: &[u8]| bodies::replay::replay(data)
 );

@@ -8,5 +8,5 @@ mod common;
 
 libfuzzer_sys::fuzz_target!(
     init: razorfs_fuzz::plant("volume", bodies::seeds()),
-    |data: &[u8]| bodies::volume(data)
+    |data: &[u8]| bodies::volume::volume(data)
 );

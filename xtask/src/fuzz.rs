@@ -24,6 +24,8 @@ const HUNG: i32 = 70;
 /// What the command line asks for.
 struct Plan {
     seconds: u64,
+    /// Whether to take the programs as they are.
+    built: bool,
     targets: Vec<String>,
 }
 
@@ -45,7 +47,9 @@ pub fn main(root: &Path, args: &[String]) -> Result<(), String> {
     lock.map_err(|e| format!("fuzz/Cargo.lock: {e}"))?;
     let mut outcomes = Vec::new();
     for target in &plan.targets {
-        build(root, target)?;
+        if !plan.built {
+            build(root, target)?;
+        }
         let outcome = fuzz(root, target, plan.seconds)?;
         println!("{}", row(&outcome));
         outcomes.push(outcome);
@@ -72,6 +76,7 @@ fn plan(root: &Path, args: &[String]) -> Result<Plan, String> {
     let all = targets(root)?;
     let mut plan = Plan {
         seconds: SECONDS,
+        built: false,
         targets: Vec::new(),
     };
     let mut args = args.iter();
@@ -79,6 +84,8 @@ fn plan(root: &Path, args: &[String]) -> Result<Plan, String> {
         if arg == "--seconds" {
             let value = args.next().and_then(|value| value.parse().ok());
             plan.seconds = value.ok_or("--seconds needs a number")?;
+        } else if arg == "--built" {
+            plan.built = true;
         } else if all.contains(arg) {
             plan.targets.push(arg.clone());
         } else {

@@ -35,6 +35,7 @@ cargo xtask COMMAND
   fuzz     hostile bytes found by coverage, on a nightly toolchain; the targets that are named, or
            all in fuzz/fuzz_targets
              --seconds N  CPU time of each (default 1200)
+             --built      with the programs of the last time
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench

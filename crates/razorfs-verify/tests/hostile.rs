@@ -28,10 +28,10 @@ fn run(body: fn(&[u8])) {
 
 #[test]
 fn hostile_volumes_get_an_answer() {
-    run(bodies::volume);
+    run(bodies::volume::volume);
 }
 
 #[test]
 fn hostile_rings_get_an_answer() {
-    run(bodies::replay);
+    run(bodies::replay::replay);
 }

@@ -3,11 +3,8 @@
 //! beside it.
 #![allow(dead_code, reason = "each user takes a part of it")]
 
-mod replay;
-mod volume;
-
-pub use replay::replay;
-pub use volume::volume;
+pub mod replay;
+pub mod volume;
 
 use crate::common::Rng;
 

@@ -43,6 +43,14 @@ fn records() -> &'static [u8] {
     &RECORDS
 }
 
+/// The number of a file: one of those that are there, one that is not, or the last.
+fn number_of(slot: u8) -> u32 {
+    match slot % NEAR {
+        5 => u32::MAX,
+        slot => slot.into(),
+    }
+}
+
 struct Forger<'a> {
     from: Source<'a>,
     image: Image,
@@ -59,7 +67,7 @@ impl Forger<'_> {
     fn file(&mut self) -> Name {
         let byte = self.from.u8();
         let copy = if byte & 0x80 == 0 { 0 } else { self.copies - 1 };
-        name_of(FileName::journal(u32::from(byte % NEAR), copy))
+        name_of(FileName::journal(number_of(byte), copy))
     }
 
     /// Both copies of a file, most of the time.
@@ -69,7 +77,7 @@ impl Forger<'_> {
             1 => self.copies - 1..self.copies,
             _ => 0..self.copies,
         };
-        let of = |copy| name_of(FileName::journal(slot.into(), copy));
+        let of = |copy| name_of(FileName::journal(number_of(slot), copy));
         copies.map(of).collect()
     }
 
@@ -91,8 +99,8 @@ impl Forger<'_> {
             jid: self.jid,
             previous: Jid(self.from.u8().into()),
             slot: match self.from.u8() {
-                0..240 => self.slot.into(),
-                other => u32::from(other % NEAR),
+                0..240 => number_of(self.slot),
+                other => number_of(other),
             },
             copy: 0,
             len: match self.from.u8() {
