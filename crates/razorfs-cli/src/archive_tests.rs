@@ -157,7 +157,8 @@ fn zeros_of_a_sparse_file_are_not_read_one_by_one() {
     next.set_cksum();
     let mut data = [0; 512];
     data[..3].copy_from_slice(b"end");
-    let bytes = [header.as_bytes(), &data, next.as_bytes(), &data, &[0; 512]].concat();
+    let blocks = [*header.as_bytes(), data, *next.as_bytes(), data, [0; 512]];
+    let bytes = blocks.concat();
     let dir = tempfile::tempdir().unwrap();
     let (tree, mut steps) = (HostTree::new(dir.path()), 0);
     unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| {

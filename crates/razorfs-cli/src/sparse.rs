@@ -1,9 +1,9 @@
 //! Sparse files in tars, as GNU tar writes them.
 //!
-//! In the pax format the extended header of an entry names the file (`GNU.sparse.name`) and its size
-//! (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal numbers,
-//! each ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is the
-//! number of pieces, and each piece has an offset and a length; the bytes of the pieces follow.
+//! In the pax format the extended header of an entry names the file (`GNU.sparse.name`) and its
+//! size (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal
+//! numbers, each ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is
+//! the number of pieces, and each piece has an offset and a length; the bytes of the pieces follow.
 //! That is version 1.0 of the form; entries of older versions of it are refused. In the format of
 //! GNU tar itself the list is in the header of the entry and in blocks between it and the data.
 

@@ -135,7 +135,7 @@ fn seal(tar: &mut [u8]) {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        let size = tar::Header::from_byte_slice(block.first_chunk().unwrap()).entry_size();
+        let size = tar::Header::from_byte_slice(block).entry_size();
         let size = size.unwrap_or(0).next_multiple_of(512);
         if size <= (tar.len() - at) as u64 {
             at += size as usize;
