@@ -14,7 +14,7 @@ use tar::{Archive, Entry, EntryType, Header};
 use crate::bounded::{Bound, Bounded};
 use crate::failure::{Failure, Result, plain};
 use crate::sparse::{Marks, Sparse, listed};
-use crate::tree::{Meta, Piece, Source, Tree, Xattr, inner};
+use crate::tree::{Meta, Piece, Source, Tree, Xattr, id, inner};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -339,15 +339,14 @@ fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
         EntryType::Block => FileKind::BlockDevice,
         _ => return Ok(None),
     };
-    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     // Some writers leave these fields empty.
     let time = Time {
         secs: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(i64::MAX),
         nanos: 0,
     };
     let mut meta = Meta::new(kind, header.mode()? & 0o7777);
-    meta.uid = number(header.uid().unwrap_or(0));
-    meta.gid = number(header.gid().unwrap_or(0));
+    meta.uid = id(header.uid().unwrap_or(0));
+    meta.gid = id(header.gid().unwrap_or(0));
     // Other entries may have anything in these fields.
     if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
         let major = header.device_major()?.unwrap_or(0);
@@ -377,8 +376,8 @@ fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Re
         match extension.key_bytes() {
             b"mtime" => meta.mtime = time_of(text).unwrap_or(meta.mtime),
             b"atime" => meta.atime = time_of(text).unwrap_or(meta.atime),
-            b"uid" => meta.uid = text.parse().unwrap_or(meta.uid),
-            b"gid" => meta.gid = text.parse().unwrap_or(meta.gid),
+            b"uid" => meta.uid = text.parse().map_or(meta.uid, id),
+            b"gid" => meta.gid = text.parse().map_or(meta.gid, id),
             key => {
                 if let Some(name) = key.strip_prefix(XATTR) {
                     let name = OsString::from_vec(name.to_vec());

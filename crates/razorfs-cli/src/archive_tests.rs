@@ -3,6 +3,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use std::sync::Arc;
+
+use razorfs::{CreateOptions, Options, Volume};
+use razorfs_disk::os::OsEnv;
+use razorfs_disk::sim::SimDisk;
+
 use super::*;
 use crate::pack::{pack, time_text};
 use crate::tree::{HostTree, VolumeTree};
@@ -199,6 +205,34 @@ fn what_is_read_of_an_entry_does_not_widen_the_bound_of_the_next_header() {
     let failure = unpack(counted, &tree, Path::new(""), &mut |_| Ok(())).unwrap_err();
     assert!(failure.message.contains("too long"), "{failure}");
     assert!(count.get() < 170 << 20, "{} bytes were read", count.get());
+}
+
+#[test]
+fn an_owner_that_no_kernel_can_name_is_nobody() {
+    let (disk, env) = (SimDisk::new(), Arc::new(OsEnv));
+    let create = CreateOptions::default();
+    Volume::create_on(Arc::new(disk.clone()), env.clone(), &create).unwrap();
+    let volume = Volume::open_on(Arc::new(disk), env, Options::default()).unwrap();
+    let (dir, volume) = (tempfile::tempdir().unwrap(), VolumeTree::new(volume, "v"));
+    let host = HostTree::new(dir.path());
+    for id in [u64::from(u32::MAX), 1 << 32, u64::MAX] {
+        let mut header = Header::new_gnu();
+        header.set_path(format!("f{id}")).unwrap();
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(id);
+        header.set_gid(id);
+        header.set_cksum();
+        let tar = [*header.as_bytes(), [0; 512]].concat();
+        for tree in [&host as &dyn Tree, &volume] {
+            unpack(tar.as_slice(), tree, Path::new(""), &mut |_| Ok(())).unwrap();
+            let meta = tree.meta(Path::new(&format!("f{id}"))).unwrap();
+            let root = rustix::process::geteuid().is_root();
+            if root || tree.host_path(Path::new("")).is_none() {
+                assert_eq!((meta.uid, meta.gid), (65_534, 65_534));
+            }
+        }
+    }
 }
 
 #[test]

@@ -136,8 +136,11 @@ fn seal(tar: &mut [u8]) {
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
         let size = tar::Header::from_byte_slice(block).entry_size();
-        let size = size.unwrap_or(0).next_multiple_of(512);
-        if size <= (tar.len() - at) as u64 {
+        // One that the tar does not have is not passed over: what follows is sealed, too.
+        let size = size
+            .ok()
+            .and_then(|size| size.checked_next_multiple_of(512));
+        if let Some(size) = size.filter(|size| *size <= (tar.len() - at) as u64) {
             at += size as usize;
         }
     }
