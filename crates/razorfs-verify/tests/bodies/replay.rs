@@ -210,7 +210,7 @@ impl Forger<'_> {
     fn start(&mut self) {
         let jid = Jid(self.number(1) as u32);
         let (batch, end) = (BatchSeq(self.number(2)), BatchSeq(self.number(3)));
-        let clean = self.from.u8() % 4 == 0;
+        let clean = self.from.u8().is_multiple_of(4);
         edit_superblock(&mut self.image, |s| {
             (s.journal.jid, s.journal.batch, s.end) = (jid, batch, end);
             s.state = if clean { State::Clean } else { State::Dirty };
