@@ -4,4 +4,7 @@
 #[path = "../../crates/razorfs-fuse/tests/bodies/mod.rs"]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::request(data));
+libfuzzer_sys::fuzz_target!(
+    init: razorfs_fuzz::plant("fuse", bodies::seeds()),
+    |data: &[u8]| bodies::request(data)
+);

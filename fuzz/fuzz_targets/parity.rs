@@ -1,6 +1,12 @@
+//! Parity, and the record of a scrub.
 #![no_main]
 
 #[path = "../../crates/razorfs-format/tests/bodies/mod.rs"]
 mod bodies;
+#[path = "../../crates/razorfs-format/tests/samples/mod.rs"]
+mod samples;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::run("parity", data));
+libfuzzer_sys::fuzz_target!(
+    init: razorfs_fuzz::plant("parity", samples::seeds("parity")),
+    |data: &[u8]| bodies::run("parity", data)
+);

@@ -6,4 +6,7 @@ mod bodies;
 #[path = "../../crates/razorfs-verify/tests/common/mod.rs"]
 mod common;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::volume(data));
+libfuzzer_sys::fuzz_target!(
+    init: razorfs_fuzz::plant("volume", bodies::seeds()),
+    |data: &[u8]| bodies::volume::volume(data)
+);

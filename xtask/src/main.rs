@@ -1,7 +1,8 @@
-//! `cargo xtask test | posix | programs | kills | tidy | golden | bench`: the few commands that the
-//! project needs beside cargo's own.
+//! `cargo xtask test | posix | programs | kills | fuzz | tidy | golden | bench`: the few commands
+//! that the project needs beside cargo's own.
 
 mod bench;
+mod fuzz;
 mod golden;
 mod kills;
 mod posix;
@@ -31,6 +32,10 @@ cargo xtask COMMAND
              --deaths N how often the daemon alone is, with its keeper left (default 10)
              --cuts N   how often the power is cut (default 6)
              --seed S   what happens when
+  fuzz     hostile bytes found by coverage, on a nightly toolchain; the targets that are named, or
+           all in fuzz/fuzz_targets
+             --seconds N  CPU time of each (default 1200)
+             --built      with the programs of the last time
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         "posix" => posix::main(&root, &rest),
         "programs" => programs::main(&root, &rest),
         "kills" => kills::main(&root, &rest),
+        "fuzz" => fuzz::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -100,7 +100,7 @@ fn lints(root: &Path) -> Result<(), String> {
 fn unit_tests(root: &Path) -> Result<Vec<String>, String> {
     let all = ["test", "--workspace", "--exclude", "razorfs-cli"];
     let mut closing = run::check_tests(run::cargo(root, &all))?;
-    let cli = ["test", "-p", "razorfs-cli", "--bins"];
+    let cli = ["test", "-p", "razorfs-cli", "--lib"];
     closing.extend(run::check_tests(run::cargo(root, &cli))?);
     Ok(closing)
 }

@@ -11,14 +11,10 @@ use std::rc::Rc;
 use razorfs::{FileKind, Time};
 use tar::{Archive, Entry, EntryType, Header};
 
-use crate::bounded::Bounded;
+use crate::bounded::{Bound, Bounded};
 use crate::failure::{Failure, Result, plain};
-use crate::sparse::{Marks, Sparse};
-use crate::tree::{Meta, Source, Tree, Xattr, inner};
-
-/// Zeros that sparse files of the old form may have in all, which are read one by one: a few bytes
-/// of a tar could otherwise keep us busy for years.
-const ZEROS_MAX: u64 = 1 << 40;
+use crate::sparse::{Marks, Sparse, listed};
+use crate::tree::{Meta, Piece, Source, Tree, Xattr, id, inner};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,17 +131,19 @@ pub fn unpack(
         directories: Vec::new(),
         real: HashSet::new(),
         temporary: 0,
-        zeros: 0,
     };
     let entries = archive.entries().map_err(broken)?;
     bound.headers(0);
     for entry in entries {
         bound.data();
         let mut entry = entry.map_err(broken)?;
-        unpack.entry(&mut entry)?;
-        // Of other kinds than these the data are passed over.
-        let read = entry.header().entry_type() == EntryType::Regular;
-        bound.headers(if read { 0 } else { entry.size() });
+        unpack.entry(&mut entry, &bound)?;
+        // The size of a sparse file is another one than that of its entry.
+        let stored = match entry.header().entry_type() {
+            EntryType::GNUSparse => pieces_of(&entry, &bound)?.1,
+            _ => entry.size(),
+        };
+        bound.headers(stored);
     }
     // The times of directories last, because filling them changes them; the deepest first. Their
     // attributes too: what is created in a directory inherits its default access list.
@@ -160,12 +158,25 @@ pub fn unpack(
     Ok(())
 }
 
+/// What has data in a sparse file in the format of GNU tar, and how many bytes these are.
+fn pieces_of<R: Read>(entry: &Tarred<'_, R>, bound: &Bound<R>) -> Result<(Vec<Piece>, u64)> {
+    let headers = bound.headers_from(entry.raw_header_position());
+    let pieces = listed(&headers).map_err(broken)?;
+    let stored = pieces
+        .iter()
+        .fold(0, |sum: u64, piece| sum.saturating_add(piece.1));
+    Ok((pieces, stored))
+}
+
 fn broken(e: std::io::Error) -> Failure {
     let cause = plain(&e);
     Failure::new(format!(
         "cannot read the tar: {cause}; is it complete, and a tar (plain, gzip or zstd)?"
     ))
 }
+
+/// An entry of a tar that is read within bounds.
+type Tarred<'a, R> = Entry<'a, Bounded<R>>;
 
 struct Unpack<'a> {
     tree: &'a dyn Tree,
@@ -175,17 +186,14 @@ struct Unpack<'a> {
     /// Paths that are known to be directories, and no symbolic links.
     real: HashSet<PathBuf>,
     temporary: u64,
-    /// Zeros of sparse files of the old form so far.
-    zeros: u64,
 }
 
 impl Unpack<'_> {
-    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
+    fn entry<R: Read>(&mut self, entry: &mut Tarred<'_, R>, bound: &Bound<R>) -> Result<()> {
         let Some(mut meta) = meta_of(entry.header()).map_err(broken)? else {
             return Ok(());
         };
         meta.size = entry.size();
-        self.bound_zeros(entry)?;
         let Extensions { xattrs, sparse } = extensions(entry, &mut meta).map_err(broken)?;
         let name = sparse.name().unwrap_or_else(|| entry.path_bytes());
         let name = PathBuf::from(OsString::from_vec(name.into_owned()));
@@ -219,7 +227,7 @@ impl Unpack<'_> {
                 path.with_file_name(name)
             }
         };
-        self.create(entry, &at, &meta, sparse)?;
+        self.create(entry, bound, &at, &meta, sparse)?;
         if kind != EntryType::Link {
             for xattr in xattrs.iter().filter(|_| !directory) {
                 self.tree.set_xattr(&at, xattr)?;
@@ -237,21 +245,6 @@ impl Unpack<'_> {
             self.directories.push((path, meta, xattrs));
         }
         (self.step)(!directory)
-    }
-
-    fn bound_zeros<R: Read>(&mut self, entry: &Entry<'_, R>) -> Result<()> {
-        if entry.header().entry_type() == EntryType::GNUSparse {
-            let stored = entry.header().entry_size().map_err(broken)?;
-            let zeros = entry.size().saturating_sub(stored);
-            self.zeros = self.zeros.saturating_add(zeros);
-        }
-        if self.zeros <= ZEROS_MAX {
-            return Ok(());
-        }
-        Err(Failure::new(
-            "cannot unpack the tar: its sparse files have more than 1 TiB of zeros, and are in a \
-             form in which each has to be read; write it with `tar --format=posix --sparse`",
-        ))
     }
 
     /// Makes the missing directories above `path`, if `make`. None of them may be a symbolic link:
@@ -276,7 +269,8 @@ impl Unpack<'_> {
 
     fn create<R: Read>(
         &mut self,
-        entry: &mut Entry<'_, R>,
+        entry: &mut Tarred<'_, R>,
+        bound: &Bound<R>,
         at: &Path,
         meta: &Meta,
         sparse: Option<u64>,
@@ -293,6 +287,13 @@ impl Unpack<'_> {
             return self.tree.make(at, meta, &target);
         }
         let step = &mut *self.step;
+        if entry.header().entry_type() == EntryType::GNUSparse {
+            let (pieces, left) = pieces_of(entry, bound)?;
+            let inner = bound.past();
+            let data = Whole { inner, left };
+            let mut data = Sparse::of(data, pieces, entry.size()).map_err(broken)?;
+            return self.tree.write(at, meta, &mut data, &mut |_| step(false));
+        }
         let mut data = Whole {
             left: entry.size(),
             inner: entry,
@@ -338,15 +339,14 @@ fn meta_of(header: &Header) -> std::io::Result<Option<Meta>> {
         EntryType::Block => FileKind::BlockDevice,
         _ => return Ok(None),
     };
-    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     // Some writers leave these fields empty.
     let time = Time {
         secs: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(i64::MAX),
         nanos: 0,
     };
     let mut meta = Meta::new(kind, header.mode()? & 0o7777);
-    meta.uid = number(header.uid().unwrap_or(0));
-    meta.gid = number(header.gid().unwrap_or(0));
+    meta.uid = id(header.uid().unwrap_or(0));
+    meta.gid = id(header.gid().unwrap_or(0));
     // Other entries may have anything in these fields.
     if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
         let major = header.device_major()?.unwrap_or(0);
@@ -376,8 +376,8 @@ fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Re
         match extension.key_bytes() {
             b"mtime" => meta.mtime = time_of(text).unwrap_or(meta.mtime),
             b"atime" => meta.atime = time_of(text).unwrap_or(meta.atime),
-            b"uid" => meta.uid = text.parse().unwrap_or(meta.uid),
-            b"gid" => meta.gid = text.parse().unwrap_or(meta.gid),
+            b"uid" => meta.uid = text.parse().map_or(meta.uid, id),
+            b"gid" => meta.gid = text.parse().map_or(meta.gid, id),
             key => {
                 if let Some(name) = key.strip_prefix(XATTR) {
                     let name = OsString::from_vec(name.to_vec());

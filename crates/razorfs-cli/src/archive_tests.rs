@@ -3,6 +3,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use std::sync::Arc;
+
+use razorfs::{CreateOptions, Options, Volume};
+use razorfs_disk::os::OsEnv;
+use razorfs_disk::sim::SimDisk;
+
 use super::*;
 use crate::pack::{pack, time_text};
 use crate::tree::{HostTree, VolumeTree};
@@ -139,33 +145,94 @@ fn a_tar_cannot_link_what_is_behind_its_own_symbolic_link() {
 }
 
 #[test]
-fn zeros_of_sparse_files_are_bounded() {
+fn zeros_of_a_sparse_file_are_not_read_one_by_one() {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNUSparse);
     header.set_path("f").unwrap();
-    header.set_size(0);
-    let gnu = header.as_gnu_mut().unwrap();
-    gnu.sparse[0].offset = *b"20000000000\0";
-    gnu.sparse[0].numbytes = *b"00000000000\0";
-    gnu.set_real_size(0o20_000_000_000);
+    header.set_size(3);
     header.set_mode(0o644);
-    header.set_cksum();
-    let dir = tempfile::tempdir().unwrap();
-    // As many as one field can say are begun.
-    let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
-    let tree = HostTree::new(dir.path());
-    let enough = &mut |_| Err(Failure::new("enough"));
-    let failure = unpack(bytes.as_slice(), &tree, Path::new(""), enough).unwrap_err();
-    assert_eq!(failure.message, "enough");
     let gnu = header.as_gnu_mut().unwrap();
     gnu.sparse[0].offset = *b"\x80\0\0\0\0\0\x01\0\0\0\x02\0";
-    gnu.set_real_size((1 << 40) + 512);
+    gnu.sparse[0].numbytes = *b"00000000003\0";
+    gnu.set_real_size((1 << 40) + 515);
     header.set_cksum();
-    let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+    let mut next = Header::new_gnu();
+    next.set_path("next").unwrap();
+    next.set_size(3);
+    next.set_mode(0o644);
+    next.set_cksum();
+    let mut data = [0; 512];
+    data[..3].copy_from_slice(b"end");
+    let blocks = [*header.as_bytes(), data, *next.as_bytes(), data, [0; 512]];
+    let bytes = blocks.concat();
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, mut steps) = (HostTree::new(dir.path()), 0);
+    unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| {
+        steps += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert!(steps < 10, "{steps} pieces");
+    let file = std::fs::File::open(dir.path().join("f")).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), (1 << 40) + 515);
+    let mut end = [0; 3];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut end, (1 << 40) + 512).unwrap();
+    assert_eq!(&end, b"end");
+    assert_eq!(std::fs::read(dir.path().join("next")).unwrap(), b"end");
+}
+
+#[test]
+fn what_is_read_of_an_entry_does_not_widen_the_bound_of_the_next_header() {
+    let mut file = Header::new_gnu();
+    file.set_path("f").unwrap();
+    file.set_entry_type(EntryType::Continuous);
+    file.set_size(100 << 20);
+    file.set_mode(0o644);
+    file.set_cksum();
+    let mut long = Header::new_gnu();
+    long.set_path("././@LongLink").unwrap();
+    long.set_entry_type(EntryType::GNULongName);
+    long.set_size(1 << 40);
+    long.set_cksum();
+    let data = std::io::repeat(0).take(100 << 20);
+    let tar = file
+        .as_bytes()
+        .chain(data)
+        .chain(long.as_bytes().as_slice());
+    let counted = Counted::new(tar.chain(std::io::repeat(b'x')));
+    let (count, dir) = (counted.count(), tempfile::tempdir().unwrap());
     let tree = HostTree::new(dir.path());
-    let failure = unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
-    let failure = failure.unwrap_err();
-    assert!(failure.message.contains("--sparse"), "{failure}");
+    let failure = unpack(counted, &tree, Path::new(""), &mut |_| Ok(())).unwrap_err();
+    assert!(failure.message.contains("too long"), "{failure}");
+    assert!(count.get() < 170 << 20, "{} bytes were read", count.get());
+}
+
+#[test]
+fn an_owner_that_no_kernel_can_name_is_nobody() {
+    let (disk, env) = (SimDisk::new(), Arc::new(OsEnv));
+    let create = CreateOptions::default();
+    Volume::create_on(Arc::new(disk.clone()), env.clone(), &create).unwrap();
+    let volume = Volume::open_on(Arc::new(disk), env, Options::default()).unwrap();
+    let (dir, volume) = (tempfile::tempdir().unwrap(), VolumeTree::new(volume, "v"));
+    let host = HostTree::new(dir.path());
+    for id in [u64::from(u32::MAX), 1 << 32, u64::MAX] {
+        let mut header = Header::new_gnu();
+        header.set_path(format!("f{id}")).unwrap();
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(id);
+        header.set_gid(id);
+        header.set_cksum();
+        let tar = [*header.as_bytes(), [0; 512]].concat();
+        for tree in [&host as &dyn Tree, &volume] {
+            unpack(tar.as_slice(), tree, Path::new(""), &mut |_| Ok(())).unwrap();
+            let meta = tree.meta(Path::new(&format!("f{id}"))).unwrap();
+            let root = rustix::process::geteuid().is_root();
+            if root || tree.host_path(Path::new("")).is_none() {
+                assert_eq!((meta.uid, meta.gid), (65_534, 65_534));
+            }
+        }
+    }
 }
 
 #[test]
@@ -212,13 +279,18 @@ fn sparse_files_of_gnu_tar_keep_name_and_content_in_every_format() {
     std::fs::create_dir(&from).unwrap();
     let file = std::fs::File::create(from.join("sparse")).unwrap();
     file.set_len(10 << 20).unwrap();
-    file.write_all_at(b"middle", 5_000_000).unwrap();
+    // More pieces than the list in the header has room for, and than that in the next block.
+    for piece in 0..60 {
+        file.write_all_at(b"piece", 100_000 + piece * 150_000)
+            .unwrap();
+    }
+    std::fs::write(from.join("then"), b"another").unwrap();
     let tar = |options: &[&str]| {
         let output = std::process::Command::new("tar")
             .args(["-S", "-cf", "-", "-C"])
             .arg(&from)
             .args(options)
-            .arg("sparse")
+            .args(["sparse", "then"])
             .output()
             .unwrap();
         assert!(output.status.success());
@@ -236,6 +308,7 @@ fn sparse_files_of_gnu_tar_keep_name_and_content_in_every_format() {
         unpack(bytes.as_slice(), &tree, Path::new(""), &mut |_| Ok(())).unwrap();
         let content = std::fs::read(to.join("sparse")).unwrap();
         assert!(content == std::fs::read(from.join("sparse")).unwrap());
+        assert_eq!(std::fs::read(to.join("then")).unwrap(), b"another");
     }
     for version in ["0.0", "0.1"] {
         let bytes = tar(&["--format=posix", &format!("--sparse-version={version}")]);

@@ -1,16 +1,19 @@
-//! Sparse files in tars of the pax format, as GNU tar writes them.
+//! Sparse files in tars, as GNU tar writes them.
 //!
-//! The extended header of an entry names the file (`GNU.sparse.name`) and its size
-//! (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal numbers,
-//! each ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is the
-//! number of pieces, and each piece has an offset and a length; the bytes of the pieces follow.
-//! That is version 1.0 of the form; entries of older versions are refused.
+//! In the pax format the extended header of an entry names the file (`GNU.sparse.name`) and its
+//! size (`GNU.sparse.realsize`), and the entry begins with a list of what has data: decimal
+//! numbers, each ended by a newline, filled up with zeros to a multiple of 512 bytes. The first is
+//! the number of pieces, and each piece has an offset and a length; the bytes of the pieces follow.
+//! That is version 1.0 of the form; entries of older versions of it are refused. In the format of
+//! GNU tar itself the list is in the header of the entry and in blocks between it and the data.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
-use crate::tree::Source;
+use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use crate::tree::{Piece, Source};
 
 /// Bytes of a block of a tar.
 const BLOCK: usize = 512;
@@ -154,25 +157,53 @@ impl<R: Read> Sparse<R> {
         if count > MAX_PIECES {
             return Err(odd());
         }
-        let (mut pieces, mut end) = (VecDeque::new(), 0u64);
+        let mut pieces = Vec::new();
         for _ in 0..count {
-            let (offset, len) = (list.number()?, list.number()?);
-            let after = offset.checked_add(len).ok_or_else(odd)?;
-            if offset < end || after > size {
+            pieces.push((list.number()?, list.number()?));
+        }
+        Self::of(inner, pieces, size)
+    }
+
+    /// The file of `size` bytes that has these pieces, which follow each other in `inner`.
+    pub fn of(inner: R, mut pieces: Vec<Piece>, size: u64) -> io::Result<Self> {
+        let mut end = 0;
+        for (offset, len) in &pieces {
+            let after = offset.checked_add(*len).ok_or_else(odd)?;
+            if *offset < end || after > size {
                 return Err(odd());
             }
             end = after;
-            if len > 0 {
-                pieces.push_back((offset, len));
-            }
         }
+        pieces.retain(|(_, len)| *len > 0);
         Ok(Self {
             inner,
-            pieces,
+            pieces: pieces.into(),
             at: 0,
             size,
         })
     }
+}
+
+/// The list in the headers of an entry in the format of GNU tar: the header, and the blocks behind
+/// it.
+pub fn listed(headers: &[u8]) -> io::Result<Vec<Piece>> {
+    let (blocks, _) = headers.as_chunks::<BLOCK>();
+    let (header, more) = blocks.split_first().ok_or_else(odd)?;
+    let header = Header::from_byte_slice(header).as_gnu().ok_or_else(odd)?;
+    let mut pieces = Vec::new();
+    let mut add = |listed: &[GnuSparseHeader]| {
+        for one in listed.iter().filter(|one| !one.is_empty()) {
+            pieces.push((one.offset()?, one.length()?));
+        }
+        io::Result::Ok(())
+    };
+    add(&header.sparse)?;
+    for block in more {
+        let mut part = GnuExtSparseHeader::new();
+        *part.as_mut_bytes() = *block;
+        add(part.sparse())?;
+    }
+    Ok(pieces)
 }
 
 /// The list at the head of an entry.

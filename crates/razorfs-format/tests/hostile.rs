@@ -12,6 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use samples::Rng;
 
+/// Every body, with its name.
+fn all() -> impl Iterator<Item = &'static (&'static str, bodies::Body)> {
+    bodies::ROOMS.iter().flat_map(|(_, bodies)| *bodies)
+}
+
 /// A number that the environment may set.
 fn setting(name: &str, otherwise: u64) -> u64 {
     let set = std::env::var(name).ok();
@@ -37,9 +42,10 @@ fn run(name: &str, body: bodies::Body) {
 
 #[test]
 fn hostile_bytes_get_an_answer_from_every_decoder() {
+    let all: Vec<_> = all().collect();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = bodies::ALL
-            .chunks(bodies::ALL.len().div_ceil(2))
+        let threads: Vec<_> = all
+            .chunks(all.len().div_ceil(2))
             .map(|part| scope.spawn(|| part.iter().for_each(|(name, body)| run(name, *body))))
             .collect();
         for thread in threads {
@@ -52,10 +58,23 @@ fn hostile_bytes_get_an_answer_from_every_decoder() {
 
 #[test]
 fn every_valid_sample_is_accepted_by_its_body() {
-    for (name, body) in bodies::ALL {
+    for (name, body) in all() {
         for sample in samples::of(name) {
             body(&sample);
         }
+    }
+}
+
+/// What fuzzing begins with has every body, and nothing in it breaks one.
+#[test]
+fn seeds_of_rooms_run_in_all_their_bodies() {
+    for (room, bodies) in bodies::ROOMS {
+        let seeds = samples::seeds(room);
+        for choice in 0..bodies.len() {
+            let chosen = |seed: &Vec<u8>| usize::from(seed[0]) == choice;
+            assert!(seeds.iter().filter(|seed| chosen(seed)).count() > 1);
+        }
+        seeds.iter().for_each(|seed| bodies::run(room, seed));
     }
 }
 

@@ -8,6 +8,13 @@
 mod bodies;
 
 #[test]
+fn seeds_get_an_answer() {
+    bodies::seeds()
+        .iter()
+        .for_each(|seed| bodies::request(seed));
+}
+
+#[test]
 fn hostile_messages_get_an_answer() {
     let mut state = 1u64;
     let mut random = || {

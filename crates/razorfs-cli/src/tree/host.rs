@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{
-    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, is_zero, pack_device, pieces_by, read_full,
+    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, id, is_zero, pack_device, pieces_by, read_full,
     unpack_device,
 };
 use crate::failure::{Failure, Result};
@@ -354,7 +354,8 @@ impl Tree for HostTree {
         let failed = |e: Errno| self.failed("set the attributes of", path, e);
         let full = self.locate(path);
         let full = full.map_err(|e| self.failed("set the attributes of", path, e))?;
-        let owner = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        let (user, group) = (id(meta.uid.into()), id(meta.gid.into()));
+        let owner = (Uid::from_raw(user), Gid::from_raw(group));
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
         match rustix::fs::chownat(CWD, &*full, Some(owner.0), Some(owner.1), no_follow) {
             // Only root gives files away; others keep what they create.

@@ -244,6 +244,16 @@ pub fn inner(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
+/// Whose files are that belong to nobody the kernel can name.
+const NOBODY: u32 = 65_534;
+
+/// The owner or group of this number. The last one of 32 bits means none to the kernel, and larger
+/// ones are none either.
+pub fn id(number: u64) -> u32 {
+    let id = u32::try_from(number).ok();
+    id.filter(|id| *id != u32::MAX).unwrap_or(NOBODY)
+}
+
 /// Packs a device number of the host into 32 bits, as Linux passes it to file systems.
 pub fn pack_device(device: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

@@ -1,5 +1,6 @@
 //! What is done with hostile bytes: one plain function for each decoder. The seeded tests beside
-//! this folder call them, and so do the fuzz targets in `fuzz/`, which include it by its path.
+//! this folder call each of them; the fuzz targets in `fuzz/`, which include it by its path, call
+//! those of a room, and the first byte of their input chooses.
 //!
 //! Each body takes any bytes and hands them to a decoder twice: as they are, and *sealed*, which
 //! is with every checksum put right, so that the code behind the checksum is reached as well. It
@@ -19,47 +20,82 @@ use razorfs_format::{PackId, Place, SegmentId, VolumeId, layout::FileName};
 /// One body.
 pub type Body = fn(&[u8]);
 
-/// All of them, with the names of the fuzz targets.
-pub const ALL: &[(&str, Body)] = &[
-    ("wire", records::wire),
-    ("key", records::key),
-    ("inode", records::inode),
-    ("dirent", records::dirent),
-    ("extent", records::extent),
-    ("orphan", records::orphan),
-    ("shared", records::shared),
-    ("xattr", records::xattr),
-    ("file_name", records::file_name),
-    ("superblock", roots::superblock),
-    ("manifest", roots::manifest),
-    ("journal_sector", journal::sector),
-    ("journal_header", journal::header),
-    ("batch", journal::batch),
-    ("ops", journal::ops),
-    ("names", segment::names),
-    ("block", segment::block),
-    ("dirblock", segment::dirblock),
-    ("index", segment::index),
-    ("filter", segment::filter),
-    ("segment_header", segment::header),
-    ("segment_footer", segment::footer),
-    ("sealed_block", segment::sealed),
-    ("segment", segment::whole),
-    ("pack_header", pack::header),
-    ("frame_header", pack::frame_header),
-    ("pack_trailer", pack::trailer),
-    ("frame", pack::frame),
-    ("scan_frames", pack::scan),
-    ("decompress", pack::decompressed),
-    ("parity", parity::parity),
-    ("scrub", parity::scrub),
+/// All of them by rooms, which are the fuzz targets.
+pub const ROOMS: &[(&str, &[(&str, Body)])] = &[
+    (
+        "journal",
+        &[
+            ("journal_sector", journal::sector),
+            ("journal_header", journal::header),
+            ("batch", journal::batch),
+            ("ops", journal::ops),
+        ],
+    ),
+    (
+        "pack",
+        &[
+            ("pack_header", pack::header),
+            ("frame_header", pack::frame_header),
+            ("pack_trailer", pack::trailer),
+            ("frame", pack::frame),
+            ("scan_frames", pack::scan),
+            ("decompress", pack::decompressed),
+        ],
+    ),
+    (
+        "parity",
+        &[("parity", parity::parity), ("scrub", parity::scrub)],
+    ),
+    (
+        "records",
+        &[
+            ("wire", records::wire),
+            ("key", records::key),
+            ("inode", records::inode),
+            ("dirent", records::dirent),
+            ("extent", records::extent),
+            ("orphan", records::orphan),
+            ("shared", records::shared),
+            ("xattr", records::xattr),
+            ("file_name", records::file_name),
+        ],
+    ),
+    (
+        "roots",
+        &[
+            ("superblock", roots::superblock),
+            ("manifest", roots::manifest),
+        ],
+    ),
+    (
+        "segment",
+        &[
+            ("names", segment::names),
+            ("block", segment::block),
+            ("dirblock", segment::dirblock),
+            ("index", segment::index),
+            ("filter", segment::filter),
+            ("segment_header", segment::header),
+            ("segment_footer", segment::footer),
+            ("sealed_block", segment::sealed),
+            ("segment", segment::whole),
+        ],
+    ),
 ];
 
-/// Runs the body of this name.
-pub fn run(name: &str, data: &[u8]) {
-    match ALL.iter().find(|(n, _)| *n == name) {
-        Some((_, body)) => body(data),
-        None => panic!("no body is called {name}"),
+/// The bodies of a room, by name.
+pub fn of(room: &str) -> &'static [(&'static str, Body)] {
+    match ROOMS.iter().find(|(name, _)| *name == room) {
+        Some((_, bodies)) => bodies,
+        None => panic!("no room is called {room}"),
+    }
+}
+
+/// Runs the body that the first byte chooses with the bytes behind it.
+pub fn run(room: &str, data: &[u8]) {
+    if let Some((choice, input)) = data.split_first() {
+        let bodies = of(room);
+        bodies[usize::from(*choice) % bodies.len()].1(input);
     }
 }
 

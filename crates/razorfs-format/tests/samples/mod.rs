@@ -1,4 +1,5 @@
 //! Valid inputs for the bodies, and how they are changed.
+#![allow(dead_code, reason = "each user takes a part of it")]
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::{Counters, Manifest, PackMeta, SegmentMeta};
@@ -18,7 +19,7 @@ use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Jid, Lsn, ManifestId, PackId, SegmentId,
 };
 
-use crate::bodies::{HERE, PACK, VID};
+use crate::bodies::{self, HERE, PACK, VID};
 
 /// SplitMix64.
 pub struct Rng(u64);
@@ -142,6 +143,18 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "segment" | "scan_frames" | "frame" | "batch" => long(),
         _ => Vec::new(),
     }
+}
+
+/// What fuzzing a room begins with: some inputs of each body behind the byte that chooses it.
+pub fn seeds(room: &str) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (choice, (name, _)) in (0..).zip(bodies::of(room)) {
+        let mut inputs = of(name);
+        let mut rng = Rng::of(name, 0);
+        inputs.extend((0..2).map(|_| input(&[], &mut rng)));
+        all.extend(inputs.iter().map(|input| [&[choice], &input[..]].concat()));
+    }
+    all
 }
 
 /// Inputs that bodies which build something take their choices from.

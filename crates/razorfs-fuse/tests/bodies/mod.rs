@@ -1,4 +1,5 @@
 //! Messages of a hostile kernel. The seeded test and the fuzz target `fuse` call [`request`].
+#![allow(dead_code, reason = "each user takes a part of it")]
 
 use razorfs_fuse::protocol::{Dialect, IN_HEADER, Limits, Operation, header_of, negotiate, parse};
 
@@ -19,6 +20,18 @@ pub fn request(data: &[u8]) {
         }
         one(&message, dialect);
     }
+}
+
+/// What fuzzing begins with: a message of each operation, with room for its arguments and names.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let seed = |opcode: u8| {
+        let mut message = vec![0; IN_HEADER];
+        message[4] = opcode;
+        message.extend([7, 0, 0, 0, 0, 0, 0, 0].repeat(usize::from(opcode % 9)));
+        message.extend_from_slice(b"name\0other\0");
+        message
+    };
+    (0..64).map(seed).collect()
 }
 
 fn one(message: &[u8], dialect: Dialect) {

@@ -1,6 +1,7 @@
 //! Volumes whose bytes are valid and say what they should not.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use razorfs::{FileKind, Inode, Time};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
@@ -81,9 +82,13 @@ pub fn edit_manifest(image: &mut Image, of: &Superblock, edit: impl FnOnce(&mut 
 }
 
 pub fn new_volume() -> Image {
-    let (disk, env) = (SimDisk::new(), SimEnv::new(77));
-    super::create(&disk, &env);
-    super::image_of(&disk)
+    // The same each time, and an image shares its pages.
+    static NEW: LazyLock<Image> = LazyLock::new(|| {
+        let (disk, env) = (SimDisk::new(), SimEnv::new(77));
+        super::create(&disk, &env);
+        super::image_of(&disk)
+    });
+    NEW.clone()
 }
 
 pub fn journal() -> Name {

@@ -129,8 +129,7 @@ impl Ring {
         let most = self.geometry.max_files as usize;
         let target = self.target();
         if self.files.len() < most {
-            let slot = self.free_slot;
-            self.free_slot += 1;
+            let slot = self.next_slot()?;
             let file = self
                 .host
                 .create_empty(slot)

@@ -30,6 +30,8 @@ impl Ring {
         while let Some(slot) = self.best_free() {
             match self.open_life_in(slot) {
                 Ok(()) => return Ok(()),
+                // It is not the file's fault, which would have been given up.
+                Err(e) if self.file(slot).is_some() => return Err(e),
                 Err(e) => last = Some(e),
             }
         }
@@ -74,14 +76,23 @@ impl Ring {
         Ok(())
     }
 
+    /// The number of a life that there never was.
+    fn next_life(&mut self) -> Result<Jid> {
+        let next = self.newest.0.checked_add(1).map(Jid);
+        self.newest = next.ok_or_else(|| used_up("life"))?;
+        Ok(self.newest)
+    }
+
+    /// A number that no file has.
+    pub(super) fn next_slot(&mut self) -> Result<u32> {
+        let slot = self.free_slot;
+        self.free_slot = slot.checked_add(1).ok_or_else(|| used_up("file"))?;
+        Ok(slot)
+    }
+
     /// Writes a new life's header to a free file. If that fails the file is not used again.
     pub(super) fn write_life(&mut self, slot: u32) -> Result<(Jid, Arc<dyn File>)> {
-        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
-            return Err(Error::Failed(
-                "the journal has used up its life numbers".into(),
-            ));
-        };
-        self.newest = jid;
+        let jid = self.next_life()?;
         let len = self.file(slot).map_or(0, |f| f.len);
         let header = self.header(slot, jid, len);
         let written = self
@@ -104,14 +115,8 @@ impl Ring {
 
     /// Adds a file and opens a life in it, where none is free.
     fn create_spare(&mut self) -> Result<()> {
-        let Some(jid) = self.newest.0.checked_add(1).map(Jid) else {
-            return Err(Error::Failed(
-                "the journal has used up its life numbers".into(),
-            ));
-        };
-        self.newest = jid;
-        let slot = self.free_slot;
-        self.free_slot += 1;
+        let jid = self.next_life()?;
+        let slot = self.next_slot()?;
         let header = self.header(slot, jid, self.smallest());
         let created = self.host.create(self.vid, &header);
         let file = created
@@ -157,4 +162,9 @@ impl Ring {
             len,
         });
     }
+}
+
+/// Nobody writes that often; files that say so were forged.
+fn used_up(what: &str) -> Error {
+    Error::Failed(format!("the journal has used up its {what} numbers").into())
 }

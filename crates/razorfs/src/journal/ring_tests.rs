@@ -1057,4 +1057,5 @@ fn files_that_were_mangled_at_will_give_a_prefix_or_nothing() {
     }
 }
 
+mod forged_tests;
 mod twins_tests;

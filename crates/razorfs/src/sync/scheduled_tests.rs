@@ -12,9 +12,10 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
+use super::atomic::{AtomicU64, Ordering};
 use super::thread;
 use crate::store::stress_tests::{Writer, check, options};
-use crate::{CreateOptions, Ino, NewNode, Step, Volume};
+use crate::{CreateOptions, Ino, NewNode, RenameMode, Step, Volume};
 
 /// Interleavings of each test, unless `RAZORFS_SCHEDULES` says otherwise.
 const SCHEDULES: usize = 150;
@@ -148,6 +149,76 @@ fn scheduled_waiters_get_one_answer_each_though_the_volume_is_closed() {
             // What was made before the close is there; nothing that was refused is.
             assert_eq!(found, made, "{name:?}, synced: {synced}");
         }
+        volume.close().unwrap();
+    });
+}
+
+/// The content of a file that was written this often.
+fn version(n: u64) -> Vec<u8> {
+    vec![n as u8; 6000]
+}
+
+/// Reads what the file says of itself, and looks that its directory has it once.
+fn read_version(volume: &Volume, dir: Ino, ino: Ino) -> u64 {
+    let mut bytes = vec![0xee; 6001];
+    assert_eq!(volume.read(ino, 0, &mut bytes).unwrap(), 6000);
+    bytes.pop();
+    let n = u64::from(bytes[0]);
+    assert!(bytes == version(n), "a mixture of versions");
+    let mut found = Vec::new();
+    let mut each = |entry: crate::Entry| {
+        found.push(entry.ino);
+        true
+    };
+    volume.collect_children(dir, 0, &mut each).unwrap();
+    assert_eq!(found, [ino], "it has one name at any time");
+    n
+}
+
+#[test]
+fn scheduled_readers_see_each_version_whole_and_never_an_older_one() {
+    run(|| {
+        let disk = SimDisk::new();
+        let volume = new_volume(&disk);
+        let node = NewNode::directory(0o755);
+        let dir = volume.create_node(Ino::ROOT, b"d", &node).unwrap().ino;
+        let file = volume.create_node(dir, b"0", &NewNode::file(0o644));
+        let ino = file.unwrap().ino;
+        volume.write(ino, 0, &version(0)).unwrap();
+        let told = Arc::new(AtomicU64::new(0));
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let (volume, told) = (volume.clone(), Arc::clone(&told));
+                spawn(move || {
+                    let mut seen = 0;
+                    for _ in 0..6 {
+                        seen = told.load(Ordering::SeqCst).max(seen);
+                        let now = read_version(&volume, dir, ino);
+                        assert!(now >= seen, "version {now} after {seen}");
+                        seen = now;
+                    }
+                })
+            })
+            .collect();
+        let busy = volume.clone();
+        let beside = spawn(move || {
+            for _ in 0..3 {
+                busy.checkpoint().unwrap();
+                busy.step(Step::Compact).unwrap();
+            }
+        });
+        for n in 1..6_u64 {
+            volume.write(ino, 0, &version(n)).unwrap();
+            told.store(n, Ordering::SeqCst);
+            let (from, to) = ([b'0' + n as u8 - 1], [b'0' + n as u8]);
+            let how = RenameMode::Replace;
+            volume.rename(dir, &from, dir, &to, how).unwrap();
+            if chance(3) == 0 {
+                volume.sync().unwrap();
+            }
+        }
+        readers.into_iter().for_each(|hand| hand.join().unwrap());
+        beside.join().unwrap();
         volume.close().unwrap();
     });
 }

@@ -1,12 +1,12 @@
-//! The `razorfs` command.
+//! The `razorfs` command, as a library, so that fuzzing reaches what reads the files of others.
 
-mod archive;
+pub mod archive;
 mod bounded;
 mod check;
 mod commands;
 mod daemon;
 mod descriptors;
-mod failure;
+pub mod failure;
 mod handover;
 mod holders;
 #[cfg(test)]
@@ -26,8 +26,12 @@ mod signals;
 mod size;
 mod socket;
 mod sparse;
-mod tree;
+pub mod tree;
 mod unmount;
+
+#[cfg(test)]
+// What tests and fuzzing share calls it by its name.
+extern crate self as razorfs_cli;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -54,7 +58,7 @@ Examples:
   razorfs umount mnt
   razorfs help mount              more about a command, with examples"
 )]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -83,7 +87,8 @@ enum Command {
     Completions(commands::completions::Args),
 }
 
-fn main() -> ExitCode {
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     // A panic is a bug of ours: the command could not run.
     let outcome = std::panic::catch_unwind(|| names::run(&line));
@@ -91,7 +96,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command line, the name of the program first, and answers with the exit code.
-pub fn run_line(line: &[OsString]) -> u8 {
+fn run_line(line: &[OsString]) -> u8 {
     match Cli::try_parse_from(line) {
         Ok(cli) => report(run(&cli.command)),
         Err(e) if e.use_stderr() && !is_help(&e) => {
@@ -133,7 +138,7 @@ fn usage(e: &clap::Error) -> String {
 }
 
 /// Says what went wrong and answers with the exit code.
-pub fn report(outcome: Result<u8>) -> u8 {
+fn report(outcome: Result<u8>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
@@ -168,7 +173,7 @@ fn run(command: &Command) -> Result<u8> {
 }
 
 /// The clock of the host.
-pub fn env() -> Box<dyn Env> {
+fn env() -> Box<dyn Env> {
     Box::new(razorfs_disk::os::OsEnv)
 }
 

@@ -1,0 +1,12 @@
+//! Packs, frames, compression.
+#![no_main]
+
+#[path = "../../crates/razorfs-format/tests/bodies/mod.rs"]
+mod bodies;
+#[path = "../../crates/razorfs-format/tests/samples/mod.rs"]
+mod samples;
+
+libfuzzer_sys::fuzz_target!(
+    init: razorfs_fuzz::plant("pack", samples::seeds("pack")),
+    |data: &[u8]| bodies::run("pack", data)
+);

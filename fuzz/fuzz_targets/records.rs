@@ -1,0 +1,12 @@
+//! Integers, keys and the values of records.
+#![no_main]
+
+#[path = "../../crates/razorfs-format/tests/bodies/mod.rs"]
+mod bodies;
+#[path = "../../crates/razorfs-format/tests/samples/mod.rs"]
+mod samples;
+
+libfuzzer_sys::fuzz_target!(
+    init: razorfs_fuzz::plant("records", samples::seeds("records")),
+    |data: &[u8]| bodies::run("records", data)
+);
