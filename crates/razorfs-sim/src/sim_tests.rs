@@ -460,3 +460,34 @@ fn a_change_of_a_nameless_file_that_failed_and_yet_happened_is_seen() {
     }
     assert_eq!(report.marks.count("change failed and yet happened"), 1);
 }
+
+/// What failed and shows may be a time, which is no part of what states are compared by.
+#[test]
+fn a_time_that_was_set_in_vain_and_yet_shows_is_seen() {
+    let set = |n: i64| Op::Set {
+        who: Ref::Path(vec![0]),
+        set: SetAttributes {
+            mtime: Some(razorfs::Time { secs: n, nanos: 7 }),
+            ..SetAttributes::default()
+        },
+    };
+    let mut seen = 0;
+    for seed in 0..40 {
+        let mut setup = Setup::of(seed);
+        setup.durability = razorfs::Durability::Sync;
+        let ops = [
+            file(0),
+            set(1),
+            Op::Fault(Fault::ShortWrite(0)),
+            Op::Fault(Fault::ShortWrite(1)),
+            set(2),
+            Op::Stat(Ref::Path(vec![0])),
+        ];
+        let report = replay(EngineMachine::new(setup, None), &ops);
+        if let Some(failure) = report.failure {
+            panic!("seed {seed}, operation {}: {}", failure.at, failure.what);
+        }
+        seen += report.marks.count("change failed and yet happened");
+    }
+    assert!(seen > 0);
+}

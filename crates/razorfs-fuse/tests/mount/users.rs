@@ -84,7 +84,9 @@ fn mount_use_and_unmount_over(transport: TransportChoice) {
         ..SessionOptions::default()
     };
     let mount = Mount::new(Arc::new(NullFs::default()), false, &options);
-    fs::write(mount.path("f"), b"x").unwrap();
+    // A request of each kind of transport; the root is not this user's.
+    fs::symlink_metadata(mount.path("f")).unwrap_err();
+    fs::write(mount.path("f"), b"x").unwrap_err();
     let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = list
         .lines()
