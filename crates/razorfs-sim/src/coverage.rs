@@ -6,8 +6,9 @@ use crate::marks::Marks;
 use crate::run::Mode;
 
 /// What only a disk that fails, or is full, leads to.
-const OF_FAULTS: [Mark; 13] = [
+const OF_FAULTS: [Mark; 14] = [
     Mark::CleanTakenBack,
+    Mark::CleanAfterFlush,
     Mark::JournalRescued,
     Mark::JournalRescueFailed,
     Mark::JournalFileRetired,

@@ -105,6 +105,11 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
+    /// Whether copies in this pack wait for their references: until then it looks dead.
+    pub fn awaits(&self, pack: PackId) -> bool {
+        self.moves.to.values().any(|(to, _)| *to == pack)
+    }
+
     /// The pack is gone.
     pub fn forget(&mut self, pack: PackId) {
         self.done.remove(&pack);
@@ -143,6 +148,12 @@ impl Checkpointer {
         }
         let mut installer = self.installer.lock();
         let installer = &mut *installer;
+        // A flush that failed is tried again with an older epoch than what is copied now would
+        // have: no generation may come between that has neither those moves nor these.
+        if !self.core.version.load().frozen.is_empty() {
+            marks::hit(Mark::CleanAfterFlush);
+            return Ok(false);
+        }
         let enough = self.core.garbage_most().saturating_mul(2);
         if installer.cleaning.moves.bytes >= enough.min(ENOUGH) {
             self.moves_due.store(true, Ordering::Relaxed);
@@ -225,11 +236,8 @@ impl Checkpointer {
         // After the frames were barred: what was shared before is in this epoch or before.
         let epoch = core.version.load().active.epoch;
         let frames: Vec<&StoredFrame> = copies.iter().map(|c| &c.frame).collect();
-        let mut placed = installer.cleaned.copy(&frames, epoch);
-        if matches!(placed, Err(Error::NoSpace)) && core.ballast.release(core.disk.as_ref()) {
-            placed = installer.cleaned.copy(&frames, epoch);
-        }
-        let placed = match placed {
+        // Without the ballast, which is for what has been accepted: this can wait.
+        let placed = match installer.cleaned.copy(&frames, epoch) {
             Ok(placed) => placed,
             Err(e) => {
                 marks::hit(Mark::CleanTakenBack);
@@ -246,7 +254,9 @@ impl Checkpointer {
             .cleaned_bytes
             .fetch_add(bytes, Ordering::Relaxed);
         let moves = &mut installer.cleaning.moves;
-        moves.epoch = moves.epoch.max(epoch);
+        if !copies.is_empty() {
+            moves.epoch = moves.epoch.max(epoch);
+        }
         moves.bytes += bytes;
         for (copy, to) in copies.into_iter().zip(placed) {
             moves.to.insert(copy.from, (to.pack, to.pos));

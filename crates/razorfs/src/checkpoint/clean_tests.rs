@@ -457,6 +457,41 @@ fn a_generation_between_copy_and_move_keeps_the_copies() {
     check(&volume, 0..KEPT);
 }
 
+/// The flush that is tried again is of an older epoch than copies that are made meanwhile: if those
+/// raised the epoch of all, a generation without the moves would find the first ones dead.
+#[test]
+fn copies_made_after_a_flush_that_failed_do_not_lose_those_before() {
+    let Bench { disk, volume, .. } = bench(false);
+    let more = 100..100 + KEPT;
+    for n in more.clone() {
+        create(&volume, &name(n), &content(n, LEN));
+        create(&volume, &format!("dead {n}"), &content(1000 + n, LEN));
+    }
+    create(&volume, "another filler", &content(8, 100_000));
+    volume.checkpoint().unwrap();
+    for n in more.clone() {
+        remove(&volume, &format!("dead {n}"));
+    }
+    volume.checkpoint().unwrap();
+    assert!(volume.step(Step::Clean).unwrap());
+    create(&volume, "something", b"x");
+    let used = disk.space().unwrap().total - disk.space().unwrap().free;
+    disk.set_capacity(Some(used));
+    assert!(volume.checkpoint().is_err());
+    disk.set_capacity(None);
+    let waited = count(Mark::CleanAfterFlush);
+    clean(&volume);
+    assert!(count(Mark::CleanAfterFlush) > waited);
+    let mut installer = volume.inner.store.scrub().installer.lock();
+    installer.cleaned.seal().unwrap();
+    drop(installer);
+    settle(&volume);
+    clean(&volume);
+    settle(&volume);
+    check(&volume, (0..KEPT).chain(more));
+    ends_empty(&volume);
+}
+
 /// Nothing else is done in the volume, and its checkpoints come by themselves.
 #[test]
 fn a_delete_makes_a_checkpoint_due_within_a_minute() {

@@ -225,7 +225,10 @@ fn before(
             let given_up = unreadable.give_up(core, version, frozen, key, e);
             given_up.map(Some)
         }
-        before => before.map(Some),
+        before => {
+            unreadable.was_read(key);
+            before.map(Some)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! written has to get its record all the same, or one damaged block would stop all checkpoints, and
 //! with them the journal: the new record says of the rest that it is lost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use razorfs_format::key::Key;
@@ -15,10 +16,10 @@ use crate::{Error, Result};
 /// So long a record that the host cannot read is waited for: a disk may come back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Since when the host has not been able to read what a flush needs.
+/// Since when the host has not been able to read what a flush needs, by block.
 #[derive(Default)]
 pub(super) struct Unreadable {
-    since: Option<Duration>,
+    since: BTreeMap<Key, Duration>,
 }
 
 impl Unreadable {
@@ -34,11 +35,14 @@ impl Unreadable {
     ) -> Result<Vec<Fragment>> {
         let again = match version.base_extent(key) {
             Err(e) if e.is_loss() => e,
-            read => return read,
+            read => {
+                self.was_read(key);
+                return read;
+            }
         };
         if !matches!(again, Error::Corrupt(_)) {
             let now = Duration::from_nanos(core.env.monotonic());
-            let since = *self.since.get_or_insert(now);
+            let since = *self.since.entry(*key).or_insert(now);
             if now.saturating_sub(since) < PATIENCE {
                 return Err(again);
             }
@@ -55,9 +59,14 @@ impl Unreadable {
         Ok(lost.into_iter().collect())
     }
 
+    /// What the host did not read for a while it reads again.
+    pub fn was_read(&mut self, key: &Key) {
+        self.since.remove(key);
+    }
+
     /// A flush came through.
     pub fn forget(&mut self) {
-        self.since = None;
+        self.since.clear();
     }
 }
 

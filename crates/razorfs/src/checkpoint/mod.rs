@@ -451,7 +451,8 @@ impl Checkpointer {
             // to have failed may be on the disk, and name the manifest of that try.
             installer.manifest.counters.next_manifest = manifest.counters.next_manifest;
             packs = self.pack_states(installer, &account);
-            dead = Self::settle_packs(&packs, &mut manifest, &mut account);
+            let awaited = |pack| installer.cleaning.awaits(pack);
+            dead = Self::settle_packs(&packs, &mut manifest, &mut account, awaited);
             superblock.manifest = self
                 .write_manifest(&manifest)
                 .inspect_err(|e| self.take_back_manifest(manifest.id, e))?;

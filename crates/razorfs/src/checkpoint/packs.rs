@@ -28,6 +28,8 @@ impl Checkpointer {
                 .get(id)
                 .is_some_and(|p| (is_low && p.live < p.total / 2) || dead(p) > least)
         };
+        let cleaning = &installer.cleaning;
+        let is_dead = |id| is_dead(id) && !cleaning.awaits(id);
         let mut journal = core.journal();
         let writers = [
             &mut journal.hot,
@@ -52,12 +54,14 @@ impl Checkpointer {
         states: &[PackState],
         next: &mut Manifest,
         account: &mut Account,
+        awaited: impl Fn(PackId) -> bool,
     ) -> Vec<PackId> {
         for state in states {
             account.note(state);
         }
         account.flushed(next.counters.epoch);
-        let dead = account.fully_dead(next.counters.epoch);
+        let mut dead = account.fully_dead(next.counters.epoch);
+        dead.retain(|pack| !awaited(*pack));
         for pack in &dead {
             account.remove(*pack);
         }
