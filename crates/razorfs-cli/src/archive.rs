@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -197,6 +197,7 @@ impl Unpack<'_> {
         let Extensions { xattrs, sparse } = extensions(entry, &mut meta).map_err(broken)?;
         let name = sparse.name().unwrap_or_else(|| entry.path_bytes());
         let name = PathBuf::from(OsString::from_vec(name.into_owned()));
+        check_depth(&name)?;
         let path = self.root.join(inner(&name)?);
         let sparse = sparse.size().map_err(broken)?;
         self.parents(&path, true)?;
@@ -204,7 +205,7 @@ impl Unpack<'_> {
         let kind = entry.header().entry_type();
         let directory = meta.is_dir() && kind != EntryType::Link;
         if path == self.root || (directory && there.is_some_and(|there| there.is_dir())) {
-            self.directories.push((path, meta, xattrs));
+            self.dress_later(path, meta, xattrs)?;
             return (self.step)(false);
         }
         if let Some(there) = there
@@ -242,9 +243,25 @@ impl Unpack<'_> {
             }
         }
         if directory {
-            self.directories.push((path, meta, xattrs));
+            self.dress_later(path, meta, xattrs)?;
         }
         (self.step)(!directory)
+    }
+
+    /// A directory gets its times when nothing in it changes any more, and with them what its
+    /// children would have from it. Other attributes are not kept for that long: a tar can have
+    /// more of them than there is memory.
+    fn dress_later(&mut self, path: PathBuf, meta: Meta, xattrs: Vec<Xattr>) -> Result<()> {
+        let mut kept = Vec::new();
+        for xattr in xattrs {
+            if xattr.0 == INHERITED {
+                kept.push(xattr);
+            } else {
+                self.tree.set_xattr(&path, &xattr)?;
+            }
+        }
+        self.directories.push((path, meta, kept));
+        Ok(())
     }
 
     /// Makes the missing directories above `path`, if `make`. None of them may be a symbolic link:
@@ -263,6 +280,7 @@ impl Unpack<'_> {
             }
             make_directory(self.tree, dir)?;
             self.real.insert(dir.to_path_buf());
+            (self.step)(false)?;
         }
         Ok(())
     }
@@ -278,6 +296,7 @@ impl Unpack<'_> {
         let target = entry.link_name_bytes().unwrap_or_default().into_owned();
         let target = PathBuf::from(OsString::from_vec(target));
         if entry.header().entry_type() == EntryType::Link {
+            check_depth(&target)?;
             let first = self.root.join(inner(&target)?);
             // A link to something outside would let it be read and written from inside.
             self.parents(&first, false)?;
@@ -380,6 +399,10 @@ fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Re
             b"gid" => meta.gid = text.parse().map_or(meta.gid, id),
             key => {
                 if let Some(name) = key.strip_prefix(XATTR) {
+                    if value.len() > XATTR_MAX {
+                        let why = format!("an extended attribute has {} bytes", value.len());
+                        return Err(std::io::Error::new(ErrorKind::InvalidData, why));
+                    }
                     let name = OsString::from_vec(name.to_vec());
                     found.xattrs.push((name, value.to_vec()));
                 }
@@ -388,6 +411,26 @@ fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Re
         }
     }
     Ok(found)
+}
+
+/// Bytes of an extended attribute, at most: as Linux has it.
+const XATTR_MAX: usize = 64 << 10;
+/// The attribute of a directory that others have from it.
+const INHERITED: &str = "system.posix_acl_default";
+/// Bytes of a path in a tar, at most.
+const PATH_MAX: usize = 128 << 10;
+/// Names in it, at most. Each is looked for from the root, so that work grows with their square.
+const DEPTH_MAX: usize = 2048;
+
+/// Refuses a path that would take hours or all memory to make.
+fn check_depth(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes <= PATH_MAX && path.components().take(DEPTH_MAX + 1).count() <= DEPTH_MAX {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "cannot unpack a path of {bytes} bytes: at most {PATH_MAX} bytes and {DEPTH_MAX} names"
+    )))
 }
 
 /// What extended attributes are called in a tar.

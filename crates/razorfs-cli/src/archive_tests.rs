@@ -339,6 +339,57 @@ fn a_header_without_end_is_refused_before_it_fills_the_memory() {
     assert!(count.get() < 100 << 20);
 }
 
+/// A tar of one regular file or directory with this record before it.
+fn with_record(key: &str, value: &[u8], name: &str, kind: EntryType) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([(key, value)]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name).unwrap();
+    header.set_entry_type(kind);
+    header.set_mode(0o755);
+    header.set_size(0);
+    header.set_cksum();
+    tar.append(&header, std::io::empty()).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_path_that_would_take_hours_to_make_is_refused_and_a_deep_one_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = HostTree::new(dir.path());
+    for (names, fits) in [(1500, true), (2049, false), (100_000, false)] {
+        let path = "a/".repeat(names - 1) + "f";
+        let tar = with_record("path", path.as_bytes(), "f", EntryType::Regular);
+        let done = unpack(tar.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+        match done {
+            Ok(()) => assert!(fits, "{names}"),
+            Err(e) => assert!(!fits && e.message.contains("at most"), "{}", e.message),
+        }
+    }
+    let mut steps = 0;
+    let path = "b/".repeat(1000) + "f";
+    let tar = with_record("path", path.as_bytes(), "f", EntryType::Regular);
+    let stopped = unpack(tar.as_slice(), &tree, Path::new(""), &mut |_| {
+        steps += 1;
+        match steps {
+            10 => Err(Failure::new("stopped")),
+            _ => Ok(()),
+        }
+    });
+    assert!(stopped.is_err() && steps == 10);
+}
+
+#[test]
+fn an_attribute_larger_than_any_is_refused_before_it_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = HostTree::new(dir.path());
+    let large = vec![b'x'; (64 << 10) + 1];
+    let tar = with_record("SCHILY.xattr.user.a", &large, "d/", EntryType::Directory);
+    let refused = unpack(tar.as_slice(), &tree, Path::new(""), &mut |_| Ok(()));
+    let line = refused.unwrap_err().message;
+    assert!(line.contains("65537 bytes"), "{line}");
+}
+
 #[test]
 fn default_access_lists_do_not_spread_by_unpacking() {
     use razorfs::{Ino, NewNode, Options, Volume, XattrMode};
