@@ -472,8 +472,16 @@ fn copies_made_after_a_flush_that_failed_do_not_lose_those_before() {
     for n in more.clone() {
         remove(&volume, &format!("dead {n}"));
     }
+    // Little is left of the first pack, so that a step for the other one follows.
+    for n in 1..KEPT {
+        remove(&volume, &name(n));
+    }
     volume.checkpoint().unwrap();
     assert!(volume.step(Step::Clean).unwrap());
+    // As when it is full.
+    let mut installer = volume.inner.store.scrub().installer.lock();
+    installer.cleaned.seal().unwrap();
+    drop(installer);
     create(&volume, "something", b"x");
     let used = disk.space().unwrap().total - disk.space().unwrap().free;
     disk.set_capacity(Some(used));
@@ -482,13 +490,10 @@ fn copies_made_after_a_flush_that_failed_do_not_lose_those_before() {
     let waited = count(Mark::CleanAfterFlush);
     clean(&volume);
     assert!(count(Mark::CleanAfterFlush) > waited);
-    let mut installer = volume.inner.store.scrub().installer.lock();
-    installer.cleaned.seal().unwrap();
-    drop(installer);
     settle(&volume);
     clean(&volume);
     settle(&volume);
-    check(&volume, (0..KEPT).chain(more));
+    check(&volume, (0..1).chain(more));
     ends_empty(&volume);
 }
 
