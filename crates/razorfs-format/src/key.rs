@@ -10,11 +10,12 @@
 //! | `O` | ino | [`crate::record::Orphan`] |
 //! | `S` | pack, position of the frame | [`crate::record::Shared`] |
 //! | `X` | ino, hash of the name, seq u8 | [`crate::record::Xattr`] |
+//! | `Z` | epoch of the kill, pack, position of the frame | [`crate::record::Held`] |
 //!
-//! `P`, `R` and `Z` are reserved. Ino is always the eight bytes at offset 5; in an `S` key, whose
-//! branch is that of the head, they are the pack.
+//! `P` and `R` are reserved. Ino is always the eight bytes at offset 5; in an `S` key they are the
+//! pack, in a `Z` key the epoch; the branch of both is that of the head.
 
-use crate::ids::{Branch, Ino, PackId};
+use crate::ids::{Branch, Epoch, Ino, PackId};
 
 /// Which table a key belongs to. The discriminant is the byte on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -34,11 +35,14 @@ pub enum Tag {
     Shared = b'S',
     /// Extended attributes.
     Xattr = b'X',
+    /// Frames that the head let go of and a snapshot holds; written by flushes alone, never
+    /// journaled.
+    Held = b'Z',
 }
 
 impl Tag {
     /// All tables, in key order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Dirent,
         Self::Extent,
         Self::Inode,
@@ -46,6 +50,7 @@ impl Tag {
         Self::Orphan,
         Self::Shared,
         Self::Xattr,
+        Self::Held,
     ];
 
     /// The tag that `byte` stands for.
@@ -59,6 +64,7 @@ impl Tag {
             b'O' => Self::Orphan,
             b'S' => Self::Shared,
             b'X' => Self::Xattr,
+            b'Z' => Self::Held,
             _ => return None,
         })
     }
@@ -70,7 +76,7 @@ impl Tag {
             Self::Inode | Self::Orphan => 13,
             Self::Dirent | Self::Extent | Self::Shared => 21,
             Self::Xattr => 22,
-            Self::Link => 29,
+            Self::Link | Self::Held => 29,
         }
     }
 }
@@ -151,6 +157,15 @@ impl Key {
         key
     }
 
+    /// The frame whose header stands at `pos` of `pack`, as a flush of this epoch let go of it.
+    #[must_use]
+    pub fn held(killed: Epoch, pack: PackId, pos: u64) -> Self {
+        let mut key = Self::start(Tag::Held, Branch::HEAD, Ino(killed.0));
+        key.push(&pack.0.to_be_bytes());
+        key.push(&pos.to_be_bytes());
+        key
+    }
+
     /// Extended attribute of `ino` with this name hash; `seq` tells colliding names apart.
     #[must_use]
     pub fn xattr(branch: Branch, ino: Ino, hash: u64, seq: u8) -> Self {
@@ -226,10 +241,25 @@ impl Key {
     }
 
     /// The inode: the directory of an entry, the file of an extent, else the inode itself. Of a
-    /// shared frame it is [`Key::pack`].
+    /// shared frame it is [`Key::pack`], of a held one [`Key::killed`].
     #[must_use]
     pub fn ino(&self) -> Ino {
         Ino(self.u64_at(5))
+    }
+
+    /// The epoch whose flush let go of a held frame.
+    #[must_use]
+    pub fn killed(&self) -> Epoch {
+        Epoch(self.u64_at(5))
+    }
+
+    /// The frame of a shared or held one: its pack, and where its header stands there.
+    #[must_use]
+    pub fn frame(&self) -> (PackId, u64) {
+        match self.tag() {
+            Tag::Held => (PackId(self.second()), self.u64_at(21)),
+            _ => (self.pack(), self.second()),
+        }
     }
 
     /// The pack of a shared frame.
@@ -239,7 +269,7 @@ impl Key {
     }
 
     /// The second number: cookie of an entry, block of an extent, parent of a link, name hash of
-    /// an attribute, position of a shared frame. Zero for inodes and orphans.
+    /// an attribute, position of a shared frame, pack of a held one. Zero for inodes and orphans.
     #[must_use]
     pub fn second(&self) -> u64 {
         self.u64_at(13)
@@ -299,6 +329,10 @@ impl std::fmt::Debug for Key {
             }
             Tag::Orphan => write!(f, "O[{branch}]{ino}"),
             Tag::Shared => write!(f, "S[{branch}]{ino}@{}", self.second()),
+            Tag::Held => {
+                let (pack, pos) = self.frame();
+                write!(f, "Z{ino}-{pack}@{pos}")
+            }
             Tag::Xattr => write!(
                 f,
                 "X[{branch}]{ino}:{:#x}.{}",

@@ -21,6 +21,7 @@ pub mod record;
 pub mod scrub;
 pub mod segment;
 pub mod superblock;
+pub mod timeline;
 pub mod wire;
 
 pub use error::{FormatError, Place};

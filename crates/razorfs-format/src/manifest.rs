@@ -10,8 +10,8 @@
 //! The header's CRC covers the bytes before it, seeded (volume, manifest id); a section's its kind,
 //! length and payload, seeded (volume, manifest id, kind); the last one everything before it,
 //! seeded (volume, manifest id), and the superblock repeats it. Valid if all of them, the ids and
-//! the length are right. Sections stand in the order of their kinds, all of which must be there; a
-//! kind from 0x8000_0000 on that is not known is passed over, any other one is refused.
+//! the length are right. Sections stand in the order of their kinds, of which the first five must be
+//! there; a kind from 0x8000_0000 on that is not known is passed over, any other one is refused.
 //!
 //! `v` is a varint, `bytes` a varint length and the bytes:
 //!
@@ -21,7 +21,8 @@
 //! | 2 PACKS | each: `id v | sealed u8 | length v | total v | live v | last birth v` |
 //! | 3 COUNTERS | `next ino u64 | next segment u64 | next pack u64 | next manifest u64 | inodes u64 | bytes u64 | epoch u64 | lsn u64` |
 //! | 4 BRANCHES | each: `id v | parent v | epoch v | name bytes` |
-//! | 5 SNAPSHOTS | each: `id v | branch v | epoch v | time u64 | name bytes` |
+//! | 5 SNAPSHOTS | each: `id v | branch v | epoch v | flags u8 | time u64 | inodes v | bytes u128 | name bytes`; flag 1: it was given up, and what only it holds is not released yet |
+//! | 6 LINES | each: `first v | last v | line v | parent v` ([`crate::timeline`]); only where the volume was rolled back |
 //! | 2³¹ SIZES | `bytes u128`; only where `bytes` of COUNTERS is all ones, because the sum needs more than 64 bits |
 
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ use crate::ids::{Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, Segmen
 use crate::key::{Key, Tag};
 use crate::layout::FileName;
 use crate::record::NAME_MAX;
+use crate::timeline::{Span, Timeline};
 use crate::wire::{Put, Take};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RZMF");
@@ -131,8 +133,14 @@ pub struct SnapshotMeta {
     pub branch: Branch,
     /// It shows what was written up to this epoch.
     pub epoch: Epoch,
+    /// It was given up: nobody sees it, but what only it holds is not released yet.
+    pub gone: bool,
     /// When it was taken, in nanoseconds since 1970.
     pub time: u64,
+    /// Inodes that it shows.
+    pub inodes: u64,
+    /// Sum of the sizes of the files that it shows.
+    pub bytes: u128,
     /// Its name, at most 255 bytes.
     pub name: Box<[u8]>,
 }
@@ -152,8 +160,8 @@ pub struct Manifest {
     pub counters: Counters,
     /// All branches.
     pub branches: Vec<BranchMeta>,
-    /// All snapshots.
-    pub snapshots: Vec<SnapshotMeta>,
+    /// The snapshots, and the lines of time that they stand on.
+    pub timeline: Timeline,
 }
 
 fn put_segment(meta: &SegmentMeta, out: &mut Vec<u8>) {
@@ -288,21 +296,57 @@ fn take_branch(t: &mut Take<'_>) -> Result<BranchMeta> {
     })
 }
 
-fn put_snapshot(meta: &SnapshotMeta, out: &mut Vec<u8>) {
+/// Appends a snapshot.
+pub(crate) fn put_snapshot(meta: &SnapshotMeta, out: &mut Vec<u8>) {
     out.put_varint(meta.id);
     out.put_varint(u64::from(meta.branch.0));
     out.put_varint(meta.epoch.0);
+    out.put_u8(u8::from(meta.gone));
     out.put_u64(meta.time);
+    out.put_varint(meta.inodes);
+    out.extend_from_slice(&meta.bytes.to_le_bytes());
     out.put_bytes(&meta.name);
 }
 
-fn take_snapshot(t: &mut Take<'_>) -> Result<SnapshotMeta> {
+/// A snapshot, as the manifest and the journal have it.
+pub(crate) fn take_snapshot(t: &mut Take<'_>) -> Result<SnapshotMeta> {
+    let (id, branch, epoch) = (t.varint()?, Branch(t.varint32()?), Epoch(t.varint()?));
+    let at_flags = *t;
+    let gone = match t.u8()? {
+        0 => false,
+        1 => true,
+        other => return Err(at_flags.error("0 or 1", other)),
+    };
+    let (time, inodes) = (t.u64()?, t.varint()?);
+    let at_bytes = *t;
+    let bytes = u128::from_le_bytes(t.array()?);
+    if bytes > i128::MAX as u128 {
+        return Err(at_bytes.error("a sum of sizes", bytes));
+    }
     Ok(SnapshotMeta {
-        id: t.varint()?,
-        branch: Branch(t.varint32()?),
-        epoch: Epoch(t.varint()?),
-        time: t.u64()?,
+        id,
+        branch,
+        epoch,
+        gone,
+        time,
+        inodes,
+        bytes,
         name: t.bytes(NAME_MAX)?.into(),
+    })
+}
+
+fn put_span(span: &Span, out: &mut Vec<u8>) {
+    for v in [span.first.0, span.last.0, span.line, span.parent.0] {
+        out.put_varint(v);
+    }
+}
+
+fn take_span(t: &mut Take<'_>) -> Result<Span> {
+    Ok(Span {
+        first: Epoch(t.varint()?),
+        last: Epoch(t.varint()?),
+        line: t.varint()?,
+        parent: Epoch(t.varint()?),
     })
 }
 
@@ -350,8 +394,11 @@ impl Manifest {
             (2, put_all(&self.packs, put_pack)),
             (3, counters),
             (4, put_all(&self.branches, put_branch)),
-            (5, put_all(&self.snapshots, put_snapshot)),
+            (5, put_all(self.timeline.snapshots(), put_snapshot)),
         ];
+        if !self.timeline.spans().is_empty() {
+            sections.push((6, put_all(self.timeline.spans(), put_span)));
+        }
         if self.counters.bytes > u128::from(u64::MAX) {
             sections.push((SIZES, self.counters.bytes.to_le_bytes().to_vec()));
         }
@@ -399,7 +446,7 @@ impl Manifest {
             generation,
             ..Self::default()
         };
-        let mut known = 0;
+        let (mut known, mut snapshots, mut spans) = (0, Vec::new(), Vec::new());
         for _ in 0..sections {
             let (kind, payload) = decode_section(&mut t, volume, id)?;
             if kind < OPTIONAL {
@@ -417,7 +464,8 @@ impl Manifest {
                     payload.end()?;
                 }
                 4 => manifest.branches = take_all(payload, take_branch)?,
-                5 => manifest.snapshots = take_all(payload, take_snapshot)?,
+                5 => snapshots = take_all(payload, take_snapshot)?,
+                6 => spans = take_all(payload, take_span)?,
                 SIZES => {
                     let mut payload = payload;
                     let counter = manifest.counters.bytes;
@@ -428,8 +476,8 @@ impl Manifest {
                 _ => return Err(payload.error("a section that is known", kind)),
             }
         }
-        if known != 5 {
-            return Err(t.error("five sections", known));
+        if known < 5 {
+            return Err(t.error("at least five sections", known));
         }
         let covered = bytes
             .get(..bytes.len() - t.rest().len())
@@ -441,6 +489,10 @@ impl Manifest {
         t.end()?;
         unique(t, manifest.segments.iter().map(|m| m.id))?;
         unique(t, manifest.packs.iter().map(|m| m.id))?;
+        unique(t, snapshots.iter().map(|m| m.id))?;
+        let (found, lines) = (snapshots.len(), spans.len());
+        let got = format_args!("{found} snapshots and {lines} runs of epochs").to_string();
+        manifest.timeline = Timeline::new(snapshots, spans).map_err(|why| t.error(why, got))?;
         Ok(manifest)
     }
 }

@@ -50,13 +50,20 @@ fn sample() -> Manifest {
             epoch: Epoch(0),
             name: (*b"head").into(),
         }],
-        snapshots: vec![SnapshotMeta {
-            id: 1,
-            branch: Branch(0),
-            epoch: Epoch(6),
-            time: 5,
-            name: (*b"s").into(),
-        }],
+        timeline: Timeline::new(vec![snapshot()], Vec::new()).unwrap(),
+    }
+}
+
+fn snapshot() -> SnapshotMeta {
+    SnapshotMeta {
+        id: 1,
+        branch: Branch(0),
+        epoch: Epoch(6),
+        gone: false,
+        time: 5,
+        inodes: 7,
+        bytes: 8,
+        name: (*b"s").into(),
     }
 }
 
@@ -82,7 +89,16 @@ fn golden() {
         &zeros(&[], 6),
         &word(3),
         &word(4),
-        &word(bytes.len() as u8),
+        &[
+            bytes.len() as u8,
+            (bytes.len() >> 8) as u8,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ],
         &[5, 0, 0, 0],
         &crc(0..44, None),
         &[1, 0, 0, 0, segment.len() as u8, 0, 0, 0],
@@ -95,13 +111,15 @@ fn golden() {
         &crc(121..193, Some(3)),
         b"\x04\0\0\0\x08\0\0\0\0\0\0\x04head",
         &crc(197..213, Some(4)),
-        b"\x05\0\0\0\x0d\0\0\0\x01\x00\x06\x05\0\0\0\0\0\0\0\x01s",
-        &crc(217..238, Some(5)),
-        &crc(0..242, None),
+        b"\x05\0\0\0\x1f\0\0\0\x01\x00\x06\0\x05\0\0\0\0\0\0\0\x07",
+        &zeros(&[8], 15),
+        b"\x01s",
+        &crc(217..256, Some(5)),
+        &crc(0..260, None),
     ]
     .concat();
     assert_eq!(bytes, golden);
-    assert_eq!(Manifest::crc(&bytes).to_le_bytes(), golden[242..]);
+    assert_eq!(Manifest::crc(&bytes).to_le_bytes(), golden[260..]);
 }
 
 #[test]
@@ -169,7 +187,8 @@ proptest! {
         }).collect();
         manifest.counters.next_ino = Ino(counters[0]);
         manifest.counters.lsn = Lsn(counters[7]);
-        manifest.snapshots[0].name = name.into();
+        let named = SnapshotMeta { name: name.into(), ..snapshot() };
+        manifest.timeline = Timeline::new(vec![named], Vec::new()).unwrap();
         let bytes = manifest.to_bytes(VID);
         prop_assert_eq!(Manifest::decode(&bytes, VID, manifest.id), Ok(manifest));
     }
@@ -185,7 +204,8 @@ proptest! {
             2 => drop(take_all(t, take_pack)),
             3 => drop(take_all(t, take_counters)),
             4 => drop(take_all(t, take_branch)),
-            _ => drop(take_all(t, take_snapshot)),
+            5 => drop(take_all(t, take_snapshot)),
+            _ => drop(take_all(t, take_span)),
         }
     }
 }
@@ -210,4 +230,24 @@ fn a_sum_of_sizes_beyond_64_bits_reads_back_and_one_within_adds_no_section() {
     }
     manifest.counters.bytes = u128::MAX;
     assert!(Manifest::decode(&manifest.to_bytes(VID), VID, manifest.id).is_err());
+}
+
+#[test]
+fn lines_and_what_was_given_up_read_back() {
+    let mut manifest = sample();
+    let back = |id, epoch| SnapshotMeta {
+        id,
+        epoch: Epoch(epoch),
+        gone: id == 2,
+        bytes: u128::from(u64::MAX) + 5,
+        ..snapshot()
+    };
+    manifest.timeline.add(back(2, 9));
+    assert!(manifest.timeline.roll_back(Epoch(6), Epoch(9)));
+    let bytes = manifest.to_bytes(VID);
+    let read = Manifest::decode(&bytes, VID, manifest.id);
+    assert_eq!(read, Ok(manifest.clone()));
+    // A line that goes on from no snapshot is none.
+    let spans = manifest.timeline.spans().to_vec();
+    assert!(Timeline::new(vec![back(2, 9)], spans).is_err());
 }

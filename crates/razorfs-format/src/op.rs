@@ -9,15 +9,20 @@
 //! | CTR | `4 | counter u8 | signed varint` |
 //! | NEW | `5 | key string | value string`: a PUT of a key that never existed before, so that deleting it again needs no tombstone |
 //! | WHO | `6 | uid varint | gid varint | pid varint`: who asked, for the audit trail; changes nothing |
+//! | TAKE | `7 | a snapshot as in the manifest`: what is before it, in this batch and those before, belongs to its epoch or an earlier one; what follows, to a later one |
+//! | DROP | `8 | id varint`: the snapshot is given up |
+//! | BACK | `9 | id varint | end varint | inodes varint | bytes u128`: the volume goes on from the snapshot; epoch `end` is the last of what was before, and the counters become these |
 //!
-//! Keys are those of any table but `S`, which follows from the extents. What is PUT, or NEW, is no
-//! extent: those are patched.
+//! Keys are those of any table but `S` and `Z`, which follow from the extents. What is PUT, or NEW,
+//! is no extent: those are patched.
 //!
 //! A PATCH lays one fragment over whatever the block already holds; it is resolved when the
 //! memtable is flushed, so that redo reads nothing and an appended log line is logged once.
 
 use crate::error::{Place, Result};
+use crate::ids::Epoch;
 use crate::key::{Key, Tag};
+use crate::manifest::{SnapshotMeta, put_snapshot, take_snapshot};
 use crate::record::Fragment;
 use crate::wire::{Put, Take};
 
@@ -141,6 +146,24 @@ pub enum Mutation {
         /// Process.
         pid: u32,
     },
+    /// A snapshot is taken.
+    Take(SnapshotMeta),
+    /// A snapshot is given up.
+    Drop {
+        /// Its number.
+        id: u64,
+    },
+    /// The volume goes back to a snapshot.
+    Back {
+        /// Its number.
+        id: u64,
+        /// The last epoch before.
+        end: Epoch,
+        /// Inodes that it shows.
+        inodes: u64,
+        /// Sum of the sizes of its files.
+        bytes: u128,
+    },
 }
 
 /// Longest value of a record: an attribute of 64 KiB with its name, or a full extent list.
@@ -171,6 +194,26 @@ impl Mutation {
                 out.put_varint(u64::from(*gid));
                 out.put_varint(u64::from(*pid));
             }
+            Self::Take(snapshot) => {
+                out.put_u8(7);
+                put_snapshot(snapshot, out);
+            }
+            Self::Drop { id } => {
+                out.put_u8(8);
+                out.put_varint(*id);
+            }
+            Self::Back {
+                id,
+                end,
+                inodes,
+                bytes,
+            } => {
+                out.put_u8(9);
+                out.put_varint(*id);
+                out.put_varint(end.0);
+                out.put_varint(*inodes);
+                out.extend_from_slice(&bytes.to_le_bytes());
+            }
         }
     }
 
@@ -179,9 +222,9 @@ impl Mutation {
         fn key(t: &mut Take<'_>) -> Result<Key> {
             let start = *t;
             let bytes = t.bytes(32)?;
-            // The counts of shared frames follow from the extents, and only flushes write them.
+            // What is known of frames follows from the extents, and only flushes write it.
             Key::from_bytes(bytes)
-                .filter(|key| key.tag() != Tag::Shared)
+                .filter(|key| !matches!(key.tag(), Tag::Shared | Tag::Held))
                 .ok_or_else(|| start.error("a key", format_args!("bytes {bytes:02x?}")))
         }
         let start = *t;
@@ -224,6 +267,21 @@ impl Mutation {
                 uid: t.varint32()?,
                 gid: t.varint32()?,
                 pid: t.varint32()?,
+            },
+            7 => Self::Take(take_snapshot(t)?),
+            8 => Self::Drop { id: t.varint()? },
+            9 => Self::Back {
+                id: t.varint()?,
+                end: Epoch(t.varint()?),
+                inodes: t.varint()?,
+                bytes: {
+                    let at = *t;
+                    let bytes = u128::from_le_bytes(t.array()?);
+                    if bytes > i128::MAX as u128 {
+                        return Err(at.error("a sum of sizes", bytes));
+                    }
+                    bytes
+                },
             },
             other => return Err(start.error("a mutation", other)),
         })

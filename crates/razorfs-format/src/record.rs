@@ -6,6 +6,7 @@
 //! | dirent | `kind u8 | ino v | name bytes` |
 //! | extent | fragments until the end, sorted, not overlapping |
 //! | shared | `count v | bytes v`: blocks that refer to the frame, at least 1, and its bytes in the pack |
+//! | held | `birth v | bytes v`: the epoch that wrote the frame, and its bytes in the pack |
 //! | orphan | `1 u8` reap the inode; `2 u8 | from v` extents from block `from` on are being removed |
 //! | xattr | `name bytes | value bytes` |
 //!
@@ -17,6 +18,7 @@
 //! 1] | crc u32 each: one for a compressed frame, one for each 16 KiB of a raw one`).
 
 mod fragment;
+mod held;
 mod shared;
 
 use crate::error::{Place, Result};
@@ -24,6 +26,7 @@ use crate::ids::Ino;
 use crate::wire::{Put, Take};
 
 pub use fragment::{Codec, Extent, Fragment, FragmentKind, Origin, PackRef};
+pub use held::Held;
 pub use shared::Shared;
 
 /// log2 of the size of a logical block.

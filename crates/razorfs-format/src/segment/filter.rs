@@ -38,7 +38,7 @@ pub fn filter_prefix(key: &Key) -> &[u8] {
     let bytes = key.as_bytes();
     match key.tag() {
         Tag::Dirent | Tag::Xattr => bytes.split_last().map_or(bytes, |(_, prefix)| prefix),
-        Tag::Extent | Tag::Inode | Tag::Link | Tag::Orphan | Tag::Shared => bytes,
+        Tag::Extent | Tag::Inode | Tag::Link | Tag::Orphan | Tag::Shared | Tag::Held => bytes,
     }
 }
 

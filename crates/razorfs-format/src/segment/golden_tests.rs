@@ -216,6 +216,7 @@ fn any_key(tag: Tag) -> impl Strategy<Value = Key> {
             Tag::Link => Key::link(branch, ino, Ino(second), u64::from(seq)),
             Tag::Orphan => Key::orphan(branch, Ino(second)),
             Tag::Shared => Key::shared(PackId(ino.0), second),
+            Tag::Held => Key::held(Epoch(ino.0), PackId(second), u64::from(seq)),
             Tag::Xattr => Key::xattr(branch, ino, second, seq),
         }
     })

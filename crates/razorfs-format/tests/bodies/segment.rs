@@ -293,6 +293,7 @@ fn next_row(from: &mut Source<'_>, tag: Tag, n: &mut u64) -> Row {
         Tag::Link => Key::link(head, ino, Ino(2), *n),
         Tag::Orphan => Key::orphan(head, Ino(*n)),
         Tag::Shared => Key::shared(PackId(ino.0), *n),
+        Tag::Held => Key::held(Epoch(ino.0), PackId(*n), *n * 8),
         Tag::Xattr => Key::xattr(head, ino, *n, shape & 1),
     };
     let value = match (shape >> 4, tag) {

@@ -1,0 +1,447 @@
+//! Which versions of a record somebody can see, where a volume has snapshots and was rolled back.
+//!
+//! Epochs only grow, but time need not be a line: a rollback to a snapshot goes on from there, and
+//! what was written since belongs to a *line* of its own, which ends with the snapshot that was
+//! taken before the rollback. So lines form a tree; each has a *parent*, the epoch of an older line
+//! that it goes on from. The line of the newest epoch is the *head*.
+//!
+//! What is seen at an epoch is what was written on the way back from it to the beginning: a
+//! [`View`]. Only the epochs of snapshots, the *points*, and the head are ever looked at, so of each
+//! record the versions have to be kept that one of them sees ([`Timeline::is_seen`]), and a frame
+//! that the head does not show any more as long as a point lies in its life
+//! ([`Timeline::is_held`]).
+//!
+//! A snapshot that was given up stays a point until what only it held has been released
+//! ([`Timeline::release`]). One from which two ways lead on, its own line and a rollback's, or two
+//! rollbacks, stays until one of them has gone: what it shows is shown by both.
+//!
+//! Source: the births and kill times of blocks are those of ZFS's dead lists (Bonwick and others),
+//! kept by the epoch of the kill, so that giving up a snapshot moves no list.
+
+use std::collections::BTreeSet;
+
+use crate::ids::Epoch;
+use crate::manifest::SnapshotMeta;
+
+/// A run of epochs that belongs to one line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// Its first epoch.
+    pub first: Epoch,
+    /// Its last one; of the head [`Span::OPEN`].
+    pub last: Epoch,
+    /// The line: a number that tells lines apart and nothing else.
+    pub line: u64,
+    /// The epoch that the line goes on from; 0 for the first line. The same in all its spans.
+    pub parent: Epoch,
+}
+
+impl Span {
+    /// The last epoch of the head.
+    pub const OPEN: Epoch = Epoch(u64::MAX);
+
+    /// All there is, where nothing was ever rolled back.
+    pub const WHOLE: Self = Self {
+        first: Epoch(0),
+        last: Self::OPEN,
+        line: 0,
+        parent: Epoch(0),
+    };
+
+    fn has(&self, epoch: Epoch) -> bool {
+        self.first <= epoch && epoch <= self.last
+    }
+}
+
+/// What is visible at an epoch: runs of epochs, the newest first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View(Box<[(Epoch, Epoch)]>);
+
+impl View {
+    /// Everything.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self([(Epoch(0), Span::OPEN)].into())
+    }
+
+    /// Whether it shows what was written in an epoch.
+    #[must_use]
+    pub fn sees(&self, epoch: Epoch) -> bool {
+        self.newest(epoch) == Some(epoch)
+    }
+
+    /// The newest epoch it shows that is not newer than `at`.
+    #[must_use]
+    pub fn newest(&self, at: Epoch) -> Option<Epoch> {
+        let run = self.0.partition_point(|(first, _)| *first > at);
+        self.0.get(run).map(|(_, last)| (*last).min(at))
+    }
+
+    /// The newest epoch it shows.
+    #[must_use]
+    pub fn tip(&self) -> Epoch {
+        self.0.first().map_or(Epoch(0), |(_, last)| *last)
+    }
+}
+
+/// What giving up a snapshot changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Release {
+    /// Other snapshots, or other ways, show all that it does: nothing is freed.
+    Nothing,
+    /// The frames that were killed in one of `killed` and born after `after`, and up to the epoch
+    /// of the snapshot, are nobody's.
+    Held {
+        /// Runs of epochs, both ends in them.
+        killed: Vec<(Epoch, Epoch)>,
+        /// Exclusive.
+        after: Epoch,
+    },
+    /// It is the end of a line that was left: the frames that it shows and that were born after
+    /// `after` are nobody's, and the line ends there now, or is gone.
+    End {
+        /// Exclusive.
+        after: Epoch,
+    },
+}
+
+/// Lines and snapshots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Timeline {
+    /// By epoch, then by id.
+    snapshots: Vec<SnapshotMeta>,
+    /// By epoch.
+    spans: Vec<Span>,
+    /// The points of each line: (line, epoch), ordered.
+    points: Vec<(u64, Epoch)>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self::assemble(Vec::new(), vec![Span::WHOLE])
+    }
+}
+
+impl Timeline {
+    /// From what a manifest lists. Answers why not, if it cannot be.
+    pub fn new(snapshots: Vec<SnapshotMeta>, spans: Vec<Span>) -> Result<Self, &'static str> {
+        if spans.is_empty() {
+            return Ok(Self::assemble(snapshots, vec![Span::WHOLE]));
+        }
+        let ordered = spans.windows(2).all(|w| match w {
+            [a, b] => a.last < b.first,
+            _ => true,
+        });
+        if !ordered || spans.iter().any(|s| s.first > s.last) {
+            return Err("lines whose epochs are in order");
+        }
+        if spans.last().is_none_or(|s| s.last != Span::OPEN)
+            || spans.first().is_none_or(|s| s.first != Epoch(0))
+        {
+            return Err("lines from the first epoch to the last");
+        }
+        let timeline = Self::assemble(snapshots, spans);
+        for span in &timeline.spans {
+            let start = timeline.start(span.line);
+            let root = start == Some(Epoch(0));
+            let parent = timeline.span(span.parent);
+            let begins = timeline.spans.iter().find(|s| s.line == span.line);
+            let agrees = begins.is_some_and(|s| s.parent == span.parent);
+            let goes_on = span.parent < begins.map_or(Epoch(0), |s| s.first)
+                && parent.is_some_and(|p| p.line != span.line);
+            if !agrees || root != (span.parent == Epoch(0)) || !(root || goes_on) {
+                return Err("lines that go on from an older one");
+            }
+        }
+        if timeline
+            .snapshots
+            .iter()
+            .any(|s| timeline.span(s.epoch).is_none())
+        {
+            return Err("snapshots on a line");
+        }
+        let pinned = |span: &Span| timeline.snapshots.iter().any(|s| s.epoch == span.parent);
+        if !timeline
+            .spans
+            .iter()
+            .all(|s| s.parent == Epoch(0) || pinned(s))
+        {
+            return Err("lines that go on from snapshots");
+        }
+        Ok(timeline)
+    }
+
+    fn assemble(mut snapshots: Vec<SnapshotMeta>, spans: Vec<Span>) -> Self {
+        snapshots.sort_by_key(|s| (s.epoch, s.id));
+        let mut timeline = Self {
+            snapshots,
+            spans,
+            points: Vec::new(),
+        };
+        timeline.find_points();
+        timeline
+    }
+
+    fn find_points(&mut self) {
+        let of = |s: &SnapshotMeta| Some((self.span(s.epoch)?.line, s.epoch));
+        let points: BTreeSet<_> = self.snapshots.iter().filter_map(of).collect();
+        self.points = points.into_iter().collect();
+    }
+
+    /// The snapshots, oldest first, those that are given up among them.
+    #[must_use]
+    pub fn snapshots(&self) -> &[SnapshotMeta] {
+        &self.snapshots
+    }
+
+    /// The lines, to be written down; none if nothing was ever rolled back.
+    #[must_use]
+    pub fn spans(&self) -> &[Span] {
+        match &*self.spans {
+            [Span::WHOLE] => &[],
+            spans => spans,
+        }
+    }
+
+    /// Whether there is nothing but the head.
+    #[must_use]
+    pub fn is_trivial(&self) -> bool {
+        self.snapshots.is_empty() && self.spans().is_empty()
+    }
+
+    /// The snapshot of this name that was not given up.
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<&SnapshotMeta> {
+        let live = |s: &&SnapshotMeta| !s.gone && *s.name == *name;
+        self.snapshots.iter().find(live)
+    }
+
+    fn span(&self, epoch: Epoch) -> Option<&Span> {
+        let next = self.spans.partition_point(|s| s.first <= epoch);
+        let span = self.spans.get(next.checked_sub(1)?)?;
+        span.has(epoch).then_some(span)
+    }
+
+    /// The line that an epoch belongs to; none if that line has gone.
+    #[must_use]
+    pub fn line(&self, epoch: Epoch) -> Option<u64> {
+        self.span(epoch).map(|span| span.line)
+    }
+
+    /// Its first epoch.
+    fn start(&self, line: u64) -> Option<Epoch> {
+        let span = self.spans.iter().find(|s| s.line == line);
+        span.map(|s| s.first)
+    }
+
+    fn tip(&self, line: u64) -> Option<Epoch> {
+        let span = self.spans.iter().rev().find(|s| s.line == line);
+        span.map(|s| s.last)
+    }
+
+    fn points_of(&self, line: u64) -> &[(u64, Epoch)] {
+        let from = self.points.partition_point(|(l, _)| *l < line);
+        let to = self.points.partition_point(|(l, _)| *l <= line);
+        self.points.get(from..to).unwrap_or_default()
+    }
+
+    /// What the head shows.
+    #[must_use]
+    pub fn head(&self) -> View {
+        self.view(Span::OPEN)
+    }
+
+    /// What is visible at an epoch.
+    #[must_use]
+    pub fn view(&self, at: Epoch) -> View {
+        let mut runs = Vec::new();
+        let mut at = Some(at);
+        while let Some(tip) = at {
+            let Some(line) = self.span(tip).map(|s| (s.line, s.parent)) else {
+                break;
+            };
+            let (line, parent) = line;
+            let spans = self.spans.iter().rev();
+            let mine = spans.filter(|s| s.line == line && s.first <= tip);
+            runs.extend(mine.map(|s| (s.first, s.last.min(tip))));
+            // A parent is older than its line, so this comes to an end.
+            at = (parent != Epoch(0)).then_some(parent);
+        }
+        View(runs.into())
+    }
+
+    /// Whether a point or the head sees the version of `epoch`, which one of `newer` follows on the
+    /// same line, if any does. Versions that are only below another line's are asked for with none:
+    /// the point where the lines part sees them.
+    #[must_use]
+    pub fn is_seen(&self, epoch: Epoch, newer: Option<Epoch>) -> bool {
+        let Some(line) = self.line(epoch) else {
+            return false;
+        };
+        let tip = self.tip(line);
+        if newer.is_none() && tip == Some(Span::OPEN) {
+            return true;
+        }
+        let points = self.points_of(line);
+        let first = points.partition_point(|(_, at)| *at < epoch);
+        points
+            .get(first)
+            .is_some_and(|(_, at)| newer.is_none_or(|newer| *at < newer))
+    }
+
+    /// The newest point on the way back from an epoch, and older than it.
+    #[must_use]
+    pub fn before(&self, epoch: Epoch) -> Option<Epoch> {
+        let span = self.span(epoch)?;
+        let points = self.points_of(span.line);
+        let below = points.partition_point(|(_, at)| *at < epoch);
+        match below.checked_sub(1).and_then(|i| points.get(i)) {
+            Some((_, point)) => Some(*point),
+            // Where a line goes on from is a point.
+            None => (span.parent != Epoch(0)).then_some(span.parent),
+        }
+    }
+
+    /// Whether a point sees a frame that was born in one epoch and killed in another, on the same
+    /// way.
+    #[must_use]
+    pub fn is_held(&self, birth: Epoch, killed: Epoch) -> bool {
+        self.before(killed).is_some_and(|point| birth <= point)
+    }
+
+    /// The next point of the same line, or the end of that.
+    fn next_on(&self, line: u64, after: Epoch) -> Epoch {
+        let points = self.points_of(line);
+        let next = points.partition_point(|(_, at)| *at <= after);
+        match points.get(next) {
+            Some((_, at)) => *at,
+            None => self.tip(line).unwrap_or(after),
+        }
+    }
+
+    fn runs(&self, line: u64, from: Epoch, to: Epoch) -> Vec<(Epoch, Epoch)> {
+        let mine = self.spans.iter().filter(|s| s.line == line);
+        let clipped = mine.map(|s| (s.first.max(from), s.last.min(to)));
+        clipped.filter(|(first, last)| first <= last).collect()
+    }
+
+    fn children(&self, of: Epoch) -> Vec<u64> {
+        let mut lines: Vec<u64> = Vec::new();
+        for span in self
+            .spans
+            .iter()
+            .filter(|s| of != Epoch(0) && s.parent == of)
+        {
+            if !lines.contains(&span.line) {
+                lines.push(span.line);
+            }
+        }
+        lines
+    }
+
+    /// Adds a snapshot.
+    pub fn add(&mut self, snapshot: SnapshotMeta) {
+        if self.snapshots.iter().all(|s| s.id != snapshot.id) {
+            self.snapshots.push(snapshot);
+            self.snapshots.sort_by_key(|s| (s.epoch, s.id));
+            self.find_points();
+        }
+    }
+
+    /// Gives a snapshot up. Answers whether there is such a one.
+    pub fn give_up(&mut self, id: u64) -> bool {
+        let found = self.snapshots.iter_mut().find(|s| s.id == id);
+        found.is_some_and(|s| !std::mem::replace(&mut s.gone, true))
+    }
+
+    /// The head goes on from the point `to` after epoch `end`. Answers false if it cannot.
+    pub fn roll_back(&mut self, to: Epoch, end: Epoch) -> bool {
+        let Some(head) = self.spans.last().copied() else {
+            return false;
+        };
+        let is_point = self.snapshots.iter().any(|s| s.epoch == to);
+        if !is_point || to > end || end < head.first || end >= Span::OPEN || to == Epoch(0) {
+            return false;
+        }
+        if let Some(last) = self.spans.last_mut() {
+            last.last = end;
+        }
+        let line = self.spans.iter().map(|s| s.line).max().unwrap_or(0) + 1;
+        self.spans.push(Span {
+            first: end.next(),
+            last: Span::OPEN,
+            line,
+            parent: to,
+        });
+        self.find_points();
+        true
+    }
+
+    /// Takes a snapshot away that was given up. Answers what that frees, or nothing if it has to
+    /// stay for now.
+    pub fn release(&mut self, id: u64) -> Option<Release> {
+        let at = self.snapshots.iter().position(|s| s.id == id && s.gone)?;
+        let epoch = self.snapshots.get(at)?.epoch;
+        if self.snapshots.iter().filter(|s| s.epoch == epoch).count() > 1 {
+            self.snapshots.remove(at);
+            return Some(Release::Nothing);
+        }
+        let span = *self.span(epoch)?;
+        let is_end = self.tip(span.line) == Some(epoch);
+        let children = self.children(epoch);
+        let after = self.before(epoch).unwrap_or(Epoch(0));
+        let release = match (is_end, &*children) {
+            (true, []) => {
+                self.cut_back(span.line, after);
+                Release::End { after }
+            }
+            (false, []) => {
+                let next = self.next_on(span.line, epoch);
+                let killed = self.runs(span.line, epoch.next(), next);
+                Release::Held { killed, after }
+            }
+            (true, [child]) => {
+                let next = self.next_on(*child, epoch);
+                let killed = self.runs(*child, epoch.next(), next);
+                self.join(span, *child);
+                Release::Held { killed, after }
+            }
+            _ => return None,
+        };
+        self.snapshots.remove(at);
+        self.find_points();
+        Some(release)
+    }
+
+    /// The line ends at `to` now, or is gone if that is no epoch of it.
+    fn cut_back(&mut self, line: u64, to: Epoch) {
+        let stays = self.line(to) == Some(line) && to != Epoch(0);
+        self.spans.retain_mut(|span| {
+            if span.line != line {
+                return true;
+            }
+            span.last = span.last.min(to);
+            stays && span.first <= span.last
+        });
+    }
+
+    /// The line `child` becomes a part of the one that it goes on from.
+    fn join(&mut self, to: Span, child: u64) {
+        for span in self.spans.iter_mut().filter(|s| s.line == child) {
+            span.line = to.line;
+            span.parent = to.parent;
+        }
+    }
+
+    /// What releasing a snapshot would free now, and leaves everything as it is.
+    #[must_use]
+    pub fn would_release(&self, id: u64) -> Option<Release> {
+        let mut copy = self.clone();
+        copy.give_up(id);
+        copy.release(id)
+    }
+}
+
+#[cfg(test)]
+#[path = "timeline_tests.rs"]
+mod tests;

@@ -1,0 +1,308 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::Branch;
+
+fn snapshot(id: u64, epoch: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        id,
+        branch: Branch::HEAD,
+        epoch: Epoch(epoch),
+        gone: false,
+        time: 0,
+        inodes: 0,
+        bytes: 0,
+        name: format!("s{id}").into_bytes().into(),
+    }
+}
+
+/// Epochs with the one that each goes on from, frames with where they are born and killed, and
+/// what was freed, told from the timeline.
+struct Model {
+    timeline: Timeline,
+    parents: BTreeMap<u64, u64>,
+    now: u64,
+    next_id: u64,
+    /// Birth and kills of each frame.
+    frames: Vec<(u64, Vec<u64>)>,
+    /// Kills that were written down: epoch and frame.
+    held: Vec<(u64, usize)>,
+    freed: BTreeSet<usize>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            timeline: Timeline::default(),
+            parents: BTreeMap::from([(1, 0)]),
+            now: 1,
+            next_id: 1,
+            frames: Vec::new(),
+            held: Vec::new(),
+            freed: BTreeSet::new(),
+        }
+    }
+
+    fn path(&self, at: u64) -> BTreeSet<u64> {
+        let mut path = BTreeSet::new();
+        let mut at = at;
+        while at != 0 {
+            path.insert(at);
+            at = self.parents[&at];
+        }
+        path
+    }
+
+    fn alive(&self, at: u64) -> Vec<usize> {
+        let path = self.path(at);
+        let is_alive = |(_, (birth, kills)): &(usize, &(u64, Vec<u64>))| {
+            path.contains(birth) && !kills.iter().any(|k| path.contains(k))
+        };
+        let frames = self.frames.iter().enumerate();
+        frames.filter(is_alive).map(|(n, _)| n).collect()
+    }
+
+    fn free(&mut self, frame: usize) {
+        assert!(self.freed.insert(frame), "frame {frame} is freed twice");
+    }
+
+    /// The present epoch is flushed, and the next one begins.
+    fn flush(&mut self, births: usize, kills: &[usize]) {
+        let now = self.now;
+        let alive = self.alive(now);
+        let chosen: BTreeSet<usize> = kills
+            .iter()
+            .filter_map(|n| alive.get(n % alive.len().max(1)).copied())
+            .collect();
+        for frame in chosen {
+            self.frames[frame].1.push(now);
+            let birth = self.frames[frame].0;
+            if self.timeline.is_held(Epoch(birth), Epoch(now)) {
+                self.held.push((now, frame));
+            } else {
+                self.free(frame);
+            }
+        }
+        for _ in 0..births {
+            self.frames.push((now, Vec::new()));
+        }
+        self.parents.insert(now + 1, now);
+        self.now = now + 1;
+    }
+
+    fn take(&mut self) -> u64 {
+        // Of what was flushed last.
+        let epoch = self.parents[&self.now];
+        let id = self.next_id;
+        self.next_id += 1;
+        if epoch != 0 {
+            self.timeline.add(snapshot(id, epoch));
+        }
+        epoch
+    }
+
+    fn live(&self) -> Vec<u64> {
+        let snapshots = self.timeline.snapshots().iter();
+        snapshots.filter(|s| !s.gone).map(|s| s.epoch.0).collect()
+    }
+
+    fn roll_back(&mut self, n: usize) {
+        let live = self.live();
+        let Some(to) = live.get(n % live.len().max(1)) else {
+            return;
+        };
+        // A safety snapshot of an epoch of its own.
+        self.flush(1, &[n]);
+        let end = self.take();
+        assert!(self.timeline.roll_back(Epoch(*to), Epoch(end)));
+        self.parents.insert(self.now, *to);
+    }
+
+    fn give_up(&mut self, n: usize) {
+        let live = self.timeline.snapshots().iter().filter(|s| !s.gone);
+        let ids: Vec<u64> = live.map(|s| s.id).collect();
+        if let Some(id) = ids.get(n % ids.len().max(1)) {
+            assert!(self.timeline.give_up(*id));
+        }
+    }
+
+    fn release(&mut self) {
+        loop {
+            let gone = self.timeline.snapshots().iter().filter(|s| s.gone);
+            let gone: Vec<(u64, u64)> = gone.map(|s| (s.id, s.epoch.0)).collect();
+            let released = gone
+                .iter()
+                .find_map(|(id, epoch)| Some((*epoch, self.timeline.release(*id)?)));
+            let Some((epoch, release)) = released else {
+                return;
+            };
+            match release {
+                Release::Nothing => {}
+                Release::Held { killed, after } => {
+                    let is_freed = |(at, frame): &&(u64, usize)| {
+                        let birth = self.frames[*frame].0;
+                        killed.iter().any(|(a, b)| a.0 <= *at && *at <= b.0)
+                            && after.0 < birth
+                            && birth <= epoch
+                    };
+                    let freed: Vec<usize> =
+                        self.held.iter().filter(is_freed).map(|(_, f)| *f).collect();
+                    for frame in freed {
+                        self.free(frame);
+                    }
+                }
+                Release::End { after } => {
+                    let alive = self.alive(epoch).into_iter();
+                    let young = alive.filter(|f| self.frames[*f].0 > after.0);
+                    for frame in young.collect::<Vec<_>>() {
+                        self.free(frame);
+                    }
+                }
+            }
+            // What is not held any more is what a compaction drops.
+            let timeline = &self.timeline;
+            let frames = &self.frames;
+            self.held
+                .retain(|(at, f)| timeline.is_held(Epoch(frames[*f].0), Epoch(*at)));
+        }
+    }
+
+    fn check(&self) {
+        let mut tips = self.live();
+        tips.push(self.now);
+        for tip in &tips {
+            for frame in self.alive(*tip) {
+                assert!(
+                    !self.freed.contains(&frame),
+                    "{tip} shows a freed frame {frame}"
+                );
+            }
+            let at = if *tip == self.now {
+                Span::OPEN
+            } else {
+                Epoch(*tip)
+            };
+            let view = self.timeline.view(at);
+            let path = self.path(*tip);
+            for epoch in 1..=self.now {
+                assert_eq!(
+                    view.sees(Epoch(epoch)),
+                    path.contains(&epoch),
+                    "{epoch} at {tip}"
+                );
+            }
+        }
+        let (snapshots, spans) = (self.timeline.snapshots(), self.timeline.spans());
+        let again = Timeline::new(snapshots.to_vec(), spans.to_vec());
+        assert_eq!(again.as_ref(), Ok(&self.timeline));
+        self.check_seen(&tips);
+    }
+
+    /// A record that is written in some epochs: what a tip sees of it is kept.
+    fn check_seen(&self, tips: &[u64]) {
+        let written: Vec<u64> = (1..=self.now).filter(|e| e % 3 == 1).collect();
+        let mut kept = BTreeSet::new();
+        let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
+        for epoch in written.iter().rev() {
+            let Some(line) = self.timeline.line(Epoch(*epoch)) else {
+                continue;
+            };
+            let newer = newest.insert(line, *epoch).map(Epoch);
+            if self.timeline.is_seen(Epoch(*epoch), newer) {
+                kept.insert(*epoch);
+            }
+        }
+        for tip in tips {
+            let path = self.path(*tip);
+            let seen = written.iter().rev().find(|e| path.contains(e));
+            assert!(seen.is_none_or(|e| kept.contains(e)), "{seen:?} at {tip}");
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Flush(usize, Vec<usize>),
+    Take,
+    RollBack(usize),
+    GiveUp(usize),
+    Release,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3usize, proptest::collection::vec(0..50usize, 0..3))
+            .prop_map(|(births, kills)| Step::Flush(births, kills)),
+        4 => Just(Step::Take),
+        2 => (0..50usize).prop_map(Step::RollBack),
+        3 => (0..50usize).prop_map(Step::GiveUp),
+        3 => Just(Step::Release),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #[test]
+    fn each_frame_is_freed_once_and_when_nobody_sees_it(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut model = Model::new();
+        for step in steps {
+            match step {
+                Step::Flush(births, kills) => model.flush(births, &kills),
+                Step::Take => drop(model.take()),
+                Step::RollBack(n) => model.roll_back(n),
+                Step::GiveUp(n) => model.give_up(n),
+                Step::Release => model.release(),
+            }
+            model.check();
+        }
+        while !model.live().is_empty() {
+            model.give_up(0);
+        }
+        model.release();
+        model.check();
+        // One line is left, and what it shows.
+        prop_assert!(model.timeline.snapshots().is_empty());
+        let alive: BTreeSet<usize> = model.alive(model.now).into_iter().collect();
+        let left: BTreeSet<usize> = (0..model.frames.len())
+            .filter(|f| !model.freed.contains(f))
+            .collect();
+        prop_assert_eq!(alive, left);
+        let lines: BTreeSet<u64> = model.timeline.spans().iter().map(|s| s.line).collect();
+        prop_assert!(lines.len() <= 1, "{:?}", model.timeline.spans());
+    }
+
+    #[test]
+    fn what_no_volume_has_is_refused_and_never_loops(
+        spans in proptest::collection::vec((0..30u64, 0..30u64, 0..4u64, 0..30u64), 0..6),
+        epochs in proptest::collection::vec(0..30u64, 0..4),
+        open in any::<bool>(),
+    ) {
+        let span = |(first, last, line, parent)| Span {
+            first: Epoch(first),
+            last: Epoch(last),
+            line,
+            parent: Epoch(parent),
+        };
+        let mut spans: Vec<Span> = spans.into_iter().map(span).collect();
+        if let Some(last) = spans.last_mut().filter(|_| open) {
+            last.last = Span::OPEN;
+        }
+        let snapshots = (1..).zip(epochs).map(|(id, epoch)| snapshot(id, epoch)).collect();
+        if let Ok(mut timeline) = Timeline::new(snapshots, spans) {
+            for epoch in 0..32 {
+                let _ = timeline.view(Epoch(epoch));
+                let _ = timeline.before(Epoch(epoch));
+                let _ = timeline.is_seen(Epoch(epoch), None);
+            }
+            for id in 1..5 {
+                let _ = timeline.would_release(id);
+                let _ = timeline.give_up(id);
+                let _ = timeline.release(id);
+            }
+        }
+    }
+}
