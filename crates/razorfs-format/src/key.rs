@@ -175,6 +175,29 @@ impl Key {
         key
     }
 
+    /// The first key that a table can have.
+    #[must_use]
+    pub fn first_of(tag: Tag) -> Self {
+        Self::filled(tag, 0)
+    }
+
+    /// The last key that a table can have.
+    #[must_use]
+    pub fn last_of(tag: Tag) -> Self {
+        Self::filled(tag, 0xff)
+    }
+
+    fn filled(tag: Tag, byte: u8) -> Self {
+        let mut key = Self {
+            buf: [0; CAP],
+            len: 0,
+        };
+        key.push(&[tag as u8]);
+        let rest = [byte; CAP];
+        key.push(rest.get(1..tag.key_len()).unwrap_or_default());
+        key
+    }
+
     /// The key that `bytes` are, if the tag is known and the length is that tag's.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {

@@ -26,6 +26,7 @@
 //! | 2³¹ SIZES | `bytes u128`; only where `bytes` of COUNTERS is all ones, because the sum needs more than 64 bits |
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::crc::{Crc, crc32c};
 use crate::error::{Place, Result};
@@ -161,7 +162,7 @@ pub struct Manifest {
     /// All branches.
     pub branches: Vec<BranchMeta>,
     /// The snapshots, and the lines of time that they stand on.
-    pub timeline: Timeline,
+    pub timeline: Arc<Timeline>,
 }
 
 fn put_segment(meta: &SegmentMeta, out: &mut Vec<u8>) {
@@ -492,7 +493,8 @@ impl Manifest {
         unique(t, snapshots.iter().map(|m| m.id))?;
         let (found, lines) = (snapshots.len(), spans.len());
         let got = format_args!("{found} snapshots and {lines} runs of epochs").to_string();
-        manifest.timeline = Timeline::new(snapshots, spans).map_err(|why| t.error(why, got))?;
+        let timeline = Timeline::new(snapshots, spans).map_err(|why| t.error(why, got))?;
+        manifest.timeline = Arc::new(timeline);
         Ok(manifest)
     }
 }

@@ -50,7 +50,7 @@ fn sample() -> Manifest {
             epoch: Epoch(0),
             name: (*b"head").into(),
         }],
-        timeline: Timeline::new(vec![snapshot()], Vec::new()).unwrap(),
+        timeline: Arc::new(Timeline::new(vec![snapshot()], Vec::new()).unwrap()),
     }
 }
 
@@ -188,7 +188,7 @@ proptest! {
         manifest.counters.next_ino = Ino(counters[0]);
         manifest.counters.lsn = Lsn(counters[7]);
         let named = SnapshotMeta { name: name.into(), ..snapshot() };
-        manifest.timeline = Timeline::new(vec![named], Vec::new()).unwrap();
+        manifest.timeline = Arc::new(Timeline::new(vec![named], Vec::new()).unwrap());
         let bytes = manifest.to_bytes(VID);
         prop_assert_eq!(Manifest::decode(&bytes, VID, manifest.id), Ok(manifest));
     }
@@ -242,8 +242,9 @@ fn lines_and_what_was_given_up_read_back() {
         bytes: u128::from(u64::MAX) + 5,
         ..snapshot()
     };
-    manifest.timeline.add(back(2, 9));
-    assert!(manifest.timeline.roll_back(Epoch(6), Epoch(9)));
+    let timeline = Arc::make_mut(&mut manifest.timeline);
+    timeline.add(back(2, 9));
+    assert!(timeline.roll_back(Epoch(6), Epoch(9)));
     let bytes = manifest.to_bytes(VID);
     let read = Manifest::decode(&bytes, VID, manifest.id);
     assert_eq!(read, Ok(manifest.clone()));

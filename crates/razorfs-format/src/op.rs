@@ -11,7 +11,9 @@
 //! | WHO | `6 | uid varint | gid varint | pid varint`: who asked, for the audit trail; changes nothing |
 //! | TAKE | `7 | a snapshot as in the manifest`: what is before it, in this batch and those before, belongs to its epoch or an earlier one; what follows, to a later one |
 //! | DROP | `8 | id varint`: the snapshot is given up |
-//! | BACK | `9 | id varint | end varint | inodes varint | bytes u128`: the volume goes on from the snapshot; epoch `end` is the last of what was before, and the counters become these |
+//! | BACK | `9 | id varint | end varint`: the volume goes on from the snapshot; epoch `end` is the last of what was before, and the counters become the snapshot's |
+//!
+//! TAKE, DROP and BACK follow everything else in their batch, in the order in which they stand.
 //!
 //! Keys are those of any table but `S` and `Z`, which follow from the extents. What is PUT, or NEW,
 //! is no extent: those are patched.
@@ -159,10 +161,6 @@ pub enum Mutation {
         id: u64,
         /// The last epoch before.
         end: Epoch,
-        /// Inodes that it shows.
-        inodes: u64,
-        /// Sum of the sizes of its files.
-        bytes: u128,
     },
 }
 
@@ -202,17 +200,10 @@ impl Mutation {
                 out.put_u8(8);
                 out.put_varint(*id);
             }
-            Self::Back {
-                id,
-                end,
-                inodes,
-                bytes,
-            } => {
+            Self::Back { id, end } => {
                 out.put_u8(9);
                 out.put_varint(*id);
                 out.put_varint(end.0);
-                out.put_varint(*inodes);
-                out.extend_from_slice(&bytes.to_le_bytes());
             }
         }
     }
@@ -273,15 +264,6 @@ impl Mutation {
             9 => Self::Back {
                 id: t.varint()?,
                 end: Epoch(t.varint()?),
-                inodes: t.varint()?,
-                bytes: {
-                    let at = *t;
-                    let bytes = u128::from_le_bytes(t.array()?);
-                    if bytes > i128::MAX as u128 {
-                        return Err(at.error("a sum of sizes", bytes));
-                    }
-                    bytes
-                },
             },
             other => return Err(start.error("a mutation", other)),
         })

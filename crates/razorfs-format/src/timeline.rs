@@ -19,6 +19,7 @@
 //! kept by the epoch of the kill, so that giving up a snapshot moves no list.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::ids::Epoch;
 use crate::manifest::SnapshotMeta;
@@ -55,13 +56,19 @@ impl Span {
 
 /// What is visible at an epoch: runs of epochs, the newest first.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct View(Box<[(Epoch, Epoch)]>);
+pub struct View(Arc<[(Epoch, Epoch)]>);
 
 impl View {
     /// Everything.
     #[must_use]
     pub fn everything() -> Self {
         Self([(Epoch(0), Span::OPEN)].into())
+    }
+
+    /// All epochs up to this one.
+    #[must_use]
+    pub fn up_to(at: Epoch) -> Self {
+        Self([(Epoch(0), at)].into())
     }
 
     /// Whether it shows what was written in an epoch.
@@ -439,6 +446,35 @@ impl Timeline {
         let mut copy = self.clone();
         copy.give_up(id);
         copy.release(id)
+    }
+}
+
+/// Which versions of one key are seen, asked for the newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Of each line the oldest version that was met.
+    lines: Vec<(u64, Epoch)>,
+}
+
+impl Seen {
+    /// Whether somebody sees the version of an epoch, after all newer ones were asked for.
+    pub fn is_seen(&mut self, timeline: &Timeline, epoch: Epoch) -> bool {
+        let Some(line) = timeline.line(epoch) else {
+            return false;
+        };
+        let newer = match self.lines.iter_mut().find(|(l, _)| *l == line) {
+            Some((_, oldest)) => Some(std::mem::replace(oldest, epoch)),
+            None => {
+                self.lines.push((line, epoch));
+                None
+            }
+        };
+        timeline.is_seen(epoch, newer)
+    }
+
+    /// The next key.
+    pub fn clear(&mut self) {
+        self.lines.clear();
     }
 }
 

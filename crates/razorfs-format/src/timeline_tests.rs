@@ -203,17 +203,11 @@ impl Model {
     /// A record that is written in some epochs: what a tip sees of it is kept.
     fn check_seen(&self, tips: &[u64]) {
         let written: Vec<u64> = (1..=self.now).filter(|e| e % 3 == 1).collect();
-        let mut kept = BTreeSet::new();
-        let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
-        for epoch in written.iter().rev() {
-            let Some(line) = self.timeline.line(Epoch(*epoch)) else {
-                continue;
-            };
-            let newer = newest.insert(line, *epoch).map(Epoch);
-            if self.timeline.is_seen(Epoch(*epoch), newer) {
-                kept.insert(*epoch);
-            }
-        }
+        let mut seen = Seen::default();
+        let newest_first = written.iter().rev().copied();
+        let kept: BTreeSet<u64> = newest_first
+            .filter(|epoch| seen.is_seen(&self.timeline, Epoch(*epoch)))
+            .collect();
         for tip in tips {
             let path = self.path(*tip);
             let seen = written.iter().rev().find(|e| path.contains(e));

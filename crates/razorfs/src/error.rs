@@ -15,6 +15,10 @@ pub enum Error {
     /// ENOENT.
     #[error("no such file or directory")]
     NotFound,
+    /// ESTALE: an open file that the volume does not have any more since it was rolled back. What
+    /// was in it can be read as long as it is open.
+    #[error("the file is gone since the volume was rolled back; open it anew")]
+    RolledBack,
     /// EEXIST.
     #[error("it exists already")]
     Exists,
@@ -121,6 +125,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
+            Self::RolledBack => libc::ESTALE,
             Self::Exists => libc::EEXIST,
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,

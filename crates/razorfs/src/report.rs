@@ -20,6 +20,8 @@ pub enum Step {
     /// Copies a part of what a pack still holds, so that the pack can be removed; the next
     /// checkpoint moves the references.
     Clean,
+    /// Gives back what only snapshots held that were given up.
+    Release,
 }
 
 /// Counts since the volume was opened.

@@ -12,7 +12,8 @@
 //! reference to the frame is made ([`Ids::bar`]); and the flush that moves it is of the memtable
 //! that was active then, or of a younger one, so that it counts every reference made before.
 //!
-//! Shared frames stay: nothing tells which blocks refer to them. Damaged ones stay, too: they are
+//! What a snapshot shows stays where it is, for its references are never written anew; and so do
+//! shared frames: nothing tells which blocks refer to them. Damaged ones stay, too: they are
 //! read and checked before they are copied, under the checksums that the extent has.
 //!
 //! [`Ids::bar`]: crate::store::Ids::bar
@@ -21,8 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use razorfs_format::key::Key;
+use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{FrameIdentity, TrailerEntry};
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
+use razorfs_format::timeline::Span;
 use razorfs_format::{Epoch, PackId};
 
 use super::{Checkpointer, Installer};
@@ -66,8 +69,9 @@ impl Moves {
         self.blocks.iter()
     }
 
-    /// Lets a block's own references follow.
-    pub fn relocate(&self, block: &Key, list: &mut [Fragment]) {
+    /// Lets a block's own references follow. What was born up to epoch `pinned`, that of a snapshot
+    /// which may have been taken since it was copied, stays: the snapshot refers to where it is.
+    pub fn relocate(&self, block: &Key, pinned: Option<Epoch>, list: &mut [Fragment]) {
         if !self.blocks.contains(block) {
             return;
         }
@@ -76,6 +80,7 @@ impl Moves {
                 continue;
             };
             let to = match r.origin {
+                None if pinned.is_some_and(|pinned| r.birth <= pinned) => None,
                 None => self.to.get(&(r.pack, r.pos)),
                 Some(_) => None,
             };
@@ -108,6 +113,11 @@ impl Cleaning {
     /// Whether copies in this pack wait for their references: until then it looks dead.
     pub fn awaits(&self, pack: PackId) -> bool {
         self.moves.to.values().any(|(to, _)| *to == pack)
+    }
+
+    /// Packs that were gone through may have more to copy now.
+    pub fn start_over(&mut self) {
+        self.done.clear();
     }
 
     /// The pack is gone.
@@ -186,9 +196,11 @@ impl Checkpointer {
             true => (soon / 16).max(live / 64),
             false => (soon / 2).max(live / 8),
         };
-        let found = installer
-            .account
-            .to_clean(flushed, waste, room, &|id| done.contains(&id));
+        let newest = core.version.load().timeline.before(Span::OPEN);
+        // Nothing of a pack that a snapshot shows in full can be copied.
+        let is_done =
+            |p: &PackMeta| done.contains(&p.id) || newest.is_some_and(|at| p.last_birth <= at);
+        let found = installer.account.to_clean(flushed, waste, room, &is_done);
         let over = found.map_or(0, |(sum, _)| sum.saturating_sub(2 * waste));
         core.waste_over.store(over, Ordering::Relaxed);
         let Some((_, meta)) = found else {
@@ -282,7 +294,7 @@ impl Checkpointer {
     ) -> Option<Copy> {
         let key = Key::extent(entry.branch, entry.ino, entry.block);
         if block.as_ref().is_none_or(|(last, _)| *last != key) {
-            let list = version.base_extent(&key).unwrap_or_else(|e| {
+            let list = version.head().base_extent(&key).unwrap_or_else(|e| {
                 marks::hit(Mark::CleanDamaged);
                 tracing::warn!(error = %e, "what a block refers to stays where it is");
                 Vec::new()
@@ -298,7 +310,12 @@ impl Checkpointer {
             marks::hit(Mark::CleanShared);
             return None;
         }
-        if version.covers(&key, &shown(list, r)) {
+        let newest = version.timeline.before(Span::OPEN);
+        if newest.is_some_and(|newest| r.birth <= newest) {
+            marks::hit(Mark::CleanSnapshot);
+            return None;
+        }
+        if version.head().covers(&key, &shown(list, r)) {
             // It dies with the next flush.
             marks::hit(Mark::CleanCovered);
             return None;

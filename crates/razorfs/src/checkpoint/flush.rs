@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
-use razorfs_format::record::{Extent, Fragment, FragmentKind};
-use razorfs_format::{Epoch, SegmentId};
+use razorfs_format::record::{Extent, Fragment, FragmentKind, Held};
+use razorfs_format::timeline::Timeline;
+use razorfs_format::{Epoch, PackId, SegmentId};
 
 use super::Installer;
 use super::clean::Moves;
@@ -15,7 +16,7 @@ use super::lost::Unreadable;
 use crate::Result;
 use crate::data::{self, FrameIdentity, FrameWrite, Settled, Turnover};
 use crate::marks::{self, Mark};
-use crate::store::{Core, Frozen, Version};
+use crate::store::{Core, Frozen, Sight, Version};
 use crate::tree::memtable::Slot;
 use crate::tree::piece::Piece;
 use crate::tree::{Record, write_segments};
@@ -33,12 +34,15 @@ pub(super) struct Flushed {
     turnover: Turnover,
     /// What that means for the packs.
     pub settled: Settled,
+    /// The snapshots, as of the end of the memtable.
+    pub timeline: Arc<Timeline>,
 }
 
 impl Flushed {
     /// Of a flush that moves these frames, and has written nothing.
-    pub fn new(moves: Arc<Moves>) -> Self {
+    pub fn new(moves: Arc<Moves>, timeline: Arc<Timeline>) -> Self {
         Self {
+            timeline,
             segments: Vec::new(),
             moves,
             turnover: Turnover::default(),
@@ -57,11 +61,15 @@ pub(super) fn flush(
 ) -> Result<()> {
     let run = installer.next_run;
     let epoch = frozen.memtable.epoch;
+    // What is below it, which is not what the present shows if the volume was rolled back since.
+    let view = flushed.timeline.view(epoch);
+    let base = version.at(&view);
     for tag in Tag::ALL {
         let records: Vec<Record> = match tag {
-            Tag::Extent => extents(core, installer, version, frozen, flushed)?,
+            Tag::Extent => extents(core, installer, base, frozen, flushed)?,
             // After the extents, from which they follow.
-            Tag::Shared => shared(version, epoch, flushed)?,
+            Tag::Shared => shared(base, epoch, flushed)?,
+            Tag::Held => held(epoch, flushed),
             _ => {
                 let records = frozen.memtable.sorted(tag, |slot| match slot {
                     Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
@@ -93,9 +101,11 @@ pub(super) fn flush(
 }
 
 /// The counts of shared frames that the flush changes.
-fn shared(version: &Version, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
+fn shared(base: Sight<'_>, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
     let turnover = std::mem::take(&mut flushed.turnover);
-    flushed.settled = turnover.settle(|pack, pos| version.shared(pack, pos))?;
+    // The newest snapshot that shows what was there before.
+    let newest = flushed.timeline.before(epoch);
+    flushed.settled = turnover.settle(newest, |pack, pos| base.shared(pack, pos))?;
     if flushed.settled.any_died() {
         marks::hit(Mark::FlushFrameDied);
     }
@@ -112,6 +122,21 @@ fn shared(version: &Version, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<
         .collect())
 }
 
+/// The frames that the flush takes from the present and a snapshot holds.
+fn held(epoch: Epoch, flushed: &Flushed) -> Vec<Record> {
+    let mut frames: Vec<_> = flushed.settled.held.iter().collect();
+    if !frames.is_empty() {
+        marks::hit(Mark::FlushFrameHeld);
+    }
+    frames.sort_unstable_by_key(|(pack, pos, _)| (*pack, *pos));
+    let record = |(pack, pos, held): &(PackId, u64, Held)| Record {
+        key: Key::held(epoch, *pack, *pos),
+        epoch,
+        value: Some(held.to_bytes().into()),
+    };
+    frames.into_iter().map(record).collect()
+}
+
 /// A block on its way to its record.
 struct Resolved {
     key: Key,
@@ -125,10 +150,11 @@ struct Resolved {
 fn extents(
     core: &Core,
     installer: &mut Installer,
-    version: &Version,
+    base: Sight<'_>,
     frozen: &Frozen,
     flushed: &mut Flushed,
 ) -> Result<Vec<Record>> {
+    let pinned = flushed.timeline.before(frozen.memtable.epoch);
     let blocks = frozen.memtable.sorted(Tag::Extent, |slot| match slot {
         Slot::Block(block) => Changed {
             below: block.below,
@@ -150,11 +176,11 @@ fn extents(
     for (key, block) in blocks {
         let is_written = block.is_written;
         let unreadable = &mut installer.unreadable;
-        let Some(before) = before(core, unreadable, version, frozen, &key, &block)? else {
+        let Some(before) = before(core, unreadable, base, frozen, &key, &block)? else {
             continue;
         };
         let mut after = resolve(&before, block.below, &block.pieces);
-        flushed.moves.relocate(&key, &mut after);
+        flushed.moves.relocate(&key, pinned, &mut after);
         if !is_written && after == before {
             continue;
         }
@@ -201,7 +227,7 @@ struct Changed {
 fn before(
     core: &Core,
     unreadable: &mut Unreadable,
-    version: &Version,
+    base: Sight<'_>,
     frozen: &Frozen,
     key: &Key,
     block: &Changed,
@@ -209,7 +235,7 @@ fn before(
     if block.fresh {
         return Ok(Some(Vec::new()));
     }
-    match version.base_extent(key) {
+    match base.base_extent(key) {
         // Its frames stay where they are.
         Err(e) if !block.is_written && e.is_loss() => {
             tracing::warn!(error = %e, "what a block refers to is not moved");
@@ -222,7 +248,7 @@ fn before(
             Ok(Some(Vec::new()))
         }
         Err(e) if e.is_loss() => {
-            let given_up = unreadable.give_up(core, version, frozen, key, e);
+            let given_up = unreadable.give_up(core, base, frozen, key, e);
             given_up.map(Some)
         }
         before => {

@@ -10,7 +10,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, Fragment, FragmentKind, Inode};
 use razorfs_format::{Place, SegmentId};
 
-use crate::store::{Core, Frozen, Version};
+use crate::store::{Core, Frozen, Sight};
 use crate::{Error, Result};
 
 /// So long a record that the host cannot read is waited for: a disk may come back.
@@ -28,12 +28,12 @@ impl Unreadable {
     pub fn give_up(
         &mut self,
         core: &Core,
-        version: &Version,
+        base: Sight<'_>,
         frozen: &Frozen,
         key: &Key,
         error: Error,
     ) -> Result<Vec<Fragment>> {
-        let again = match version.base_extent(key) {
+        let again = match base.base_extent(key) {
             Err(e) if e.is_loss() => e,
             read => {
                 self.was_read(key);
@@ -53,7 +53,7 @@ impl Unreadable {
             error = %error,
             "a part of a block whose record is damaged was written over: the rest of it is lost"
         );
-        let len = reach(version, frozen, key);
+        let len = reach(base, frozen, key);
         let kind = FragmentKind::Lost;
         let lost = (len > 0).then_some(Fragment { off: 0, len, kind });
         Ok(lost.into_iter().collect())
@@ -72,10 +72,10 @@ impl Unreadable {
 
 /// How much of a block can have been in use when its record was written: what lies beyond the end
 /// of the file is zeros, whatever the record said.
-fn reach(version: &Version, frozen: &Frozen, key: &Key) -> u32 {
+fn reach(base: Sight<'_>, frozen: &Frozen, key: &Key) -> u32 {
     let inode = Key::inode(key.branch(), key.ino());
-    let value = match version.levels.get(&inode) {
-        Ok(record) => record.and_then(|record| record.value),
+    let value = match base.flushed(&inode) {
+        Ok(value) => value,
         // Damaged as well. What was written over is in a file whose inode has changed since.
         Err(_) => match frozen.memtable.get(&inode) {
             Some(value) => value,

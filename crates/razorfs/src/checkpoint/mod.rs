@@ -26,6 +26,7 @@ mod garbage;
 mod lost;
 mod packs;
 mod parity;
+mod release;
 mod search;
 pub mod superfile;
 mod upkeep;
@@ -37,6 +38,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
 use razorfs_format::superblock::{ManifestRef, State, Superblock};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
@@ -71,6 +73,8 @@ pub(crate) struct Installer {
     unreadable: Unreadable,
     /// The generation in which no pack was left to be searched for dead frames.
     searched: Generation,
+    /// Snapshots that were released while memtables were frozen that know them still.
+    released: Vec<u64>,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
     /// That of the generation before it.
@@ -116,6 +120,7 @@ impl Installer {
             garbage: Vec::new(),
             unreadable: Unreadable::default(),
             searched: Generation(0),
+            released: Vec::new(),
             next_run,
         }
     }
@@ -159,6 +164,10 @@ struct Edit {
     settled: Settled,
     /// Frames that were moved.
     moves: Arc<Moves>,
+    /// The snapshots, if they change.
+    timeline: Option<Arc<Timeline>>,
+    /// Those that are not among them any more.
+    released: Vec<u64>,
 }
 
 /// The next generation.
@@ -272,7 +281,8 @@ impl Checkpointer {
         }
         let cold = installer.cold.position();
         let moves = installer.moves_for(frozen.memtable.epoch);
-        let mut flushed = Flushed::new(Arc::clone(&moves));
+        let timeline = installer.timeline_of(&frozen.timeline);
+        let mut flushed = Flushed::new(Arc::clone(&moves), timeline);
         let written = flush::flush(&self.core, installer, version, frozen, &mut flushed)
             .and_then(|()| self.publish(&flushed.segments));
         if let Err(e) = written {
@@ -290,6 +300,8 @@ impl Checkpointer {
             flushed: Some(Arc::clone(frozen)),
             settled: flushed.settled,
             moves,
+            timeline: Some(flushed.timeline),
+            released: Vec::new(),
         };
         self.install(installer, Some(edit), state)?;
         self.core.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -311,21 +323,16 @@ impl Checkpointer {
         let mut installer = self.installer.lock();
         let version = self.core.version.load_full();
         let mut options = installer.compaction_options.clone();
-        options.snapshots = installer
-            .manifest
-            .snapshots
-            .iter()
-            .map(|s| s.epoch)
-            .collect();
+        options.timeline = Arc::clone(&installer.manifest.timeline);
         let segment = installer.segment_options.clone();
         let Some(job) = crate::tree::compaction::pick(&version.levels, &options) else {
             return Ok(false);
         };
         self.core.fence.check()?;
         let mut new_id = || self.core.ids.segment();
-        let snapshots = options.snapshots.clone();
         let disk = self.core.disk.as_ref();
-        let run = job.run(disk, self.core.vid, &mut new_id, &snapshots, &segment);
+        let timeline = &options.timeline;
+        let run = job.run(disk, self.core.vid, &mut new_id, timeline, &segment);
         if let Err(Error::Corrupt(_)) = &run {
             // It will be as damaged the next time. The other tables go on.
             installer.compaction_options.without.push(job.tag);
@@ -412,6 +419,12 @@ impl Checkpointer {
         installer.cleaned.forget_states(&next.packs);
         if let Some(edit) = edit.as_ref().filter(|edit| edit.flushed.is_some()) {
             self.moved(installer, &edit.moves);
+        }
+        installer
+            .released
+            .extend(edit.iter().flat_map(|e| e.released.iter()));
+        if core.version.load().frozen.is_empty() {
+            installer.released.clear();
         }
         let mut journal = core.journal();
         journal.hot.forget_states(&next.packs);
@@ -524,6 +537,9 @@ impl Checkpointer {
         next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
         next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
         next.counters.next_ino = Ino(self.core.ids.ino.load(Ordering::Relaxed));
+        if let Some(timeline) = &edit.timeline {
+            next.timeline = Arc::clone(timeline);
+        }
         if let Some(frozen) = &edit.flushed {
             next.counters.epoch = frozen.memtable.epoch;
             next.counters.inodes = frozen.counters.inodes;
@@ -567,10 +583,16 @@ impl Checkpointer {
         if let Some(flushed) = &edit.flushed {
             frozen.retain(|f| !Arc::ptr_eq(f, flushed));
         }
+        let mut timeline = Arc::clone(&version.timeline);
+        for id in &edit.released {
+            Arc::make_mut(&mut timeline).release(*id);
+        }
         self.core.version.store(Arc::new(Version {
             active: Arc::clone(&version.active),
             frozen,
             levels: version.levels.with(&edit.added, &edit.removed),
+            head: timeline.head(),
+            timeline,
         }));
     }
 }

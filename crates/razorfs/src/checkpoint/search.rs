@@ -4,15 +4,21 @@
 
 use razorfs_format::PackId;
 use razorfs_format::key::Key;
+use razorfs_format::layout::FileName;
 use razorfs_format::pack::TrailerEntry;
-use razorfs_format::record::FragmentKind;
+use razorfs_format::record::{Extent, FragmentKind};
+use razorfs_format::timeline::Seen;
+use razorfs_format::{Place, SegmentId};
 
 use super::garbage::{Garbage, Unneeded};
 use super::{Checkpointer, Installer};
 use crate::Result;
 use crate::data::{dead_runs, frames_of};
 use crate::marks::{self, Mark};
-use crate::store::Version;
+use crate::store::{Bytes, Version};
+
+/// Records of segments passed their block's checksum; the place only names the table.
+const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
 
 impl Checkpointer {
     /// Searches one pack, if one is to be searched.
@@ -74,19 +80,34 @@ impl Checkpointer {
 }
 
 impl Version {
-    /// Whether the segments refer to a frame.
+    /// Whether the segments refer to a frame, in the present or in what a snapshot shows.
     pub fn refers(&self, pack: PackId, frame: &TrailerEntry) -> Result<bool> {
         // The file that wrote it may be gone, or have written over it.
-        if self.shared(pack, frame.pos)?.is_some() {
+        if !self.seen(&Key::shared(pack, frame.pos))?.is_empty() {
             return Ok(true);
         }
         let key = Key::extent(frame.branch, frame.ino, frame.block);
-        let fragments = self.base_extent(&key)?;
-        // What a lost record referred to is all that a repair has to bring it back from.
-        if fragments.iter().any(|f| f.kind == FragmentKind::Lost) {
-            return Ok(true);
+        for value in self.seen(&key)? {
+            let fragments = Extent::decode(&value, SEGMENTS)?.fragments;
+            // What a lost record referred to is all that a repair has to bring it back from.
+            let is_lost = fragments.iter().any(|f| f.kind == FragmentKind::Lost);
+            let mut used = frames_of(&fragments);
+            if is_lost || used.any(|f| f.pack == pack && f.pos == frame.pos) {
+                return Ok(true);
+            }
         }
-        let mut used = frames_of(&fragments);
-        Ok(used.any(|f| f.pack == pack && f.pos == frame.pos))
+        Ok(false)
+    }
+
+    /// What the segments have of a record that anybody can see.
+    fn seen(&self, key: &Key) -> Result<Vec<Bytes>> {
+        let mut versions = self.levels.versions(key, &key.successor());
+        let (mut seen, mut values) = (Seen::default(), Vec::new());
+        while let Some(record) = versions.next()? {
+            if seen.is_seen(&self.timeline, record.epoch) {
+                values.extend(record.value);
+            }
+        }
+        Ok(values)
     }
 }

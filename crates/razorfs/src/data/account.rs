@@ -129,12 +129,12 @@ impl Account {
         flushed: Epoch,
         least: u64,
         room: u64,
-        is_done: &dyn Fn(PackId) -> bool,
+        is_done: &dyn Fn(&PackMeta) -> bool,
     ) -> Option<(u64, PackMeta)> {
         let mut sum = 0u64;
         let mut best: Option<(u128, PackMeta)> = None;
         let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
-        for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p.id)) {
+        for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p)) {
             let waste = p.total.saturating_sub(p.live);
             let waste = waste.saturating_sub(self.dead.holes(p.id));
             if p.live > room || waste < p.live / CLEAN_LEAST {

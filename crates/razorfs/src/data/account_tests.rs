@@ -20,7 +20,7 @@ use crate::Error;
 fn apply(account: &mut Account, before: &[Fragment], after: &[Fragment]) {
     let mut turnover = Turnover::default();
     turnover.note(before, after);
-    account.apply(&turnover.settle(|_, _| Ok(None)).unwrap());
+    account.apply(&turnover.settle(None, |_, _| Ok(None)).unwrap());
 }
 
 /// What happens to one of a few blocks.
@@ -212,7 +212,7 @@ proptest! {
                         old.clone_from(new);
                     }
                     let settled =
-                        turnover.settle(|pack, pos| Ok(counts.get(&(pack, pos)).copied())).unwrap();
+                        turnover.settle(None, |pack, pos| Ok(counts.get(&(pack, pos)).copied())).unwrap();
                     for (pack, pos, count) in &settled.counts {
                         match count {
                             Some(count) => counts.insert((*pack, *pos), *count),
@@ -401,7 +401,7 @@ fn a_frame_that_becomes_shared_is_neither_debited_nor_credited() {
     // The order in which blocks come does not matter, nor that of losing and gaining.
     turnover.note(&[], &[shared(own.clone())]);
     turnover.note(std::slice::from_ref(&own), &[shared(own.clone())]);
-    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    let settled = turnover.settle(None, |_, _| Ok(None)).unwrap();
     let two = Shared {
         count: 2,
         bytes: 1056,
@@ -416,7 +416,7 @@ fn a_frame_that_becomes_shared_is_neither_debited_nor_credited() {
         let mut turnover = Turnover::default();
         turnover.note(&[shared(own.clone())], &[]);
         let was = Shared { count: left, ..two };
-        let settled = turnover.settle(|_, _| Ok(Some(was))).unwrap();
+        let settled = turnover.settle(None, |_, _| Ok(Some(was))).unwrap();
         let now = (left > 1).then_some(Shared { count: 1, ..two });
         assert_eq!(settled.counts, [(PackId(1), 4096, now)]);
         account.apply(&settled);
@@ -437,7 +437,9 @@ fn turn(before: usize, after: usize, counted: Result<Option<u64>, ()>) -> Settle
     let damaged = || Place::new(FileName::Segment(SegmentId(3)), 0).error("block", 1, 2);
     let answer = |count: Option<u64>| count.map(|count| Shared { count, bytes: 1056 });
     turnover
-        .settle(|_, _| counted.map(answer).map_err(|()| damaged().into()))
+        .settle(None, |_, _| {
+            counted.map(answer).map_err(|()| damaged().into())
+        })
         .unwrap()
 }
 
@@ -481,7 +483,7 @@ fn a_count_that_cannot_be_read_keeps_the_frame_and_does_not_stop_the_flush() {
     let damaged = || Place::new(FileName::Segment(SegmentId(3)), 0).error("block", 1, 2);
     let mut turnover = Turnover::default();
     turnover.note(std::slice::from_ref(&own), &[]);
-    let settled = turnover.settle(|_, _| Err(damaged().into())).unwrap();
+    let settled = turnover.settle(None, |_, _| Err(damaged().into())).unwrap();
     assert!(settled.died.len() == 1 && settled.counts.is_empty());
     // What the host cannot read, or has lost, is no better; what it may be able to do the next
     // time is tried again.
@@ -493,7 +495,7 @@ fn a_count_that_cannot_be_read_keeps_the_frame_and_does_not_stop_the_flush() {
     ] {
         let mut turnover = Turnover::default();
         turnover.note(&[shared(own.clone())], &[]);
-        let settled = turnover.settle(|_, _| Err(error.clone()));
+        let settled = turnover.settle(None, |_, _| Err(error.clone()));
         assert_eq!(settled.is_ok(), goes_on, "{error}");
     }
 }
@@ -506,12 +508,12 @@ fn what_references_should_not_say_is_counted_on_the_safe_side() {
     turnover.note(&[], &[shared(long.clone())]);
     turnover.note(&[], &[shared(short.clone())]);
     turnover.note(&[], std::slice::from_ref(&long));
-    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    let settled = turnover.settle(None, |_, _| Ok(None)).unwrap();
     assert_eq!(settled.born, [(PackId(1), 1056)]);
     let mut turnover = Turnover::default();
     turnover.note(&[long], &[]);
     turnover.note(&[short], &[]);
-    let settled = turnover.settle(|_, _| Ok(None)).unwrap();
+    let settled = turnover.settle(None, |_, _| Ok(None)).unwrap();
     assert_eq!(settled.died, [(PackId(1), 4096..4096 + 160)]);
 }
 
@@ -522,6 +524,7 @@ fn an_account_that_says_too_little_keeps_the_pack_and_none_comes_into_being() {
         born: born.iter().map(|(id, n)| (PackId(*id), *n)).collect(),
         died: died.iter().map(|(id, n)| (PackId(*id), 0..*n)).collect(),
         counts: Vec::new(),
+        held: Vec::new(),
     };
     // Packs that nobody has: an image can say anything.
     account.apply(&of(&[(7, 1000)], &[(8, 1000), (u64::MAX, 8)]));

@@ -8,7 +8,7 @@ use std::ops::Range;
 use razorfs_format::layout::FileName;
 use razorfs_format::pack::frame_len;
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
-use razorfs_format::{Ino, PackId, Place, SegmentId};
+use razorfs_format::{Epoch, Ino, PackId, Place, SegmentId};
 
 use crate::Error;
 
@@ -158,6 +158,8 @@ pub struct FrameUse {
     pub pos: u64,
     /// Bytes of the frame in the pack, header and padding included.
     pub bytes: u64,
+    /// The epoch that wrote it.
+    pub birth: Epoch,
     /// It is shared: the reference has an origin, and is counted in the tree.
     pub foreign: bool,
 }
@@ -171,6 +173,7 @@ pub fn frames_of(list: &[Fragment]) -> impl Iterator<Item = FrameUse> + use<> {
                 pack: r.pack,
                 pos: r.pos,
                 bytes: frame_len(r.stored_len),
+                birth: r.birth,
                 foreign: r.origin.is_some(),
             }),
             _ => None,

@@ -236,6 +236,7 @@ fn a_frame_in_several_pieces_is_one_frame() {
         pack: PackId(1),
         pos: 4096,
         bytes: 50_056,
+        birth: frames[0].birth,
         foreign: false,
     };
     assert_eq!(frames, [expected]);

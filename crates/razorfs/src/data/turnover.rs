@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use razorfs_format::PackId;
-use razorfs_format::record::{Fragment, Shared};
+use razorfs_format::record::{Fragment, Held, Shared};
+use razorfs_format::{Epoch, PackId};
 
 use super::fragments::frames_of;
 use crate::Result;
@@ -31,6 +31,8 @@ struct Change {
     /// damaged.
     least: u64,
     most: u64,
+    /// The epoch that wrote it.
+    birth: Epoch,
     own: Refs,
     shared: Refs,
 }
@@ -48,11 +50,21 @@ pub struct Settled {
     pub(super) born: Vec<(PackId, u64)>,
     /// Frames that nothing refers to any more.
     pub(super) died: Vec<(PackId, Range<u64>)>,
+    /// Frames that nothing but a snapshot refers to any more: pack and position.
+    pub held: Vec<(PackId, u64, Held)>,
     /// New counts of shared frames by pack and position, in order; none where it became 0.
     pub counts: Vec<(PackId, u64, Option<Shared>)>,
 }
 
 impl Settled {
+    /// Of frames that nothing refers to any more, since what held them has gone.
+    pub fn released(died: Vec<(PackId, Range<u64>)>) -> Self {
+        Self {
+            died,
+            ..Self::default()
+        }
+    }
+
     /// Whether a frame lost its last reference.
     pub fn any_died(&self) -> bool {
         !self.died.is_empty()
@@ -67,6 +79,7 @@ impl Turnover {
                 let change = self.frames.entry((f.pack, f.pos)).or_insert(Change {
                     least: f.bytes,
                     most: f.bytes,
+                    birth: f.birth,
                     own: Refs::default(),
                     shared: Refs::default(),
                 });
@@ -93,9 +106,11 @@ impl Turnover {
         }
     }
 
-    /// Concludes. `counted` answers the record that the tree has of a frame, below the flush.
+    /// Concludes. What was born up to epoch `newest`, that of a snapshot, is held by that. `counted`
+    /// answers the record that the tree has of a frame, below the flush.
     pub fn settle(
         self,
+        newest: Option<Epoch>,
         mut counted: impl FnMut(PackId, u64) -> Result<Option<Shared>>,
     ) -> Result<Settled> {
         let mut settled = Settled::default();
@@ -126,6 +141,10 @@ impl Turnover {
             // Rather too much credited, and too little debited.
             match (needed(own.before, was), needed(own.after, now)) {
                 (false, true) => settled.born.push((pack, change.most)),
+                (true, false) if newest.is_some_and(|newest| change.birth <= newest) => {
+                    let (birth, bytes) = (change.birth, change.least);
+                    settled.held.push((pack, pos, Held { birth, bytes }));
+                }
                 (true, false) => {
                     let frame = pos..pos.saturating_add(change.least);
                     settled.died.push((pack, frame));

@@ -23,6 +23,11 @@
 //!     .map(|entry| entry.map(|e| e.file_name().to_owned()))
 //!     .collect::<Result<_, _>>()?;
 //! assert_eq!(names, ["b.jpg"]);
+//!
+//! let before = volume.snapshot("before-import")?; // the whole volume, at once
+//! fs.remove_dir_all("2026")?;
+//! volume.rollback(before)?;
+//! assert!(fs.exists("2026/11/b.jpg")?);
 //! volume.close()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -31,6 +36,7 @@ mod dir;
 mod file;
 mod metadata;
 mod read_dir;
+mod snapshot;
 mod transaction;
 
 #[cfg(test)]
@@ -44,6 +50,7 @@ pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
+pub use snapshot::Snapshot;
 pub use transaction::Transaction;
 
 use crate::Error;

@@ -4,7 +4,7 @@ use razorfs_format::Ino;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{BLOCK, FILE_MAX, FileKind, Inode, inode_flags};
 
-use super::operation::Operation;
+use super::operation::{Operation, load_inode};
 use super::{Namespace, SETGID, SETUID};
 use crate::store::Store;
 use crate::{Error, Result, SetAttributes, Stat};
@@ -31,34 +31,38 @@ fn sparse_units(store: &Store, ino: Ino, size: u64) -> Result<u64> {
     Ok(sum)
 }
 
+/// What `stat` says of an inode.
+fn stat_of(store: &Store, ino: Ino, inode: &Inode) -> Result<Stat> {
+    let (size, blocks) = match inode.kind() {
+        FileKind::Directory => (DIRECTORY_SIZE, 0),
+        FileKind::Regular if inode.flags & inode_flags::SPARSE != 0 => {
+            (inode.size, sparse_units(store, ino, inode.size)?)
+        }
+        FileKind::Regular => (inode.size, units(inode.size)),
+        _ => (inode.size, 0),
+    };
+    Ok(Stat {
+        ino,
+        mode: inode.mode,
+        nlink: inode.nlink,
+        uid: inode.uid,
+        gid: inode.gid,
+        rdev: inode.rdev,
+        flags: inode.flags,
+        size,
+        blocks,
+        atime: inode.atime,
+        mtime: inode.mtime,
+        ctime: inode.ctime,
+        btime: inode.btime,
+    })
+}
+
 impl Operation<'_> {
     /// What `stat` tells, as it is by now.
     pub(super) fn stat(&mut self, ino: Ino) -> Result<Stat> {
         let store = self.store;
-        let inode = self.inode(ino)?;
-        let (size, blocks) = match inode.kind() {
-            FileKind::Directory => (DIRECTORY_SIZE, 0),
-            FileKind::Regular if inode.flags & inode_flags::SPARSE != 0 => {
-                (inode.size, sparse_units(store, ino, inode.size)?)
-            }
-            FileKind::Regular => (inode.size, units(inode.size)),
-            _ => (inode.size, 0),
-        };
-        Ok(Stat {
-            ino,
-            mode: inode.mode,
-            nlink: inode.nlink,
-            uid: inode.uid,
-            gid: inode.gid,
-            rdev: inode.rdev,
-            flags: inode.flags,
-            size,
-            blocks,
-            atime: inode.atime,
-            mtime: inode.mtime,
-            ctime: inode.ctime,
-            btime: inode.btime,
-        })
+        stat_of(store, ino, self.inode(ino)?)
     }
 
     /// Fails if the flags forbid to change these attributes.
@@ -124,7 +128,13 @@ fn drop_privileges(inode: &mut Inode) {
 impl Namespace {
     /// What `stat` tells.
     pub(crate) fn stat(&self, ino: Ino) -> Result<Stat> {
-        self.reader().stat(ino)
+        match self.reader().stat(ino) {
+            Err(Error::RolledBack) => match self.store.left_with(ino) {
+                Some(left) => stat_of(&left, ino, &load_inode(&left, ino)?),
+                None => Err(Error::RolledBack),
+            },
+            stat => stat,
+        }
     }
 
     /// Target of a symbolic link.

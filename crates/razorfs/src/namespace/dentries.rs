@@ -78,6 +78,11 @@ impl Dentries {
         self.0.insert((dir, first), Arc::new(Dentry { name, slot }));
     }
 
+    /// The caller holds the locks of all directories, and everything has changed.
+    pub(super) fn forget_all(&self) {
+        self.0.clear();
+    }
+
     /// The caller holds the lock of `dir` exclusively and is about to change the entry at
     /// `cookie`.
     pub(super) fn forget(&self, dir: Ino, cookie: u64) {

@@ -13,9 +13,9 @@ use razorfs_format::record::{BLOCK, FILE_MAX, FileKind, Inode, Orphan, inode_fla
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
-use super::operation::{Afterwards, Operation};
+use super::operation::{Afterwards, Operation, load_inode};
 use crate::marks::{self, Mark};
-use crate::store::Ticket;
+use crate::store::{Store, Ticket};
 use crate::{AllocateMode, Error, Result, SeekFor};
 
 /// Most blocks that one operation removes.
@@ -243,16 +243,13 @@ impl Namespace {
     /// Reads at `offset` until `buf` is full or the file ends.
     pub(crate) fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let _lock = self.locks.read(ino);
-        let inode = self.find_by_inode(ino)?;
-        check_regular(&inode)?;
-        let len = inode.size.saturating_sub(offset).min(buf.len() as u64);
-        let mut rest = buf;
-        for (block, off, len) in pieces(offset..offset.saturating_add(len)) {
-            let (piece, tail) = rest.split_at_mut(len as usize);
-            self.store.read_block(ino, block, off, piece)?;
-            rest = tail;
+        match read_from(&self.store, ino, offset, buf) {
+            Err(Error::RolledBack) => match self.store.left_with(ino) {
+                Some(left) => read_from(&left, ino, offset, buf),
+                None => Err(Error::RolledBack),
+            },
+            read => read,
         }
-        Ok(len as usize)
     }
 
     /// Writes at `offset`; answers how much was written, which is all unless the file would pass
@@ -440,4 +437,18 @@ impl Namespace {
             SeekFor::Hole => Ok(at.min(size)),
         }
     }
+}
+
+/// Reads a regular file. The caller holds its lock.
+fn read_from(store: &Store, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    let inode = load_inode(store, ino)?;
+    check_regular(&inode)?;
+    let len = inode.size.saturating_sub(offset).min(buf.len() as u64);
+    let mut rest = buf;
+    for (block, off, len) in pieces(offset..offset.saturating_add(len)) {
+        let (piece, tail) = rest.split_at_mut(len as usize);
+        store.read_block(ino, block, off, piece)?;
+        rest = tail;
+    }
+    Ok(len as usize)
 }

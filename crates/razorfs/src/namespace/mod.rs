@@ -23,6 +23,7 @@ mod reap;
 mod remove;
 mod rename;
 mod shift;
+mod snapshot;
 mod xattr;
 
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub(crate) use create::root_inode;
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
 pub(crate) use rename::Spot;
+pub(crate) use snapshot::check_name;
 
 use crate::store::{Store, Ticket};
 use crate::sync::Mutex;
@@ -111,6 +113,9 @@ impl Namespace {
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
         };
+        if namespace.store.viewed().is_some() {
+            return Ok(namespace);
+        }
         if let Some(first) = namespace.store.first_new() {
             namespace.pins.doubt_below(first);
             let redo = namespace.store.redo.iter();

@@ -326,6 +326,9 @@ impl<'a> Operation<'a> {
 
 /// The inode as the store has it.
 pub(super) fn load_inode(store: &Store, ino: Ino) -> Result<Inode> {
-    let bytes = store.get(&Key::inode(Branch::HEAD, ino))?;
-    Ok(Inode::decode(&bytes.ok_or(Error::NotFound)?, PLACE)?)
+    match store.get(&Key::inode(Branch::HEAD, ino))? {
+        Some(bytes) => Ok(Inode::decode(&bytes, PLACE)?),
+        None if store.left_with(ino).is_some() => Err(Error::RolledBack),
+        None => Err(Error::NotFound),
+    }
 }

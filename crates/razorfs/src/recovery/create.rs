@@ -112,7 +112,7 @@ fn write_manifest(disk: &dyn Disk, vid: VolumeId) -> Result<ManifestRef> {
             lsn: Lsn(1),
         },
         branches: Vec::new(),
-        snapshots: Vec::new(),
+        timeline: Arc::default(),
     };
     let bytes = manifest.to_bytes(vid);
     let crc = Manifest::crc(&bytes);

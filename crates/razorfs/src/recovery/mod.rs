@@ -21,6 +21,7 @@ use razorfs_format::op::{Mutation, decode_ops};
 use razorfs_format::pack;
 use razorfs_format::record::{FragmentKind, PackRef};
 use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino, Lsn, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
@@ -34,7 +35,7 @@ use crate::journal::{Batch, RecoveryReport, Ring, goes_on};
 use crate::marks::{self, Mark};
 use crate::parity::{Healer, Host};
 use crate::redo::RedoMemory;
-use crate::store::{Ballast, Core, CountersAt, Ids, Journal, Left, Start, Version};
+use crate::store::{Ballast, Core, CountersAt, Frozen, Ids, Journal, Left, Point, Start, Version};
 use crate::sync::atomic::AtomicU64;
 use crate::tree::memtable::Memtable;
 use crate::tree::{BlockCache, Levels};
@@ -247,7 +248,10 @@ struct Replay {
     host: Host,
     vid: VolumeId,
     memtable: Memtable,
+    /// What snapshots in the journal cut off, newest first.
+    frozen: Vec<Arc<Frozen>>,
     levels: Levels,
+    timeline: Timeline,
     counters: CountersAt,
     /// Ends of the journaled frames of each pack.
     frames: BTreeMap<PackId, u64>,
@@ -282,7 +286,9 @@ impl Replay {
             host,
             vid,
             memtable,
+            frozen: Vec::new(),
             levels,
+            timeline: Timeline::clone(&manifest.timeline),
             counters,
             frames,
             awaited: BTreeSet::new(),
@@ -311,10 +317,15 @@ impl Replay {
     /// Whether there is a tree at all.
     fn has_root(&self) -> Result<bool> {
         let key = Key::inode(Branch::HEAD, Ino::ROOT);
-        if self.memtable.get(&key).is_some() {
-            return Ok(true);
+        let frozen = self.frozen.iter().map(|f| &*f.memtable);
+        let view = self.timeline.head();
+        let seen = std::iter::once(&self.memtable).chain(frozen);
+        for memtable in seen.filter(|m| view.sees(m.epoch)) {
+            if let Some(root) = memtable.get(&key) {
+                return Ok(root.is_some());
+            }
         }
-        let record = self.levels.get(&key)?;
+        let record = self.levels.get(&key, &view)?;
         Ok(record.is_some_and(|r| r.value.is_some()))
     }
 
@@ -342,8 +353,10 @@ impl Replay {
     fn apply(&mut self, batch: &Batch) -> Result<()> {
         // The batch passed its checksums; the place names the journal for what they cannot catch.
         let place = Place::new(FileName::Journal(0), 0);
+        let mut points = Vec::new();
         for op in decode_ops(&batch.payload, place)? {
             for mutation in op.mutations {
+                points.extend(Point::of(&mutation));
                 if let Mutation::Patch { fragment, .. } = &mutation
                     && let FragmentKind::Pack(frame) = &fragment.kind
                 {
@@ -354,6 +367,52 @@ impl Replay {
         }
         let end = batch.first_lsn.0.saturating_add(batch.n_ops.into());
         self.counters.lsn = Lsn(end);
+        if !points.is_empty() {
+            let what = format!("{points:?}");
+            let done = self.redo_points(batch.seq.next(), points);
+            done.map_err(|why| place.error("journal", why, what))?;
+        }
+        Ok(())
+    }
+
+    /// What was done to the snapshots, as the last thing of the batch before `cut`.
+    fn redo_points(
+        &mut self,
+        cut: BatchSeq,
+        points: Vec<Point>,
+    ) -> std::result::Result<(), &'static str> {
+        let (mut end, mut goes_back) = (Epoch(0), false);
+        for point in points {
+            match &point {
+                Point::Take(snapshot) => end = end.max(snapshot.epoch),
+                Point::Back { end: at, .. } => {
+                    end = end.max(*at);
+                    goes_back = true;
+                }
+                Point::Drop(_) => {}
+            }
+            point.redo(&mut self.timeline, &mut self.counters)?;
+        }
+        if end < self.memtable.epoch {
+            // What is in the memtable came later, and a snapshot does not show it.
+            let passed = self.memtable.is_empty() || !goes_back;
+            return passed
+                .then_some(())
+                .ok_or("a rollback in an epoch that has passed");
+        }
+        self.memtable.epoch = end;
+        let next = Memtable::new(end.next());
+        let memtable = std::mem::replace(&mut self.memtable, next);
+        if !memtable.is_empty() {
+            marks::hit(Mark::RecoverySnapshot);
+            let frozen = Frozen {
+                memtable: Arc::new(memtable),
+                cut,
+                counters: self.counters,
+                timeline: Arc::new(self.timeline.clone()),
+            };
+            self.frozen.insert(0, Arc::new(frozen));
+        }
         Ok(())
     }
 }
@@ -471,8 +530,10 @@ impl Opening {
         let counters = self.replay.counters;
         let version = Version {
             active: Arc::new(self.replay.memtable),
-            frozen: Vec::new(),
+            frozen: self.replay.frozen,
             levels: self.replay.levels,
+            head: self.replay.timeline.head(),
+            timeline: Arc::new(self.replay.timeline),
         };
         let core = Core::new(Start {
             disk: Arc::clone(&self.disk),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use razorfs_format::op::{Mutation, OpType, encode_op};
 use razorfs_format::record::{Fragment, FragmentKind};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{BatchSeq, Generation, Ino};
 
 use super::batch::{OpenBatch, Sealed};
@@ -83,7 +84,7 @@ impl Core {
         result
     }
 
-    fn commit_locked(
+    pub(super) fn commit_locked(
         &self,
         journal: &mut Journal,
         sync: bool,
@@ -125,7 +126,7 @@ impl Core {
     }
 
     /// Seals the open batch. The caller has the gate for itself.
-    fn seal_over(&self, open: &mut OpenBatch, memtable: Arc<Memtable>) -> Sealed {
+    pub(super) fn seal_over(&self, open: &mut OpenBatch, memtable: Arc<Memtable>) -> Sealed {
         let sealed = open.seal(memtable);
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
@@ -169,47 +170,74 @@ impl Core {
                 || !sealed.is_empty()
                 || self.since_cut.load(Ordering::Relaxed) > 0;
             if frozen {
-                self.push_frozen(&version, open.seq, open.first_lsn);
+                let counters = self.counters_at(open.first_lsn);
+                let timeline = Arc::clone(&version.timeline);
+                self.push_frozen(&version, open.seq, counters, timeline);
             }
             (sealed, frozen)
         };
         waiters.append(&mut sealed.waiters);
         self.write_sealed(journal, sealed, true)?;
         if frozen {
-            self.since_cut.store(0, Ordering::Relaxed);
-            self.placed_since_cut.store(0, Ordering::Relaxed);
-            let bytes = self.bytes.saturated();
-            self.bytes_at_cut.store(bytes, Ordering::Relaxed);
+            self.begin_cut();
         }
         Ok(frozen)
     }
 
-    fn push_frozen(&self, version: &Version, cut: BatchSeq, lsn: razorfs_format::Lsn) {
-        let counters = CountersAt {
+    /// Counts what comes after a cut.
+    pub(super) fn begin_cut(&self) {
+        self.since_cut.store(0, Ordering::Relaxed);
+        self.placed_since_cut.store(0, Ordering::Relaxed);
+        let bytes = self.bytes.saturated();
+        self.bytes_at_cut.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The counters as they are. The caller has the gate for itself.
+    pub(super) fn counters_at(&self, lsn: razorfs_format::Lsn) -> CountersAt {
+        CountersAt {
             inodes: self.inodes.load(Ordering::Relaxed).max(0) as u64,
             bytes: self.bytes.get(),
             next_ino: Ino(self.ids.ino.load(Ordering::Relaxed)),
             lsn,
-        };
+        }
+    }
+
+    /// Freezes the active memtable. The caller has the gate for itself.
+    pub(super) fn push_frozen(
+        &self,
+        version: &Version,
+        cut: BatchSeq,
+        counters: CountersAt,
+        timeline: Arc<Timeline>,
+    ) {
         let memtable = Arc::clone(&version.active);
         let active = Self::next_memtable(memtable.epoch);
         let mut frozen = vec![Arc::new(Frozen {
             memtable,
             cut,
             counters,
+            timeline: Arc::clone(&timeline),
         })];
         frozen.extend(version.frozen.iter().cloned());
+        let head = timeline.head();
         self.version.store(Arc::new(Version {
             active,
             frozen,
             levels: version.levels.clone(),
+            timeline,
+            head,
         }));
     }
 
     /// Places the data of a sealed batch, appends it to the journal and flushes that if asked to
     /// or due. An error latches; but if the host has no room for the data, the batch is held, and
     /// written before the next.
-    fn write_sealed(&self, journal: &mut Journal, sealed: Sealed, sync: bool) -> Result<()> {
+    pub(super) fn write_sealed(
+        &self,
+        journal: &mut Journal,
+        sealed: Sealed,
+        sync: bool,
+    ) -> Result<()> {
         let allowed = match self.failure() {
             Some(cause) => Err(Error::Failed(cause)),
             None => self.fence.check_at(self.env.monotonic()),
@@ -455,7 +483,7 @@ impl Core {
 }
 
 /// Tells those who waited for a batch what became of it.
-fn answer(waiters: Vec<Waiter>, result: &Result<bool>) {
+pub(super) fn answer(waiters: Vec<Waiter>, result: &Result<bool>) {
     for waiter in waiters {
         waiter(result.clone().map(|_| ()));
     }

@@ -1,18 +1,22 @@
 //! The door to the store: its core, its checkpointer and, where the volume has threads, those.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
+use razorfs_format::key::Key;
+use razorfs_format::manifest::SnapshotMeta;
+use razorfs_format::{Branch, Ino};
 
-use super::{Core, RoomMaker, Ticket};
+use super::{At, Bytes, Core, RoomMaker, Ticket, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 use crate::workers::{Maintenance, Workers};
 use crate::{
     CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
+    VolumeSpace,
 };
 
 /// The store of one volume.
@@ -21,6 +25,13 @@ pub(crate) struct Store {
     durability: Durability,
     recovery: RecoverySummary,
     uuid: [u8; 16],
+    /// What is read through this handle.
+    at: At,
+    /// The snapshot that this is, if it is one.
+    viewing: Option<Viewing>,
+    /// What the volume was before it was rolled back, the newest last: for those who have files
+    /// open that are gone.
+    left: RwLock<Vec<Arc<Self>>>,
     /// It goes on where a process has died, for whoever uses the volume.
     resumed: bool,
     workers: Mutex<Option<Workers>>,
@@ -43,6 +54,9 @@ pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 /// checkpoints that follow each other would leave no time for it.
 const CLEAN_AT_ONCE: u32 = 4;
 
+/// Rollbacks for which files that are open can be read on.
+const LEFT_MOST: usize = 8;
+
 struct Upkeep {
     checkpointer: Arc<Checkpointer>,
     reaper: Reaper,
@@ -59,6 +73,13 @@ impl Maintenance for Upkeep {
     fn compact(&self) -> Result<bool> {
         if self.background {
             self.checkpointer.compact()
+        } else {
+            Ok(false)
+        }
+    }
+    fn release(&self) -> Result<bool> {
+        if self.background {
+            self.checkpointer.release()
         } else {
             Ok(false)
         }
@@ -121,9 +142,137 @@ impl Store {
             durability: options.durability,
             recovery: summary,
             uuid,
+            at: At::Head,
+            viewing: None,
+            left: RwLock::default(),
             resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
+        })
+    }
+
+    /// The same volume as one of its snapshots shows it. The snapshot stays at least until this is
+    /// dropped.
+    pub fn snapshot(&self, name: &[u8]) -> Result<Self> {
+        let (viewing, view) = Viewing::new(&self.checkpointer.core, name)?;
+        Ok(Self {
+            checkpointer: Arc::clone(&self.checkpointer),
+            durability: self.durability,
+            recovery: RecoverySummary::default(),
+            uuid: self.uuid,
+            at: At::Snapshot(view),
+            viewing: Some(viewing),
+            left: RwLock::default(),
+            resumed: false,
+            workers: Mutex::new(None),
+            guard: Mutex::new(None),
+        })
+    }
+
+    /// A record; not for extents.
+    pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        self.get_at(&self.at, key)
+    }
+
+    /// Hands the records of one table and one inode from `from` to before `to` to `each`, in
+    /// order, until it answers false; not for extents.
+    pub fn scan(
+        &self,
+        from: &Key,
+        to: &Key,
+        each: &mut dyn FnMut(&Key, &Bytes) -> bool,
+    ) -> Result<()> {
+        self.scan_at(&self.at, from, to, each)
+    }
+
+    /// Reads `out.len()` bytes at `off` of a block; what was never written is zero.
+    pub fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
+        self.read_block_at(&self.at, ino, block, off, out)
+    }
+
+    /// Tells for each block of `from..to` that has data which bytes are data, in order, until
+    /// `each` answers false.
+    pub fn extents(
+        &self,
+        ino: Ino,
+        from: u64,
+        to: u64,
+        each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
+    ) -> Result<()> {
+        self.extents_at(&self.at, ino, from, to, each)
+    }
+
+    /// Fails if nothing can be written through this handle.
+    pub fn check_writable(&self) -> Result<()> {
+        match &self.viewing {
+            Some(viewing) => {
+                let name = String::from_utf8_lossy(&viewing.snapshot.name);
+                Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
+            }
+            None => Core::check_writable(self),
+        }
+    }
+
+    /// The snapshot that this is.
+    pub fn viewed(&self) -> Option<&SnapshotMeta> {
+        self.viewing.as_ref().map(|viewing| &viewing.snapshot)
+    }
+
+    /// Takes a snapshot.
+    pub fn take(&self, name: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        self.take_snapshot(name)
+    }
+
+    /// Gives a snapshot up.
+    pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        self.drop_snapshot(name)
+    }
+
+    /// Goes back to a snapshot, and answers the one that was taken before. The caller keeps
+    /// everybody out who changes anything or remembers what he reads.
+    pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        let taken = self.roll_back(to, safety)?;
+        let mut left = self.left.write();
+        left.push(Arc::new(self.snapshot(safety)?));
+        if left.len() > LEFT_MOST {
+            left.remove(0);
+        }
+        Ok(taken)
+    }
+
+    /// What the volume was before a rollback and had the inode, which it has not any more.
+    pub fn left_with(&self, ino: Ino) -> Option<Arc<Self>> {
+        let left = self.left.read();
+        let key = Key::inode(Branch::HEAD, ino);
+        let has = |store: &&Arc<Self>| matches!(store.get(&key), Ok(Some(_)));
+        left.iter().rev().find(has).map(Arc::clone)
+    }
+
+    /// The snapshots that were not given up, oldest first.
+    pub fn snapshots(&self) -> Vec<SnapshotMeta> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let live = timeline.snapshots().iter().filter(|s| !s.gone);
+        live.cloned().collect()
+    }
+
+    /// Bytes that each snapshot alone holds.
+    pub fn held_by_snapshots(&self) -> Result<std::collections::BTreeMap<u64, u64>> {
+        self.checkpointer.held_by()
+    }
+
+    /// Space of the volume.
+    pub fn space(&self) -> Result<VolumeSpace> {
+        let space = Core::space(self)?;
+        let Some(snapshot) = self.viewed() else {
+            return Ok(space);
+        };
+        Ok(VolumeSpace {
+            total: u64::try_from(snapshot.bytes).unwrap_or(u64::MAX),
+            free: 0,
+            inodes: snapshot.inodes,
         })
     }
 
@@ -178,6 +327,7 @@ impl Store {
             Step::Grow => self.checkpointer.grow(),
             Step::Parity => self.checkpointer.parity(),
             Step::Clean => self.checkpointer.clean(),
+            Step::Release => self.checkpointer.release(),
             Step::Scrub => match self.checkpointer.scrub_step()? {
                 Stepped::Idle => Ok(false),
                 Stepped::Next(_) => Ok(true),
@@ -212,6 +362,9 @@ impl Store {
 
     /// From now on nothing is written any more, as if the disk had failed.
     pub fn shut_down(&self) {
+        if self.viewing.is_some() {
+            return;
+        }
         let core = &self.checkpointer.core;
         core.fail(&Error::ReadOnly("a program has shut it down".into()));
         core.fail_waiters();
@@ -302,6 +455,9 @@ impl Drop for Store {
     /// Without [`Store::close`] the volume is left as a crash would leave it, but for what a last
     /// commit can save.
     fn drop(&mut self) {
+        if self.viewing.is_some() {
+            return;
+        }
         self.close_door();
         if let Some(mut workers) = self.workers.lock().take() {
             workers.stop();

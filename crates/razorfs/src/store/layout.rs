@@ -21,8 +21,8 @@ use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, FragmentKind, Origin, PackRef};
 use razorfs_format::{Branch, Epoch, Ino, Place};
 
-use super::read::fill;
-use super::{Core, Version};
+use super::Core;
+use super::read::{At, Sight, fill};
 use crate::Result;
 use crate::data::MAX_FRAGMENTS;
 use crate::marks::{self, Mark};
@@ -63,8 +63,8 @@ impl Core {
     /// Where the bytes of a block stand. The caller holds the inode's lock.
     pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
         let key = Key::extent(Branch::HEAD, ino, block);
-        self.with_version(|version| {
-            let pieces = version.pieces(&key)?;
+        self.with_sight(&At::Head, |sight| {
+            let pieces = sight.pieces(&key)?;
             let mut holes = Vec::with_capacity(4);
             holes.push(0..BLOCK);
             let mut runs = Vec::with_capacity(pieces.len() + 2);
@@ -84,8 +84,8 @@ impl Core {
             runs.sort_unstable_by_key(|run| run.off);
             Ok(Layout {
                 runs,
-                epoch: version.active.epoch,
-                is_steady: version.is_steady(&key)?,
+                epoch: sight.version.active.epoch,
+                is_steady: sight.is_steady(&key)?,
             })
         })
     }
@@ -115,12 +115,12 @@ impl Core {
     }
 }
 
-impl Version {
+impl Sight<'_> {
     /// Whether no frozen memtable's flush writes the block anew. Each piece that is laid over a
     /// list makes it longer by two at most.
-    fn is_steady(&self, key: &Key) -> Result<bool> {
+    fn is_steady(self, key: &Key) -> Result<bool> {
         let mut pieces = Vec::new();
-        for frozen in &self.frozen {
+        for frozen in &self.version.frozen {
             frozen.memtable.pieces(key, &mut pieces);
         }
         if pieces.is_empty() {

@@ -17,6 +17,7 @@ mod ids;
 mod layout;
 mod limits;
 mod pace;
+mod points;
 mod read;
 #[cfg(test)]
 mod refusal_tests;
@@ -38,6 +39,7 @@ use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation};
 use razorfs_format::record::Time;
+use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
@@ -58,6 +60,8 @@ pub(crate) use handle::Store;
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
+pub(crate) use points::{Point, Viewing};
+pub(crate) use read::{At, Sight};
 pub(crate) use resume::Left;
 use sum::Sum;
 pub(crate) use tx::{OVERHEAD, Ticket, Tx};
@@ -71,6 +75,8 @@ pub(crate) struct Frozen {
     /// The first batch that it does not hold.
     pub cut: BatchSeq,
     pub counters: CountersAt,
+    /// The snapshots at its end, one of that end among them.
+    pub timeline: Arc<Timeline>,
 }
 
 /// The counters of the volume between two batches.
@@ -88,10 +94,14 @@ pub(crate) struct Version {
     /// Newest first.
     pub frozen: Vec<Arc<Frozen>>,
     pub levels: Levels,
+    /// The snapshots, and the lines that they stand on.
+    pub timeline: Arc<Timeline>,
+    /// What of the layers the present shows.
+    pub head: View,
 }
 
 impl Version {
-    /// The memtables, newest first.
+    /// The memtables, newest first, those of lines that were left among them.
     pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.frozen.iter().map(|f| &f.memtable))
     }
@@ -265,6 +275,8 @@ pub(crate) struct Core {
     host_free: AtomicI64,
     host_looked: AtomicU64,
     room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
+    /// How many look at each snapshot.
+    viewed: Mutex<BTreeMap<u64, usize>>,
 }
 
 /// What a store starts with.
@@ -353,6 +365,7 @@ impl Core {
             host_free: AtomicI64::new(0),
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),
+            viewed: Mutex::default(),
         }
     }
 
@@ -509,12 +522,13 @@ impl Core {
         let to = Key::orphan(Branch::HEAD, Ino(u64::MAX));
         let version = self.version.load_full();
         let mut alive = std::collections::BTreeMap::new();
-        for record in version.levels.range(&from, &to) {
+        for record in version.levels.range(&from, &to, &version.head) {
             let record = record?;
             alive.insert(record.key.ino(), record.value.is_some());
         }
         let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
-        for memtable in oldest_first.chain(std::iter::once(&version.active)) {
+        let memtables = oldest_first.chain(std::iter::once(&version.active));
+        for memtable in memtables.filter(|m| version.head.sees(m.epoch)) {
             let records = memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
             alive.extend(records.into_iter().map(|(key, put)| (key.ino(), put)));
         }
@@ -550,7 +564,11 @@ impl Core {
                     counters.next_ino = Ino(counters.next_ino.0.saturating_add_signed(delta));
                 }
             },
-            Mutation::Who { .. } => {}
+            // Those of the snapshots come at the end of their batch.
+            Mutation::Who { .. }
+            | Mutation::Take(_)
+            | Mutation::Drop { .. }
+            | Mutation::Back { .. } => {}
         }
     }
 

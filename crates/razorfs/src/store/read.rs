@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, Extent, Fragment, FragmentKind, Shared};
+use razorfs_format::timeline::View;
 use razorfs_format::{Branch, Ino, PackId, Place, SegmentId};
 
 use super::{Core, Version};
 use crate::data::{FrameIdentity, PackReader, lost_bytes};
 use crate::tree::Bytes;
+use crate::tree::memtable::Memtable;
 use crate::tree::piece::Piece;
 use crate::{Error, Result};
 
@@ -25,16 +28,53 @@ const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
 /// Records taken from each layer at a time by a scan; few in tests, so that all scans have several.
 const CHUNK: usize = if cfg!(test) { 3 } else { 256 };
 
+/// What a reader looks at.
+#[derive(Clone, Debug)]
+pub(crate) enum At {
+    /// The present.
+    Head,
+    /// A snapshot.
+    Snapshot(View),
+}
+
+/// The layers of the tree as a reader sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Sight<'a> {
+    pub(super) version: &'a Version,
+    view: &'a View,
+}
+
+impl Version {
+    /// The present.
+    pub fn head(&self) -> Sight<'_> {
+        self.at(&self.head)
+    }
+
+    /// What a view shows.
+    pub fn at<'a>(&'a self, view: &'a View) -> Sight<'a> {
+        let version = self;
+        Sight { version, view }
+    }
+}
+
 impl Core {
     /// Runs a read against the newest version. A version that another one replaced meanwhile may
     /// have lost its files, or parts of them, under the reader; the newer one has what it needs.
-    pub(super) fn with_version<R>(&self, mut read: impl FnMut(&Version) -> Result<R>) -> Result<R> {
+    pub(super) fn with_sight<R>(
+        &self,
+        at: &At,
+        mut read: impl FnMut(Sight<'_>) -> Result<R>,
+    ) -> Result<R> {
         let mut version = self.version.load();
         loop {
-            match read(&version) {
+            let sight = match at {
+                At::Head => version.head(),
+                At::Snapshot(view) => version.at(view),
+            };
+            match read(sight) {
                 Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
                     let newer = self.version.load();
-                    if std::sync::Arc::ptr_eq(&newer, &version) {
+                    if Arc::ptr_eq(&newer, &version) {
                         return Err(e);
                     }
                     version = newer;
@@ -44,15 +84,16 @@ impl Core {
         }
     }
 
-    /// The newest version of a record; not for extents.
-    pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
-        self.with_version(|version| version.get(key))
+    /// A record; not for extents.
+    pub fn get_at(&self, at: &At, key: &Key) -> Result<Option<Bytes>> {
+        self.with_sight(at, |sight| sight.get(key))
     }
 
     /// Hands the records of one table and one inode from `from` to before `to` to `each`, in
     /// order, until it answers false; not for extents.
-    pub fn scan(
+    pub fn scan_at(
         &self,
+        at: &At,
         from: &Key,
         to: &Key,
         each: &mut dyn FnMut(&Key, &Bytes) -> bool,
@@ -60,7 +101,7 @@ impl Core {
         let mut start = *from;
         // A range that ends before it begins is as empty as any.
         while start < *to {
-            let (records, next) = self.with_version(|v| v.chunk(&start, to))?;
+            let (records, next) = self.with_sight(at, |sight| sight.chunk(&start, to))?;
             for (key, value) in &records {
                 if !each(key, value) {
                     return Ok(());
@@ -75,18 +116,26 @@ impl Core {
     }
 
     /// Reads `out.len()` bytes at `off` of a block; what was never written is zero.
-    pub fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
+    pub fn read_block_at(
+        &self,
+        at: &At,
+        ino: Ino,
+        block: u64,
+        off: u32,
+        out: &mut [u8],
+    ) -> Result<()> {
         let key = Key::extent(Branch::HEAD, ino, block);
-        self.with_version(|version| {
-            let pieces = version.pieces(&key)?;
+        self.with_sight(at, |sight| {
+            let pieces = sight.pieces(&key)?;
             paint(&pieces, &self.reader, &key, off, out)
         })
     }
 
     /// Tells for each block of `from..to` that has data which bytes are data, in order, until
     /// `each` answers false.
-    pub fn extents(
+    pub fn extents_at(
         &self,
+        at: &At,
         ino: Ino,
         from: u64,
         to: u64,
@@ -95,11 +144,11 @@ impl Core {
         let mut start = Key::extent(Branch::HEAD, ino, from);
         let end = Key::extent(Branch::HEAD, ino, to);
         while start < end {
-            let (blocks, next) = self.with_version(|version| {
-                let (keys, next) = version.extent_keys(&start, &end)?;
+            let (blocks, next) = self.with_sight(at, |sight| {
+                let (keys, next) = sight.extent_keys(&start, &end)?;
                 let mut blocks = Vec::with_capacity(keys.len());
                 for key in keys {
-                    blocks.push((key.second(), covered(&version.pieces(&key)?)));
+                    blocks.push((key.second(), covered(&sight.pieces(&key)?)));
                 }
                 Ok((blocks, next))
             })?;
@@ -117,21 +166,31 @@ impl Core {
     }
 }
 
-impl Version {
-    fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+impl<'a> Sight<'a> {
+    /// The memtables that are seen, newest first.
+    fn memtables(self) -> impl Iterator<Item = &'a Arc<Memtable>> {
+        let (version, view) = (self.version, self.view);
+        version.memtables().filter(|m| view.sees(m.epoch))
+    }
+
+    fn get(self, key: &Key) -> Result<Option<Bytes>> {
         for memtable in self.memtables() {
             if let Some(found) = memtable.get(key) {
                 return Ok(found);
             }
         }
-        Ok(self.levels.get(key)?.and_then(|record| record.value))
+        Ok(self
+            .version
+            .levels
+            .get(key, self.view)?
+            .and_then(|record| record.value))
     }
 
     /// Live records from `from`, and where to go on if there may be more before `to`.
-    fn chunk(&self, from: &Key, to: &Key) -> Result<Chunk> {
+    fn chunk(self, from: &Key, to: &Key) -> Result<Chunk> {
         let (mut layers, horizon) = self.memtable_chunks(from, to);
         let end = horizon.map_or(*to, |last| last.successor());
-        let mut below = self.levels.range(from, &end).peekable();
+        let mut below = self.version.levels.range(from, &end, self.view).peekable();
         let mut records = Vec::new();
         let mut next = horizon.map(|last| last.successor());
         loop {
@@ -178,7 +237,7 @@ impl Version {
 
     /// A chunk of each memtable's records, newest memtable first, cut where the shortest full
     /// chunk ends; that key is answered too.
-    fn memtable_chunks(&self, from: &Key, to: &Key) -> (Vec<Layer>, Option<Key>) {
+    fn memtable_chunks(self, from: &Key, to: &Key) -> (Vec<Layer>, Option<Key>) {
         let mut chunks: Vec<_> = self
             .memtables()
             .map(|memtable| memtable.range(from, to, CHUNK))
@@ -194,12 +253,12 @@ impl Version {
     }
 
     /// The blocks from `from` that any layer knows, and where to go on.
-    fn extent_keys(&self, from: &Key, to: &Key) -> Result<(BTreeSet<Key>, Option<Key>)> {
+    fn extent_keys(self, from: &Key, to: &Key) -> Result<(BTreeSet<Key>, Option<Key>)> {
         let (layers, horizon) = self.memtable_chunks(from, to);
         let mut keys: BTreeSet<Key> = layers.into_iter().flatten().map(|(key, _)| key).collect();
         let mut next = horizon.map(|last| last.successor());
         let end = next.unwrap_or(*to);
-        for (n, record) in self.levels.range(from, &end).enumerate() {
+        for (n, record) in self.version.levels.range(from, &end, self.view).enumerate() {
             let key = record?.key;
             if n == CHUNK {
                 // The merge goes on from here, so nothing at or after it may be answered yet.
@@ -213,7 +272,7 @@ impl Version {
     }
 
     /// What lies over a block, newest first, the segments' extent included.
-    pub(super) fn pieces(&self, key: &Key) -> Result<Vec<Piece>> {
+    pub(super) fn pieces(self, key: &Key) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         for memtable in self.memtables() {
             if !memtable.pieces(key, &mut pieces) {
@@ -227,7 +286,7 @@ impl Version {
     }
 
     /// Whether memtables show something else in all of these ranges of a block.
-    pub fn covers(&self, key: &Key, ranges: &[Range<u32>]) -> bool {
+    pub fn covers(self, key: &Key, ranges: &[Range<u32>]) -> bool {
         let mut pieces = Vec::new();
         for memtable in self.memtables() {
             if !memtable.pieces(key, &mut pieces) {
@@ -243,17 +302,33 @@ impl Version {
     }
 
     /// How many blocks of the segments share a frame, if any do.
-    pub fn shared(&self, pack: PackId, pos: u64) -> Result<Option<Shared>> {
+    pub fn shared(self, pack: PackId, pos: u64) -> Result<Option<Shared>> {
         let key = Key::shared(pack, pos);
-        let Some(value) = self.levels.get(&key)?.and_then(|record| record.value) else {
+        let Some(value) = self
+            .version
+            .levels
+            .get(&key, self.view)?
+            .and_then(|record| record.value)
+        else {
             return Ok(None);
         };
         Ok(Some(Shared::decode(&value, SEGMENTS)?))
     }
 
+    /// The record that the segments have; not for extents.
+    pub fn flushed(self, key: &Key) -> Result<Option<Bytes>> {
+        let record = self.version.levels.get(key, self.view)?;
+        Ok(record.and_then(|record| record.value))
+    }
+
     /// The extent record that the segments have for a block.
-    pub fn base_extent(&self, key: &Key) -> Result<Vec<Fragment>> {
-        let Some(value) = self.levels.get(key)?.and_then(|record| record.value) else {
+    pub fn base_extent(self, key: &Key) -> Result<Vec<Fragment>> {
+        let Some(value) = self
+            .version
+            .levels
+            .get(key, self.view)?
+            .and_then(|record| record.value)
+        else {
             return Ok(Vec::new());
         };
         Ok(Extent::decode(&value, SEGMENTS)?.fragments)
@@ -390,9 +465,10 @@ impl Core {
     /// The keys of all live records, in order.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let version = self.version.load_full();
+        let head = version.head();
         let mut keys = BTreeSet::new();
         for tag in razorfs_format::key::Tag::ALL {
-            for memtable in version.memtables() {
+            for memtable in head.memtables() {
                 keys.extend(
                     memtable
                         .sorted(tag, |_| ())
@@ -400,18 +476,14 @@ impl Core {
                         .map(|(key, ())| key),
                 );
             }
-            let bound = |byte| {
-                let mut bytes = vec![byte; tag.key_len()];
-                bytes[0] = tag as u8;
-                Key::from_bytes(&bytes).unwrap()
-            };
-            for record in version.levels.range(&bound(0), &bound(0xff)) {
+            let (from, to) = (Key::first_of(tag), Key::last_of(tag));
+            for record in version.levels.range(&from, &to, &version.head) {
                 keys.insert(record.unwrap().key);
             }
         }
         let live = |key: &Key| match key.tag() {
-            razorfs_format::key::Tag::Extent => !covered(&version.pieces(key).unwrap()).is_empty(),
-            _ => version.get(key).unwrap().is_some(),
+            razorfs_format::key::Tag::Extent => !covered(&head.pieces(key).unwrap()).is_empty(),
+            _ => head.get(key).unwrap().is_some(),
         };
         keys.into_iter().filter(live).collect()
     }

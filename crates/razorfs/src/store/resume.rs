@@ -153,7 +153,11 @@ fn step_of(mutation: Mutation) -> Option<Step<'static>> {
         Mutation::Del { key } => Step::Del(key),
         Mutation::Patch { key, fragment } => Step::Patch(key, fragment),
         Mutation::Count { counter, delta } => Step::Count(counter, delta),
-        Mutation::Who { .. } => return None,
+        // Those of snapshots are not done again: they are durable before anybody is told of them.
+        Mutation::Who { .. }
+        | Mutation::Take(_)
+        | Mutation::Drop { .. }
+        | Mutation::Back { .. } => return None,
     })
 }
 
@@ -179,6 +183,7 @@ impl Core {
         let last = left.0.last().map(|(seq, _)| *seq);
         for (seq, txs) in left.0 {
             self.make_room_for(&txs)?;
+            self.fill_up_to(seq)?;
             let next = self.open.lock().seq;
             if next != seq {
                 let why = format!(
@@ -199,6 +204,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Stands in for batches that had nothing but an operation on snapshots and did not get to the
+    /// journal: of these nobody was told, but what came after has its number.
+    fn fill_up_to(&self, seq: BatchSeq) -> Result<()> {
+        loop {
+            {
+                let _gate = self.gate.read();
+                let mut open = self.open.lock();
+                if open.seq >= seq || self.is_stuck() {
+                    return Ok(());
+                }
+                open.append(OpType::Note, &[]);
+                open.is_used = true;
+                open.journal_bytes += super::tx::OVERHEAD;
+            }
+            self.commit_now(false)?;
+        }
     }
 
     fn make_room_for(&self, txs: &[Tx<'_>]) -> Result<()> {

@@ -28,6 +28,12 @@ impl Sum {
         self.high.fetch_add(carry, Ordering::Relaxed);
     }
 
+    /// Becomes this sum. The caller keeps everybody else from adding.
+    pub fn set(&self, value: u128) {
+        self.low.store(value as u64, Ordering::Relaxed);
+        self.high.store((value >> 64) as i64, Ordering::Relaxed);
+    }
+
     /// The sum; not below zero, where it cannot be but in the middle of a carry.
     pub fn get(&self) -> u128 {
         let high = i128::from(self.high.load(Ordering::Relaxed)) << 64;

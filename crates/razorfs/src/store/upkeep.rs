@@ -33,6 +33,11 @@ impl Core {
         self.signals.maintain.notify_one();
     }
 
+    /// Lets the maintenance thread look what is due.
+    pub(super) fn wake_maintenance(&self) {
+        self.signals.maintain.notify_one();
+    }
+
     /// Whether the journal needs a checkpoint soon.
     pub fn journal_is_tight(&self) -> bool {
         self.limits.tight()

@@ -7,7 +7,8 @@ use razorfs_disk::Disk;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SegmentMeta;
-use razorfs_format::{Epoch, SegmentId, VolumeId};
+use razorfs_format::timeline::Timeline;
+use razorfs_format::{SegmentId, VolumeId};
 
 use super::levels::{Levels, Table};
 use super::merge::{Bounds, Merge, Retain, Sorted, Source};
@@ -31,8 +32,8 @@ pub struct CompactionOptions {
     pub tombstones_min: u64,
     /// A smaller segment is rather merged with its neighbours than moved: no crowd of small files.
     pub small_bytes: u64,
-    /// Epochs of snapshots: tombstones that they keep alive trigger nothing.
-    pub snapshots: Vec<Epoch>,
+    /// What somebody can see: tombstones that a snapshot keeps alive trigger nothing.
+    pub timeline: Arc<Timeline>,
     /// Tables that stay as they are.
     pub without: Vec<Tag>,
 }
@@ -46,7 +47,7 @@ impl Default for CompactionOptions {
             tombstone_percent: 30,
             tombstones_min: 1024,
             small_bytes: 8 << 20,
-            snapshots: Vec::new(),
+            timeline: Arc::default(),
             without: Vec::new(),
         }
     }
@@ -309,7 +310,8 @@ fn bury(table: &Table, tag: Tag, options: &CompactionOptions) -> Option<Job> {
                 return Some(sink(table, tag, segment, level));
             }
             // Nothing below: rewritten where it is, unless a snapshot needs what they hide.
-            if options.snapshots.iter().all(|s| *s >= meta.epoch_max) {
+            let snapshots = options.timeline.snapshots();
+            if snapshots.iter().all(|s| s.epoch >= meta.epoch_max) {
                 marks::hit(Mark::CompactionBuried);
                 let below = below(table, level);
                 let merges = vec![vec![[Arc::clone(segment)].into()]];
@@ -339,15 +341,14 @@ impl Job {
         self.merges.iter().flatten().map(|list| bytes(list)).sum()
     }
 
-    /// Does it: writes and syncs new segments under temporary names. Keeps of each key the newest
-    /// version and the newest that is not newer than each of `snapshots`; drops tombstones that
-    /// hide nothing. Nothing is removed; after an error nothing has changed.
+    /// Does it: writes and syncs new segments under temporary names. Keeps of each key what
+    /// somebody sees by the timeline; drops tombstones that hide nothing. Nothing is removed; after an error nothing has changed.
     pub fn run(
         &self,
         disk: &dyn Disk,
         vid: VolumeId,
         new_id: &mut dyn FnMut() -> SegmentId,
-        snapshots: &[Epoch],
+        timeline: &Timeline,
         opts: &SegmentOptions,
     ) -> Result<Output> {
         let mut output = Output {
@@ -372,7 +373,7 @@ impl Job {
             let sources = lists.iter().filter_map(|list| {
                 Bounds::all(list).map(|bounds| Source::new(Arc::clone(list), bounds))
             });
-            let mut kept = Retain::new(Merge::new(sources), snapshots, &below);
+            let mut kept = Retain::new(Merge::new(sources), timeline, &below);
             let level = self.output_level;
             match write_segments(disk, vid, self.tag, level, 0, new_id, &mut kept, &opts) {
                 Ok(added) => output.added.extend(added),

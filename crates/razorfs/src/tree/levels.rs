@@ -6,6 +6,7 @@ use std::sync::Arc;
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::segment::filter_hash;
+use razorfs_format::timeline::View;
 use razorfs_format::{Epoch, SegmentId, VolumeId};
 
 use super::Record;
@@ -156,7 +157,7 @@ impl Levels {
 
     pub(super) fn table(&self, tag: Tag) -> &Table {
         // The match makes the index certain.
-        let [d, e, i, l, o, s, x] = &self.0.tables;
+        let [d, e, i, l, o, s, x, z] = &self.0.tables;
         match tag {
             Tag::Dirent => d,
             Tag::Extent => e,
@@ -165,16 +166,12 @@ impl Levels {
             Tag::Orphan => o,
             Tag::Shared => s,
             Tag::Xattr => x,
+            Tag::Held => z,
         }
     }
 
-    /// The newest version of `key`; a tombstone is a record, too.
-    pub fn get(&self, key: &Key) -> Result<Option<Record>> {
-        self.get_at(key, Epoch(u64::MAX))
-    }
-
-    /// The newest version of `key` that is not newer than `at`; a tombstone is a record, too.
-    pub fn get_at(&self, key: &Key, at: Epoch) -> Result<Option<Record>> {
+    /// The newest version of `key` that a view shows; a tombstone is a record, too.
+    pub fn get(&self, key: &Key, view: &View) -> Result<Option<Record>> {
         let hash = filter_hash(key);
         for list in self.table(key.tag()).lists() {
             let segment = list.get(list.partition_point(|s| s.meta.last < *key));
@@ -182,44 +179,87 @@ impl Levels {
                 continue;
             };
             // Lists come newest first, so the first version found is the newest.
-            if let Some(record) = segment.file.get(key, hash, at)? {
-                return Ok(Some(record));
+            let mut at = view.newest(segment.meta.epoch_max);
+            while let Some(newest) = at {
+                let Some(record) = segment.file.get(key, hash, newest)? else {
+                    break;
+                };
+                at = view.newest(record.epoch);
+                if at == Some(record.epoch) {
+                    return Ok(Some(record));
+                }
             }
         }
         Ok(None)
     }
 
-    /// The newest version of each key from `from` up to `to`, which is not part of it, in order,
-    /// tombstones included. Both are of one table. A range over the collision numbers of one name's
-    /// hash asks the filters first.
+    /// The newest version that a view shows of each key from `from` up to `to`, which is not part
+    /// of it, in order, tombstones included. Both are of one table. A range over the collision
+    /// numbers of one name's hash asks the filters first.
     #[must_use]
-    pub fn range(&self, from: &Key, to: &Key) -> Range {
-        self.range_at(from, to, Epoch(u64::MAX))
-    }
-
-    /// As [`Levels::range`], but of each key the newest version that is not newer than `at`.
-    #[must_use]
-    pub fn range_at(&self, from: &Key, to: &Key, at: Epoch) -> Range {
-        debug_assert_eq!(from.tag(), to.tag(), "a range lies in one table");
-        let bounds = Bounds::range(from, to);
-        let sources = self.table(from.tag()).lists().filter(|list| {
-            let near = list.get(list.partition_point(|s| s.meta.last < *from));
-            near.is_some_and(|s| s.meta.first < *to && s.may_overlap(&bounds))
-        });
-        let sources = sources.map(|list| Source::new(Arc::clone(list), bounds));
+    pub fn range(&self, from: &Key, to: &Key, view: &View) -> Range {
         Range {
-            merge: Merge::new(sources),
-            at,
+            merge: self.merge(from, to, Epoch(0)),
+            view: view.clone(),
             last: None,
             failed: false,
         }
+    }
+
+    /// All versions of each key from `from` up to `to`, the newest first.
+    #[must_use]
+    pub fn versions(&self, from: &Key, to: &Key) -> Versions {
+        Versions(self.merge(from, to, Epoch(0)))
+    }
+
+    /// The newest version that a view shows of each key of a table that was written after epoch
+    /// `after`; more of them, perhaps, that were written before. Segments that are older are not
+    /// looked at.
+    #[must_use]
+    pub fn written_after(&self, tag: Tag, after: Epoch, view: &View) -> Range {
+        let (from, to) = (Key::first_of(tag), Key::last_of(tag));
+        Range {
+            merge: self.merge(&from, &to, after),
+            view: view.clone(),
+            last: None,
+            failed: false,
+        }
+    }
+
+    /// Merges what is newer than `after` of the lists that have something of a range.
+    fn merge(&self, from: &Key, to: &Key, after: Epoch) -> Merge {
+        debug_assert_eq!(from.tag(), to.tag(), "a range lies in one table");
+        let bounds = Bounds::range(from, to);
+        let sources = self.table(from.tag()).lists().filter_map(|list| {
+            let list = match after {
+                Epoch(0) => Arc::clone(list),
+                _ => {
+                    let young = list.iter().filter(|s| s.meta.epoch_max > after);
+                    young.cloned().collect()
+                }
+            };
+            let near = list.get(list.partition_point(|s| s.meta.last < *from));
+            let has = near.is_some_and(|s| s.meta.first < *to && s.may_overlap(&bounds));
+            has.then(|| Source::new(list, bounds))
+        });
+        Merge::new(sources)
+    }
+}
+
+/// All versions of a range, by key and then newest first.
+pub struct Versions(Merge);
+
+impl Versions {
+    /// The next one. After an error there is none.
+    pub fn next(&mut self) -> Result<Option<Record>> {
+        self.0.next()
     }
 }
 
 /// Records of a range, in order. After an error it ends.
 pub struct Range {
     merge: Merge,
-    at: Epoch,
+    view: View,
     last: Option<Key>,
     failed: bool,
 }
@@ -231,7 +271,7 @@ impl Iterator for Range {
         while !self.failed {
             match self.merge.next() {
                 Ok(Some(record)) => {
-                    if record.epoch > self.at || self.last == Some(record.key) {
+                    if self.last == Some(record.key) || !self.view.sees(record.epoch) {
                         continue;
                     }
                     self.last = Some(record.key);

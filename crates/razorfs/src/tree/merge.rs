@@ -3,13 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use razorfs_format::Epoch;
-use razorfs_format::key::Key;
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::layout::FileName;
+use razorfs_format::record::Held;
 use razorfs_format::segment::filter_hash;
+use razorfs_format::timeline::{Seen, Timeline};
+use razorfs_format::{Epoch, Place, SegmentId};
 
 use super::Record;
 use super::segment_reader::{Cursor, Segment};
 use crate::Result;
+
+/// Records of segments passed their block's checksum; the place only names the table.
+const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
 
 /// Segments in key order that do not overlap: a run of level 0, or a level.
 pub(super) type Sorted = Arc<[Arc<Segment>]>;
@@ -196,41 +202,50 @@ impl Merge {
     }
 }
 
-/// Of each key the versions that somebody can still see.
-///
-/// A version is seen by the newest state if it is the newest, and by a snapshot if it is the newest
-/// that is not newer than the snapshot. A tombstone that would be the oldest version kept says
-/// nothing more if nothing older lies below, and is dropped.
+/// Of each key the versions that somebody can still see: the newest state, or a snapshot
+/// ([`Timeline::is_seen`]). A tombstone that would be the oldest version kept says nothing more if
+/// nothing older lies below, and is dropped. What is known of frames that snapshots hold is kept as
+/// long as one of them does.
 pub(super) struct Retain<'a> {
     merge: Merge,
-    /// Ascending.
-    snapshots: Vec<Epoch>,
+    timeline: &'a Timeline,
     /// Whether records of a key can lie below.
     below: &'a dyn Fn(&Key) -> bool,
     /// The first version of the next key.
     ahead: Option<Record>,
     ready: VecDeque<Record>,
+    seen: Seen,
     failed: bool,
 }
 
 impl<'a> Retain<'a> {
-    pub(super) fn new(merge: Merge, snapshots: &[Epoch], below: &'a dyn Fn(&Key) -> bool) -> Self {
-        let mut snapshots = snapshots.to_vec();
-        snapshots.sort_unstable();
+    pub(super) fn new(
+        merge: Merge,
+        timeline: &'a Timeline,
+        below: &'a dyn Fn(&Key) -> bool,
+    ) -> Self {
         Self {
             merge,
-            snapshots,
+            timeline,
             below,
             ahead: None,
             ready: VecDeque::new(),
+            seen: Seen::default(),
             failed: false,
         }
     }
 
-    /// Whether a snapshot sees the version of epoch `epoch` that one of epoch `newer` follows.
-    fn seen(&self, epoch: Epoch, newer: Epoch) -> bool {
-        let first = self.snapshots.partition_point(|s| *s < epoch);
-        self.snapshots.get(first).is_some_and(|s| *s < newer)
+    /// Whether somebody sees the version, which comes after all newer ones of its key.
+    fn is_seen(&mut self, record: &Record) -> Result<bool> {
+        if record.key.tag() == Tag::Held {
+            // Written once, and never deleted: it goes when it says nothing any more.
+            let Some(value) = &record.value else {
+                return Ok(false);
+            };
+            let held = Held::decode(value, SEGMENTS)?;
+            return Ok(self.timeline.is_held(held.birth, record.key.killed()));
+        }
+        Ok(self.seen.is_seen(self.timeline, record.epoch))
     }
 
     /// Gathers the versions of the next key; `false` at the end.
@@ -242,19 +257,18 @@ impl<'a> Retain<'a> {
         let Some(first) = first else {
             return Ok(false);
         };
+        self.seen.clear();
         let key = first.key;
-        let mut newer = first.epoch;
-        self.ready.push_back(first);
-        while let Some(record) = self.merge.next()? {
+        let mut next = Some(first);
+        while let Some(record) = next {
             if record.key != key {
                 self.ahead = Some(record);
                 break;
             }
-            let keep = self.seen(record.epoch, newer);
-            newer = record.epoch;
-            if keep {
+            if self.is_seen(&record)? {
                 self.ready.push_back(record);
             }
+            next = self.merge.next()?;
         }
         let tombstone = |r: &Record| r.value.is_none();
         while self.ready.back().is_some_and(tombstone) && !(self.below)(&key) {

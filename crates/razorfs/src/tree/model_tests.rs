@@ -7,9 +7,10 @@ use razorfs_disk::sim::{SimDisk, SimRng};
 use razorfs_disk::{Disk, OpenHow};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::SegmentMeta;
+use razorfs_format::manifest::{SegmentMeta, SnapshotMeta};
 use razorfs_format::record::{Codec, Dirent, FileKind};
 use razorfs_format::segment::check::check_segment;
+use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{Branch, Epoch, Ino, SegmentId, VolumeId};
 
 use super::segment_reader::name;
@@ -27,7 +28,7 @@ struct World {
     history: BTreeMap<Key, BTreeMap<Epoch, Value>>,
     epoch: u64,
     next_id: u64,
-    snapshots: Vec<Epoch>,
+    timeline: Timeline,
     write: SegmentOptions,
     compact: CompactionOptions,
 }
@@ -57,7 +58,7 @@ impl World {
             tombstone_percent: 30,
             tombstones_min: 5,
             small_bytes: [0, 8 << 10][rng.below(2) as usize],
-            snapshots: Vec::new(),
+            timeline: Arc::default(),
             without: Vec::new(),
         };
         Self {
@@ -67,7 +68,7 @@ impl World {
             history: BTreeMap::new(),
             epoch: 1,
             next_id: 1,
-            snapshots: Vec::new(),
+            timeline: Timeline::default(),
             write,
             compact,
         }
@@ -145,7 +146,7 @@ impl World {
 
     /// Does one compaction, if one is due.
     fn compact(&mut self) -> bool {
-        self.compact.snapshots = self.snapshots.clone();
+        self.compact.timeline = Arc::new(self.timeline.clone());
         let Some(job) = compaction::pick(&self.levels, &self.compact) else {
             return false;
         };
@@ -155,7 +156,7 @@ impl World {
             SegmentId(*next_id)
         };
         let output = job
-            .run(&self.disk, VID, &mut new_id, &self.snapshots, &self.write)
+            .run(&self.disk, VID, &mut new_id, &self.timeline, &self.write)
             .unwrap();
         publish(&self.disk, &output.added, false).unwrap();
         let old = self.levels.clone();
@@ -169,12 +170,80 @@ impl World {
         true
     }
 
-    fn expected(&self, key: &Key, at: Epoch) -> Value {
-        let versions = self.history.get(key)?;
-        versions
-            .range(..=at)
-            .next_back()
-            .and_then(|(_, v)| v.clone())
+    fn expected(&self, key: &Key, view: &View) -> Value {
+        let mut versions = self.history.get(key)?.iter().rev();
+        let (_, newest) = versions.find(|(epoch, _)| view.sees(**epoch))?;
+        newest.clone()
+    }
+
+    /// What can be looked at.
+    fn views(&self) -> Vec<View> {
+        let snapshots = self.timeline.snapshots().iter();
+        let at = |s: &SnapshotMeta| self.timeline.view(s.epoch);
+        let mut views: Vec<View> = snapshots.map(at).collect();
+        views.push(self.timeline.head());
+        views
+    }
+
+    /// A snapshot of what was flushed last.
+    fn take(&mut self) -> Epoch {
+        let epoch = Epoch(self.epoch - 1);
+        self.next_id += 1;
+        let snapshot = SnapshotMeta {
+            id: self.next_id,
+            branch: Branch::HEAD,
+            epoch,
+            gone: false,
+            time: 0,
+            inodes: 0,
+            bytes: 0,
+            name: Box::default(),
+        };
+        if epoch.0 > 0 && self.timeline.line(epoch).is_some() {
+            self.timeline.add(snapshot);
+        }
+        epoch
+    }
+
+    fn chosen(&mut self) -> Option<SnapshotMeta> {
+        let all = self.timeline.snapshots();
+        let n = self.rng.below(all.len().max(1) as u64) as usize;
+        all.get(n).cloned()
+    }
+
+    fn roll_back(&mut self) {
+        self.flush();
+        let end = self.take();
+        if let Some(to) = self.chosen() {
+            assert!(self.timeline.roll_back(to.epoch, end));
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(chosen) = self.chosen() {
+            self.timeline.give_up(chosen.id);
+            self.release_all();
+        }
+    }
+
+    fn release_all(&mut self) {
+        let gone = |t: &Timeline| -> Vec<u64> {
+            let gone = t.snapshots().iter().filter(|s| s.gone);
+            gone.map(|s| s.id).collect()
+        };
+        while gone(&self.timeline)
+            .into_iter()
+            .any(|id| self.timeline.release(id).is_some())
+        {}
+    }
+
+    fn forget_snapshots(&mut self) {
+        let all: Vec<u64> = self.timeline.snapshots().iter().map(|s| s.id).collect();
+        for id in all {
+            self.timeline.give_up(id);
+        }
+        self.release_all();
+        assert!(self.timeline.snapshots().is_empty());
     }
 
     fn check_range(&self, levels: &Levels, a: Key, b: Key) {
@@ -182,28 +251,28 @@ impl World {
             return;
         }
         let (from, to) = (a.min(b), a.max(b));
-        for at in self.snapshots.iter().copied().chain([Epoch(u64::MAX)]) {
+        for at in self.views() {
             let got: Vec<(Key, Vec<u8>)> = levels
-                .range_at(&from, &to, at)
+                .range(&from, &to, &at)
                 .map(|r| r.unwrap())
                 .filter_map(|r| r.value.map(|v| (r.key, v.to_vec())))
                 .collect();
             let expected: Vec<(Key, Vec<u8>)> = self
                 .history
                 .range(from..to)
-                .filter_map(|(k, _)| self.expected(k, at).map(|v| (*k, v)))
+                .filter_map(|(k, _)| self.expected(k, &at).map(|v| (*k, v)))
                 .collect();
-            assert_eq!(got, expected, "{from:?}..{to:?} at {at}");
+            assert_eq!(got, expected, "{from:?}..{to:?} at {at:?}");
         }
     }
 
     fn check(&mut self) {
         for _ in 0..30 {
             let key = self.key();
-            for at in self.snapshots.iter().copied().chain([Epoch(u64::MAX)]) {
-                let got = self.levels.get_at(&key, at).unwrap();
+            for at in self.views() {
+                let got = self.levels.get(&key, &at).unwrap();
                 let got = got.and_then(|r| r.value).map(|v| v.to_vec());
-                assert_eq!(got, self.expected(&key, at), "{key:?} at {at}");
+                assert_eq!(got, self.expected(&key, &at), "{key:?} at {at:?}");
             }
         }
         for _ in 0..5 {
@@ -254,12 +323,10 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
     for seed in 0..60 {
         let mut world = World::new(seed);
         for _ in 0..40 {
-            match world.rng.below(10) {
-                0 => world.snapshots.push(Epoch(world.epoch - 1)),
-                1 if !world.snapshots.is_empty() => {
-                    let i = world.rng.below(world.snapshots.len() as u64) as usize;
-                    world.snapshots.swap_remove(i);
-                }
+            match world.rng.below(12) {
+                0 => drop(world.take()),
+                1 => world.release(),
+                10 => world.roll_back(),
                 2 => {
                     let segments = world.levels.segments().copied().collect();
                     world.levels = open(&world.disk, segments);
@@ -271,7 +338,7 @@ fn reads_agree_with_a_map_through_flushes_compactions_and_snapshots() {
             let depth = world.levels.segments().map(|m| m.level).max().unwrap_or(0);
             deepest[usize::from(depth)] += 1;
         }
-        world.snapshots.clear();
+        world.forget_snapshots();
         let mut rounds = 0;
         while world.compact() {
             rounds += 1;
@@ -349,13 +416,13 @@ fn tombstones_that_a_snapshot_kept_go_after_it() {
     let mut world = World::new(5);
     world.compact.l0_runs = 1;
     world.flush();
-    world.snapshots.push(Epoch(world.epoch - 1));
+    world.take();
     delete_all(&mut world);
     world.epoch += 1;
     while world.compact() {}
     world.check();
     assert!(world.levels.segments().any(|m| m.tombstones > 0));
-    world.snapshots.clear();
+    world.forget_snapshots();
     while world.compact() {}
     world.check();
     assert_eq!(world.levels.segments().count(), 0);
@@ -401,7 +468,13 @@ fn what_is_only_appended_is_moved_not_rewritten() {
     let job = compaction::pick(&world.levels, &world.compact).unwrap();
     assert_eq!(job.bytes(), 0);
     let output = job
-        .run(&world.disk, VID, &mut || unreachable!(), &[], &world.write)
+        .run(
+            &world.disk,
+            VID,
+            &mut || unreachable!(),
+            &Timeline::default(),
+            &world.write,
+        )
         .unwrap();
     assert_eq!(
         (output.added.len(), output.moved.len(), output.removed.len()),
@@ -410,7 +483,14 @@ fn what_is_only_appended_is_moved_not_rewritten() {
     let levels = output.apply(&world.levels);
     assert!(levels.segments().all(|m| m.level == 1));
     let key = Key::inode(Branch::HEAD, Ino(3456));
-    assert!(levels.get(&key).unwrap().unwrap().value.is_some());
+    assert!(
+        levels
+            .get(&key, &View::everything())
+            .unwrap()
+            .unwrap()
+            .value
+            .is_some()
+    );
     assert!(compaction::pick(&levels, &world.compact).is_none());
 }
 
@@ -464,10 +544,10 @@ fn damage_is_never_read_as_data() {
         world.disk.drop_caches();
         let levels = open(&world.disk, metas.clone());
         for key in world.history.keys().filter(|k| k.tag() == meta.tag) {
-            match levels.get(key) {
+            match levels.get(key, &View::everything()) {
                 Ok(record) => {
                     let value = record.and_then(|r| r.value).map(|v| v.to_vec());
-                    assert_eq!(value, world.expected(key, Epoch(u64::MAX)));
+                    assert_eq!(value, world.expected(key, &View::everything()));
                 }
                 Err(Error::Corrupt(e)) => {
                     assert_eq!(e.0.place.file, FileName::Segment(meta.id));
@@ -488,7 +568,10 @@ fn a_segment_of_another_volume_or_another_id_is_refused() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let other = Levels::open(Arc::new(world.disk.clone()), VolumeId(78), cache, metas);
     let key = world.history.keys().next().unwrap();
-    assert!(matches!(other.get(key), Err(Error::Corrupt(_))));
+    assert!(matches!(
+        other.get(key, &View::everything()),
+        Err(Error::Corrupt(_))
+    ));
 }
 
 #[test]
@@ -560,12 +643,20 @@ fn one_key_may_have_more_versions_than_a_block_holds() {
     let levels = open(&disk, metas);
     for at in [1, 2, 3, 100, 2999, 5999, 6000, 9000u64] {
         for key in &keys {
-            let got = levels.get_at(key, Epoch(at)).unwrap().map(|r| r.epoch.0);
+            let got = levels
+                .get(key, &View::up_to(Epoch(at)))
+                .unwrap()
+                .map(|r| r.epoch.0);
             let expected = (at >= 2).then_some((at / 2 * 2).min(6000));
             assert_eq!(got, expected);
         }
     }
-    assert_eq!(levels.range(&keys[0], &keys[2]).count(), 2);
+    assert_eq!(
+        levels
+            .range(&keys[0], &keys[2], &View::everything())
+            .count(),
+        2
+    );
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub(crate) trait Maintenance: Send + Sync + 'static {
     fn compact(&self) -> Result<bool>;
     /// One step of cleaning.
     fn clean(&self) -> Result<bool>;
+    /// Releases what was given up.
+    fn release(&self) -> Result<bool> {
+        Ok(false)
+    }
     /// One step of reaping.
     fn reap(&self) -> Result<bool>;
     /// One step of growing the journal.
@@ -231,6 +235,7 @@ fn upkeep_loop(store: &Core, maintenance: &dyn Maintenance, stop: &AtomicBool) {
 struct Pauses {
     checkpoint: Backoff,
     grow: Backoff,
+    release: Backoff,
     compact: Backoff,
     parity: Backoff,
     clean: Backoff,
@@ -286,6 +291,7 @@ fn upkeep_step(
         step(CHECKPOINT, &mut pauses.checkpoint, &work);
     }
     step("journal", &mut pauses.grow, &|| maintenance.grow());
+    step("release", &mut pauses.release, &|| maintenance.release());
     step("compaction", &mut pauses.compact, &|| maintenance.compact());
     step("parity", &mut pauses.parity, &|| maintenance.parity());
     step("cleaning", &mut pauses.clean, &|| maintenance.clean());

@@ -1,0 +1,148 @@
+//! Snapshots: the whole volume as it was, kept and gone back to.
+
+use std::sync::Arc;
+
+use razorfs_format::manifest::SnapshotMeta;
+use razorfs_format::record::Time;
+
+use crate::namespace::check_name;
+use crate::{Result, Volume};
+
+/// The volume as it was at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Its name, which no other one has.
+    pub name: String,
+    /// A number that no other snapshot of the volume ever had, and that later ones exceed.
+    pub id: u64,
+    /// When it was taken.
+    pub time: Time,
+    /// Files, directories and the like that it has.
+    pub inodes: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
+impl Snapshot {
+    fn of(meta: SnapshotMeta) -> Self {
+        Self {
+            // Names are checked where they are given; what is not one came from elsewhere.
+            name: String::from_utf8_lossy(&meta.name).into_owned(),
+            id: meta.id,
+            time: Time::from_unix_nanos(meta.time),
+            inodes: meta.inodes,
+            bytes: u64::try_from(meta.bytes).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl AsRef<str> for Snapshot {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Snapshots.
+impl Volume {
+    /// Keeps the whole volume as it is now, under a name of 1 to 255 bytes that has no `/`, `@` or
+    /// control characters and does not begin with `-`; fails with [`crate::Error::Exists`] if another
+    /// snapshot has it. What it shows, and that it is there, is on the disk when this returns. It
+    /// takes no time that grows with the volume, and no space but for what is changed later.
+    pub fn snapshot(&self, name: impl AsRef<str>) -> Result<Snapshot> {
+        check_name(name.as_ref())?;
+        let taken = self.inner.store.take(name.as_ref().as_bytes())?;
+        Ok(Snapshot::of(taken))
+    }
+
+    /// The snapshots, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let snapshots = self.inner.store.snapshots().into_iter();
+        snapshots.map(Snapshot::of).collect()
+    }
+
+    /// The snapshots, oldest first, with the bytes of file data, as they are stored, that each alone
+    /// holds: what deleting it would give back. The time it takes grows with what was changed since
+    /// the oldest.
+    pub fn snapshots_held(&self) -> Result<Vec<(Snapshot, u64)>> {
+        let held = self.inner.store.held_by_snapshots()?;
+        let of = |s: Snapshot| (held.get(&s.id).copied().unwrap_or(0), s);
+        let both = self.snapshots().into_iter().map(of);
+        Ok(both.map(|(held, snapshot)| (snapshot, held)).collect())
+    }
+
+    /// Deletes a snapshot; fails with [`crate::Error::NotFound`] if there is none of this name. It
+    /// is gone, on the disk too, when this returns; what only it held is given back in the
+    /// background, once nobody looks at it any more.
+    pub fn delete_snapshot(&self, name: impl AsRef<str>) -> Result<()> {
+        self.inner.store.give_up(name.as_ref().as_bytes()).map(drop)
+    }
+
+    /// The volume as a snapshot shows it, for reading. It stays even if it is deleted, until the
+    /// last clone of this is dropped; closing it does nothing.
+    pub fn at_snapshot(&self, name: impl AsRef<str>) -> Result<Self> {
+        let inner = Arc::new(self.inner.snapshot(name.as_ref())?);
+        Ok(Self { inner })
+    }
+
+    /// Takes the whole volume back to a snapshot, in place, and answers a snapshot of what it was
+    /// until now, to which one can go back as well. All of it is on the disk when this returns, and
+    /// after a crash it has happened as a whole or not at all. It takes no time that grows with the
+    /// volume.
+    ///
+    /// Files that are open go on: those that the snapshot has show what it has; those that it does
+    /// not have can be read as they were, and everything else fails with
+    /// [`crate::Error::RolledBack`].
+    pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
+        let now = self.inner.store.env.now();
+        let safety = self.safety_name(now);
+        let taken = self.inner.roll_back(to.as_ref(), &safety)?;
+        Ok(Snapshot::of(taken))
+    }
+
+    /// A name that says what the snapshot is, and that none has.
+    fn safety_name(&self, now: u64) -> String {
+        let taken = self.snapshots();
+        let base = format!("before-rollback-{}", utc(now / 1_000_000_000));
+        let tries = (1u32..).map(|n| match n {
+            1 => base.clone(),
+            _ => format!("{base}-{n}"),
+        });
+        let is_free = |name: &String| taken.iter().all(|s| s.name != *name);
+        let mut free = tries.filter(is_free);
+        match free.next() {
+            Some(name) => name,
+            None => unreachable!("there are more numbers than snapshots"),
+        }
+    }
+}
+
+/// A time in seconds since 1970 as `20261130T054213Z`. Days become a date by the algorithm of
+/// Howard Hinnant (`civil_from_days`).
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}{month:02}{date:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn times_have_names_that_sort() {
+        assert_eq!(utc(0), "19700101T000000Z");
+        assert_eq!(utc(951_782_400), "20000229T000000Z");
+        assert_eq!(utc(1_796_016_133), "20261130T052213Z");
+        assert_eq!(utc(4_107_542_399), "21000228T235959Z");
+    }
+}

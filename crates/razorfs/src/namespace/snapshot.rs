@@ -1,0 +1,52 @@
+//! Snapshots of the names and files, and going back to one.
+
+use razorfs_format::manifest::SnapshotMeta;
+
+use super::Namespace;
+use crate::{Error, Result};
+
+/// Longest name of a snapshot, in bytes.
+const NAME_MAX: usize = 255;
+
+/// Fails unless it is a name that a snapshot may have: such as commands and paths can say.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(Error::Invalid("the name of a snapshot has 1 to 255 bytes"));
+    }
+    if matches!(name, "." | "..") || name.starts_with('-') {
+        return Err(Error::Invalid(
+            "the name of a snapshot is not `.` or `..`, and does not begin with `-`",
+        ));
+    }
+    let is_bad = |c: char| matches!(c, '/' | '@') || c.is_control();
+    if name.contains(is_bad) {
+        return Err(Error::Invalid(
+            "the name of a snapshot has no `/`, `@` or control characters",
+        ));
+    }
+    Ok(())
+}
+
+impl Namespace {
+    /// As one of the snapshots shows it.
+    pub(crate) fn snapshot(&self, name: &str) -> Result<Self> {
+        Self::new(self.store.snapshot(name.as_bytes())?)
+    }
+
+    /// Goes back to a snapshot, after taking one of the present. Nobody is in the middle of
+    /// anything meanwhile, so what is read or changed is all before or all after.
+    pub(crate) fn roll_back(&self, to: &str, safety: &str) -> Result<SnapshotMeta> {
+        let taken = {
+            let _renames = self.renames.lock();
+            let _all = self.locks.lock_all();
+            let taken = self.store.go_back(to.as_bytes(), safety.as_bytes())?;
+            self.dentries.forget_all();
+            taken
+        };
+        // What had lost its name by then and was open then is not open now, unless it is held.
+        for ino in self.store.orphans()? {
+            self.pins.enqueue(ino);
+        }
+        Ok(taken)
+    }
+}
