@@ -13,8 +13,8 @@ use crate::view::{Found, View};
 
 const BLOCK64: u64 = BLOCK as u64;
 
-/// What references are compared with.
-type Data = (Shares, Packs);
+/// What references are compared with; those of snapshots are no part of any count of shares.
+type Data = (Option<Shares>, Packs);
 
 /// Checks all extents.
 pub fn check(s: &mut Session<'_>, nodes: &Nodes, view: &View, mut data: Option<&mut Data>) {
@@ -51,7 +51,9 @@ fn extent(
         lost(s, &found.key, &fragments);
     }
     if let Some((shares, packs)) = data {
-        packs.count(shares.refer(s, &found.key, &flushed));
+        if let Some(shares) = shares {
+            packs.count(shares.refer(s, &found.key, &flushed));
+        }
         for fragment in &fragments {
             if let FragmentKind::Pack(r) = &fragment.kind {
                 packs.refer(s, &found.key, fragment, r);

@@ -6,8 +6,8 @@
 //! | 0 | superblock, manifest, every sector of the journal, the batches to replay |
 //! | 1 | every byte of every segment, and that no file is missing or unlisted |
 //! | 2 | the name space: segments and replayed journal together |
-//! | 3 | every frame of every pack, every reference to one, the counts of shared frames, the account of the packs, and their parity |
-//! | 4 | that recovery shards are those of their objects; the filling of batches; the same for each snapshot, of which this version of the format has none |
+//! | 3 | every frame of every pack, every reference to one, the counts of shared frames, what snapshots hold, the account of the packs, and their parity |
+//! | 4 | that recovery shards are those of their objects; the filling of batches; names, files and references of each snapshot |
 //!
 //! What is wrong becomes a [`Finding`] with a permanent number; checking goes on with the next
 //! object. Only a volume without a usable superblock or manifest ends it early. An `Err` means
@@ -19,7 +19,8 @@
 //! Memory: one block of each segment that overlaps others, 12 bytes for each journal sector, what
 //! the journal's replay changed, and from level 2 on about 150 bytes for each inode and 24 for
 //! each name of a file with several, at level 3 about 60 for each
-//! shared frame. Bytes that say otherwise are not believed.
+//! shared frame and, where there are snapshots, about 80 for each frame. Bytes that say otherwise are
+//! not believed.
 //!
 //! Bytes that no level covers: the text in `LOCK`; in a pack, up to 4 KiB at either end of a run
 //! of dead frames whose space was given back; files that no generation names (told as such).
@@ -27,6 +28,7 @@
 mod extents;
 mod files;
 mod finding;
+mod held;
 mod journal;
 mod namespace;
 mod packs;
@@ -98,14 +100,31 @@ fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
         }
         packs.walk(s, &roots);
     }
-    let view = view::View::new(&roots, replay);
+    let view = view::View::new(&roots, &replay);
     let nodes = namespace::check(s, &roots, &view);
-    let mut data = (level >= 3).then(|| (shares::Shares::read(s, &view), packs));
+    let mut data = (level >= 3).then(|| (Some(shares::Shares::read(s, &view)), packs));
     extents::check(s, &nodes, &view, data.as_mut());
-    if let Some((shares, mut packs)) = data {
-        shares.settle(s);
+    paths::name_findings(s, &nodes, &view);
+    if let Some((shares, packs)) = &mut data {
+        if let Some(shares) = shares.take() {
+            shares.settle(s);
+        }
+        if !replay.timeline.is_trivial() {
+            held::check(s, &roots, &replay, packs);
+        }
+    }
+    if level >= 4 {
+        for snapshot in replay.timeline.snapshots().iter().filter(|s| !s.gone) {
+            s.look_at(Some(&String::from_utf8_lossy(&snapshot.name)));
+            let view = view::View::of(&roots, &replay, snapshot);
+            let nodes = namespace::check(s, &roots, &view);
+            extents::check(s, &nodes, &view, data.as_mut());
+            paths::name_findings(s, &nodes, &view);
+        }
+        s.look_at(None);
+    }
+    if let Some((_, mut packs)) = data {
         packs.settle(s);
     }
-    paths::name_findings(s, &nodes, &view);
     Ok(())
 }

@@ -156,6 +156,11 @@ impl Packs {
         }
     }
 
+    /// Counts anew: what was counted until now is not all.
+    pub fn count_anew(&mut self) {
+        self.packs.values_mut().for_each(|pack| pack.live = 0);
+    }
+
     /// Checks a reference.
     pub fn refer(&mut self, s: &mut Session<'_>, key: &Key, fragment: &Fragment, r: &PackRef) {
         let (ino, part) = (key.ino(), part_of(key));

@@ -142,6 +142,11 @@ fn check_manifest(s: &mut Session<'_>, roots: &Roots) {
             wrong.push(format!("impossible sizes: {p:?}"));
         }
     }
+    for snapshot in manifest.timeline.snapshots() {
+        if snapshot.epoch > counters.epoch {
+            wrong.push(format!("a snapshot is of epoch {}", snapshot.epoch));
+        }
+    }
     wrong.extend(overlaps(&manifest.segments));
     for detail in wrong {
         s.find(

@@ -61,6 +61,8 @@ pub struct Session<'a> {
     dropped: u64,
     /// Findings about inodes, whose paths are looked up in the end.
     about: Vec<(usize, Ino)>,
+    /// The snapshot that is being looked at.
+    snapshot: Option<String>,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -81,6 +83,7 @@ impl<'a> Session<'a> {
             findings: Vec::new(),
             dropped: 0,
             about: Vec::new(),
+            snapshot: None,
             progress,
         }
     }
@@ -113,8 +116,12 @@ impl<'a> Session<'a> {
             self.dropped += 1;
             return false;
         }
+        let object = match &self.snapshot {
+            Some(name) => format!("{} in snapshot {name}", object.to_string()),
+            None => object.to_string(),
+        };
         self.findings
-            .push(finding(kind, object.to_string(), detail.to_string()));
+            .push(finding(kind, object, detail.to_string()));
         true
     }
 
@@ -158,6 +165,12 @@ impl<'a> Session<'a> {
         if self.find(kind, format!("inode {ino}{part}"), detail) {
             self.about.push((self.findings.len() - 1, ino));
         }
+    }
+
+    /// What is found from now on is found in a snapshot, or in the present.
+    pub fn look_at(&mut self, snapshot: Option<&str>) {
+        self.about.clear();
+        self.snapshot = snapshot.map(|name| name.escape_default().to_string());
     }
 
     /// The inodes that findings are about.

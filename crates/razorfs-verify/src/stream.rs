@@ -13,6 +13,7 @@ use razorfs_format::segment::{
     Block, BlockKind, FOOTER_LEN, Filter, Footer, HEADER_LEN, Handle, Identity, Index, IndexEntry,
     Position, ValueBuf, filter_hash,
 };
+use razorfs_format::timeline::View;
 use razorfs_format::{Epoch, FormatError};
 
 use crate::session::{Opened, Session, WHOLE_MAX};
@@ -342,17 +343,19 @@ impl Ord for Head {
     }
 }
 
-/// The newest versions of the records of several segments, in the order of their keys. A segment
-/// is open only while its keys are passed.
+/// The records of several segments, in the order of their keys and of one key the newest first: of
+/// each key the newest version that a view shows, or all. A segment is open only while its keys are
+/// passed.
 pub struct Merge {
     metas: Vec<SegmentMeta>,
     streams: Vec<Option<SegmentStream>>,
     heads: BinaryHeap<Head>,
     last: Option<Key>,
+    view: Option<View>,
 }
 
 impl Merge {
-    pub fn new(metas: Vec<SegmentMeta>) -> Self {
+    pub fn new(metas: Vec<SegmentMeta>, view: Option<View>) -> Self {
         let heads = metas.iter().enumerate().map(|(index, meta)| Head {
             key: meta.first,
             epoch: Epoch(0),
@@ -364,10 +367,11 @@ impl Merge {
             streams: metas.iter().map(|_| None).collect(),
             metas,
             last: None,
+            view,
         }
     }
 
-    /// The newest version of the next key.
+    /// The next record.
     pub fn next(&mut self, s: &mut Session<'_>) -> Option<Record> {
         loop {
             let head = self.heads.pop()?;
@@ -381,11 +385,18 @@ impl Merge {
             }
             self.refill(s, head.index);
             if let Some(record) = head.record
-                && self.last != Some(record.key)
+                && self.is_wanted(&record)
             {
                 self.last = Some(record.key);
                 return Some(record);
             }
+        }
+    }
+
+    fn is_wanted(&self, record: &Record) -> bool {
+        match &self.view {
+            None => true,
+            Some(view) => self.last != Some(record.key) && view.sees(record.epoch),
         }
     }
 

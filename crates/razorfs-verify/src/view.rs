@@ -1,18 +1,18 @@
 //! The records as a mount would show them: segments with the replayed journal over them.
 
-use std::collections::BTreeMap;
-
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::manifest::{Counters, SegmentMeta};
+use razorfs_format::manifest::{Counters, SegmentMeta, SnapshotMeta};
 use razorfs_format::record::{Extent, Fragment, FragmentKind, PackRef};
+use razorfs_format::timeline;
 use razorfs_format::{Epoch, FormatError, Place};
 
-use crate::journal::Replay;
+use crate::journal::{Changes, Replay};
 use crate::roots::Roots;
 use crate::session::Session;
 use crate::stream::{Merge, Record};
 
 /// What the journal does to a record.
+#[derive(Clone)]
 pub enum Change {
     Put(Box<[u8]>),
     Del,
@@ -25,6 +25,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// What comes later is done as well.
+    pub fn then(&mut self, later: &Self) {
+        match later {
+            Self::Block {
+                below: true,
+                pieces,
+            } => pieces.iter().for_each(|piece| self.patch(piece.clone())),
+            _ => *self = later.clone(),
+        }
+    }
+
     /// Lays one more piece over the block.
     pub fn patch(&mut self, fragment: Fragment) {
         match self {
@@ -81,20 +92,40 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Segments and journal together.
+/// Segments and journal together, as the present or a snapshot shows them.
 pub struct View {
     segments: Vec<SegmentMeta>,
-    changes: BTreeMap<Key, Change>,
-    /// The counters after the replay.
+    changes: Changes,
+    /// Which epochs it shows.
+    sight: timeline::View,
+    /// What the volume says of it.
     pub counters: Counters,
 }
 
 impl View {
-    pub fn new(roots: &Roots, replay: Replay) -> Self {
+    /// The present.
+    pub fn new(roots: &Roots, replay: &Replay) -> Self {
+        let sight = replay.timeline.head();
         Self {
             segments: roots.manifest.segments.clone(),
-            changes: replay.changes,
+            changes: replay.changes_in(&sight),
+            sight,
             counters: replay.counters,
+        }
+    }
+
+    /// A snapshot.
+    pub fn of(roots: &Roots, replay: &Replay, snapshot: &SnapshotMeta) -> Self {
+        let sight = replay.timeline.view(snapshot.epoch);
+        Self {
+            segments: roots.manifest.segments.clone(),
+            changes: replay.changes_in(&sight),
+            sight,
+            counters: Counters {
+                inodes: snapshot.inodes,
+                bytes: snapshot.bytes,
+                ..replay.counters
+            },
         }
     }
 
@@ -107,7 +138,7 @@ impl View {
         each: &mut dyn FnMut(&mut Session<'_>, Found<'_>),
     ) {
         let segments = self.segments.iter().filter(|m| m.tag == tag).copied();
-        let mut merge = Merge::new(segments.collect());
+        let mut merge = Merge::new(segments.collect(), Some(self.sight.clone()));
         let mut changes = self
             .changes
             .iter()

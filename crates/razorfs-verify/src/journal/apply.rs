@@ -5,7 +5,7 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::{Counter, Mutation, decode_ops};
 use razorfs_format::pack::frame_end;
 use razorfs_format::record::FragmentKind;
-use razorfs_format::{Ino, Place};
+use razorfs_format::{Epoch, Ino, Place};
 
 use super::Replay;
 use crate::FindingKind as K;
@@ -34,12 +34,64 @@ impl Replay {
             let detail = format!("expected {} operations, got {}", header.n_ops, ops.len());
             s.find(K::JournalBatchMeaning, object, detail);
         }
+        let mut points = Vec::new();
         for mutation in ops.into_iter().flat_map(|op| op.mutations) {
-            self.redo(mutation);
+            points.extend(self.redo(mutation));
+        }
+        if !points.is_empty()
+            && let Err(why) = self.redo_points(points)
+        {
+            let object = format!("{} batch {}", place.file, header.seq);
+            s.find(K::JournalBatchMeaning, object, why);
         }
     }
 
-    fn redo(&mut self, mutation: Mutation) {
+    /// What was done to the snapshots, as the last thing of a batch.
+    fn redo_points(&mut self, points: Vec<Mutation>) -> Result<(), &'static str> {
+        let (mut end, mut goes_back) = (Epoch(0), false);
+        for point in points {
+            match point {
+                Mutation::Take(snapshot) => {
+                    end = end.max(snapshot.epoch);
+                    if self.timeline.line(snapshot.epoch).is_none() {
+                        return Err("a snapshot of an epoch that is no part of the volume");
+                    }
+                    self.timeline.add(snapshot);
+                }
+                Mutation::Drop { id } => {
+                    // It may have been released since.
+                    self.timeline.give_up(id);
+                }
+                Mutation::Back { id, end: at } => {
+                    end = end.max(at);
+                    goes_back = true;
+                    let all = self.timeline.snapshots().iter();
+                    let to = all.cloned().find(|s| s.id == id);
+                    let to = to.ok_or("a rollback to a snapshot that is not there")?;
+                    if !self.timeline.roll_back(to.epoch, at) {
+                        return Err("a rollback to what is not before it");
+                    }
+                    (self.counters.inodes, self.counters.bytes) = (to.inodes, to.bytes);
+                }
+                _ => {}
+            }
+        }
+        if end < self.epoch {
+            let passed = self.changes.is_empty() || !goes_back;
+            return passed
+                .then_some(())
+                .ok_or("a rollback in an epoch that has passed");
+        }
+        self.epoch = end.next();
+        let changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            self.cut_off.push((end, changes));
+        }
+        Ok(())
+    }
+
+    /// Answers what is to be done at the end of the batch.
+    fn redo(&mut self, mutation: Mutation) -> Option<Mutation> {
         match mutation {
             Mutation::Put { key, value, .. } => {
                 if key.tag() == Tag::Inode {
@@ -54,12 +106,18 @@ impl Replay {
                 if let FragmentKind::Pack(frame) = &fragment.kind {
                     let end = self.frames.entry(frame.pack).or_default();
                     *end = (*end).max(frame_end(frame));
+                    // A checkpoint that did not come to its end had begun another epoch.
+                    self.epoch = self.epoch.max(frame.birth);
                 }
                 self.change(key).patch(fragment);
             }
             Mutation::Count { counter, delta } => self.count(counter, delta),
             Mutation::Who { .. } => {}
+            Mutation::Take(_) | Mutation::Drop { .. } | Mutation::Back { .. } => {
+                return Some(mutation);
+            }
         }
+        None
     }
 
     fn change(&mut self, key: Key) -> &mut Change {

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Counters;
-use razorfs_format::{Ino, PackId};
+use razorfs_format::timeline::{self, Timeline};
+use razorfs_format::{Epoch, Ino, PackId};
 
 use crate::roots::Roots;
 use crate::session::Session;
@@ -23,10 +24,19 @@ pub use gap::{Behind, Highest, batch_of};
 pub use life::Life;
 pub use replay::Stop;
 
+/// What the journal changes in records.
+pub type Changes = BTreeMap<Key, Change>;
+
 /// What replaying the journal gives.
 pub struct Replay {
-    /// What it changes.
-    pub changes: BTreeMap<Key, Change>,
+    /// What it changes, after the last snapshot in it.
+    changes: Changes,
+    /// The epoch of that, at least.
+    epoch: Epoch,
+    /// What it changes up to each snapshot, with the epoch of that; the oldest first.
+    cut_off: Vec<(Epoch, Changes)>,
+    /// The snapshots after it.
+    pub timeline: Timeline,
     /// Ends of the frames that it names, by pack.
     pub frames: BTreeMap<PackId, u64>,
     /// Inodes, bytes and the next inode number after it.
@@ -37,10 +47,35 @@ impl Replay {
     /// One that changes nothing.
     pub fn of(roots: &Roots) -> Self {
         Self {
-            changes: BTreeMap::new(),
+            changes: Changes::new(),
+            epoch: roots.manifest.counters.epoch.next(),
+            cut_off: Vec::new(),
+            timeline: Timeline::clone(&roots.manifest.timeline),
             frames: BTreeMap::new(),
             counters: roots.manifest.counters,
         }
+    }
+
+    /// What the part of it changes that a view shows.
+    pub fn changes_in(&self, view: &timeline::View) -> Changes {
+        let active = (self.epoch, &self.changes);
+        let cut_off = self
+            .cut_off
+            .iter()
+            .map(|(epoch, changes)| (*epoch, changes));
+        let mut all = Changes::new();
+        for (_, changes) in cut_off
+            .chain([active])
+            .filter(|(epoch, _)| view.sees(*epoch))
+        {
+            for (key, change) in changes {
+                match all.get_mut(key) {
+                    Some(below) => below.then(change),
+                    None => drop(all.insert(*key, change.clone())),
+                }
+            }
+        }
+        all
     }
 
     fn saw_ino(&mut self, ino: Ino) {

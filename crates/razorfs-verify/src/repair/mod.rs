@@ -323,7 +323,7 @@ fn rebuild<'d>(
     packs.walk(s, roots);
     let metas: Vec<PackMeta> = packs.metas().collect();
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
-    let view = View::new(roots, replay);
+    let view = View::new(roots, &replay);
     let torn = data::torn(s, &view);
     let frames = Frames::find(s, &metas, &source.lost, &torn);
     let lost = &source.lost;
@@ -429,7 +429,7 @@ fn plan<'d>(
             lsn: evidence.highest.lsn,
         },
         branches: Vec::new(),
-        snapshots: Vec::new(),
+        timeline: std::sync::Arc::default(),
     };
     let mut superblock = volume.known.superblock.clone();
     superblock.generation = generation;

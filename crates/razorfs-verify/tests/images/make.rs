@@ -202,6 +202,36 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
+/// A volume with snapshots, some in the manifest and some in the journal, that was rolled back twice.
+fn snapshots() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 6));
+    let create = CreateOptions {
+        geometry: geometry(),
+        ..CreateOptions::default()
+    };
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let volume = open(&disk, &env, Compression::Lz4);
+    round(&volume, 0);
+    volume.snapshot("first").unwrap();
+    round(&volume, 1);
+    volume.checkpoint().unwrap();
+    volume.snapshot("second").unwrap();
+    volume.rollback("first").unwrap();
+    round(&volume, 2);
+    volume.snapshot("third").unwrap();
+    volume.delete_snapshot("second").unwrap();
+    volume.checkpoint().unwrap();
+    round(&volume, 3);
+    volume.snapshot("fourth").unwrap();
+    volume.rollback("third").unwrap();
+    volume.delete_snapshot("fourth").unwrap();
+    put(&volume, Ino::ROOT, "after going back", &text(3000, 7));
+    volume.sync().unwrap();
+    let image = image_of(&disk);
+    drop(volume);
+    image
+}
+
 /// A volume with two copies of its journal, whose daemon was killed; one file is overwritten.
 fn twins() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
@@ -289,7 +319,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
+    "snapshots",
     "twins",
     "parity",
     "shared",
@@ -313,6 +344,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        snapshots(),
         twins(),
         parity(),
         shared(&clean),

@@ -19,7 +19,7 @@ use razorfs_format::pack::{
     encode_trailer, scan_frames,
 };
 use razorfs_format::parity::{Object, Shape};
-use razorfs_format::record::{Dirent, Extent, FragmentKind, Inode, Orphan, Shared, Xattr};
+use razorfs_format::record::{Dirent, Extent, FragmentKind, Held, Inode, Orphan, Shared, Xattr};
 use razorfs_format::scrub::Record;
 use razorfs_format::segment::check::check_segment;
 use razorfs_format::segment::seal::unseal;
@@ -48,7 +48,8 @@ impl Seen {
             .chain(["frame", "pack trailer", "block of D"])
             .chain(["parity of a pack", "parity of a segment", "scrub"])
             .chain([
-                "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR",
+                "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR", "TAKE", "DROP",
+                "BACK",
             ])
             .map(String::from)
             .collect();
@@ -184,6 +185,7 @@ fn record(key: &Key, value: &[u8], seen: &mut Seen) -> Result<(), FormatError> {
         Tag::Inode => Inode::decode(value, place)?.to_bytes(),
         Tag::Orphan => Orphan::decode(value, place)?.to_bytes(),
         Tag::Shared => Shared::decode(value, place)?.to_bytes(),
+        Tag::Held => Held::decode(value, place)?.to_bytes(),
         Tag::Xattr => Xattr::decode(value, place)?.to_bytes(),
         Tag::Link => Box::default(),
         Tag::Extent => {
@@ -261,6 +263,9 @@ fn operations(payload: &[u8], place: Place, seen: &mut Seen) {
                 Mutation::Patch { .. } => "PATCH",
                 Mutation::Count { .. } => "CTR",
                 Mutation::Who { .. } => "WHO",
+                Mutation::Take(_) => "TAKE",
+                Mutation::Drop { .. } => "DROP",
+                Mutation::Back { .. } => "BACK",
             });
             if let Mutation::Put { key, value, .. } = mutation {
                 record(key, value, seen).unwrap();
