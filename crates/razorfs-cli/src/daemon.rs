@@ -19,9 +19,9 @@ use crate::kept::{Beginning, Keeper};
 use crate::log::Log;
 use crate::options::MountOptions;
 use crate::server::Server;
-use crate::socket::{self, Request};
+use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, keeper, kept, mountinfo, place, remount, signals};
+use crate::{check, keeper, kept, mountinfo, place, points, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -460,6 +460,7 @@ impl Desk {
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;
                 Ok(json!({}))
             }
+            Request::Snapshots(points) => self.snapshots(path, &points),
             Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
@@ -467,5 +468,34 @@ impl Desk {
             }),
             Request::Umount => Ok(json!({})),
         }
+    }
+
+    fn snapshots(&self, path: &Path, points: &Points) -> Result<Value> {
+        let done = points::answer(&self.volume, path, points)?;
+        match points {
+            Points::List => {}
+            Points::Create(_) | Points::Delete(_) => {
+                let name = done.get("name").and_then(Value::as_str);
+                self.snapshots_changed(name.unwrap_or_default());
+            }
+            Points::Rollback(to) => {
+                let safety = done.get("safety").and_then(Value::as_str);
+                let safety = safety.unwrap_or_default();
+                tracing::info!(to, safety, "the volume is back at a snapshot");
+                self.rolled_back();
+                self.snapshots_changed(safety);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The volume is another one from now on.
+    fn rolled_back(&self) {
+        tracing::debug!("what the kernel knows of the volume is out of date");
+    }
+
+    /// A snapshot of this name has been taken or deleted.
+    fn snapshots_changed(&self, name: &str) {
+        tracing::info!(name, "a snapshot was taken or deleted");
     }
 }

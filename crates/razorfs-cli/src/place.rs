@@ -102,6 +102,13 @@ impl Place {
     }
 }
 
+/// What is said of a mount that is in another namespace.
+pub fn out_of_sight(volume: &Path) -> Failure {
+    let cause = "it is mounted where this process cannot see it";
+    let remedy = "use it from the container or namespace that has mounted it";
+    Failure::with("use", volume, cause, remedy)
+}
+
 /// What is said of a mount whose daemon is gone.
 fn dead(dir: &Path, volume: &Path) -> Failure {
     let (dir, volume) = (crate::failure::shown(dir), crate::failure::shown(volume));
@@ -216,12 +223,7 @@ impl Opened {
         match Place::find(place)? {
             Place::Live(live) => match live.dir {
                 Some(dir) => Ok(Self::Mounted(HostTree::of_mount(&dir, &live.volume)?)),
-                None => Err(Failure::with(
-                    "use",
-                    &live.volume,
-                    "it is mounted where this process cannot see it",
-                    "use it from the container or namespace that has mounted it",
-                )),
+                None => Err(out_of_sight(&live.volume)),
             },
             Place::Closed(volume) => {
                 let options = Options {
