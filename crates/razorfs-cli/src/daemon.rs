@@ -33,6 +33,8 @@ pub struct Job {
     pub volume: PathBuf,
     /// The mount point, likewise.
     pub dir: PathBuf,
+    /// The snapshot that is shown, if not what is there now.
+    pub snapshot: Option<String>,
     /// How.
     pub options: MountOptions,
 }
@@ -224,10 +226,14 @@ fn mounted(
     ready: &mut dyn FnMut(),
 ) -> Result<Option<UnixStream>> {
     let volume = &opened.volume;
+    let served = match &job.snapshot {
+        Some(name) => points::view(volume, &job.volume, name)?,
+        None => volume.clone(),
+    };
     let listener = listen(job, beginning)?;
     let (sender, left) = (events.clone(), beginning.estate.as_ref());
     let is_kept = beginning.keeper.is_some();
-    let mut server = Server::start(volume.clone(), job, is_kept, left, move || {
+    let mut server = Server::start(served, job, is_kept, left, move || {
         let _ = sender.send(Event::Ended);
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
@@ -439,6 +445,7 @@ impl Desk {
             Request::Info => {
                 let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
                 if let Some(fields) = document.as_object_mut() {
+                    fields.insert("snapshot".into(), self.job.snapshot.clone().into());
                     fields.insert("options".into(), self.job.options.document());
                     let keeper = self.keeper.as_ref().map(Keeper::document);
                     fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));

@@ -50,7 +50,8 @@ use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
     version,
     arg_required_else_help = true,
     after_help = "A VOLUME is a directory that holds a file system. A PLACE is a volume, mounted \
-or not, or its mount point. No command needs root.
+or not, or its mount point. Commands that read take PLACE@NAME for what a snapshot has. No command \
+needs root.
 
 Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify, \
 repair and scrub: 4 damage was found and is still there.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::failure::{Failure, Result, shown, shown_bytes};
-use crate::socket::Points;
+use crate::place::Live;
+use crate::socket::{Points, Request};
 
 /// Longest name of a snapshot, in bytes.
 const NAME_MAX: usize = 255;
@@ -43,6 +44,20 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
 pub fn view(volume: &Volume, path: &Path, name: &str) -> Result<Volume> {
     let seen = volume.at_snapshot(name);
     seen.map_err(|e| failed(volume, path, "read", name, &e))
+}
+
+/// The names of the snapshots of a mounted volume, if its daemon tells.
+pub fn names(live: &mut Live) -> Option<Vec<String>> {
+    let document = live.ask(Request::Snapshots(Points::List)).ok()?;
+    Some(names_in(&document))
+}
+
+/// The names in the document of the list.
+pub fn names_in(document: &Value) -> Vec<String> {
+    let snapshots = document.get("snapshots").and_then(Value::as_array);
+    let names = snapshots.into_iter().flatten();
+    let names = names.filter_map(|s| s.get("name")?.as_str());
+    names.map(str::to_owned).collect()
 }
 
 fn take(volume: &Volume, path: &Path, name: &str) -> Result<Snapshot> {

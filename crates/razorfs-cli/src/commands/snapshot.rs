@@ -144,12 +144,11 @@ fn settle(live: &Live) -> Result<()> {
 /// All of them, or none if one is not there.
 fn delete(place: &Path, names: &[String]) -> Result<()> {
     let document = do_at(place, &Points::List)?;
-    let there = document.get("snapshots").and_then(Value::as_array);
-    let there = there.into_iter().flatten();
-    let there: Vec<&str> = there.filter_map(|s| s.get("name")?.as_str()).collect();
+    let there = points::names_in(&document);
     for name in names {
-        if !there.contains(&name.as_str()) {
-            return Err(points::missing(place, "delete", name, there.into_iter()));
+        if !there.contains(name) {
+            let there = there.iter().map(String::as_str);
+            return Err(points::missing(place, "delete", name, there));
         }
     }
     let mut names = names.to_vec();
