@@ -10,6 +10,7 @@ mod crash;
 mod hostile;
 mod import_export;
 mod keeper;
+mod snapshots;
 mod support;
 mod transport;
 mod tree;
