@@ -10,6 +10,7 @@
 //! lookup count, kept by [`FileSystem::pin`].
 
 mod clock;
+mod connection;
 mod filesystem;
 pub mod mount;
 mod notify;

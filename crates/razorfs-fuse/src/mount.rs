@@ -420,7 +420,7 @@ pub fn unmount(dir: &Path, detach: bool) -> Result<(), MountError> {
 /// Raises what the kernel reads ahead on the mount, which only root can. It is less than wanted,
 /// and no error, where that is not possible.
 pub(crate) fn raise_read_ahead(dir: &Path, bytes: u32) {
-    let Some(device) = device_of(dir) else {
+    let Ok(Some(device)) = device_of(dir) else {
         return;
     };
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
@@ -429,23 +429,53 @@ pub(crate) fn raise_read_ahead(dir: &Path, bytes: u32) {
     }
 }
 
-/// `major:minor` of the mount on `dir`, from the kernel's list: a look at `dir` itself would need
-/// the answer of the very server that asks.
-fn device_of(dir: &Path) -> Option<String> {
+/// `major:minor` of the topmost mount on `dir`, if there is one, from the kernel's list: a look at
+/// `dir` itself would need the answer of the very server that asks.
+pub(crate) fn device_of(dir: &Path) -> io::Result<Option<String>> {
+    let list = fs::read("/proc/self/mountinfo")?;
+    Ok(device_in(&list, dir))
+}
+
+fn device_in(list: &[u8], dir: &Path) -> Option<String> {
     let dir = escaped(dir);
-    let list = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mounts = list
-        .lines()
-        .rev()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut ours = mounts.filter(|fields| fields.get(4) == Some(&&*dir));
-    Some((*ours.next()?.get(2)?).to_owned())
+    let mounts = list.split(|byte| *byte == b'\n').rev();
+    let mut ours = mounts.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let device = fields.next()?;
+        (fields.nth(1)? == dir).then_some(device)
+    });
+    Some(String::from_utf8_lossy(ours.next()?).into_owned())
 }
 
 /// As the kernel writes paths into its list.
-fn escaped(dir: &Path) -> String {
-    let text = dir.to_string_lossy().replace('\\', "\\134");
-    text.replace(' ', "\\040")
-        .replace('\t', "\\011")
-        .replace('\n', "\\012")
+fn escaped(dir: &Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    for byte in dir.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => text.extend(format!("\\{byte:03o}").bytes()),
+            byte => text.push(*byte),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_on_a_directory_is_found_whatever_its_name() {
+        let list = b"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            36 25 0:31 / /a\\040b\\134\\011\\012\xff rw,nosuid - fuse.razorfs /v rw\n\
+            37 25 0:32 / /c rw shared:7 - fuse.razorfs /v rw\n\
+            38 25 0:33 / /c rw - tmpfs tmpfs rw\n";
+        let device = |dir: &[u8]| device_in(list, Path::new(OsStr::from_bytes(dir)));
+        assert_eq!(device(b"/").as_deref(), Some("8:1"));
+        assert_eq!(device(b"/a b\\\t\n\xff").as_deref(), Some("0:31"));
+        assert_eq!(device(b"/c").as_deref(), Some("0:33"));
+        assert_eq!(device(b"/d"), None);
+        assert_eq!(device(b""), None);
+    }
 }
