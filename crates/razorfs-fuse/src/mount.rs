@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::obstacle::Obstacle;
+
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 
@@ -220,11 +222,7 @@ fn mount_as_root(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountErr
     let flags = options.kernel_flags();
     let made = rustix::mount::mount(&*options.source, dir, "fuse.razorfs", flags, &*data);
     made.map_err(|e| match e {
-        Errno::PERM | Errno::ACCESS => MountError::Refused(
-            "mounting is not permitted here; a container needs --cap-add SYS_ADMIN and \
-             --device /dev/fuse"
-                .into(),
-        ),
+        Errno::PERM | Errno::ACCESS => mount_trouble(e),
         Errno::NODEV => MountError::Device {
             what: "the kernel has no FUSE; run `modprobe fuse`".into(),
         },
@@ -237,19 +235,23 @@ fn mount_as_root(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountErr
 }
 
 fn device_trouble(e: Errno) -> String {
-    match e {
-        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
-            "the kernel has no FUSE; run `modprobe fuse`, or start the container with \
-             --device /dev/fuse"
-                .into()
-        }
-        Errno::ACCESS | Errno::PERM => {
-            "you may not open it; run `chmod 666 /dev/fuse` as root, or start the container with \
-             --device /dev/fuse"
-                .into()
-        }
-        e => e.to_string(),
-    }
+    let known = Obstacle::of_device(e.raw_os_error());
+    known.map_or_else(|| e.to_string(), |obstacle| obstacle.to_string())
+}
+
+/// Why mounting was refused.
+fn mount_trouble(e: Errno) -> MountError {
+    let why = match (Obstacle::of_this_process(), e) {
+        (Some(obstacle), _) => obstacle.to_string(),
+        (None, Errno::ACCESS) => "a security module of the host refuses to mount; start the \
+                                  container with --security-opt apparmor=unconfined, or see the \
+                                  host's log"
+            .into(),
+        (None, _) => "mounting is not permitted here; a container needs --cap-add SYS_ADMIN and \
+                      --device /dev/fuse"
+            .into(),
+    };
+    MountError::Refused(why)
 }
 
 /// fusermount3 is setuid root: it mounts and hands the descriptor over a socket, which it gets as
@@ -318,11 +320,14 @@ fn helper_trouble(e: io::Error) -> MountError {
 fn refusal(said: &str, dir: &Path) -> MountError {
     let said = said.trim();
     if said.contains(DEVICE) {
-        let what = if said.contains("ermission") {
-            device_trouble(Errno::ACCESS)
+        let errno = if said.contains("ermission") {
+            Errno::ACCESS
+        } else if said.contains("not permitted") {
+            Errno::PERM
         } else {
-            device_trouble(Errno::NOENT)
+            Errno::NOENT
         };
+        let what = device_trouble(errno);
         return MountError::Device { what };
     }
     if said.contains("user_allow_other") {
@@ -332,10 +337,13 @@ fn refusal(said: &str, dir: &Path) -> MountError {
         );
     }
     if said.contains("not permitted") {
-        return MountError::Refused(format!(
-            "{said}; {HELPER} must be setuid root (reinstall the package fuse3), and a container \
-             needs --cap-add SYS_ADMIN"
-        ));
+        return match Obstacle::of_this_process() {
+            Some(obstacle) => MountError::Refused(obstacle.to_string()),
+            None => MountError::Refused(format!(
+                "{said}; {HELPER} must be setuid root (reinstall the package fuse3), and a \
+                 container needs --cap-add SYS_ADMIN"
+            )),
+        };
     }
     MountError::MountPoint {
         dir: dir.into(),
