@@ -260,7 +260,8 @@ fn mounted(
             match ended {
                 // Nobody goes on with it, and whoever used it has got errors.
                 Err(e) if beginning.keeper.is_none() => {
-                    Err(Failure::at("serve", &job.dir, plain(&e)))
+                    let remedy = "mount it again, with -o transport=dev if that happens again";
+                    Err(Failure::with("serve", &job.dir, plain(&e), remedy))
                 }
                 Err(_) | Ok(()) => Ok(client),
             }

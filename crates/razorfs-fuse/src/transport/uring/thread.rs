@@ -256,7 +256,9 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
         // Looked at after the errno: who aborts cuts the connection first, and then takes requests
         // back, after which an answer to them is refused as to none that there is.
         if !ends && connection::is_alive(&rings.fuse) {
-            return Err(io::Error::from_raw_os_error(errno));
+            let e = io::Error::from_raw_os_error(errno);
+            let text = format!("the kernel refused an answer over io_uring: {e}");
+            return Err(io::Error::other(text));
         }
         self.living = self.living.saturating_sub(1);
         if let Some(queue) = rings.queue(entry.queue) {
