@@ -16,7 +16,7 @@ use crate::{mountinfo, remount};
 
 /// A mount that is being served.
 pub struct Server {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<std::io::Result<()>>,
     /// The connection to the kernel, and what was agreed on with it.
     pub connection: Option<(OwnedFd, Agreed)>,
     /// The way that requests come, as `transport=` names it.
@@ -94,26 +94,27 @@ impl Server {
         }
     }
 
-    /// Waits until no request is being served any more.
-    pub fn finish(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the server ended with a panic");
-        }
+    /// Waits until no request is being served any more. An error says why it was given up while
+    /// the mount was there.
+    pub fn finish(self) -> std::io::Result<()> {
+        let panicked = |_| Err(std::io::Error::other("the server ended with a panic"));
+        self.thread.join().unwrap_or_else(panicked)
     }
 }
 
 /// Serves a mount until it is gone; tells once whether it became usable.
-fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) {
+fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) -> std::io::Result<()> {
     let ready = sender.clone();
     let outcome = session.run_kept(move |fd, agreed| {
         // Who has stopped listening does not need to know.
         let _ = ready.send(Ok((fd, agreed)));
     });
-    if let Err(e) = outcome {
+    if let Err(e) = &outcome {
         tracing::error!("the server ended: {e}");
-        let _ = sender.send(Err(e));
+        let _ = sender.send(Err(std::io::Error::new(e.kind(), e.to_string())));
     }
     ended();
+    outcome
 }
 
 /// What reading does to times of access on a mount that is there: its flags may have been changed

@@ -10,10 +10,12 @@
 //! lookup count, kept by [`FileSystem::pin`].
 
 mod clock;
+mod connection;
 mod filesystem;
 pub mod mount;
 mod notify;
 pub mod null;
+mod obstacle;
 pub mod operations;
 pub mod protocol;
 mod session;
@@ -25,5 +27,6 @@ pub use filesystem::FileSystem;
 pub use mount::{MountError, MountOptions, Mounted, remount};
 pub use notify::Notifier;
 pub use null::NullFs;
+pub use obstacle::Obstacle;
 pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
 pub use statistics::Statistics;
