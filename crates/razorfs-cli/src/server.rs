@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 
 use razorfs::{Atime, Volume};
 use razorfs_fuse::protocol::Agreed;
-use razorfs_fuse::{MountError, Mounted, Session, SessionOptions, Statistics, TransportChoice};
+use razorfs_fuse::{
+    MountError, Mounted, Notifier, Session, SessionOptions, Statistics, TransportChoice,
+    WithSnapshots,
+};
 
 use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
@@ -23,6 +26,8 @@ pub struct Server {
     pub transport: &'static str,
     /// What it has served.
     pub statistics: Arc<Statistics>,
+    /// Tells the kernel what has changed without it.
+    pub notifier: Notifier,
 }
 
 type Usable = std::io::Result<(OwnedFd, Agreed)>;
@@ -55,7 +60,8 @@ impl Server {
         let session = match left {
             None => {
                 volume.set_atime(job.options.atime);
-                Session::new(Arc::new(volume), &job.dir, &options).map_err(failed)?
+                Session::new(Arc::new(WithSnapshots::new(volume)), &job.dir, &options)
+                    .map_err(failed)?
             }
             Some(estate) => {
                 volume.set_atime(atime_of(job));
@@ -64,12 +70,13 @@ impl Server {
                 let lost = || Failure::new("the connection to the kernel is lost");
                 let (fd, dir) = (fd.ok_or_else(lost)?, job.dir.clone());
                 let mounted = Mounted { fd, dir };
-                let volume = Arc::new(volume);
+                let volume = Arc::new(WithSnapshots::new(volume));
                 let session = Session::resume(volume, mounted, estate.agreed(), &options);
                 session.map_err(failed)?
             }
         };
         let statistics = session.statistics();
+        let notifier = session.notifier();
         let (sender, receiver) = channel::<Usable>();
         let work = move || serve(session, &sender, ended);
         let thread = std::thread::Builder::new()
@@ -85,6 +92,7 @@ impl Server {
                 },
                 connection: Some(connection),
                 statistics,
+                notifier,
             }),
             Ok(Err(e)) => Err(Failure::at("serve", &job.dir, plain(&e)).code(COULD_NOT_RUN)),
             Err(_) => {

@@ -6,7 +6,7 @@ use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
 
 use crate::namespace::check_name;
-use crate::{Change, Result, Volume};
+use crate::{Change, Result, Stale, Volume};
 
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,6 +109,12 @@ impl Volume {
     /// the memory.
     pub fn diff(&self, newer: &Self) -> Result<Vec<Change>> {
         self.inner.diff(&newer.inner)
+    }
+
+    /// What is not as in `before`, a snapshot of this volume, of all that somebody holds
+    /// ([`Volume::pin`]): for who has handed out names and attributes that others remember.
+    pub fn stale_since(&self, before: &Self) -> Result<Stale> {
+        self.inner.stale_since(&before.inner)
     }
 
     /// A name that says what the snapshot is, and that none has.

@@ -15,7 +15,7 @@ use super::Namespace;
 use super::attributes::SETTABLE;
 use super::operation::PLACE;
 use crate::store::Store;
-use crate::types::{Change, ChangeKind, Difference};
+use crate::types::{Change, ChangeKind, Difference, Stale};
 use crate::{Error, Result};
 
 /// Deepest directory that is named.
@@ -90,6 +90,30 @@ impl<'a> Side<'a> {
         Ok(Some(std::ffi::OsString::from_vec(path).into()))
     }
 
+    /// All names of an inode that is no directory.
+    fn each_name(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        each: &mut dyn FnMut(Ino, Box<[u8]>),
+    ) -> Result<()> {
+        let mut spots = vec![(inode.parent, inode.cookie)];
+        let from = Key::link(Branch::HEAD, ino, Ino(0), 0);
+        let to = Key::link(Branch::HEAD, Ino(ino.0.saturating_add(1)), Ino(0), 0);
+        self.store.scan(&from, &to, &mut |key, _| {
+            spots.push((Ino(key.second()), key.link_cookie()));
+            true
+        })?;
+        spots.sort_unstable();
+        spots.dedup();
+        for (dir, cookie) in spots {
+            if let Some(dirent) = self.dirent(&Key::dirent(Branch::HEAD, dir, cookie))? {
+                each(dir, dirent.name);
+            }
+        }
+        Ok(())
+    }
+
     /// One of the names of an inode.
     fn home(&mut self, ino: Ino, inode: &Inode) -> Result<Option<PathBuf>> {
         if ino == Ino::ROOT {
@@ -136,6 +160,32 @@ impl Namespace {
         }
         changes.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
         Ok(changes)
+    }
+}
+
+impl Namespace {
+    /// What whoever remembers names and attributes of `before`, and holds what he remembers, has to
+    /// forget, now that the volume is this.
+    pub(crate) fn stale_since(&self, before: &Self) -> Result<Stale> {
+        let (old, new) = (Side::new(&before.store), Side::new(&self.store));
+        let touched = touched(&old, &new)?;
+        let mut stale = Stale::default();
+        let held = |ino| self.pins.is_pinned(ino);
+        for names in [&touched.lost, &touched.got] {
+            for (dir, name) in names.values().flatten().filter(|(dir, _)| held(*dir)) {
+                stale.names.push((*dir, name.clone()));
+            }
+        }
+        for ino in touched.inodes.into_iter().filter(|ino| held(*ino)) {
+            let Some(inode) = new.inode(ino)? else {
+                continue;
+            };
+            stale.inodes.push(ino);
+            if !inode.is_dir() {
+                new.each_name(ino, &inode, &mut |dir, name| stale.names.push((dir, name)))?;
+            }
+        }
+        Ok(stale)
     }
 }
 
