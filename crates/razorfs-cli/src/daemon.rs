@@ -19,9 +19,9 @@ use crate::kept::{Beginning, Keeper};
 use crate::log::Log;
 use crate::options::MountOptions;
 use crate::server::Server;
-use crate::socket::{self, Request};
+use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, keeper, kept, mountinfo, place, remount, signals};
+use crate::{check, keeper, kept, mountinfo, place, points, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -33,6 +33,8 @@ pub struct Job {
     pub volume: PathBuf,
     /// The mount point, likewise.
     pub dir: PathBuf,
+    /// The snapshot that is shown, if not what is there now.
+    pub snapshot: Option<String>,
     /// How.
     pub options: MountOptions,
 }
@@ -224,10 +226,14 @@ fn mounted(
     ready: &mut dyn FnMut(),
 ) -> Result<Option<UnixStream>> {
     let volume = &opened.volume;
+    let served = match &job.snapshot {
+        Some(name) => points::view(volume, &job.volume, name)?,
+        None => volume.clone(),
+    };
     let listener = listen(job, beginning)?;
     let (sender, left) = (events.clone(), beginning.estate.as_ref());
     let is_kept = beginning.keeper.is_some();
-    let mut server = Server::start(volume.clone(), job, is_kept, left, move || {
+    let mut server = Server::start(served, job, is_kept, left, move || {
         let _ = sender.send(Event::Ended);
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
@@ -446,6 +452,7 @@ impl Desk {
             Request::Info => {
                 let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
                 if let Some(fields) = document.as_object_mut() {
+                    fields.insert("snapshot".into(), self.job.snapshot.clone().into());
                     fields.insert("options".into(), self.job.options.document());
                     let keeper = self.keeper.as_ref().map(Keeper::document);
                     fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
@@ -467,6 +474,7 @@ impl Desk {
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;
                 Ok(json!({}))
             }
+            Request::Snapshots(points) => self.snapshots(path, &points),
             Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
@@ -474,5 +482,34 @@ impl Desk {
             }),
             Request::Umount => Ok(json!({})),
         }
+    }
+
+    fn snapshots(&self, path: &Path, points: &Points) -> Result<Value> {
+        let done = points::answer(&self.volume, path, points)?;
+        match points {
+            Points::List => {}
+            Points::Create(_) | Points::Delete(_) => {
+                let name = done.get("name").and_then(Value::as_str);
+                self.snapshots_changed(name.unwrap_or_default());
+            }
+            Points::Rollback(to) => {
+                let safety = done.get("safety").and_then(Value::as_str);
+                let safety = safety.unwrap_or_default();
+                tracing::info!(to, safety, "the volume is back at a snapshot");
+                self.rolled_back();
+                self.snapshots_changed(safety);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The volume is another one from now on.
+    fn rolled_back(&self) {
+        tracing::debug!("what the kernel knows of the volume is out of date");
+    }
+
+    /// A snapshot of this name has been taken or deleted.
+    fn snapshots_changed(&self, name: &str) {
+        tracing::info!(name, "a snapshot was taken or deleted");
     }
 }
