@@ -14,7 +14,7 @@ use razorfs_fuse::Statistics;
 use serde_json::{Value, json};
 
 use crate::commands::{create, info, scrub, stats, umount};
-use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
+use crate::failure::{COULD_NOT_RUN, Failure, Result, plain, shown};
 use crate::kept::{Beginning, Keeper};
 use crate::log::Log;
 use crate::options::MountOptions;
@@ -261,9 +261,16 @@ fn mounted(
     ready();
     match wait(job, inbox) {
         End::Unmounted(client) => {
-            server.finish();
+            let ended = server.finish();
             tracing::info!("unmounted");
-            Ok(client)
+            match ended {
+                // Nobody goes on with it, and whoever used it has got errors.
+                Err(e) if beginning.keeper.is_none() => {
+                    let remedy = "mount it again, with -o transport=dev if that happens again";
+                    Err(Failure::with("serve", &job.dir, plain(&e), remedy))
+                }
+                Err(_) | Ok(()) => Ok(client),
+            }
         }
         // Who uses the mount gets errors from now on, when the process has ended at the latest.
         End::Ordered => Ok(None),

@@ -65,7 +65,7 @@ fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flag
             continue;
         }
         let cause = format!("`{word}` cannot be changed while the volume is mounted");
-        let remedy = "unmount it, and mount it again";
+        let remedy = format!("unmount it, and mount it again with `-o {word}`");
         return Err(Failure::with(WHAT, &mount.dir, cause, remedy));
     }
     Ok(flags)
@@ -73,7 +73,11 @@ fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flag
 
 /// Whether the daemon runs with what `word` asks for, if it is for the daemon.
 fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
-    let name = match word.split_once('=').map_or(word, |(name, _)| name) {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    let name = match name {
+        // Either way is what `auto` asks for.
+        "transport" if value == "auto" => return true,
+        "transport" => return info.and_then(|info| info.get(name)?.as_str()) == Some(value),
         "sync" | "async" | "durability" => "durability",
         "acl" | "noacl" => "acl",
         "keeper" | "nokeeper" => "keeper",
@@ -142,6 +146,29 @@ mod tests {
         let same = new_flags(&mount(), &["remount"], None).unwrap();
         assert!(!same.read_only && !same.suid && same.dev && !same.exec);
         assert_eq!(same.atime, Atime::Relative);
+    }
+
+    #[test]
+    fn a_transport_is_not_accepted_that_nothing_comes_of() {
+        let ask = |word: &str, running: Option<&str>| {
+            let info = running.map(|running| json!({"options": {}, "transport": running}));
+            let (mount, words) = (mount(), ["remount", word]);
+            new_flags(&mount, &words, info.as_ref())
+        };
+        for running in ["uring", "dev"] {
+            for asked in ["uring", "dev", "auto"] {
+                let accepted = ask(&format!("transport={asked}"), Some(running)).is_ok();
+                assert_eq!(accepted, asked == running || asked == "auto", "{asked}");
+            }
+        }
+        let refused = ask("transport=uring", Some("dev")).unwrap_err().to_string();
+        assert!(
+            refused.contains("mount it again with `-o transport=uring`"),
+            "{refused}"
+        );
+        // Where nobody can be asked.
+        assert!(ask("transport=dev", None).is_err());
+        assert!(ask("transport=usb", Some("dev")).is_err());
     }
 
     #[test]

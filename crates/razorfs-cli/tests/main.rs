@@ -7,6 +7,7 @@
 
 mod commands;
 mod crash;
+mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;

@@ -231,7 +231,14 @@ impl Drop for Mount {
                     let _ = kill.args(["-KILL", &pid.to_string()]).status();
                 }
             }
-            let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
+            // One that is being killed may still be asked, and does not answer.
+            for _ in 0..100 {
+                let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
+                if !is_mounted(&self.dir) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }

@@ -84,6 +84,22 @@ impl View {
         self.0.get(run).map(|(_, last)| (*last).min(at))
     }
 
+    /// The newest epoch that both show: what was written up to it, both have.
+    #[must_use]
+    pub fn parting(&self, other: &Self) -> Epoch {
+        let newest = |epoch: &Epoch| self.newest(*epoch);
+        let mut at = self.tip().min(other.tip());
+        // Where they do not meet, the next one that either shows is older: this ends.
+        while let Some(mine) = newest(&at) {
+            match other.newest(mine) {
+                Some(both) if both == mine => return both,
+                Some(older) => at = older,
+                None => break,
+            }
+        }
+        Epoch(0)
+    }
+
     /// The newest epoch it shows.
     #[must_use]
     pub fn tip(&self) -> Epoch {

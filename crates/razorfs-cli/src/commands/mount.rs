@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use razorfs_fuse::Obstacle;
+
 use crate::commands::umount;
 use crate::daemon::{self, Job};
 use crate::descriptors;
@@ -129,13 +131,12 @@ fn prepare(job: &Job) -> Result<()> {
         .write(true)
         .open("/dev/fuse");
     if let Err(e) = device {
-        let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
-            "have root run `chmod 666 /dev/fuse`, as it is on most systems"
-        } else {
-            "load the module `fuse`, or start the container with --device /dev/fuse"
+        let obstacle = e.raw_os_error().and_then(Obstacle::of_device);
+        let failure = match obstacle {
+            Some(Obstacle { found, remedy }) => Failure::with("open", "/dev/fuse", found, remedy),
+            None => Failure::host("open", Path::new("/dev/fuse"), &e),
         };
-        let cause = crate::failure::plain(&e);
-        return Err(Failure::with("open", "/dev/fuse", cause, remedy).code(COULD_NOT_RUN));
+        return Err(failure.code(COULD_NOT_RUN));
     }
     if let Some(mut stream) = socket::connect(&job.volume) {
         let info = socket::ask(&mut stream, &job.volume, Request::Info, &mut |_| {})?;

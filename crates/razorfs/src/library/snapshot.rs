@@ -6,7 +6,7 @@ use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
 
 use crate::namespace::check_name;
-use crate::{Result, Volume};
+use crate::{Change, Result, Stale, Volume};
 
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,6 +99,22 @@ impl Volume {
         let safety = self.safety_name(now);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(taken))
+    }
+
+    /// What differs from the state that this shows to the one that `newer` shows, ordered by path:
+    /// either is the volume itself or one of its snapshots ([`Volume::at_snapshot`]); fails with
+    /// [`crate::Error::Invalid`] if they are not of one volume. Files are told apart by inode, so
+    /// what was renamed is found as such, and names below a directory that was renamed are no
+    /// differences. The time it takes grows with what was changed, not with the volume, and so does
+    /// the memory.
+    pub fn diff(&self, newer: &Self) -> Result<Vec<Change>> {
+        self.inner.diff(&newer.inner)
+    }
+
+    /// What is not as in `before`, a snapshot of this volume, of all that somebody holds
+    /// ([`Volume::pin`]): for who has handed out names and attributes that others remember.
+    pub fn stale_since(&self, before: &Self) -> Result<Stale> {
+        self.inner.stale_since(&before.inner)
     }
 
     /// A name that says what the snapshot is, and that none has.

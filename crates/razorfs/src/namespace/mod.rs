@@ -13,6 +13,7 @@ mod attributes;
 mod copy;
 mod create;
 mod dentries;
+mod diff;
 mod directory;
 mod file;
 mod locks;

@@ -1,10 +1,11 @@
 //! The door to the store: its core, its checkpointer and, where the volume has threads, those.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
-use razorfs_format::key::Key;
+use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::{Branch, Ino};
 
@@ -200,6 +201,16 @@ impl Store {
         each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
     ) -> Result<()> {
         self.extents_at(&self.at, ino, from, to, each)
+    }
+
+    /// The keys of a table that were written in this or the other state and not in what both go back
+    /// to; nothing if the other is one of another volume.
+    pub fn written_apart(&self, other: &Self, tag: Tag) -> Result<Option<BTreeSet<Key>>> {
+        let (a, b) = (&self.checkpointer.core, &other.checkpointer.core);
+        if !Arc::ptr_eq(a, b) {
+            return Ok(None);
+        }
+        Core::written_apart(a, &self.at, &other.at, tag).map(Some)
     }
 
     /// Fails if nothing can be written through this handle.

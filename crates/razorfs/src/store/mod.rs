@@ -9,6 +9,7 @@
 mod admit;
 mod ballast;
 mod batch;
+mod changes;
 mod commit;
 #[cfg(test)]
 mod full_tests;

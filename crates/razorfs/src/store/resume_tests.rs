@@ -73,6 +73,32 @@ fn what_no_journal_has_is_there_after_a_death() {
     assert_eq!(volume.stat(ino).unwrap().size, 100_003);
 }
 
+/// Nobody was told of the snapshot, whose batch had nothing else, but the batch after it is done
+/// again under its number.
+#[test]
+fn a_snapshot_that_did_not_get_to_the_journal_leaves_no_gap_after_a_death() {
+    let mut machine = Machine::new();
+    let volume = machine.open().unwrap();
+    make(&volume, "before").unwrap();
+    volume.sync().unwrap();
+    let before = machine.disk.image();
+    volume.snapshot("lost").unwrap();
+    let later = make(&volume, "later").unwrap();
+    drop(volume);
+    machine.disk = SimDisk::from_image(&before);
+    for _ in 0..2 {
+        let volume = machine.open().unwrap();
+        assert_eq!(volume.lookup(Ino::ROOT, b"later").unwrap().ino, later);
+        assert!(volume.snapshots().is_empty());
+    }
+    let volume = machine.open().unwrap();
+    volume.snapshot("taken").unwrap();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.lookup(Ino::ROOT, b"later").unwrap().ino, later);
+    assert_eq!(volume.snapshots().len(), 1);
+}
+
 #[test]
 fn a_batch_that_waits_for_room_on_the_host_waits_on_after_a_death() {
     let machine = Machine::new();
