@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use razorfs::{Options, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
-use razorfs_fuse::Statistics;
+use razorfs_fuse::{Notifier, Statistics, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
 
 use crate::commands::{create, info, scrub, stats, umount};
@@ -254,6 +254,7 @@ fn mounted(
             keeper: kept.then(|| beginning.keeper.clone()).flatten(),
             transport: server.transport,
             statistics: Arc::clone(&server.statistics),
+            notifier: server.notifier.clone(),
             clients: AtomicUsize::new(0),
         });
         spawn("commands", move || accept(&listener, &desk, &events))?;
@@ -429,6 +430,7 @@ struct Desk {
     keeper: Option<Keeper>,
     transport: &'static str,
     statistics: Arc<Statistics>,
+    notifier: Notifier,
     clients: AtomicUsize,
 }
 
@@ -496,20 +498,27 @@ impl Desk {
                 let safety = done.get("safety").and_then(Value::as_str);
                 let safety = safety.unwrap_or_default();
                 tracing::info!(to, safety, "the volume is back at a snapshot");
-                self.rolled_back();
+                self.rolled_back(path, safety);
                 self.snapshots_changed(safety);
             }
         }
         Ok(done)
     }
 
-    /// The volume is another one from now on.
-    fn rolled_back(&self) {
-        tracing::debug!("what the kernel knows of the volume is out of date");
+    /// The volume is another one than at `safety` from now on.
+    fn rolled_back(&self, path: &Path, safety: &str) {
+        if let Err(e) = forget_stale(&self.volume, safety, &self.notifier) {
+            tracing::error!(
+                volume = %shown(path),
+                error = %e,
+                "the kernel may still show what was before the rollback; unmount and mount again"
+            );
+        }
     }
 
     /// A snapshot of this name has been taken or deleted.
     fn snapshots_changed(&self, name: &str) {
         tracing::info!(name, "a snapshot was taken or deleted");
+        forget_snapshot(name, &self.notifier);
     }
 }
