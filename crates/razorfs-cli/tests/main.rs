@@ -12,6 +12,7 @@ mod hostile;
 mod import_export;
 mod keeper;
 mod snapshots;
+mod snapshots_live;
 mod support;
 mod transport;
 mod tree;
