@@ -25,7 +25,8 @@ fn list(place: &Path) -> Vec<Value> {
     document["snapshots"].as_array().unwrap().clone()
 }
 
-fn names(place: &Path) -> Vec<String> {
+/// The names of the snapshots, oldest first.
+pub fn names(place: &Path) -> Vec<String> {
     let of = |snapshot: &Value| snapshot["name"].as_str().unwrap().to_owned();
     list(place).iter().map(of).collect()
 }

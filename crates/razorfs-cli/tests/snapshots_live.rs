@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use crate::snapshots::by_name;
-use crate::support::{Mount, fails, ok};
+use crate::snapshots::{by_name, names};
+use crate::support::{Mount, fails, ok, wait_until};
 
 /// A file that is gone since a rollback, as Linux numbers it.
 const ESTALE: i32 = 116;
@@ -98,4 +98,80 @@ fn goes_back(mount: &Mount, dir: &Path) {
     ok(["rollback", place, &safety]);
     assert_eq!(fs::read(&a).unwrap(), b"newer");
     assert_eq!(fs::read(&b).unwrap(), b"ONLY now");
+}
+
+#[test]
+fn a_mount_takes_snapshots_by_itself_when_something_has_changed() {
+    let mount = Mount::with(&["-o", "autosnap=1s,keep=1h:all"]);
+    let file = mount.dir.join("file");
+    let automatic = || {
+        let mut names = names(&mount.volume);
+        names.retain(|name| name.starts_with("auto-"));
+        names
+    };
+    fs::write(&file, "one").unwrap();
+    // It is in the kernel alone until somebody asks for it.
+    let has = |text: &str| {
+        let last = automatic().pop().unwrap_or_default();
+        let path = mount.dir.join(".razorfs/snapshots").join(last).join("file");
+        fs::read_to_string(path).is_ok_and(|found| found == text)
+    };
+    wait_until("a snapshot has the file", || has("one"));
+    let before = automatic();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(automatic(), before, "nothing has changed");
+    fs::write(&file, "two").unwrap();
+    wait_until("a snapshot has what was changed", || has("two"));
+    assert!(automatic().starts_with(&before), "all are kept");
+    mount.umount();
+    mount.verify();
+}
+
+#[test]
+fn a_mount_gives_up_old_snapshots_of_its_own_and_no_others() {
+    let mount = Mount::new();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    let volume = mount.volume.to_str().unwrap();
+    for name in ["auto-mine", "before", "auto-20200101T000000Z-2"] {
+        ok(["snapshot", "create", volume, name]);
+    }
+    // Its name says so, and its age is that of any other.
+    ok(["snapshot", "create", volume, "auto-20200101T000000Z"]);
+    mount.mount(&["-o", "autosnap=1s,keep=1s:all"]);
+    let mut n = 0;
+    wait_until("the old one is gone", || {
+        n += 1;
+        fs::write(mount.dir.join("file"), n.to_string()).unwrap();
+        let names = names(&mount.volume);
+        !names.contains(&"auto-20200101T000000Z".to_owned()) && names.len() > 3
+    });
+    let left = names(&mount.volume);
+    assert_eq!(
+        left[..3],
+        ["auto-mine", "before", "auto-20200101T000000Z-2"]
+    );
+    // An unmount is never in the way of one, nor the other way round.
+    for _ in 0..5 {
+        mount.umount();
+        mount.mount(&["-o", "autosnap=1s,keep=1s:all"]);
+        fs::write(mount.dir.join("file"), "again").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(950));
+    }
+    mount.umount();
+    let line = fails(
+        1,
+        [
+            "mount",
+            "-o",
+            "autosnap=1s,ro",
+            volume,
+            mount.dir.to_str().unwrap(),
+        ],
+    );
+    assert!(
+        line.contains("autosnap is for volumes that change"),
+        "{line}"
+    );
+    assert!(!mount.log().contains("ERROR"), "{}", mount.log());
+    mount.verify();
 }
