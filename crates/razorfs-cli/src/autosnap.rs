@@ -114,8 +114,8 @@ impl Keep {
         Ok(Self { rules })
     }
 
-    /// Which of the snapshots, of which each is known by its name and when it was taken, in seconds,
-    /// are given up. That is none of another name, and not the newest.
+    /// Which of the snapshots, of which each is known by its name and when it was taken, in
+    /// seconds, are given up. That is none of another name, and not the newest.
     fn thin<'a>(&self, now: u64, snapshots: &[(&'a str, u64)]) -> Vec<&'a str> {
         let mut ours: Vec<_> = snapshots.iter().filter(|(name, _)| is_ours(name)).collect();
         ours.sort_by_key(|(name, time)| (*time, *name));

@@ -40,8 +40,8 @@ pub struct MountOptions {
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
     allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
-    transport=auto|uring|dev, autosnap=TIME, keep=AGE:all|hourly|daily|weekly,..., noatime, relatime, strictatime, nosuid, \
-    suid, nodev, dev, noexec, exec";
+    transport=auto|uring|dev, autosnap=TIME, keep=AGE:all|hourly|daily|weekly,..., \
+    noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -173,8 +173,8 @@ impl MountOptions {
     }
 }
 
-/// The options of a list, of which one has commas itself: what follows `keep=` and looks like one of
-/// its rules belongs to it.
+/// The options of a list, of which one has commas itself: what follows `keep=` and looks like one
+/// of its rules belongs to it.
 pub fn grouped<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut options: Vec<String> = Vec::new();
     for word in words.map(str::trim) {

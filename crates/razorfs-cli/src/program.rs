@@ -14,8 +14,8 @@ pub fn command() -> Command {
     command
 }
 
-/// Brings what only the kernel has to us. Another process asks for that: one of our threads, waiting
-/// for ourselves within the kernel, could not be killed, and the mount with it.
+/// Brings what only the kernel has to us. Another process asks for that: one of our threads,
+/// waiting for ourselves within the kernel, could not be killed, and the mount with it.
 pub fn flush(dir: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Failure::host("sync", dir, &e);
     let status = command()
