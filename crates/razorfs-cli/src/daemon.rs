@@ -22,7 +22,7 @@ use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, keeper, kept, mountinfo, place, points, program, remount, signals};
+use crate::{check, diff, keeper, kept, mountinfo, place, points, program, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -512,6 +512,14 @@ impl Desk {
                 Ok(json!({}))
             }
             Request::Snapshots(points) => self.snapshots(path, &points),
+            Request::Diff(ends) => {
+                let mut hand_on = |some: Value| {
+                    let gone = |_| Failure::new("the command has gone away");
+                    socket::progress(stream, &some).map_err(gone)
+                };
+                diff::find(&self.volume, path, &ends, &mut hand_on)?;
+                Ok(json!({}))
+            }
             Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");

@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod daemon;
 mod descriptors;
+mod diff;
 pub mod failure;
 mod handover;
 mod holders;
@@ -81,6 +82,8 @@ enum Command {
     Scrub(commands::scrub::Args),
     Snapshot(commands::snapshot::Args),
     Rollback(commands::rollback::Args),
+    Diff(commands::diff::Args),
+    Clone(commands::clone::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -167,6 +170,8 @@ fn run(command: &Command) -> Result<u8> {
         Command::Scrub(args) => commands::scrub::run(args),
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Rollback(args) => commands::rollback::run(args),
+        Command::Diff(args) => commands::diff::run(args),
+        Command::Clone(args) => commands::clone::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),

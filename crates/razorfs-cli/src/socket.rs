@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
+use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
 
@@ -119,6 +120,8 @@ pub enum Request {
     Scrub(Scrub),
     /// Lists snapshots, takes one and so on.
     Snapshots(Points),
+    /// Tells what differs between two states.
+    Diff(Ends),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted,
     /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
@@ -135,6 +138,9 @@ impl Request {
             Self::Remounted => "remounted",
             Self::Scrub(scrub) => return scrub.to_json(),
             Self::Snapshots(points) => return points.to_json(),
+            Self::Diff(ends) => {
+                return json!({"v": VERSION, "request": "diff", "ends": ends.to_json()});
+            }
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
@@ -160,6 +166,7 @@ impl Request {
             "remounted" => Self::Remounted,
             "scrub" => Self::Scrub(Scrub::from_json(value)?),
             "snapshots" => Self::Snapshots(Points::from_json(value)?),
+            "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -346,6 +353,10 @@ mod tests {
             Request::Scrub(Scrub::Status),
             Request::Scrub(Scrub::Pause),
             Request::Scrub(Scrub::Resume(None)),
+            Request::Diff(Ends {
+                from: Some("monday".into()),
+                to: None,
+            }),
             Request::Snapshots(Points::List),
             Request::Snapshots(Points::Create(None)),
             Request::Snapshots(Points::Create(Some("vor dem Umbau".into()))),

@@ -210,7 +210,7 @@ pub enum ChangeKind {
     Removed,
     /// The file had another name in the older state.
     Renamed,
-    /// The file has the name in both, and is another.
+    /// The name is there in both, and the file, or what is in it, is another.
     Changed,
 }
 
@@ -238,7 +238,7 @@ pub struct Change {
     pub path: PathBuf,
     /// Of a renamed one the path in the older state.
     pub from: Option<PathBuf>,
-    /// The inode.
+    /// The inode; in the newer state, if the name leads to another one there.
     pub ino: Ino,
     /// What it is.
     pub file: FileKind,

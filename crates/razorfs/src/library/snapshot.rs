@@ -105,7 +105,7 @@ impl Volume {
     /// either is the volume itself or one of its snapshots ([`Volume::at_snapshot`]); fails with
     /// [`crate::Error::Invalid`] if they are not of one volume. Files are told apart by inode, so
     /// what was renamed is found as such, and names below a directory that was renamed are no
-    /// differences. The time it takes grows with what was changed, not with the volume, and so does
+    /// differences. A name that leads to another file of the same kind is one that has changed. The time it takes grows with what was changed, not with the volume, and so does
     /// the memory.
     pub fn diff(&self, newer: &Self) -> Result<Vec<Change>> {
         self.inner.diff(&newer.inner)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::record::{Dirent, FileKind, Inode};
+use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags};
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
@@ -159,8 +159,45 @@ impl Namespace {
             compare(&mut old, &mut new, &touched, *ino, &mut changes)?;
         }
         changes.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
-        Ok(changes)
+        join_replaced(&old, &new, changes)
     }
+}
+
+/// A name that is gone and there again, for a file of the same kind, is a file that has changed: so
+/// do editors write, and whoever builds anew.
+fn join_replaced(old: &Side<'_>, new: &Side<'_>, changes: Vec<Change>) -> Result<Vec<Change>> {
+    let mut joined: Vec<Change> = Vec::with_capacity(changes.len());
+    for change in changes {
+        let added = joined.last_mut().filter(|last| {
+            let kinds = (last.kind, change.kind);
+            kinds == (ChangeKind::Added, ChangeKind::Removed)
+                && (&last.path, last.file) == (&change.path, change.file)
+        });
+        let Some(added) = added else {
+            joined.push(change);
+            continue;
+        };
+        let (Some(before), Some(after)) = (old.inode(change.ino)?, new.inode(added.ino)?) else {
+            joined.push(change);
+            continue;
+        };
+        added.kind = ChangeKind::Changed;
+        added.size_before = change.size_before;
+        added.differs = Difference {
+            content: match after.kind() {
+                FileKind::Regular => true,
+                FileKind::Directory => false,
+                _ => (&before.target, before.rdev) != (&after.target, after.rdev),
+            },
+            attributes: (before.flags | after.flags) & inode_flags::HAS_XATTR != 0
+                || before.flags & SETTABLE != after.flags & SETTABLE,
+            ..attributes(&before, &after)
+        };
+        if added.differs == Difference::default() {
+            joined.pop();
+        }
+    }
+    Ok(joined)
 }
 
 impl Namespace {
@@ -294,11 +331,18 @@ fn difference(touched: &Touched, ino: Ino, before: &Inode, after: &Inode) -> Dif
     let content = is_file && (touched.data.contains(&ino) || before.size != after.size);
     Difference {
         content,
-        mode: before.mode != after.mode,
-        owner: (before.uid, before.gid) != (after.uid, after.gid),
         attributes: touched.xattrs.contains(&ino)
             || before.flags & SETTABLE != after.flags & SETTABLE,
         // Those of a directory change with its names, those of a file with what is in it.
         times: is_file && !content && before.mtime != after.mtime,
+        ..attributes(before, after)
+    }
+}
+
+fn attributes(before: &Inode, after: &Inode) -> Difference {
+    Difference {
+        mode: before.mode != after.mode,
+        owner: (before.uid, before.gid) != (after.uid, after.gid),
+        ..Difference::default()
     }
 }
