@@ -20,11 +20,10 @@ generation, inodes, bytes, snapshots (how many there are), limit (or null), segm
 bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
 scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
 ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
-acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), transport \
-(uring or dev) and snapshot (that it shows, or null) of a mount, damage and \
-healed (arrays of lines), read_only (why, or null), \
-failing (array of lines: maintenance whose last try failed, it is tried again), \
-health (ok, failing, read-only or damaged). Sizes are in bytes.
+acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), \
+transport (uring or dev) and snapshot (that it shows, or null) of a mount, damage and healed \
+(arrays of lines), read_only (why, or null), failing (array of lines: maintenance whose last try \
+failed, it is tried again), health (ok, failing, read-only or damaged). Sizes are in bytes.
 
 Examples:
   razorfs info demo.rzfs
