@@ -76,6 +76,7 @@ marks! {
     CleanPackUnreadable = "cleaning: the frames of a pack could not be listed",
     CleanTakenBack = "cleaning: copies could not be written",
     CleanAfterFlush = "cleaning: waits for a flush that has failed",
+    CleanSearched = "cleaning: a pack was searched first",
     SearchFoundDead = "search: dead frames were found",
     FlushRewrote = "flush: a block of many pieces was written anew",
     FlushMovedToPack = "flush: bytes of records were moved to a pack",

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use razorfs_format::key::Key;
+use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{FrameIdentity, TrailerEntry};
 use razorfs_format::record::{Fragment, FragmentKind, PackRef};
 use razorfs_format::{Epoch, PackId};
@@ -119,6 +120,15 @@ impl Cleaning {
     }
 }
 
+/// What there is to be done.
+enum Chosen {
+    Nothing,
+    /// The pack that is to be emptied is the victim.
+    Victim,
+    /// Whether this pack is worth it is not known before it was searched.
+    Unknown(PackMeta),
+}
+
 /// A frame on its way.
 struct Copy {
     key: Key,
@@ -146,8 +156,8 @@ impl Checkpointer {
         if let Some(cause) = self.core.failure() {
             return Err(Error::Failed(cause));
         }
-        let mut installer = self.installer.lock();
-        let installer = &mut *installer;
+        let mut guard = self.installer.lock();
+        let installer = &mut *guard;
         // A flush that failed is tried again with an older epoch than what is copied now would
         // have: no generation may come between that has neither those moves nor these.
         if !self.core.version.load().frozen.is_empty() {
@@ -159,10 +169,19 @@ impl Checkpointer {
             self.moves_due.store(true, Ordering::Relaxed);
             return Ok(false);
         }
-        if installer.cleaning.victim.is_none() && !self.choose(installer)? {
-            let waiting = installer.has_copies();
-            self.moves_due.store(waiting, Ordering::Relaxed);
-            return Ok(false);
+        if installer.cleaning.victim.is_none() {
+            match self.choose(installer)? {
+                Chosen::Victim => {}
+                Chosen::Unknown(pack) => {
+                    marks::hit(Mark::CleanSearched);
+                    return self.search_in(guard, &pack).map(|()| true);
+                }
+                Chosen::Nothing => {
+                    let waiting = installer.has_copies();
+                    self.moves_due.store(waiting, Ordering::Relaxed);
+                    return Ok(false);
+                }
+            }
         }
         self.core.fence.check()?;
         self.copy_some(installer)?;
@@ -170,7 +189,7 @@ impl Checkpointer {
     }
 
     /// Chooses the pack to be cleaned next, if one is worth it.
-    fn choose(&self, installer: &mut Installer) -> Result<bool> {
+    fn choose(&self, installer: &mut Installer) -> Result<Chosen> {
         let core = &self.core;
         let free = core.disk.space()?.free;
         // What is copied takes space before any is given back.
@@ -189,10 +208,12 @@ impl Checkpointer {
         let found = installer
             .account
             .to_clean(flushed, waste, room, &|id| done.contains(&id));
-        let over = found.map_or(0, |(sum, _)| sum.saturating_sub(2 * waste));
+        let over = found.map_or(0, |found| found.waste.saturating_sub(2 * waste));
         core.waste_over.store(over, Ordering::Relaxed);
-        let Some((_, meta)) = found else {
-            return Ok(false);
+        let meta = match found {
+            None => return Ok(Chosen::Nothing),
+            Some(found) if found.is_unknown => return Ok(Chosen::Unknown(found.pack)),
+            Some(found) => found.pack,
         };
         let frames = core.reader.entries(meta.id, meta.len);
         let mut frames = match frames {
@@ -201,7 +222,7 @@ impl Checkpointer {
                 marks::hit(Mark::CleanPackUnreadable);
                 tracing::warn!(pack = %meta.id, error = %e, "a pack cannot be cleaned");
                 installer.cleaning.done.insert(meta.id);
-                return Ok(false);
+                return Ok(Chosen::Nothing);
             }
         };
         frames.sort_unstable_by_key(|f| (f.branch, f.ino, f.block, f.pos));
@@ -210,7 +231,7 @@ impl Checkpointer {
             frames,
             next: 0,
         });
-        Ok(true)
+        Ok(Chosen::Victim)
     }
 
     /// Copies some frames of the pack that is being cleaned.

@@ -7,6 +7,7 @@ use razorfs_disk::{Dir, Disk, Name, OpenHow};
 
 use crate::marks::{Mark, count};
 use crate::store::What;
+use crate::sync::atomic::Ordering;
 use crate::{Compression, CreateOptions, Error, Geometry, Ino, NewNode, Options, Step, Volume};
 
 /// Files that stay.
@@ -494,6 +495,62 @@ fn copies_made_after_a_flush_that_failed_do_not_lose_those_before() {
     clean(&volume);
     settle(&volume);
     check(&volume, (0..1).chain(more));
+    ends_empty(&volume);
+}
+
+/// Holes stand nowhere: in a volume that was just opened all that is dead looks like waste.
+#[test]
+fn what_was_punched_before_the_opening_is_no_waste() {
+    let (disk, env) = (SimDisk::new(), Arc::new(SimEnv::new(1)));
+    let new = CreateOptions {
+        limit: Some(400_000),
+        ..CreateOptions::from(&options())
+    };
+    Volume::create_on(Arc::new(disk.clone()), env, &new).unwrap();
+    let volume = open(&disk);
+    for n in 0..KEPT {
+        create(&volume, &name(n), &content(n, LEN));
+    }
+    // It ends a little behind a page.
+    create(&volume, "dead", &content(1000, 118_740));
+    create(&volume, "filler", &content(7, 100_000));
+    volume.checkpoint().unwrap();
+    remove(&volume, "dead");
+    settle(&volume);
+    clean(&volume);
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    volume.close().unwrap();
+    let volume = open(&disk);
+    let before = count(Mark::CleanSearched);
+    clean(&volume);
+    assert!(count(Mark::CleanSearched) > before);
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    let core = &volume.inner.store;
+    assert_eq!(core.waste_over.load(Ordering::Relaxed), 0);
+    create(&volume, "settle", b"x");
+    volume.checkpoint().unwrap();
+    let info = volume.info();
+    let stored = core.stored.load(Ordering::Relaxed);
+    let holes = (info.pack_bytes + info.segment_bytes).checked_sub(stored);
+    assert!(
+        holes.is_some_and(|bytes| bytes > 100_000),
+        "{info:?} {stored}"
+    );
+    check(&volume, 0..KEPT);
+}
+
+/// Only the search finds out what is waste: what leaves no holes is.
+#[test]
+fn what_died_before_the_opening_and_leaves_no_holes_is_cleaned() {
+    let Bench { disk, volume, pack } = bench(false);
+    volume.close().unwrap();
+    let volume = open(&disk);
+    let before = count(Mark::CleanSearched);
+    clean(&volume);
+    assert!(count(Mark::CleanSearched) > before);
+    settle(&volume);
+    assert!(!packs(&disk).contains(&pack));
+    check(&volume, 0..KEPT);
     ends_empty(&volume);
 }
 
