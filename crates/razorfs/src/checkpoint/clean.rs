@@ -111,7 +111,7 @@ impl Cleaning {
         self.moves.to.values().any(|(to, _)| *to == pack)
     }
 
-    /// The pack is gone.
+    /// The pack is gone, or is as if nothing had been copied from it.
     pub fn forget(&mut self, pack: PackId) {
         self.done.remove(&pack);
         if self.victim.as_ref().is_some_and(|v| v.pack == pack) {
@@ -336,6 +336,24 @@ impl Checkpointer {
                 None
             }
         }
+    }
+
+    /// The host has no room for a flush that moves frames: what was copied is nobody's then, and
+    /// is given back with its pack. Answers whether the flush of `epoch` would have moved any.
+    pub(super) fn give_up_copies(&self, installer: &mut Installer, epoch: Epoch) -> bool {
+        let cleaning = &mut installer.cleaning;
+        if cleaning.moves.is_empty() || epoch < cleaning.moves.epoch {
+            return false;
+        }
+        tracing::warn!("the host is full: what was copied by cleaning is given up");
+        let moves = std::mem::take(&mut cleaning.moves);
+        self.core.ids.unbar(moves.to.keys().copied());
+        // They are gone through anew once it is worth it, and there is room.
+        for (pack, _) in moves.to.keys() {
+            cleaning.forget(*pack);
+        }
+        self.moves_due.store(false, Ordering::Relaxed);
+        true
     }
 
     /// The flush of a memtable has moved these, and its generation is the newest.

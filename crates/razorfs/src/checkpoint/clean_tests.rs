@@ -375,6 +375,42 @@ fn copies_that_cannot_be_written_are_tried_again() {
     assert!(refused > 0 && count(Mark::CleanTakenBack) >= before + refused);
 }
 
+/// A flush that moves frames writes more blocks than one that does not.
+#[test]
+fn a_full_host_gets_its_checkpoint_without_the_moves() {
+    let mut given_up = 0;
+    for pages in 0.. {
+        let Bench { disk, volume, pack } = bench(false);
+        clean(&volume);
+        assert!(volume.stats().cleaned_bytes > 0);
+        let copies = packs(&disk).pop().unwrap();
+        create(&volume, "new", b"");
+        let space = disk.space().unwrap();
+        disk.set_capacity(Some(space.total - space.free + pages * 4096));
+        let flushed = volume.checkpoint();
+        disk.set_capacity(None);
+        let is_moved = is_shown_in(&volume, find(&volume, 0), &copies);
+        check(&volume, 0..KEPT);
+        match flushed {
+            Err(e) => assert!(
+                matches!(e, Error::NoSpace) && !is_moved && given_up == 0,
+                "{e}"
+            ),
+            Ok(_) if is_moved => break,
+            Ok(_) => given_up += 1,
+        }
+        // The copies are given back, and made anew.
+        settle(&volume);
+        assert!(!packs(&disk).contains(&copies) && packs(&disk).contains(&pack));
+        clean(&volume);
+        settle(&volume);
+        assert!(!packs(&disk).contains(&pack));
+        check(&volume, 0..KEPT);
+        ends_empty(&volume);
+    }
+    assert!(given_up > 0);
+}
+
 /// Whatever a power cut leaves of a copy, the frames are where the extents say.
 #[test]
 fn a_crash_between_copy_and_move_loses_nothing() {
