@@ -126,10 +126,10 @@ impl Core {
 
     /// Seals the open batch. The caller has the gate for itself.
     fn seal_over(&self, open: &mut OpenBatch, memtable: Arc<Memtable>) -> Sealed {
-        let sealed = open.seal(memtable);
+        let mut sealed = open.seal(memtable);
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
-            self.limits.hold(sealed.journal_bytes);
+            sealed.inline_bytes = self.limits.hold(sealed.journal_bytes);
         } else if let Some(redo) = self.redo.as_ref().filter(|_| sealed.is_used) {
             // What was done came to nothing, and the next batch has this number. What is still to
             // be done again in a batch that nothing was done in stays.
@@ -316,7 +316,7 @@ impl Core {
     /// wrote leave more and shorter runs than were counted when they came: then all go to packs,
     /// or the batch might not fit in the journal.
     fn inline_limit(&self, sealed: &Sealed, waited: bool, total: usize) -> usize {
-        let most = self.limits.inline_beside(sealed.journal_bytes);
+        let most = sealed.inline_bytes;
         if waited && total <= most {
             return most;
         }
