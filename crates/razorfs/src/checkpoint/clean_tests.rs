@@ -286,6 +286,56 @@ fn a_frame_stays_barred_until_looks_at_its_old_place_are_over() {
     assert!(!is_barred());
 }
 
+/// Whoever shares a frame looks at what is written to the block, and not at what it consists of: a
+/// flush that only moves another frame of a block in many pieces must not let go of this one.
+#[test]
+fn a_block_in_many_pieces_of_which_a_frame_is_moved_is_not_written_anew() {
+    let Bench { disk, volume, pack } = bench(false);
+    volume.inner.store.allow_sharing().unwrap();
+    let (file, copy) = (find(&volume, 0), create(&volume, "copy", b""));
+    let frames = || -> Vec<_> {
+        let layout = volume.inner.store.layout(file, 0).unwrap();
+        let frame = |what| match what {
+            What::Own(r) => Some((r.pack, r.pos)),
+            _ => None,
+        };
+        layout
+            .runs
+            .into_iter()
+            .filter_map(|r| frame(r.what))
+            .collect()
+    };
+    let moved = frames()[0];
+    // Nobody writes anew what cannot be read: so it comes to be in so many pieces.
+    assert!(disk.flip_bit(&pack, moved.1 + 100, 3));
+    disk.drop_caches();
+    let shared = content(60, 50_000);
+    volume.write(file, 20_000, &shared).unwrap();
+    volume.step(Step::Commit).unwrap();
+    for n in 0..7 {
+        volume.write(file, 1000 * n + 500, &[n as u8; 10]).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    assert!(disk.flip_bit(&pack, moved.1 + 100, 3));
+    disk.drop_caches();
+    assert_eq!(frames()[..8], [moved; 8]);
+    let stays = frames()[8];
+    clean(&volume);
+    let ids = &volume.inner.store.ids;
+    assert!(ids.is_barred(moved.0, moved.1) && !ids.is_barred(stays.0, stays.1));
+    // The flush that moves is under way, and has nothing of the block.
+    assert!(volume.inner.store.freeze(true).unwrap());
+    let len = volume.copy_range(file, 20_000, copy, 0, 50_000).unwrap();
+    let layout = volume.inner.store.layout(copy, 0).unwrap();
+    assert!(len == 50_000 && matches!(layout.runs[0].what, What::Shared(_)));
+    settle(&volume);
+    assert!(frames()[0] != moved);
+    let mut got = vec![0; 50_000];
+    assert_eq!(volume.read(copy, 0, &mut got).unwrap(), 50_000);
+    assert!(got == shared);
+    ends_empty(&volume);
+}
+
 /// Bytes that are not what they should be get no new checksum and no new place.
 #[test]
 fn a_damaged_frame_stays_where_it_is() {
