@@ -33,10 +33,17 @@ use crate::store::Version;
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
-/// Bytes that a step copies, about.
-const STEP: u64 = 8 << 20;
+/// Bytes that a step copies, about. It has the installer's lock until they are flushed, which
+/// whoever needs room in the journal may wait for; with less the flushes would cost more.
+const STEP: u64 = 2 << 20;
 /// Frames that a step looks at, at most.
-const LOOKS: usize = 32 << 10;
+const LOOKS: usize = 4 << 10;
+/// Steps between two looks at what else is due, where there is time: programs have most of the
+/// disk.
+const STEPS: u32 = 4;
+/// The same where space is short: with fewer, checkpoints that follow each other would leave no
+/// time for it.
+const URGENT_STEPS: u32 = 16;
 
 /// Bytes of copies that wait for a flush, at most, and a step more.
 const ENOUGH: u64 = 32 << 20;
@@ -145,6 +152,19 @@ impl Checkpointer {
             self.core.waste_over.store(0, Ordering::Relaxed);
         }
         self.core.latching(done)
+    }
+
+    /// Some steps of cleaning; answers whether more should follow at once. Whoever asks for a
+    /// checkpoint waits for one of them at most.
+    pub fn clean_some(&self) -> Result<bool> {
+        let is_urgent = self.core.is_confined();
+        let most = if is_urgent { URGENT_STEPS } else { STEPS };
+        let is_asked = || self.core.signals.wanted.lock().checkpoint;
+        let mut steps = 0;
+        while steps < most && !is_asked() && self.clean()? {
+            steps += 1;
+        }
+        Ok(is_urgent && steps > 0)
     }
 
     /// Whether copies wait for a flush that has nothing else to hurry for.

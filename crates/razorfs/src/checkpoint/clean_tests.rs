@@ -640,6 +640,21 @@ fn what_died_before_the_opening_and_leaves_no_holes_is_cleaned() {
     ends_empty(&volume);
 }
 
+/// Whoever waits for room in the journal would wait for all steps that come at once.
+#[test]
+fn cleaning_makes_way_for_a_checkpoint_that_is_asked_for() {
+    let Bench { volume, .. } = bench(false);
+    let store = &volume.inner.store;
+    store.want_checkpoint();
+    assert!(!store.scrub().clean_some().unwrap());
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    store.signals.wanted.lock().checkpoint = false;
+    store.scrub().clean_some().unwrap();
+    assert!(volume.stats().cleaned_bytes >= KEPT * LEN as u64);
+    settle(&volume);
+    check(&volume, 0..KEPT);
+}
+
 /// Nothing else is done in the volume, and its checkpoints come by themselves.
 #[test]
 fn a_delete_makes_a_checkpoint_due_within_a_minute() {

@@ -39,10 +39,6 @@ impl Deref for Store {
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
-/// Steps of cleaning between two looks at what else is due, where space is short: with fewer,
-/// checkpoints that follow each other would leave no time for it.
-const CLEAN_AT_ONCE: u32 = 4;
-
 struct Upkeep {
     checkpointer: Arc<Checkpointer>,
     reaper: Reaper,
@@ -64,17 +60,11 @@ impl Maintenance for Upkeep {
         }
     }
     fn clean(&self) -> Result<bool> {
-        if !self.background {
-            return Ok(false);
+        if self.background {
+            self.checkpointer.clean_some()
+        } else {
+            Ok(false)
         }
-        let is_urgent = self.checkpointer.core.is_confined();
-        let most = if is_urgent { CLEAN_AT_ONCE } else { 1 };
-        let mut steps = 0;
-        while steps < most && self.checkpointer.clean()? {
-            steps += 1;
-        }
-        // Where there is time a step comes with each look, so that programs have most of the disk.
-        Ok(is_urgent && steps > 0)
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
