@@ -4,15 +4,16 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use razorfs::{Options, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
 use razorfs_fuse::{Notifier, Statistics, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
 
+use crate::autosnap::{Autosnap, Running};
 use crate::commands::{create, info, scrub, stats, umount};
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain, shown};
 use crate::kept::{Beginning, Keeper};
@@ -21,7 +22,7 @@ use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, diff, keeper, kept, mountinfo, place, points, remount, signals};
+use crate::{check, diff, keeper, kept, mountinfo, place, points, program, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -247,6 +248,8 @@ fn mounted(
         }
     })?;
     tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
+    let mounting = Arc::new(Mutex::new(()));
+    let mut autosnap = None;
     if let Some(listener) = listener {
         let desk = Arc::new(Desk {
             volume: volume.clone(),
@@ -257,10 +260,13 @@ fn mounted(
             notifier: server.notifier.clone(),
             clients: AtomicUsize::new(0),
         });
+        autosnap = start_autosnap(&desk, &mounting)?;
         spawn("commands", move || accept(&listener, &desk, &events))?;
     }
     ready();
-    match wait(job, inbox) {
+    let end = wait(job, inbox, &mounting);
+    drop(autosnap);
+    match end {
         End::Unmounted(client) => {
             let ended = server.finish();
             tracing::info!("unmounted");
@@ -276,6 +282,32 @@ fn mounted(
         // Who uses the mount gets errors from now on, when the process has ended at the latest.
         End::Ordered => Ok(None),
     }
+}
+
+/// Has snapshots taken by themselves, if that is wanted. `mounting` is held while the mount is in
+/// use for one.
+fn start_autosnap(desk: &Arc<Desk>, mounting: &Arc<Mutex<()>>) -> Result<Option<Running>> {
+    let job = &desk.job;
+    let Some(every) = job.options.autosnap else {
+        return Ok(None);
+    };
+    let (job_of, mounting, told) = (job.clone(), Arc::clone(mounting), Arc::clone(desk));
+    let flush = move || {
+        let _held = mounting.lock();
+        if is_there(&job_of) {
+            program::flush(&job_of.dir)
+        } else {
+            Ok(())
+        }
+    };
+    let autosnap = Autosnap {
+        volume: desk.volume.clone(),
+        every,
+        keep: job.options.keep.clone().unwrap_or_default(),
+        flush: Box::new(flush),
+        changed: Box::new(move |name| told.snapshots_changed(name)),
+    };
+    autosnap.start().map(Some)
 }
 
 /// Where commands come in; nowhere, if the host's directory must not be written to.
@@ -329,12 +361,15 @@ enum End {
     Ordered,
 }
 
-/// Waits until the mount is gone.
-fn wait(job: &Job, inbox: &Receiver<Event>) -> End {
+/// Waits until the mount is gone. `mounting` is held by who uses the mount for a moment.
+fn wait(job: &Job, inbox: &Receiver<Event>, mounting: &Mutex<()>) -> End {
     let mut client = None;
     let mut asked = false;
     loop {
-        match inbox.recv() {
+        let event = inbox.recv();
+        // Without it the mount would be busy with ourselves.
+        let _held = mounting.lock();
+        match event {
             Ok(Event::Signal) if asked => {
                 tracing::warn!("a second signal: the volume is closed although it is in use");
                 return End::Ordered;

@@ -1,6 +1,7 @@
 //! The `razorfs` command, as a library, so that fuzzing reaches what reads the files of others.
 
 pub mod archive;
+mod autosnap;
 mod bounded;
 mod check;
 mod clock;
@@ -22,6 +23,7 @@ mod options;
 mod pack;
 mod place;
 mod points;
+mod program;
 mod progress;
 mod remount;
 mod server;

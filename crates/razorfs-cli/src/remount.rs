@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::mountinfo::{self, Mount};
-use crate::options::MountOptions;
+use crate::options::{MountOptions, grouped};
 use crate::place;
 use crate::socket::{self, Request};
 
@@ -53,13 +53,14 @@ fn ask(mount: &Mount, request: Request) -> Result<Option<Value>> {
 /// The flags of the mount, changed by the words.
 fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flags> {
     let mut flags = flags_of(mount);
-    for word in words {
-        let is_there = mount.options.split(',').any(|option| option == *word);
-        let is_flag = !matches!(*word, "allow_other" | "noallow_other") && flags.set(word);
-        if is_flag || is_there || matches!(*word, "remount" | "silent" | "loud") {
+    for word in grouped(words.iter().copied()) {
+        let word = word.as_str();
+        let is_there = mount.options.split(',').any(|option| option == word);
+        let is_flag = !matches!(word, "allow_other" | "noallow_other") && flags.set(word);
+        if is_flag || is_there || matches!(word, "remount" | "silent" | "loud") {
             continue;
         }
-        let asked = MountOptions::parse(&[(*word).to_owned()])?;
+        let asked = MountOptions::parse(&[word.to_owned()])?;
         // What fstab says of the mount comes along.
         if !asked.allow_other && runs_with(&asked, word, info) {
             continue;
@@ -81,7 +82,7 @@ fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
         "sync" | "async" | "durability" => "durability",
         "acl" | "noacl" => "acl",
         "keeper" | "nokeeper" => "keeper",
-        name @ ("order" | "cache") => name,
+        name @ ("order" | "cache" | "autosnap" | "keep") => name,
         _ => return true,
     };
     let running = info.and_then(|info| info.get("options")?.get(name));
@@ -178,6 +179,8 @@ mod tests {
             "order": "default",
             "cache": 65536,
             "acl": true,
+            "autosnap": "10m",
+            "keep": "24h:hourly,7d:daily",
         });
         let info = json!({"options": options});
         let ask = |word| new_flags(&mount(), &["remount", word], Some(&info));
@@ -186,6 +189,7 @@ mod tests {
             "sync",
             "cache=64K",
             "order=default",
+            "autosnap=600s",
             "nofail",
             "x-a=b",
         ] {
@@ -195,11 +199,15 @@ mod tests {
             "durability=async",
             "cache=1M",
             "order=strict",
+            "autosnap=1h",
+            "keep=24h:hourly",
             "noacl",
             "frob",
         ] {
             assert!(ask(word).is_err(), "{word}");
         }
+        let words = ["remount", "keep=24h:hourly", "7d:daily"];
+        assert!(new_flags(&mount(), &words, Some(&info)).is_ok());
         let mut other = mount();
         other.options = "rw".into();
         assert!(new_flags(&other, &["allow_other"], Some(&info)).is_err());

@@ -11,6 +11,8 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod snapshots;
+mod snapshots_live;
 mod support;
 mod transport;
 mod tree;

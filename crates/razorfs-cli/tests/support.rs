@@ -249,7 +249,9 @@ pub fn info(place: &Path) -> Value {
 }
 
 pub fn is_mounted(dir: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // Mounts of others may have names that are no text.
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap();
+    let mounts = String::from_utf8_lossy(&mounts);
     let dir = format!(" {} ", dir.display());
     mounts.lines().any(|line| line.contains(&dir))
 }

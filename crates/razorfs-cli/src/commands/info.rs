@@ -16,11 +16,11 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
-generation, inodes, bytes, snapshots (how many there are), limit (or null), segments {count, bytes}, packs {count, bytes, \
-live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), scrub (as that of `razorfs \
-scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, \
-orphans, redone} when it was opened (redone: what a daemon that died had acknowledged and no \
-journal had, or null), keeper (null, or {pid (null if it died), restarts}), transport \
+generation, inodes, bytes, snapshots (how many there are), limit (or null), segments {count, \
+bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
+scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
+ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
+acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), transport \
 (uring or dev) and snapshot (that it shows, or null) of a mount, damage and \
 healed (arrays of lines), read_only (why, or null), \
 failing (array of lines: maintenance whose last try failed, it is tried again), \

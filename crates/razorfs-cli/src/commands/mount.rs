@@ -2,9 +2,8 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use razorfs_fuse::Obstacle;
 
@@ -17,6 +16,7 @@ use crate::mountinfo;
 use crate::options::MountOptions;
 use crate::place;
 use crate::points::{self, word};
+use crate::program;
 use crate::socket::{self, Request};
 
 /// Mounts a volume on a directory
@@ -50,11 +50,17 @@ Options:
                            how); without a keeper, as the kernel does not resend those requests
   transport=auto           over /dev/fuse with a keeper; without one over io_uring where that is
                            possible (default)
+  autosnap=TIME            a snapshot each TIME (90s, 10m, 24h, 7d) in which something changed,
+                           of a name such as auto-20261130T054213Z
+  keep=AGE:RATE,...        which of these stay: up to that age all, or one hourly, daily or weekly;
+                           none that are older (default 1h:all,24h:hourly,7d:daily). Snapshots of
+                           other names, and the newest, always stay
 
 Examples:
   razorfs mount demo.rzfs mnt
   razorfs mount demo.rzfs mnt -o durability=sync,cache=1G
   razorfs mount demo.rzfs mnt --foreground
+  razorfs mount demo.rzfs mnt -o autosnap=10m,keep=24h:hourly,7d:daily
   razorfs mount --snapshot before-import demo.rzfs old"
 )]
 pub struct Args {
@@ -102,6 +108,7 @@ impl Args {
 pub fn run(args: &Args) -> Result<u8> {
     let mut options = MountOptions::parse(&args.options)?;
     options.read_only |= args.read_only || args.snapshot.is_some();
+    options.check()?;
     let job = Job {
         volume: place::absolute(&args.volume)?,
         dir: place::absolute(&args.dir)?,
@@ -226,12 +233,8 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         "--daemon"
     };
     let line = command_line(args, job, &[what]);
-    // By its path, which gives the process its name, unless that is gone meanwhile.
-    let program = std::env::current_exe().ok().filter(|path| path.exists());
-    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
     descriptors::keep_to_ourselves();
-    let mut daemon = Command::new(program)
-        .arg0("razorfs")
+    let mut daemon = program::command()
         .args(line)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
