@@ -197,13 +197,42 @@ impl<'a> Mount<'a> {
         &self.dir
     }
 
+    /// Takes a snapshot, changes things, and goes back: what is tested from here on is a volume that
+    /// has epochs which it does not show, and snapshots that hold what it had.
+    pub fn go_back(&self) -> Result<(), String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", self.dir.display());
+        let file = |n: u32| self.dir.join(format!("before-{n}"));
+        for n in 0..200 {
+            fs::write(file(n), vec![n as u8; 5000]).map_err(failed)?;
+        }
+        let ask = |args: [&str; 2], name: &str| {
+            let mut command = Command::new(self.razorfs);
+            let args = args.iter().filter(|arg| !arg.is_empty());
+            run::check_quietly(command.args(args).arg(&self.dir).arg(name))
+        };
+        ask(["snapshot", "create"], "before")?;
+        for n in 0..200 {
+            fs::remove_file(file(n)).map_err(failed)?;
+            fs::write(self.dir.join(format!("after-{n}")), "gone").map_err(failed)?;
+        }
+        ask(["rollback", ""], "before")?;
+        for n in 0..200 {
+            let there = fs::read(file(n)).map_err(failed)?;
+            if there != vec![n as u8; 5000] {
+                return Err(format!("{} is not as it was", file(n).display()));
+            }
+            fs::remove_file(file(n)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Unmounts; the volume must be without damage, and goes.
     pub fn end(self) -> Result<(), String> {
         let mut umount = Command::new(self.razorfs);
         umount.arg("umount").arg(&self.dir);
         run::check(umount)?;
         let mut verify = Command::new(self.razorfs);
-        verify.args(["verify", "--quiet", "--level=3"]);
+        verify.args(["verify", "--quiet", "--level=4"]);
         run::check_quietly(verify.arg(&self.volume))?;
         fs::remove_dir_all(&self.volume).map_err(|e| format!("{}: {e}", self.volume.display()))
     }
@@ -254,6 +283,7 @@ fn suites(root: &Path, ops: &str, transport: &str) -> Result<(), String> {
     for (options, seed) in FSX_RUNS {
         let options = format!("{options},{transport}");
         let mount = Mount::new(&razorfs, &place, &options)?;
+        mount.go_back()?;
         let mut fsx = Command::new(tools.join("fsx"));
         fsx.arg("-f").arg(&config).args(["-N", ops]);
         fsx.args(["-S", &seed.to_string(), "-P"]).arg(&place.0);
@@ -277,6 +307,7 @@ fn pjdfstest(program: &Path, razorfs: &Path, place: &Place, transport: &str) -> 
     let remount = write(place, "remount.toml", &remount)?;
     let rights = if is_root() { ",suid,dev" } else { "" };
     let mount = Mount::new(razorfs, place, &format!("{transport}{rights}"))?;
+    mount.go_back()?;
     let ask = |config: &Path, pattern: &[&str]| {
         let mut command = Command::new(program);
         command.arg("-c").arg(config).arg("-p").arg(&mount.dir);

@@ -7,6 +7,7 @@
 
 mod commands;
 mod crash;
+mod diff;
 mod doctor;
 mod hostile;
 mod import_export;

@@ -195,7 +195,10 @@ impl Model {
             }
         }
         let (snapshots, spans) = (self.timeline.snapshots(), self.timeline.spans());
-        let again = Timeline::new(snapshots.to_vec(), spans.to_vec());
+        let again = Timeline::new(
+            snapshots.iter().map(|s| SnapshotMeta::clone(s)).collect(),
+            spans.to_vec(),
+        );
         assert_eq!(again.as_ref(), Ok(&self.timeline));
         self.check_seen(&tips);
         for (a, b) in tips.iter().flat_map(|a| tips.iter().map(move |b| (a, b))) {

@@ -313,11 +313,15 @@ impl Session {
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| self.ask_what_is_held(&over));
             self.operations.ready();
-            let result = match self.notifier().resend() {
+            let resent = match self.notifier().resend() {
                 // It was unmounted meanwhile, which serving finds out.
                 Err(e) if e.raw_os_error() != Some(libc::ENODEV) => Err(e),
-                _ => self.transport.serve(&self.operations),
+                _ => self.transport.serve_resent(&self.operations),
             };
+            let result = resent.and_then(|()| {
+                self.fs.all_came_again();
+                self.transport.serve(&self.operations)
+            });
             over.store(true, Ordering::SeqCst);
             asking.thread().unpark();
             result

@@ -27,6 +27,7 @@ use rustix::thread::{Pid, gettid};
 use super::near::{self, Near};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
 use crate::clock::monotonic;
+use crate::protocol;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -440,6 +441,24 @@ impl Transport for Device {
             }
             result
         })
+    }
+
+    fn serve_resent(&self, handler: &dyn Handler) -> io::Result<()> {
+        let mut buf = vec![0; self.options.message];
+        let mut scratch = Scratch::default();
+        loop {
+            let n = match self.take(&mut buf)? {
+                Took::Message(n) => n,
+                // A message that was taken back is not the last one.
+                Took::Nothing if self.is_asked() => continue,
+                Took::Nothing | Took::End => return Ok(()),
+            };
+            let message = buf.get(..n).unwrap_or_default();
+            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            if protocol::is_first_sent(message) {
+                return Ok(());
+            }
+        }
     }
 
     fn sink(&self) -> Arc<dyn ReplySink> {

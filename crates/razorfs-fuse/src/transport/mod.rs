@@ -50,6 +50,9 @@ pub trait Handler: Sync {
 pub trait Transport: Send + Sync {
     /// Hands messages to `handler` until the mount ends.
     fn serve(&self, handler: &dyn Handler) -> io::Result<()>;
+    /// Hands over, one after the other, what was sent to another server before, which comes before
+    /// all else, and returns when all of it has been carried out. Nobody serves meanwhile.
+    fn serve_resent(&self, handler: &dyn Handler) -> io::Result<()>;
     /// Where notifications go.
     fn sink(&self) -> Arc<dyn ReplySink>;
     /// Has [`Transport::serve`] return although the mount is there; what is being carried out is

@@ -49,7 +49,7 @@ impl Checkpointer {
             return Err(Error::Failed(cause));
         }
         let mut flushed = Timeline::clone(&installer.manifest.timeline);
-        let gone: Vec<SnapshotMeta> = flushed
+        let gone: Vec<Arc<SnapshotMeta>> = flushed
             .snapshots()
             .iter()
             .filter(|s| s.gone && !self.core.is_viewed(s.id))

@@ -25,7 +25,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(meta: SnapshotMeta) -> Self {
+    fn of(meta: &SnapshotMeta) -> Self {
         Self {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
@@ -52,14 +52,14 @@ impl Volume {
     pub fn snapshot(&self, name: impl AsRef<str>) -> Result<Snapshot> {
         check_name(name.as_ref())?;
         let taken = self.inner.store.take(name.as_ref().as_bytes())?;
-        Ok(Snapshot::of(taken))
+        Ok(Snapshot::of(&taken))
     }
 
     /// The snapshots, oldest first.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let snapshots = self.inner.store.snapshots().into_iter();
-        snapshots.map(Snapshot::of).collect()
+        let snapshots = self.inner.store.snapshots();
+        snapshots.iter().map(|s| Snapshot::of(s)).collect()
     }
 
     /// The snapshots, oldest first, with the bytes of file data, as they are stored, that each alone
@@ -98,7 +98,7 @@ impl Volume {
         let now = self.inner.store.env.now();
         let safety = self.safety_name(now);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
-        Ok(Snapshot::of(taken))
+        Ok(Snapshot::of(&taken))
     }
 
     /// What differs from the state that this shows to the one that `newer` shows, ordered by path:

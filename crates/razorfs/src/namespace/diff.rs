@@ -207,7 +207,8 @@ impl Namespace {
         let (old, new) = (Side::new(&before.store), Side::new(&self.store));
         let touched = touched(&old, &new)?;
         let mut stale = Stale::default();
-        let held = |ino| self.pins.is_pinned(ino);
+        // Nobody is told of the root, and everybody knows it.
+        let held = |ino| ino == Ino::ROOT || self.pins.is_pinned(ino);
         for names in [&touched.lost, &touched.got] {
             for (dir, name) in names.values().flatten().filter(|(dir, _)| held(*dir)) {
                 stale.names.push((*dir, name.clone()));

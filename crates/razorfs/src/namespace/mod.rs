@@ -209,6 +209,11 @@ impl Namespace {
         self.pins.told(ino);
     }
 
+    /// Whoever asked for something before has been told of it.
+    pub(crate) fn all_came_again(&self) {
+        self.pins.all_told();
+    }
+
     /// Nobody holds anything from before.
     pub(crate) fn nobody_is_left(&self) {
         self.pins.nobody_is_left();

@@ -51,10 +51,6 @@ impl Deref for Store {
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
-/// Steps of cleaning between two looks at what else is due, where space is short: with fewer,
-/// checkpoints that follow each other would leave no time for it.
-const CLEAN_AT_ONCE: u32 = 4;
-
 /// Rollbacks for which files that are open can be read on.
 const LEFT_MOST: usize = 8;
 
@@ -86,17 +82,11 @@ impl Maintenance for Upkeep {
         }
     }
     fn clean(&self) -> Result<bool> {
-        if !self.background {
-            return Ok(false);
+        if self.background {
+            self.checkpointer.clean_some()
+        } else {
+            Ok(false)
         }
-        let is_urgent = self.checkpointer.core.is_confined();
-        let most = if is_urgent { CLEAN_AT_ONCE } else { 1 };
-        let mut steps = 0;
-        while steps < most && self.checkpointer.clean()? {
-            steps += 1;
-        }
-        // Where there is time a step comes with each look, so that programs have most of the disk.
-        Ok(is_urgent && steps > 0)
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
@@ -263,7 +253,7 @@ impl Store {
     }
 
     /// The snapshots that were not given up, oldest first.
-    pub fn snapshots(&self) -> Vec<SnapshotMeta> {
+    pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
         let live = timeline.snapshots().iter().filter(|s| !s.gone);
         live.cloned().collect()

@@ -259,6 +259,35 @@ fn what_a_request_without_an_answer_has_made_is_not_removed_before_it_comes_agai
     assert!(volume.stat(seen).is_err() && volume.stat(answered).is_err());
 }
 
+/// It was answered and forgotten before, and nothing but the slot of its thread is left of it.
+#[test]
+fn what_nobody_holds_may_go_once_all_requests_have_come_again() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let node = NewNode::file(0o600);
+    let unnamed = |volume: &Volume, number| {
+        as_request(number, || volume.create_unnamed(Ino::ROOT, &node))
+            .unwrap()
+            .ino
+    };
+    let forgotten = unnamed(&volume, 40);
+    volume.pin(forgotten, 1);
+    volume.unpin(forgotten, 1);
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(!volume.not_held(forgotten));
+    volume.all_came_again();
+    assert!(volume.not_held(forgotten));
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(forgotten).is_err());
+    // What is made from now on is known.
+    let held = unnamed(&volume, 42);
+    volume.pin(held, 1);
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(held).is_ok() && volume.doubtful().is_empty());
+}
+
 /// The kernel holds it, so that it had the answer.
 #[test]
 fn what_is_held_once_may_go_later() {
