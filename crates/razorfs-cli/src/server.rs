@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use razorfs::{Atime, Ino, Volume};
+use razorfs::{Atime, Volume};
 use razorfs_fuse::protocol::Agreed;
 use razorfs_fuse::{
     MountError, Mounted, Notifier, Session, SessionOptions, Statistics, TransportChoice,
@@ -53,9 +53,6 @@ impl Server {
             };
             Failure::at("mount on", &job.dir, e).code(code)
         };
-        // The kernel knows the root from the beginning on, and never says so: names in it are to be
-        // forgotten after a rollback, too.
-        volume.pin(Ino::ROOT, 1);
         let mut options = options(job);
         if is_kept && options.transport == TransportChoice::Auto {
             options.transport = TransportChoice::Device;
