@@ -197,8 +197,8 @@ impl<'a> Mount<'a> {
         &self.dir
     }
 
-    /// Takes a snapshot, changes things, and goes back: what is tested from here on is a volume that
-    /// has epochs which it does not show, and snapshots that hold what it had.
+    /// Takes a snapshot, changes things, and goes back: what is tested from here on is a volume
+    /// that has epochs which it does not show, and snapshots that hold what it had.
     pub fn go_back(&self) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("{}: {e}", self.dir.display());
         let file = |n: u32| self.dir.join(format!("before-{n}"));

@@ -10,8 +10,8 @@
 //! The header's CRC covers the bytes before it, seeded (volume, manifest id); a section's its kind,
 //! length and payload, seeded (volume, manifest id, kind); the last one everything before it,
 //! seeded (volume, manifest id), and the superblock repeats it. Valid if all of them, the ids and
-//! the length are right. Sections stand in the order of their kinds, of which the first five must be
-//! there; a kind from 0x8000_0000 on that is not known is passed over, any other one is refused.
+//! the length are right. Sections stand in the order of their kinds, of which the first five must
+//! be there; a kind from 0x8000_0000 on that is not known is passed over, any other one is refused.
 //!
 //! `v` is a varint, `bytes` a varint length and the bytes:
 //!

@@ -6,9 +6,9 @@
 //! that it goes on from. The line of the newest epoch is the *head*.
 //!
 //! What is seen at an epoch is what was written on the way back from it to the beginning: a
-//! [`View`]. Only the epochs of snapshots, the *points*, and the head are ever looked at, so of each
-//! record the versions have to be kept that one of them sees ([`Timeline::is_seen`]), and a frame
-//! that the head does not show any more as long as a point lies in its life
+//! [`View`]. Only the epochs of snapshots, the *points*, and the head are ever looked at, so of
+//! each record the versions have to be kept that one of them sees ([`Timeline::is_seen`]), and a
+//! frame that the head does not show any more as long as a point lies in its life
 //! ([`Timeline::is_held`]).
 //!
 //! A snapshot that was given up stays a point until what only it held has been released

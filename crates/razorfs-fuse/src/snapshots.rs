@@ -160,8 +160,8 @@ impl WithSnapshots {
 /// Makes the kernel forget what is not as it was, after a rollback that `safety` was taken before.
 ///
 /// With write-back caching the kernel goes by its own size of a file as long as it knows the inode,
-/// so what has changed is looked up anew under all its names: then it is let go of, unless a program
-/// has it open. Such a program sees the old size until it closes the file.
+/// so what has changed is looked up anew under all its names: then it is let go of, unless a
+/// program has it open. Such a program sees the old size until it closes the file.
 pub fn forget_stale(volume: &Volume, safety: &str, notifier: &Notifier) -> Result<()> {
     let before = volume.at_snapshot(safety)?;
     let stale = volume.stale_since(&before)?;

@@ -1,8 +1,8 @@
 //! Level 3, where there are snapshots: what they hold.
 //!
-//! Of each block all versions are looked at that the present or a snapshot sees. The frames of all of
-//! them together are what is needed of the packs. Those that neither the present shows, nor what the
-//! volume was before a rollback, have to be listed as held, with their births and bytes.
+//! Of each block all versions are looked at that the present or a snapshot sees. The frames of all
+//! of them together are what is needed of the packs. Those that neither the present shows, nor what
+//! the volume was before a rollback, have to be listed as held, with their births and bytes.
 
 use std::collections::BTreeMap;
 

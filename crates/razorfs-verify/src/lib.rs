@@ -17,10 +17,9 @@
 //! or asks the process that holds it.
 //!
 //! Memory: one block of each segment that overlaps others, 12 bytes for each journal sector, what
-//! the journal's replay changed, and from level 2 on about 150 bytes for each inode and 24 for
-//! each name of a file with several, at level 3 about 60 for each
-//! shared frame and, where there are snapshots, about 80 for each frame. Bytes that say otherwise are
-//! not believed.
+//! the journal's replay changed, and from level 2 on about 150 bytes for each inode and 24 for each
+//! name of a file with several, at level 3 about 60 for each shared frame and, where there are
+//! snapshots, about 80 for each frame. Bytes that say otherwise are not believed.
 //!
 //! Bytes that no level covers: the text in `LOCK`; in a pack, up to 4 KiB at either end of a run
 //! of dead frames whose space was given back; files that no generation names (told as such).

@@ -253,7 +253,8 @@ pub struct Change {
 /// What whoever remembers a volume as it was has to forget after a rollback.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stale {
-    /// Names, by their directories, that lead elsewhere, or to a file of which something is another.
+    /// Names, by their directories, that lead elsewhere, or to a file of which something is
+    /// another.
     pub names: Vec<(Ino, Box<[u8]>)>,
     /// Inodes of which something is another.
     pub inodes: Vec<Ino>,

@@ -14,8 +14,8 @@ use crate::tree::{Copy, CopyOptions, keep_apart, measure};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "All files are copied, with owners, times, attributes, hard links and holes; the \
-snapshots are not. Of a volume that is mounted a snapshot is taken first and deleted in the end, so \
-that the copy is the volume at one moment. A copy that fails is removed.
+snapshots are not. Of a volume that is mounted a snapshot is taken first and deleted in the end, \
+so that the copy is the volume at one moment. A copy that fails is removed.
 
 Examples:
   razorfs clone demo.rzfs copy.rzfs

@@ -21,15 +21,15 @@ const TEXT_MAX: u64 = 8 << 20;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Each line has a letter (A added, D removed, R renamed, M changed), the path and \
-what is another. Files are told apart by inode: what was renamed is shown as such, and what is below \
-a renamed directory is not shown unless it is another, too. Only what was written since the two \
-states parted is looked at. On a terminal the text has colours (not with NO_COLOR) and goes through \
-$PAGER, or less.
+what is another. Files are told apart by inode: what was renamed is shown as such, and what is \
+below a renamed directory is not shown unless it is another, too. Only what was written since the \
+two states parted is looked at. On a terminal the text has colours (not with NO_COLOR) and goes \
+through $PAGER, or less.
 
 --json prints one object: schema (1), from and to (names of snapshots, or null for the present), \
 changes: an array, ordered by path, of change (added, removed, renamed, changed), path, from (of a \
-renamed one, else null), kind, ino, size_before and size_after (or null), differs (array of content, \
-mode, owner, attributes, times).
+renamed one, else null), kind, ino, size_before and size_after (or null), differs (array of \
+content, mode, owner, attributes, times).
 
 Examples:
   razorfs diff mnt@before-import               from the snapshot to now

@@ -202,7 +202,8 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
-/// A volume with snapshots, some in the manifest and some in the journal, that was rolled back twice.
+/// A volume with snapshots, some in the manifest and some in the journal, that was rolled back
+/// twice.
 fn snapshots() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 6));
     let create = CreateOptions {

@@ -24,6 +24,7 @@ mod fence_tests;
 mod flush;
 mod garbage;
 mod lost;
+mod manifest;
 mod packs;
 mod parity;
 mod release;
@@ -37,9 +38,9 @@ use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, SegmentMeta};
 use razorfs_format::pack::PackState;
-use razorfs_format::superblock::{ManifestRef, State, Superblock};
+use razorfs_format::superblock::{State, Superblock};
 use razorfs_format::timeline::Timeline;
-use razorfs_format::{BatchSeq, Generation, Ino, PackId, SegmentId};
+use razorfs_format::{BatchSeq, Generation, PackId, SegmentId};
 
 use crate::data::{Account, PackWriter, Position, Settled};
 use crate::marks::{self, Mark};
@@ -48,7 +49,7 @@ use crate::store::{CHECKPOINT, Core, Frozen, Version};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{CompactionOptions, SegmentOptions, publish};
-use crate::{Error, Result, fence};
+use crate::{Error, Result};
 use clean::{Cleaning, Moves};
 use flush::Flushed;
 use garbage::{Garbage, Unneeded};
@@ -524,53 +525,6 @@ impl Checkpointer {
             // A flush that failed is not tried again, and there is no other place.
             self.core.fail(e);
         }
-    }
-
-    fn next_manifest(
-        &self,
-        installer: &Installer,
-        edit: &Edit,
-        generation: Generation,
-    ) -> Manifest {
-        let mut next = installer.manifest.clone();
-        next.id = next.counters.next_manifest;
-        next.generation = generation;
-        next.counters.next_manifest = next.id.next();
-        let moved = |id| edit.added.iter().any(|a| a.id == id);
-        next.segments
-            .retain(|s| !edit.removed.contains(&s.id) && !moved(s.id));
-        next.segments.extend(edit.added.iter().cloned());
-        next.counters.next_segment = SegmentId(self.core.ids.segment.load(Ordering::Relaxed));
-        next.counters.next_pack = PackId(self.core.ids.pack.load(Ordering::Relaxed));
-        next.counters.next_ino = Ino(self.core.ids.ino.load(Ordering::Relaxed));
-        if let Some(timeline) = &edit.timeline {
-            next.timeline = Arc::clone(timeline);
-        }
-        if let Some(frozen) = &edit.flushed {
-            next.counters.epoch = frozen.memtable.epoch;
-            next.counters.inodes = frozen.counters.inodes;
-            next.counters.bytes = frozen.counters.bytes;
-            next.counters.lsn = frozen.counters.lsn;
-        }
-        next
-    }
-
-    fn write_manifest(&self, manifest: &Manifest) -> Result<ManifestRef> {
-        let core = &self.core;
-        let bytes = manifest.to_bytes(core.vid);
-        let crc = Manifest::crc(&bytes);
-        let tmp = name_of(FileName::ManifestTmp(manifest.id));
-        let name = name_of(FileName::Manifest(manifest.id));
-        let file = fence::create_for(core.disk.as_ref(), &tmp, &name)?;
-        file.write_at(&[std::io::IoSlice::new(&bytes)], 0)?;
-        file.sync_data()?;
-        core.disk.rename(&tmp, &name)?;
-        core.disk.sync_dir(Dir::Meta)?;
-        Ok(ManifestRef {
-            id: manifest.id,
-            len: bytes.len() as u32,
-            crc,
-        })
     }
 
     fn publish(&self, segments: &[SegmentMeta]) -> Result<()> {

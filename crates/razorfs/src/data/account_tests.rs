@@ -211,8 +211,8 @@ proptest! {
                         turnover.note(old, new);
                         old.clone_from(new);
                     }
-                    let settled =
-                        turnover.settle(None, |pack, pos| Ok(counts.get(&(pack, pos)).copied())).unwrap();
+                    let counted = |pack, pos| Ok(counts.get(&(pack, pos)).copied());
+                    let settled = turnover.settle(None, counted).unwrap();
                     for (pack, pos, count) in &settled.counts {
                         match count {
                             Some(count) => counts.insert((*pack, *pos), *count),

@@ -106,8 +106,8 @@ impl Turnover {
         }
     }
 
-    /// Concludes. What was born up to epoch `newest`, that of a snapshot, is held by that. `counted`
-    /// answers the record that the tree has of a frame, below the flush.
+    /// Concludes. What was born up to epoch `newest`, that of a snapshot, is held by that.
+    /// `counted` answers the record that the tree has of a frame, below the flush.
     pub fn settle(
         self,
         newest: Option<Epoch>,

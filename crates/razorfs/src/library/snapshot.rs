@@ -46,9 +46,10 @@ impl AsRef<str> for Snapshot {
 /// Snapshots.
 impl Volume {
     /// Keeps the whole volume as it is now, under a name of 1 to 255 bytes that has no `/`, `@` or
-    /// control characters and does not begin with `-`; fails with [`crate::Error::Exists`] if another
-    /// snapshot has it. What it shows, and that it is there, is on the disk when this returns. It
-    /// takes no time that grows with the volume, and no space but for what is changed later.
+    /// control characters and does not begin with `-`; fails with [`crate::Error::Exists`] if
+    /// another snapshot has it. What it shows, and that it is there, is on the disk when this
+    /// returns. It takes no time that grows with the volume, and no space but for what is changed
+    /// later.
     pub fn snapshot(&self, name: impl AsRef<str>) -> Result<Snapshot> {
         check_name(name.as_ref())?;
         let taken = self.inner.store.take(name.as_ref().as_bytes())?;
@@ -62,9 +63,9 @@ impl Volume {
         snapshots.iter().map(|s| Snapshot::of(s)).collect()
     }
 
-    /// The snapshots, oldest first, with the bytes of file data, as they are stored, that each alone
-    /// holds: what deleting it would give back. The time it takes grows with what was changed since
-    /// the oldest.
+    /// The snapshots, oldest first, with the bytes of file data, as they are stored, that each
+    /// alone holds: what deleting it would give back. The time it takes grows with what was changed
+    /// since the oldest.
     pub fn snapshots_held(&self) -> Result<Vec<(Snapshot, u64)>> {
         let held = self.inner.store.held_by_snapshots()?;
         let of = |s: Snapshot| (held.get(&s.id).copied().unwrap_or(0), s);
@@ -105,8 +106,8 @@ impl Volume {
     /// either is the volume itself or one of its snapshots ([`Volume::at_snapshot`]); fails with
     /// [`crate::Error::Invalid`] if they are not of one volume. Files are told apart by inode, so
     /// what was renamed is found as such, and names below a directory that was renamed are no
-    /// differences. A name that leads to another file of the same kind is one that has changed. The time it takes grows with what was changed, not with the volume, and so does
-    /// the memory.
+    /// differences. A name that leads to another file of the same kind is one that has changed. The
+    /// time it takes grows with what was changed, not with the volume, and so does the memory.
     pub fn diff(&self, newer: &Self) -> Result<Vec<Change>> {
         self.inner.diff(&newer.inner)
     }

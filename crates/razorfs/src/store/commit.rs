@@ -78,8 +78,8 @@ impl Core {
         let mut journal = self.journal();
         let mut waiters = Vec::new();
         let result = self.commit_locked(&mut journal, sync, &mut waiters);
-        // What those who waited do next may need the journal; and whoever freezes the memtable would
-        // wait for batch after batch while writers are fast.
+        // What those who waited do next may need the journal; and whoever freezes the memtable
+        // would wait for batch after batch while writers are fast.
         unlock_fairly(journal);
         answer(waiters, &result);
         result

@@ -193,8 +193,8 @@ impl Store {
         self.extents_at(&self.at, ino, from, to, each)
     }
 
-    /// The keys of a table that were written in this or the other state and not in what both go back
-    /// to; nothing if the other is one of another volume.
+    /// The keys of a table that were written in this or the other state and not in what both go
+    /// back to; nothing if the other is one of another volume.
     pub fn written_apart(&self, other: &Self, tag: Tag) -> Result<Option<BTreeSet<Key>>> {
         let (a, b) = (&self.checkpointer.core, &other.checkpointer.core);
         if !Arc::ptr_eq(a, b) {

@@ -342,7 +342,8 @@ impl Job {
     }
 
     /// Does it: writes and syncs new segments under temporary names. Keeps of each key what
-    /// somebody sees by the timeline; drops tombstones that hide nothing. Nothing is removed; after an error nothing has changed.
+    /// somebody sees by the timeline; drops tombstones that hide nothing. Nothing is removed; after
+    /// an error nothing has changed.
     pub fn run(
         &self,
         disk: &dyn Disk,

@@ -62,8 +62,8 @@ pub(super) fn checks(path: &Path) -> Result<Vec<Check>> {
 /// By the numbers of statfs(2).
 fn file_system(kind: u64) -> Check {
     const NAME: &str = "file system";
-    let network = "volumes on a disk of this host are safer and faster: here locks, syncs and what is \
-                   left after an outage are as good as the server's";
+    let network = "volumes on a disk of this host are safer and faster: here locks, syncs and what \
+                   is left after an outage are as good as the server's";
     match kind {
         0xEF53 => Check::ok(NAME, "is ext4 (or ext3, ext2)"),
         0x5846_5342 => Check::ok(NAME, "is xfs"),

@@ -13,15 +13,15 @@ use crate::failure::Result;
 /// Looks at what a mount needs on this host, and what it could have besides
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Each line begins with `ok`, `warning` (it works, and could be better) or `problem` \
-(something will not work), and says what to do:
+    after_help = "Each line begins with `ok`, `warning` (it works, and could be better) or \
+`problem` (something will not work), and says what to do:
 
   /dev/fuse, mounting, fusermount3, allow_other   whether you can mount, and for others
   kernel, io_uring, read-ahead                    what the kernel has to make it fast
   file size, clock                                limits and the time of this process
 
-With a PLACE, a volume or the directory that is to hold one, also what the file system below it can \
-do; nothing is left there:
+With a PLACE, a volume or the directory that is to hold one, also what the file system below it \
+can do; nothing is left there:
 
   file system, space            what it is, and what is free
   writing, O_TMPFILE, fallocate, holes, O_DIRECT, flock, sync
