@@ -34,6 +34,8 @@ pub struct Plan {
     pub shrink_budget: usize,
     /// Copies of the journal, if the seed does not say it.
     pub copies: Option<u8>,
+    /// Whether workloads take snapshots, if the seed does not say it.
+    pub snapshots: Option<bool>,
     /// Checker of the disk.
     pub verify: Option<Verify>,
 }
@@ -44,6 +46,7 @@ impl Plan {
     pub fn machine(&self, seed: u64) -> EngineMachine {
         let mut setup = Setup::of(seed);
         setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
+        setup.snapshots = self.snapshots.unwrap_or(setup.snapshots);
         let machine = EngineMachine::new(setup, self.verify);
         match self.mode {
             Mode::Deaths => machine.with_deaths(),

@@ -19,6 +19,7 @@ use crate::model::{Model, Node};
 use crate::names;
 use crate::op::{Op, Work};
 use crate::panics::watch;
+use crate::points::Point;
 use crate::rng::{Rng, mix};
 use crate::subject::{FileSystem, Machine};
 use crate::workload::Workload;
@@ -90,7 +91,7 @@ impl Victim {
         close: bool,
     ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
-        let mut workload = Workload::small(mix(seed, 5));
+        let mut workload = Workload::small(mix(seed, 5)).with_snapshots(setup.snapshots, seed);
         let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
             if n == ops / 2 {
@@ -219,8 +220,32 @@ const HEALED: &str = "healed from the other copy of the journal";
 /// Damage did not reach it.
 const ALL_THERE: &str = "all there";
 
-/// Reads everything that `model` has; answers how many calls were refused, or what was wrong.
+/// Reads everything that `model` has, snapshots among it; answers how many calls were refused, or
+/// what was wrong.
 pub(crate) fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
+    let mut refused = survey_tree(fs, model)?;
+    let (found, points) = (fs.snapshots(), model.points());
+    let same = |(found, point): (&String, &Point)| point.name().is_none_or(|name| name == found);
+    if found.len() != points.len() || !found.iter().zip(points).all(same) {
+        let expected: Vec<_> = points.iter().map(Point::name).collect();
+        return Err(format!("snapshots {found:?}, expected {expected:?}"));
+    }
+    for (name, point) in found.iter().zip(points) {
+        let at = match fs.at_snapshot(name) {
+            Ok(at) => at,
+            Err(e) if is_refusal(&e) => {
+                refused += 1;
+                continue;
+            }
+            Err(e) => return Err(format!("snapshot {name}: answered \"{e}\"")),
+        };
+        let tree = survey_tree(&at, &point.state);
+        refused += tree.map_err(|e| format!("snapshot {name}: {e}"))?;
+    }
+    Ok(refused)
+}
+
+fn survey_tree(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
     let mut refused = 0;
     for (ino, node) in model.nodes().filter(|(_, n)| n.nlink > 0) {
         let what = |e: String| format!("{} (inode {ino}): {e}", model.path_of(ino));

@@ -41,6 +41,7 @@ and more
   --quick         --flips: one bit of every byte, and whole sectors and pages
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
   --copies N      copies of the journal, 1 or 2; else the seed says it
+  --snapshots N   1: snapshots are among what is done, 0: they are not; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --part K        --short: part K, counted from 0, of --parts N, which together are all
@@ -70,6 +71,7 @@ struct Args {
     minutes: Option<u64>,
     ops: u64,
     copies: Option<u8>,
+    snapshots: Option<bool>,
     failures: usize,
     marks: bool,
     complete: bool,
@@ -98,6 +100,7 @@ fn parse() -> Result<Args, String> {
         minutes: None,
         ops: 40,
         copies: None,
+        snapshots: None,
         failures: 5,
         marks: false,
         complete: false,
@@ -134,6 +137,7 @@ fn parse() -> Result<Args, String> {
             "--jobs" => args.jobs = number()? as usize,
             "--minutes" => args.minutes = Some(number()?),
             "--copies" => args.copies = Some(number()?.clamp(1, 2) as u8),
+            "--snapshots" => args.snapshots = Some(number()? > 0),
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,
@@ -169,6 +173,7 @@ fn plan(args: &Args) -> Plan {
         most_failures: args.failures.max(1),
         shrink_budget: 3000,
         copies: args.copies,
+        snapshots: args.snapshots,
         verify: razorfs_sim::VERIFY,
     }
 }
@@ -289,6 +294,10 @@ fn corpus(plan: &Plan) -> ExitCode {
     let lines = include_str!("../corpus").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let (mode, seed) = line.split_once(' ').unwrap_or_default();
+        let (seed, has_snapshots) = match seed.split_once(' ') {
+            Some((seed, "snapshots")) => (seed, true),
+            _ => (seed, false),
+        };
         let mode = match mode {
             "cuts" => Mode::Cuts,
             "deaths" => Mode::Deaths,
@@ -307,6 +316,7 @@ fn corpus(plan: &Plan) -> ExitCode {
         let plan = Plan {
             mode,
             copies,
+            snapshots: Some(has_snapshots),
             ..*plan
         };
         let report = plan.run(seed);

@@ -101,10 +101,11 @@ impl Run {
     fn all(&mut self, seed: u64, copies: Option<u8>) -> Result<(), String> {
         let mut setup = Setup::of(seed);
         setup.journal_copies = copies.unwrap_or(setup.journal_copies);
+        let has_snapshots = setup.snapshots;
         let machine = EngineMachine::new(setup, None).left_alone();
         let told = |f: crate::driver::Failure| format!("operation {}: {}", f.at, f.what);
         let mut runner = Runner::start(machine).map_err(told)?;
-        let mut workload = Workload::small(mix(seed, 22));
+        let mut workload = Workload::small(mix(seed, 22)).with_snapshots(has_snapshots, seed);
         for round in 0..=ROUNDS {
             self.work(&mut runner, &mut workload).map_err(told)?;
             let mut machine = self.end(runner);
@@ -115,7 +116,11 @@ impl Run {
                 Found::State(at) if round < ROUNDS => {
                     // What came after it is no state of this volume any more.
                     self.states.truncate(at + 1);
-                    let model = self.states.last().map(|s| s.1.clone());
+                    let mut model = self.states.last().map(|s| s.1.clone());
+                    if let Some(model) = &mut model {
+                        let names = fs.snapshots();
+                        model.learn_names(names.iter().map(|n| Some(n.as_str())));
+                    }
                     self.round = round + 1;
                     self.acknowledged = (self.round, 0);
                     let model = model.unwrap_or_default();
@@ -200,6 +205,7 @@ impl Run {
     fn end(&mut self, mut runner: Runner<EngineMachine>) -> EngineMachine {
         runner.collect_acknowledgements();
         self.note(&runner);
+        runner.forget_what_was_left();
         let how = self.rng.range(0..3);
         if how == 0
             && let Some(fs) = runner.fs.take()

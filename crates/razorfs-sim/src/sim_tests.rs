@@ -67,6 +67,12 @@ fn a_correct_file_system_passes() {
         "power went during a change",
         "power went again during recovery",
         "clean close",
+        "take",
+        "delete",
+        "rollback",
+        "a rollback left what was open",
+        "what a rollback left came back",
+        "a look at a snapshot compared",
     ] {
         assert!(marks.count(mark) > 0, "{mark} never happened:\n{marks}");
     }
@@ -86,6 +92,11 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::FragileRecovery, "acknowledged work is lost"),
         (Bug::Panics, "panic: planted"),
         (Bug::BlindSeek, "is not zero"),
+        (Bug::FleetingSnapshot, "acknowledged work is lost"),
+        (Bug::UndeadSnapshot, "acknowledged work is lost"),
+        (Bug::BlindSnapshot, "snapshot s"),
+        (Bug::ForgetfulRollback, "snapshots ["),
+        (Bug::RollbackReusesInode, "was given before"),
     ] {
         let found = (0..400).filter_map(|seed| {
             let report = run(bug, seed);
@@ -120,6 +131,7 @@ fn plan(mode: Mode, runs: u64) -> Plan {
         most_failures: 1,
         shrink_budget: 1000,
         copies: None,
+        snapshots: None,
         verify: crate::VERIFY,
     }
 }
