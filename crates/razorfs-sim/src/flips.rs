@@ -21,6 +21,7 @@ use crate::op::{Op, Work};
 use crate::panics::watch;
 use crate::points::Point;
 use crate::rng::{Rng, mix};
+use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
 use crate::workload::Workload;
 
@@ -44,10 +45,9 @@ impl Victim {
         seed: u64,
         ops: usize,
         close: bool,
-        copies: Option<u8>,
+        choice: Choice,
     ) -> std::result::Result<Self, Failure> {
-        let mut setup = Setup::of(seed);
-        setup.journal_copies = copies.unwrap_or(setup.journal_copies);
+        let mut setup = choice.setup(seed);
         // Most of a young volume is its ring; a small one leaves time for every bit.
         setup.geometry.journal_initial_file = 32 << 10;
         setup.geometry.journal_max_file = 64 << 10;
@@ -55,8 +55,9 @@ impl Victim {
     }
 
     /// A closed volume with parity, all of it made.
-    fn with_parity(seed: u64, ops: usize) -> std::result::Result<Self, Failure> {
+    fn with_parity(seed: u64, ops: usize, choice: Choice) -> std::result::Result<Self, Failure> {
         let mut setup = Setup::of(seed);
+        setup.snapshots = choice.snapshots.unwrap_or(setup.snapshots);
         setup.parity = true;
         setup.limit = None;
         // Full packs come after a few operations, and are many shards long.
@@ -585,10 +586,10 @@ pub(crate) fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out
 }
 
 /// The volumes that are damaged: one closed, one cut off, one with parity.
-pub fn victims(seed: u64, copies: Option<u8>) -> std::result::Result<Vec<Victim>, Failure> {
+pub fn victims(seed: u64, choice: Choice) -> std::result::Result<Vec<Victim>, Failure> {
     Ok(vec![
-        Victim::make(seed, 60, true, copies)?,
-        Victim::make(seed + 1, 60, false, copies)?,
-        Victim::with_parity(seed, 60)?,
+        Victim::make(seed, 60, true, choice)?,
+        Victim::make(seed + 1, 60, false, choice)?,
+        Victim::with_parity(seed, 60, choice)?,
     ])
 }

@@ -17,7 +17,7 @@ use razorfs_format::superblock::{SLOT, Superblock, pick};
 use razorfs_format::{BatchSeq, Place};
 
 use crate::driver::Runner;
-use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
+use crate::engine::{EngineFs, EngineMachine, is_refusal};
 use crate::farm::each_seed;
 use crate::flips::survey;
 use crate::marks::Marks;
@@ -25,6 +25,7 @@ use crate::model::Model;
 use crate::op::{Fault, Op, Work};
 use crate::panics::watch;
 use crate::rng::{Rng, mix};
+use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
 use crate::workload::Workload;
 
@@ -98,9 +99,8 @@ impl Run {
         }
     }
 
-    fn all(&mut self, seed: u64, copies: Option<u8>) -> Result<(), String> {
-        let mut setup = Setup::of(seed);
-        setup.journal_copies = copies.unwrap_or(setup.journal_copies);
+    fn all(&mut self, seed: u64, choice: Choice) -> Result<(), String> {
+        let setup = choice.setup(seed);
         let has_snapshots = setup.snapshots;
         let machine = EngineMachine::new(setup, None).left_alone();
         let told = |f: crate::driver::Failure| format!("operation {}: {}", f.at, f.what);
@@ -389,14 +389,14 @@ pub fn newest(image: &Image) -> Option<Superblock> {
 }
 
 /// One seed.
-pub fn run_seed(seed: u64, copies: Option<u8>) -> Summary {
+pub fn run_seed(seed: u64, choice: Choice) -> Summary {
     let mut sum = Summary {
         runs: 1,
         ..Summary::default()
     };
     let result = watch(|| {
         let mut run = Run::new(seed);
-        let result = run.all(seed, copies);
+        let result = run.all(seed, choice);
         (result, run.marks, run.faults, run.opened)
     });
     let failure = match result {
@@ -414,12 +414,12 @@ pub fn run_seed(seed: u64, copies: Option<u8>) -> Summary {
 /// Many seeds, with several threads; `tick` sees what there is so far, and ends it with `false`.
 pub fn run(
     seeds: std::ops::Range<u64>,
-    copies: Option<u8>,
+    choice: Choice,
     jobs: usize,
     tick: impl Fn(&Summary) -> bool + Sync,
 ) -> Summary {
     each_seed(seeds, jobs, |seed, all: &Mutex<Summary>| {
-        let mine = run_seed(seed, copies);
+        let mine = run_seed(seed, choice);
         let mut all = all.lock();
         all.add(mine);
         tick(&all)

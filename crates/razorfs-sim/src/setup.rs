@@ -27,6 +27,26 @@ pub struct Setup {
     pub seed: u64,
 }
 
+/// What is said beside a seed; else the seed says it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Choice {
+    /// Copies of the journal.
+    pub copies: Option<u8>,
+    /// Whether workloads take snapshots.
+    pub snapshots: Option<bool>,
+}
+
+impl Choice {
+    /// The setup of a seed with it.
+    #[must_use]
+    pub fn setup(self, seed: u64) -> Setup {
+        let mut setup = Setup::of(seed);
+        setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
+        setup.snapshots = self.snapshots.unwrap_or(setup.snapshots);
+        setup
+    }
+}
+
 impl Setup {
     /// What a seed says.
     #[must_use]

@@ -10,6 +10,7 @@ use crate::model::{Model, Node};
 use crate::op::{At, Data, Fault, Op, Ref};
 use crate::repairs;
 use crate::run::{Mode, Report, Size, replay, run_seed};
+use crate::setup::Choice;
 use crate::shrink::shrink;
 use crate::toy::{Bug, ToyMachine};
 
@@ -130,8 +131,7 @@ fn plan(mode: Mode, runs: u64) -> Plan {
         jobs: 2,
         most_failures: 1,
         shrink_budget: 1000,
-        copies: None,
-        snapshots: None,
+        choice: Choice::default(),
         verify: crate::VERIFY,
     }
 }
@@ -199,7 +199,7 @@ fn the_engine_survives_faults_of_the_disk() {
 
 #[test]
 fn damaged_bytes_are_never_handed_out() {
-    for victim in flips::victims(0, None).expect("the workload runs") {
+    for victim in flips::victims(0, Choice::default()).expect("the workload runs") {
         let damages = flips::damages(&victim, Effort::Sample(3000), 1);
         let outcome = flips::run(&victim, &damages, 2, |_| ());
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
@@ -221,6 +221,7 @@ fn damaged_volumes_are_repaired_and_losses_are_told() {
     let effort = repairs::Effort {
         plants: 12,
         cuts: 2,
+        choice: Choice::default(),
     };
     let sum = repairs::run(0..40, effort, 2, |_| true);
     assert!(sum.failures.is_empty(), "{:#?}", sum.failures);
