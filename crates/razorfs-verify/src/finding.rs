@@ -80,7 +80,7 @@ kinds! {
         "The volume uses features that this version can read but not write."
         "Use a newer razorfs for writing.";
     SuperblockLost = 107 Error
-        "The journal knows a newer superblock than any that can be read: changes may be missing."
+        "A newer superblock was written than any that can be read: changes may be missing."
         "Do not write to the volume; run `razorfs repair`.";
     WriteFailed = 108 Warning
         "A write to the disk failed for good; what was acknowledged before is there."
