@@ -18,6 +18,9 @@ const ROLLBACKS: u64 = 8;
 /// Most bytes that are read of a file that a rollback left.
 const MOST: u64 = 1 << 20;
 
+/// The mark of a change of the snapshots that failed, and is on the disk perhaps.
+pub(crate) const MAY_SHOW: &str = "a change of the snapshots failed, and may show later";
+
 /// What is open and was there before a rollback, by its slot.
 pub(crate) type Left = [Option<(Ino, Node)>; SLOTS as usize];
 
@@ -109,6 +112,7 @@ impl<M: Machine> Runner<M> {
         }
         let mut done = self.model.clone();
         if done.apply(op, self.next_ino(), u64::MAX).is_ok() {
+            self.marks.hit(MAY_SHOW);
             let op = self.now;
             self.history.push(State { op, model: done });
             let model = self.model.clone();

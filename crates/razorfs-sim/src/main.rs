@@ -309,7 +309,7 @@ fn corpus(plan: &Plan) -> ExitCode {
             println!("corpus: {line} is not a mode and a seed");
             return ExitCode::from(2);
         };
-        // They failed when there was one copy of the journal.
+        // They failed when there was one copy of the journal, and most before there were snapshots.
         let choice = Choice {
             copies: Some(1),
             snapshots: Some(has_snapshots),

@@ -8,6 +8,7 @@ use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
 use crate::model::{Model, Node};
 use crate::op::{At, Data, Fault, Op, Ref};
+use crate::points::Which;
 use crate::repairs;
 use crate::run::{Mode, Report, Size, replay, run_seed};
 use crate::setup::Choice;
@@ -500,4 +501,39 @@ fn a_time_that_was_set_in_vain_and_yet_shows_is_seen() {
         seen += report.marks.count("change failed and yet happened");
     }
     assert!(seen > 0);
+}
+
+#[test]
+fn a_rollback_that_failed_is_there_after_a_cut_or_is_not() {
+    let name = Ref::Path(vec![0]);
+    let mut marks = crate::marks::Marks::default();
+    for seed in 0..60 {
+        let mut setup = Setup::of(seed);
+        setup.durability = razorfs::Durability::Async;
+        let machine = EngineMachine::new(setup, crate::VERIFY);
+        let mut ops = vec![file(0), Op::Take(0), write(&name, 0, 5000), Op::Sync];
+        // The first, and one of those of the file that the batch is written to then: it may be
+        // durable there all the same.
+        ops.extend([0, 1 + seed % 3].map(|n| Op::Fault(Fault::SyncFails(n))));
+        ops.extend([
+            Op::Rollback(Which::Named(0)),
+            Op::Cut {
+                calls: 0,
+                seed,
+                again: Vec::new(),
+            },
+            // Only if it happened there is one.
+            Op::Delete(Which::Safety(0)),
+            Op::Rollback(Which::Named(0)),
+            Op::Reopen,
+        ]);
+        let report = replay(machine, &ops);
+        if let Some(failure) = report.failure {
+            panic!("seed {seed}, operation {}: {}", failure.at, failure.what);
+        }
+        marks.merge(&report.marks);
+    }
+    let failed = marks.count(crate::left::MAY_SHOW);
+    let happened = marks.count("delete") - (60 - failed);
+    assert!(happened > 2 && happened + 2 < failed, "{happened}, {marks}");
 }
