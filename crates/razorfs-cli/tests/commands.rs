@@ -294,6 +294,9 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
         "{line}"
     );
     mount.umount();
+    let engine = razorfs::Volume::open(&mount.volume, razorfs::Options::default()).unwrap();
+    engine.snapshot("kept until now").unwrap();
+    engine.close().unwrap();
     assert_eq!(ok(["repair".as_ref(), volume]), "nothing to repair\n");
     let damage = || {
         let packs = fs::read_dir(mount.volume.join("pack")).unwrap();
@@ -322,6 +325,10 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
         said.contains("/hurt") && said.contains("nothing was changed"),
         "{said}"
     );
+    assert!(
+        said.contains("lost: the snapshot kept until now; `razorfs export "),
+        "{said}"
+    );
     assert!(before == list(), "a dry run changes nothing");
     let said = ok([
         "repair".as_ref(),
@@ -331,6 +338,7 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
     ]);
     let document: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(document["clean"], Value::Bool(true));
+    assert_eq!(document["lost_snapshots"][0], "kept until now");
     let loss = &document["losses"][0];
     assert_eq!(loss["path"], "/hurt");
     let range = loss["from"].as_u64().unwrap() as usize..loss["to"].as_u64().unwrap() as usize;

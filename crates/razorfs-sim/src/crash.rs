@@ -5,8 +5,9 @@ use razorfs::Ino;
 
 use crate::driver::{Failure, Runner};
 use crate::dump::dump;
-use crate::model::{Model, differences, time_differences};
+use crate::model::{Model, differences};
 use crate::op::{Op, Work};
+use crate::points::{Point, details};
 use crate::rng::mix;
 use crate::subject::{FileSystem, Machine};
 
@@ -37,6 +38,7 @@ impl<M: Machine> Runner<M> {
     /// Recovers. `last` is an operation during which the power went and that told no answer, with
     /// the state before it.
     pub(crate) fn crash_with(&mut self, last: Option<(Model, Op)>) -> Result<(), Failure> {
+        self.forget_what_was_left();
         drop(self.fs.take());
         self.collect_acknowledgements();
         self.note_what_is_open(last.as_ref());
@@ -91,6 +93,7 @@ impl<M: Machine> Runner<M> {
             if !self.machine.next_outcome() {
                 return Ok(());
             }
+            self.forget_what_was_left();
             drop(self.fs.take());
             self.cuts += 1;
             (self.model, self.history, self.outdated) = before.clone();
@@ -199,7 +202,7 @@ impl<M: Machine> Runner<M> {
         let mut times = Vec::new();
         for (op, model) in &candidates {
             if model.hash() == found.hash() && self.is_open_as(model)? {
-                times = time_differences(model, found);
+                times = details(model, found);
                 if times.is_empty() {
                     let newest = candidates.first().map_or(*op, |c| c.0);
                     self.marks.hit(if *op == newest {
@@ -215,6 +218,7 @@ impl<M: Machine> Runner<M> {
                     let highest = alike.map(|(_, m)| m.highest()).min();
                     let mut model = model.clone();
                     model.set_highest(highest.unwrap_or(Ino(0)));
+                    model.learn_names(found.points().iter().map(Point::name));
                     return Ok(model);
                 }
             }

@@ -8,11 +8,12 @@ use razorfs::{Error, Ino};
 
 use crate::dump::{dump, nameless_agree};
 use crate::flags::Permission;
+use crate::left::{Left, Look};
 use crate::looks::{self, expect};
 use crate::marks::Marks;
-use crate::model::{Model, differences, time_differences};
+use crate::model::{Model, differences};
 use crate::op::{Fault, Op};
-use crate::perform;
+use crate::points::{Point, details};
 use crate::posix::Answer;
 use crate::subject::{FileSystem, Machine};
 
@@ -60,6 +61,12 @@ pub struct Runner<M: Machine> {
     pub(crate) again: Vec<u64>,
     /// The highest inode number that was ever answered, whatever cuts lost.
     given: Ino,
+    /// What is open and was there before a rollback.
+    pub(crate) left: Left,
+    /// The snapshot that is looked at.
+    pub(crate) look: Option<Look<M::Fs>>,
+    /// Number of rollbacks since it was opened.
+    pub(crate) rollbacks: u64,
     /// Number of cuts survived.
     pub cuts: u64,
     /// What happened.
@@ -132,6 +139,9 @@ impl<M: Machine> Runner<M> {
             cut_seed: 0,
             again: Vec::new(),
             given: Ino(0),
+            left: Left::default(),
+            look: None,
+            rollbacks: 0,
             cuts: 0,
             marks: Marks::default(),
             model,
@@ -163,6 +173,7 @@ impl<M: Machine> Runner<M> {
     #[must_use]
     pub fn into_machine(mut self) -> M {
         self.machine.arm(0);
+        self.forget_what_was_left();
         drop(self.fs.take());
         self.machine
     }
@@ -180,7 +191,12 @@ impl<M: Machine> Runner<M> {
         }
     }
 
-    fn fs(&self) -> Result<&M::Fs, Failure> {
+    /// Whether a fault is planted.
+    pub(crate) const fn is_faulty(&self) -> bool {
+        self.faulty
+    }
+
+    pub(crate) fn fs(&self) -> Result<&M::Fs, Failure> {
         self.fs
             .as_ref()
             .ok_or_else(|| self.failure("the volume is not open"))
@@ -201,7 +217,11 @@ impl<M: Machine> Runner<M> {
                     Ok(false) => {}
                     Err(e) => self.disk_failed(op, &e)?,
                 },
-                Op::CheckAll => self.check_all()?,
+                Op::CheckAll => {
+                    self.check_all()?;
+                    self.check_left()?;
+                }
+                Op::View(which) => self.look_at(*which)?,
                 Op::Reopen | Op::Cut { .. } if !self.machine.is_persistent() => {}
                 Op::Reopen => self.reopen()?,
                 Op::Cut { calls, seed, again } => self.cut(*calls, *seed, again)?,
@@ -236,7 +256,8 @@ impl<M: Machine> Runner<M> {
         self.faulty |= fault != Fault::None;
     }
 
-    fn replace_slot(&mut self, slot: u8, ino: Option<Ino>) -> Result<(), Failure> {
+    pub(crate) fn replace_slot(&mut self, slot: u8, ino: Option<Ino>) -> Result<(), Failure> {
+        self.close_left(slot)?;
         if let Some(old) = self.model.set_slot(slot, ino) {
             self.fs()?.unpin(old);
         }
@@ -244,7 +265,7 @@ impl<M: Machine> Runner<M> {
     }
 
     fn change(&mut self, op: &Op) -> Result<(), Failure> {
-        let found = perform::change(self.fs()?, &self.model, op);
+        let (found, safety) = self.ask(op)?;
         let before = self.model.clone();
         let (fresh, most) = match &found {
             Ok(Answer::Inode(ino)) => (*ino, u64::MAX),
@@ -257,6 +278,9 @@ impl<M: Machine> Runner<M> {
             _ => None,
         };
         let expected = self.model.apply(op, fresh, most);
+        if let (Some(name), Ok(_)) = (&safety, &expected) {
+            self.model.learn_safety(name);
+        }
         if self.machine.is_dead() {
             return self.change_at_death(op, before, &found, expected.is_ok());
         }
@@ -272,6 +296,9 @@ impl<M: Machine> Runner<M> {
         };
         self.marks.hit(&op.word());
         self.check_limit(&before)?;
+        if op.is_of_points() {
+            return self.points_changed(op, &before);
+        }
         if let Op::Transaction { sync, .. } = op {
             return self.transaction_done(found, *sync);
         }
@@ -292,6 +319,9 @@ impl<M: Machine> Runner<M> {
         }
         if let Some(old) = slot_before {
             self.fs()?.unpin(old);
+        }
+        if let Op::Unnamed { slot, .. } = op {
+            self.close_left(*slot)?;
         }
         self.remember();
         Ok(())
@@ -373,7 +403,7 @@ impl<M: Machine> Runner<M> {
     }
 
     /// The state after the current operation is one that a cut may lead to.
-    fn remember(&mut self) {
+    pub(crate) fn remember(&mut self) {
         self.history.push(State {
             op: self.now,
             model: self.model.clone(),
@@ -414,11 +444,10 @@ impl<M: Machine> Runner<M> {
         let found = dump(self.fs()?)
             .map_err(|d| self.failure(format!("after the error \"{e}\" of {op}: {d}")))?;
         // Times are no part of the hash, and may be all that changes.
-        let shows = |state: &Model| {
-            state.hash() == found.hash() && time_differences(state, &found).is_empty()
-        };
+        let shows =
+            |state: &Model| state.hash() == found.hash() && details(state, &found).is_empty();
         if shows(&self.model) && self.nameless_agree(&self.model)? {
-            return Ok(());
+            return self.may_show_later(op);
         }
         let fresh = Self::made(&self.model, op, &found);
         let mut done = self.model.clone();
@@ -429,7 +458,11 @@ impl<M: Machine> Runner<M> {
             && self.nameless_agree(&done)?
         {
             self.marks.hit("change failed and yet happened");
-            self.model = done;
+            done.learn_names(found.points().iter().map(Point::name));
+            let before = std::mem::replace(&mut self.model, done);
+            if matches!(op, Op::Rollback(_)) {
+                self.rolled_back(&before);
+            }
             // Visible, and perhaps not durable: its error is no acknowledgement.
             self.history.push(State {
                 op: self.now,
@@ -497,7 +530,7 @@ impl<M: Machine> Runner<M> {
     }
 
     /// Everything up to operation `op` is durable.
-    fn acknowledge(&mut self, op: usize) {
+    pub(crate) fn acknowledge(&mut self, op: usize) {
         let keep = self.history.iter().rposition(|s| s.op <= op).unwrap_or(0);
         let gone = self.history.drain(..keep).map(|s| (s.op, s.model.hash()));
         self.outdated.extend(gone);
@@ -519,7 +552,7 @@ impl<M: Machine> Runner<M> {
             words = differences(&self.model, found);
             words.insert(0, "another state than the model:".into());
         }
-        words.extend(time_differences(&self.model, found));
+        words.extend(details(&self.model, found));
         if words.is_empty() {
             Ok(())
         } else {
@@ -527,7 +560,7 @@ impl<M: Machine> Runner<M> {
         }
     }
 
-    fn check_all(&mut self) -> Result<(), Failure> {
+    pub(crate) fn check_all(&mut self) -> Result<(), Failure> {
         let found = dump(self.fs()?);
         if self.machine.is_dead() {
             return Ok(());
@@ -537,6 +570,8 @@ impl<M: Machine> Runner<M> {
     }
 
     fn reopen(&mut self) -> Result<(), Failure> {
+        self.check_left()?;
+        self.forget_what_was_left();
         let Some(fs) = self.fs.take() else {
             return Err(self.failure("the volume is not open"));
         };

@@ -8,6 +8,7 @@ use razorfs::{Error, FileKind, Ino, Result, SeekFor, Stat};
 use crate::flags::FORBIDDING;
 use crate::model::{Model, Node};
 use crate::names;
+use crate::points::Point;
 use crate::subject::FileSystem;
 
 const PIECE: usize = 64 * 1024;
@@ -36,8 +37,25 @@ fn call<T>(what: impl FnOnce() -> String, result: Result<T>) -> std::result::Res
     result.map_err(|e| DumpError::Call(what(), e))
 }
 
-/// Reads all that is reachable from the root: names, attributes, bytes.
+/// Reads all that is reachable from the root: names, attributes, bytes; and the same of each
+/// snapshot.
 pub fn dump<F: FileSystem>(fs: &F) -> std::result::Result<Model, DumpError> {
+    let mut model = dump_tree(fs)?;
+    for name in fs.snapshots() {
+        let at = call(|| format!("snapshot {name}"), fs.at_snapshot(&name))?;
+        let state = dump_tree(&at).map_err(|e| match e {
+            DumpError::Call(what, error) => {
+                DumpError::Call(format!("snapshot {name}: {what}"), error)
+            }
+            DumpError::Nonsense(what) => DumpError::Nonsense(format!("snapshot {name}: {what}")),
+        })?;
+        model.add_point(Point::found(&name, state));
+    }
+    Ok(model)
+}
+
+/// The tree alone.
+pub(crate) fn dump_tree<F: FileSystem>(fs: &F) -> std::result::Result<Model, DumpError> {
     let mut model = Model::empty();
     let mut seen = HashSet::new();
     let mut to_visit = vec![Ino::ROOT];

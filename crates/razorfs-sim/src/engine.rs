@@ -8,9 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use razorfs::redo::RedoMemory;
 use razorfs::{
-    AllocateMode, Compression, CreateOptions, Durability, Entry, Error, Geometry, Ino, NewNode,
-    Options, RenameMode, Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume,
-    XattrMode,
+    AllocateMode, CreateOptions, Durability, Entry, Error, Ino, NewNode, Options, RenameMode,
+    Result, ScrubState, SeekFor, SetAttributes, Stat, Step as Chore, Volume, XattrMode,
 };
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Disk, Ram};
@@ -23,75 +22,13 @@ use crate::outcomes::{Known, Outcomes};
 use crate::posix;
 use crate::rng::{Rng, mix};
 use crate::rotten::newest;
+pub use crate::setup::Setup;
 use crate::subject::{Done, FileSystem, Machine};
 use crate::transaction::path_of;
 use crate::twins::{self, Wound};
 
 /// Checks the volume on a disk without the engine; tells what it finds, if anything.
 pub type Verify = fn(&Arc<dyn Disk>) -> std::result::Result<(), String>;
-
-/// How the volumes of a run are made.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// When operations are durable.
-    pub durability: Durability,
-    /// Compression of data.
-    pub compression: Compression,
-    /// Sizes of files.
-    pub geometry: Geometry,
-    /// Copies of the journal.
-    pub journal_copies: u8,
-    /// Most bytes of file data.
-    pub limit: Option<u64>,
-    /// Bytes of the block cache.
-    pub cache_bytes: u64,
-    /// Whether packs and segments have parity.
-    pub parity: bool,
-    /// Seed of the disk's and the clock's randomness.
-    pub seed: u64,
-}
-
-impl Setup {
-    /// What a seed says.
-    #[must_use]
-    pub fn of(seed: u64) -> Self {
-        let mut rng = Rng::new(mix(seed, 3));
-        let durability = match rng.range(0..20) {
-            0 | 1 => Durability::Sync,
-            2..5 => Durability::JournalOnly,
-            _ => Durability::Async,
-        };
-        let compression = match rng.range(0..6) {
-            0 => Compression::Zstd(1),
-            1 | 2 => Compression::None,
-            _ => Compression::Lz4,
-        };
-        let mut geometry = Geometry::tiny();
-        if rng.chance(30) {
-            // Fewer operations to each checkpoint and each full pack.
-            geometry.memtable_bytes = 8 << 10;
-            geometry.pack_bytes = 192 << 10;
-            geometry.checkpoint_journal = 32 << 10;
-        } else if rng.chance(15) {
-            // More to each, so that the journal fills up.
-            geometry.memtable_bytes = 1 << 20;
-            geometry.checkpoint_journal = 4 << 20;
-        }
-        Self {
-            durability,
-            compression,
-            geometry,
-            cache_bytes: [0, 16 << 10, 1 << 20]
-                .get(rng.below(3))
-                .copied()
-                .unwrap_or(1 << 20),
-            journal_copies: if mix(seed, 7).is_multiple_of(4) { 2 } else { 1 },
-            limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
-            parity: mix(seed, 7).is_multiple_of(3),
-            seed,
-        }
-    }
-}
 
 /// A simulated disk with a volume on it.
 pub struct EngineMachine {
@@ -392,6 +329,10 @@ impl Machine for EngineMachine {
         self.setup.limit
     }
 
+    fn has_snapshots(&self) -> bool {
+        self.setup.snapshots
+    }
+
     fn is_synchronous(&self) -> bool {
         self.setup.durability == Durability::Sync
     }
@@ -512,6 +453,23 @@ impl FileSystem for EngineFs {
     fn checkpoint(&self) -> Result<()> {
         self.volume.checkpoint()
     }
+    fn snapshots(&self) -> Vec<String> {
+        let snapshots = self.volume.snapshots().into_iter();
+        snapshots.map(|s| s.name).collect()
+    }
+    fn snapshot(&self, name: &str) -> Result<()> {
+        self.volume.snapshot(name).map(drop)
+    }
+    fn delete_snapshot(&self, name: &str) -> Result<()> {
+        self.volume.delete_snapshot(name)
+    }
+    fn rollback(&self, to: &str) -> Result<String> {
+        self.volume.rollback(to).map(|s| s.name)
+    }
+    fn at_snapshot(&self, name: &str) -> Result<Self> {
+        let volume = self.volume.at_snapshot(name)?;
+        Ok(Self { volume })
+    }
 
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
         let found = Mutex::new(Vec::new());
@@ -532,6 +490,7 @@ impl FileSystem for EngineFs {
             Work::Grow => Chore::Grow,
             Work::Parity => Chore::Parity,
             Work::Clean => return clean(&self.volume),
+            Work::Release => Chore::Release,
             Work::Scrub => {
                 if self.volume.scrub_status().state == ScrubState::Idle {
                     self.volume.scrub_start(0)?;

@@ -11,6 +11,7 @@ use crate::marks::Marks;
 use crate::op::Op;
 use crate::rng::mix;
 use crate::run::{Mode, Report, Size, replay, replay_to_cut, run_seed};
+use crate::setup::Choice;
 use crate::shrink::shrink;
 
 /// What to run.
@@ -32,8 +33,8 @@ pub struct Plan {
     pub most_failures: usize,
     /// Runs to spend on shrinking each failure.
     pub shrink_budget: usize,
-    /// Copies of the journal, if the seed does not say it.
-    pub copies: Option<u8>,
+    /// What the seed does not say.
+    pub choice: Choice,
     /// Checker of the disk.
     pub verify: Option<Verify>,
 }
@@ -42,9 +43,7 @@ impl Plan {
     /// The machine of a seed.
     #[must_use]
     pub fn machine(&self, seed: u64) -> EngineMachine {
-        let mut setup = Setup::of(seed);
-        setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
-        let machine = EngineMachine::new(setup, self.verify);
+        let machine = EngineMachine::new(self.choice.setup(seed), self.verify);
         match self.mode {
             Mode::Deaths => machine.with_deaths(),
             _ => machine,

@@ -19,7 +19,9 @@ use crate::model::{Model, Node};
 use crate::names;
 use crate::op::{Op, Work};
 use crate::panics::watch;
+use crate::points::Point;
 use crate::rng::{Rng, mix};
+use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
 use crate::workload::Workload;
 
@@ -43,10 +45,9 @@ impl Victim {
         seed: u64,
         ops: usize,
         close: bool,
-        copies: Option<u8>,
+        choice: Choice,
     ) -> std::result::Result<Self, Failure> {
-        let mut setup = Setup::of(seed);
-        setup.journal_copies = copies.unwrap_or(setup.journal_copies);
+        let mut setup = choice.setup(seed);
         // Most of a young volume is its ring; a small one leaves time for every bit.
         setup.geometry.journal_initial_file = 32 << 10;
         setup.geometry.journal_max_file = 64 << 10;
@@ -54,8 +55,9 @@ impl Victim {
     }
 
     /// A closed volume with parity, all of it made.
-    fn with_parity(seed: u64, ops: usize) -> std::result::Result<Self, Failure> {
+    fn with_parity(seed: u64, ops: usize, choice: Choice) -> std::result::Result<Self, Failure> {
         let mut setup = Setup::of(seed);
+        setup.snapshots = choice.snapshots.unwrap_or(setup.snapshots);
         setup.parity = true;
         setup.limit = None;
         // Full packs come after a few operations, and are many shards long.
@@ -90,7 +92,7 @@ impl Victim {
         close: bool,
     ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
-        let mut workload = Workload::small(mix(seed, 5));
+        let mut workload = Workload::small(mix(seed, 5)).with_snapshots(setup.snapshots, seed);
         let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
             if n == ops / 2 {
@@ -219,8 +221,32 @@ const HEALED: &str = "healed from the other copy of the journal";
 /// Damage did not reach it.
 const ALL_THERE: &str = "all there";
 
-/// Reads everything that `model` has; answers how many calls were refused, or what was wrong.
+/// Reads everything that `model` has, snapshots among it; answers how many calls were refused, or
+/// what was wrong.
 pub(crate) fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
+    let mut refused = survey_tree(fs, model)?;
+    let (found, points) = (fs.snapshots(), model.points());
+    let same = |(found, point): (&String, &Point)| point.name().is_none_or(|name| name == found);
+    if found.len() != points.len() || !found.iter().zip(points).all(same) {
+        let expected: Vec<_> = points.iter().map(Point::name).collect();
+        return Err(format!("snapshots {found:?}, expected {expected:?}"));
+    }
+    for (name, point) in found.iter().zip(points) {
+        let at = match fs.at_snapshot(name) {
+            Ok(at) => at,
+            Err(e) if is_refusal(&e) => {
+                refused += 1;
+                continue;
+            }
+            Err(e) => return Err(format!("snapshot {name}: answered \"{e}\"")),
+        };
+        let tree = survey_tree(&at, &point.state);
+        refused += tree.map_err(|e| format!("snapshot {name}: {e}"))?;
+    }
+    Ok(refused)
+}
+
+fn survey_tree(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
     let mut refused = 0;
     for (ino, node) in model.nodes().filter(|(_, n)| n.nlink > 0) {
         let what = |e: String| format!("{} (inode {ino}): {e}", model.path_of(ino));
@@ -560,10 +586,10 @@ pub(crate) fn try_one(victim: &Victim, damage: &Damage, unharmed: &[String], out
 }
 
 /// The volumes that are damaged: one closed, one cut off, one with parity.
-pub fn victims(seed: u64, copies: Option<u8>) -> std::result::Result<Vec<Victim>, Failure> {
+pub fn victims(seed: u64, choice: Choice) -> std::result::Result<Vec<Victim>, Failure> {
     Ok(vec![
-        Victim::make(seed, 60, true, copies)?,
-        Victim::make(seed + 1, 60, false, copies)?,
-        Victim::with_parity(seed, 60)?,
+        Victim::make(seed, 60, true, choice)?,
+        Victim::make(seed + 1, 60, false, choice)?,
+        Victim::with_parity(seed, 60, choice)?,
     ])
 }

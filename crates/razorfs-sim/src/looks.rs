@@ -176,7 +176,8 @@ fn find_path<F: FileSystem>(fs: &F, model: &Model, path: &[NameId]) -> Check {
     }
 }
 
-fn read<F: FileSystem>(fs: &F, ino: Ino, node: &Node, offset: u64, len: u32) -> Check {
+/// Compares what a read answers.
+pub(crate) fn read<F: FileSystem>(fs: &F, ino: Ino, node: &Node, offset: u64, len: u32) -> Check {
     let mut buffer = vec![0x5a; len as usize];
     let found = fs.read(ino, offset, &mut buffer);
     if node.kind != FileKind::Regular {

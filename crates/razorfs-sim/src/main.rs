@@ -15,6 +15,7 @@ use razorfs_sim::outcomes;
 use razorfs_sim::repairs;
 use razorfs_sim::rotten;
 use razorfs_sim::run::{Mode, Size};
+use razorfs_sim::setup::Choice;
 use razorfs_sim::short::{self, Depth};
 
 const USAGE: &str = "razorfs-sim [WHAT] [--seed S] [--runs N] [--jobs J] [--minutes M]
@@ -41,6 +42,7 @@ and more
   --quick         --flips: one bit of every byte, and whole sectors and pages
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
   --copies N      copies of the journal, 1 or 2; else the seed says it
+  --snapshots N   1: snapshots are among what is done, 0: they are not; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --part K        --short: part K, counted from 0, of --parts N, which together are all
@@ -69,7 +71,7 @@ struct Args {
     jobs: usize,
     minutes: Option<u64>,
     ops: u64,
-    copies: Option<u8>,
+    choice: Choice,
     failures: usize,
     marks: bool,
     complete: bool,
@@ -97,7 +99,7 @@ fn parse() -> Result<Args, String> {
         jobs: 1,
         minutes: None,
         ops: 40,
-        copies: None,
+        choice: Choice::default(),
         failures: 5,
         marks: false,
         complete: false,
@@ -133,7 +135,8 @@ fn parse() -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--jobs" => args.jobs = number()? as usize,
             "--minutes" => args.minutes = Some(number()?),
-            "--copies" => args.copies = Some(number()?.clamp(1, 2) as u8),
+            "--copies" => args.choice.copies = Some(number()?.clamp(1, 2) as u8),
+            "--snapshots" => args.choice.snapshots = Some(number()? > 0),
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,
@@ -168,7 +171,7 @@ fn plan(args: &Args) -> Plan {
         jobs: args.jobs,
         most_failures: args.failures.max(1),
         shrink_budget: 3000,
-        copies: args.copies,
+        choice: args.choice,
         verify: razorfs_sim::VERIFY,
     }
 }
@@ -289,6 +292,10 @@ fn corpus(plan: &Plan) -> ExitCode {
     let lines = include_str!("../corpus").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let (mode, seed) = line.split_once(' ').unwrap_or_default();
+        let (seed, has_snapshots) = match seed.split_once(' ') {
+            Some((seed, "snapshots")) => (seed, true),
+            _ => (seed, false),
+        };
         let mode = match mode {
             "cuts" => Mode::Cuts,
             "deaths" => Mode::Deaths,
@@ -302,11 +309,14 @@ fn corpus(plan: &Plan) -> ExitCode {
             println!("corpus: {line} is not a mode and a seed");
             return ExitCode::from(2);
         };
-        // They failed when there was one copy of the journal.
-        let copies = Some(1);
+        // They failed when there was one copy of the journal, and most before there were snapshots.
+        let choice = Choice {
+            copies: Some(1),
+            snapshots: Some(has_snapshots),
+        };
         let plan = Plan {
             mode,
-            copies,
+            choice,
             ..*plan
         };
         let report = plan.run(seed);
@@ -402,7 +412,7 @@ fn flip(plan: &Plan, args: &Args) -> ExitCode {
             break;
         }
         let seed = plan.first_seed.saturating_add(n * 2);
-        let victims = match flips::victims(seed, args.copies) {
+        let victims = match flips::victims(seed, args.choice) {
             Ok(victims) => victims,
             Err(failure) => {
                 println!("seed {seed}: operation {}: {}", failure.at, failure.what);
@@ -484,6 +494,7 @@ fn mend(plan: &Plan, volumes: u64, args: &Args) -> ExitCode {
     let effort = repairs::Effort {
         plants: args.ops,
         cuts: 4,
+        choice: args.choice,
     };
     let shown = AtomicU64::new(0);
     let seeds = first..first.saturating_add(volumes);
@@ -516,7 +527,7 @@ fn rot(plan: &Plan, runs: u64, args: &Args) -> ExitCode {
         sum.failures.len() < plan.most_failures
     };
     let mut end = first.saturating_add(runs);
-    let mut summary = rotten::run(first..end, args.copies, plan.jobs, tick);
+    let mut summary = rotten::run(first..end, args.choice, plan.jobs, tick);
     for _ in 0..MORE {
         let complete = !args.complete || coverage::missing_of_rot().is_empty();
         if complete || !summary.failures.is_empty() {
@@ -524,7 +535,7 @@ fn rot(plan: &Plan, runs: u64, args: &Args) -> ExitCode {
         }
         let more = end..end.saturating_add(runs);
         end = more.end;
-        summary.add(rotten::run(more, args.copies, plan.jobs, |_| true));
+        summary.add(rotten::run(more, args.choice, plan.jobs, |_| true));
     }
     print!("{}", summary.marks);
     if args.marks {

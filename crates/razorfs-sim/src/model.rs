@@ -10,6 +10,7 @@ use razorfs::{FileKind, Ino, Time};
 use crate::content::Content;
 use crate::names::{self, NameId};
 use crate::op::{At, Op, Ref, SLOTS};
+use crate::points::{Point, point_differences};
 use crate::rng::{hash_bytes, mix, scatter};
 
 /// The errors that an operation may answer with, as error numbers.
@@ -140,6 +141,9 @@ pub struct Model {
     slots: [Option<Ino>; SLOTS as usize],
     /// What else is held open, once for each holder.
     held: Vec<Ino>,
+    /// Snapshots, oldest first.
+    pub(crate) points: Arc<Vec<Point>>,
+    pub(crate) points_hash: u64,
 }
 
 impl Default for Model {
@@ -164,14 +168,17 @@ impl Model {
             highest: Ino(0),
             slots: [None; SLOTS as usize],
             held: Vec::new(),
+            points: Arc::default(),
+            points_hash: 0,
         }
     }
 
     /// Hash of the visible tree: names, kinds, links, modes, owners, sizes, contents, attributes
-    /// and inode numbers. What has no name any more does not count, nor do times.
+    /// and inode numbers; and of those of all snapshots. What has no name any more does not count,
+    /// nor do times.
     #[must_use]
     pub const fn hash(&self) -> u64 {
-        self.hash
+        self.hash.wrapping_add(self.points_hash)
     }
 
     /// Puts a node.
@@ -271,6 +278,15 @@ impl Model {
         self.slots.contains(&Some(ino)) || self.held.contains(&ino)
     }
 
+    /// What the other state has open is open in this one, as far as it is there.
+    pub(crate) fn keep_open(&mut self, other: &Self) {
+        let nodes = &self.nodes;
+        let there = |ino: &Ino| nodes.contains_key(ino);
+        self.slots = other.slots.map(|slot| slot.filter(there));
+        self.held = other.held.iter().copied().filter(there).collect();
+        self.reap();
+    }
+
     /// What a crash or a clean close does: nothing is open any more.
     pub fn close_all(&mut self) {
         self.slots = [None; SLOTS as usize];
@@ -354,6 +370,9 @@ impl Model {
             | Op::ParentOf(who)
             | Op::Open { who, .. } => there(who),
             Op::Close(slot) => self.slot(*slot).is_some(),
+            Op::Delete(which) | Op::Rollback(which) | Op::View(which) => {
+                self.name_of(*which).is_some()
+            }
             Op::Transaction { steps, .. } => self.is_clear(steps),
             _ => true,
         }
@@ -400,6 +419,7 @@ pub fn differences(expected: &Model, found: &Model) -> Vec<String> {
             ));
         }
     }
+    point_differences(expected, found, &mut out);
     out.truncate(8);
     out
 }

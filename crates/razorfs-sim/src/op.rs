@@ -6,6 +6,7 @@ use std::fmt;
 use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
 
 use crate::names::{self, NameId};
+use crate::points::{self, Which};
 use crate::rng::Rng;
 use crate::transaction::path_of;
 
@@ -93,11 +94,12 @@ pub enum Work {
     Parity,
     Scrub,
     Clean,
+    Release,
 }
 
 impl Work {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Commit,
         Self::Checkpoint,
         Self::Compact,
@@ -106,6 +108,7 @@ impl Work {
         Self::Parity,
         Self::Scrub,
         Self::Clean,
+        Self::Release,
     ];
 }
 
@@ -263,6 +266,10 @@ pub enum Op {
         steps: Vec<Step>,
         sync: bool,
     },
+    /// Takes a snapshot of this name.
+    Take(u8),
+    Delete(Which),
+    Rollback(Which),
     // What changes nothing.
     Read {
         who: Ref,
@@ -289,6 +296,8 @@ pub enum Op {
     ListXattr(Ref),
     ParentOf(Ref),
     FindPath(Vec<NameId>),
+    /// Looks at a snapshot, and keeps it open until the next look.
+    View(Which),
     // Open files.
     Open {
         slot: u8,
@@ -337,7 +346,13 @@ impl Op {
                 | Self::SetXattr { .. }
                 | Self::RemoveXattr { .. }
                 | Self::Transaction { .. }
-        )
+        ) || self.is_of_points()
+    }
+
+    /// Whether it changes the snapshots: then it is durable when its call returns.
+    #[must_use]
+    pub const fn is_of_points(&self) -> bool {
+        matches!(self, Self::Take(_) | Self::Delete(_) | Self::Rollback(_))
     }
 
     /// A short word for statistics.
@@ -466,6 +481,10 @@ impl fmt::Display for Op {
             Self::Close(slot) => write!(f, "close @{slot}"),
             Self::Step(work) => write!(f, "step {work:?}"),
             Self::Fault(fault) => write!(f, "fault {fault:?}"),
+            Self::Take(n) => write!(f, "snapshot {}", points::name(*n)),
+            Self::Delete(which) => write!(f, "delete snapshot {which}"),
+            Self::Rollback(which) => write!(f, "rollback {which}"),
+            Self::View(which) => write!(f, "look at snapshot {which}"),
             Self::CheckAll => f.write_str("compare everything"),
             Self::Reopen => f.write_str("close and open"),
             Self::Sync | Self::SyncThen | Self::Checkpoint => f.write_str(&self.word()),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use razorfs_disk::sim::{Choices, SimDisk, SimRng};
 
-use crate::model::{Model, time_differences};
+use crate::model::Model;
+use crate::points::details;
 use crate::rng::mix;
 
 /// Which outcomes are looked at.
@@ -42,7 +43,7 @@ impl Known {
     pub fn learn(&self, disk: u128, found: &Model) {
         let mut seen = self.0.lock();
         let alike = seen.states.entry(found.hash()).or_default();
-        let same = alike.iter().find(|s| time_differences(found, s).is_empty());
+        let same = alike.iter().find(|s| details(found, s).is_empty());
         let state = same.cloned().unwrap_or_else(|| {
             let state = Arc::new(found.clone());
             alike.push(Arc::clone(&state));

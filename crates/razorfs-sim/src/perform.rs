@@ -5,6 +5,7 @@ use razorfs::{Error, FileKind, Ino, NewNode, Result};
 use crate::model::Model;
 use crate::names;
 use crate::op::{At, Op, Ref};
+use crate::points;
 use crate::posix::{self, Answer};
 use crate::subject::FileSystem;
 
@@ -73,6 +74,11 @@ pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
                 }
                 None => Answer::Done,
             })
+        }
+        Op::Take(n) => fs.snapshot(&points::name(*n)).map(|()| Answer::Done),
+        Op::Delete(which) => {
+            let name = model.name_of(*which).ok_or(Error::NotFound)?;
+            fs.delete_snapshot(&name).map(|()| Answer::Done)
         }
         _ => change_one(fs, ino, op),
     }

@@ -138,6 +138,9 @@ impl Model {
                 self.transact(steps, fresh)?;
                 Ok(Answer::Done)
             }
+            Op::Take(n) => self.take(*n).map(|()| Answer::Done),
+            Op::Delete(which) => self.delete(*which).map(|()| Answer::Done),
+            Op::Rollback(which) => self.roll_back(*which).map(|()| Answer::Done),
             _ => Ok(Answer::Done),
         }
     }

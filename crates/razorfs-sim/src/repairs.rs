@@ -9,7 +9,7 @@ use razorfs_disk::Name;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_verify::{LEVEL_MAX, Lose, Loss, Outcome, RepairError, RepairOptions, repair, verify};
 
-use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
+use crate::engine::{EngineFs, EngineMachine, is_refusal};
 use crate::farm::each_seed;
 use crate::flips::{Bad, PIECE, Victim, attributes, bad, read};
 use crate::looks::check_stat;
@@ -18,7 +18,9 @@ use crate::model::{Model, Node};
 use crate::names;
 use crate::panics::watch;
 use crate::plant::Plant;
+use crate::points::Point;
 use crate::rng::{Rng, mix};
+use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
 
 /// What is checked.
@@ -66,6 +68,7 @@ impl Trial<'_> {
             return Err("it was to be committed, and was not".into());
         }
         self.examine(&disk, &done.losses, &done, marks)?;
+        self.check_snapshots(&done, marks)?;
         if !done.needed {
             marks.hit("nothing to do");
             return Ok(());
@@ -85,6 +88,22 @@ impl Trial<'_> {
             cut.again(&done, &mut rng, marks)?;
         }
         Ok(())
+    }
+
+    /// Each snapshot was named as one that is lost.
+    fn check_snapshots(&self, done: &Outcome, marks: &mut Marks) -> Result<(), String> {
+        let points = self.victim.model.points().iter();
+        let names: Vec<&str> = points.filter_map(Point::name).collect();
+        // Those of an older state are others.
+        let is_newest = done.gap.is_none() && !done.listed && !self.torn;
+        if !done.needed || !is_newest || names == done.snapshots {
+            if done.needed && is_newest && !names.is_empty() {
+                marks.hit("snapshots lost, and named");
+            }
+            return Ok(());
+        }
+        let told = &done.snapshots;
+        Err(format!("it told of the snapshots {told:?}, of {names:?}"))
     }
 
     /// The power fails during the repair; then it is repaired again.
@@ -130,6 +149,12 @@ impl Trial<'_> {
         if let Some(why) = fs.degraded().filter(|_| outcome.needed) {
             return Err(format!(
                 "the engine opens it read-only, or complains: {why}"
+            ));
+        }
+        if outcome.needed && !fs.snapshots().is_empty() {
+            return Err(format!(
+                "snapshots that were told lost: {:?}",
+                fs.snapshots()
             ));
         }
         let mut losses = losses.to_vec();
@@ -393,13 +418,15 @@ pub struct Effort {
     pub plants: u64,
     /// Power cuts in one of ten repairs.
     pub cuts: u64,
+    /// What the seeds do not say.
+    pub choice: Choice,
 }
 
 /// One seed: a volume that was closed or cut off, damaged in many ways.
 pub fn run_seed(seed: u64, effort: Effort) -> Summary {
     let mut sum = Summary::default();
     let ops = 40 + mix(seed, 11) % 120;
-    let mut setup = Setup::of(seed);
+    let mut setup = effort.choice.setup(seed);
     // Afterwards there must be room for a file.
     setup.limit = None;
     let victim = match Victim::of(setup, seed, ops as usize, seed.is_multiple_of(2)) {

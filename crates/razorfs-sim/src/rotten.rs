@@ -17,7 +17,7 @@ use razorfs_format::superblock::{SLOT, Superblock, pick};
 use razorfs_format::{BatchSeq, Place};
 
 use crate::driver::Runner;
-use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
+use crate::engine::{EngineFs, EngineMachine, is_refusal};
 use crate::farm::each_seed;
 use crate::flips::survey;
 use crate::marks::Marks;
@@ -25,6 +25,7 @@ use crate::model::Model;
 use crate::op::{Fault, Op, Work};
 use crate::panics::watch;
 use crate::rng::{Rng, mix};
+use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
 use crate::workload::Workload;
 
@@ -98,13 +99,13 @@ impl Run {
         }
     }
 
-    fn all(&mut self, seed: u64, copies: Option<u8>) -> Result<(), String> {
-        let mut setup = Setup::of(seed);
-        setup.journal_copies = copies.unwrap_or(setup.journal_copies);
+    fn all(&mut self, seed: u64, choice: Choice) -> Result<(), String> {
+        let setup = choice.setup(seed);
+        let has_snapshots = setup.snapshots;
         let machine = EngineMachine::new(setup, None).left_alone();
         let told = |f: crate::driver::Failure| format!("operation {}: {}", f.at, f.what);
         let mut runner = Runner::start(machine).map_err(told)?;
-        let mut workload = Workload::small(mix(seed, 22));
+        let mut workload = Workload::small(mix(seed, 22)).with_snapshots(has_snapshots, seed);
         for round in 0..=ROUNDS {
             self.work(&mut runner, &mut workload).map_err(told)?;
             let mut machine = self.end(runner);
@@ -115,7 +116,11 @@ impl Run {
                 Found::State(at) if round < ROUNDS => {
                     // What came after it is no state of this volume any more.
                     self.states.truncate(at + 1);
-                    let model = self.states.last().map(|s| s.1.clone());
+                    let mut model = self.states.last().map(|s| s.1.clone());
+                    if let Some(model) = &mut model {
+                        let names = fs.snapshots();
+                        model.learn_names(names.iter().map(|n| Some(n.as_str())));
+                    }
                     self.round = round + 1;
                     self.acknowledged = (self.round, 0);
                     let model = model.unwrap_or_default();
@@ -200,6 +205,7 @@ impl Run {
     fn end(&mut self, mut runner: Runner<EngineMachine>) -> EngineMachine {
         runner.collect_acknowledgements();
         self.note(&runner);
+        runner.forget_what_was_left();
         let how = self.rng.range(0..3);
         if how == 0
             && let Some(fs) = runner.fs.take()
@@ -383,14 +389,14 @@ pub fn newest(image: &Image) -> Option<Superblock> {
 }
 
 /// One seed.
-pub fn run_seed(seed: u64, copies: Option<u8>) -> Summary {
+pub fn run_seed(seed: u64, choice: Choice) -> Summary {
     let mut sum = Summary {
         runs: 1,
         ..Summary::default()
     };
     let result = watch(|| {
         let mut run = Run::new(seed);
-        let result = run.all(seed, copies);
+        let result = run.all(seed, choice);
         (result, run.marks, run.faults, run.opened)
     });
     let failure = match result {
@@ -408,12 +414,12 @@ pub fn run_seed(seed: u64, copies: Option<u8>) -> Summary {
 /// Many seeds, with several threads; `tick` sees what there is so far, and ends it with `false`.
 pub fn run(
     seeds: std::ops::Range<u64>,
-    copies: Option<u8>,
+    choice: Choice,
     jobs: usize,
     tick: impl Fn(&Summary) -> bool + Sync,
 ) -> Summary {
     each_seed(seeds, jobs, |seed, all: &Mutex<Summary>| {
-        let mine = run_seed(seed, copies);
+        let mine = run_seed(seed, choice);
         let mut all = all.lock();
         all.add(mine);
         tick(&all)

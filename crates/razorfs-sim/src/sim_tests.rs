@@ -8,8 +8,10 @@ use crate::farm::{self, Plan};
 use crate::flips::{self, Effort};
 use crate::model::{Model, Node};
 use crate::op::{At, Data, Fault, Op, Ref};
+use crate::points::Which;
 use crate::repairs;
 use crate::run::{Mode, Report, Size, replay, run_seed};
+use crate::setup::Choice;
 use crate::shrink::shrink;
 use crate::toy::{Bug, ToyMachine};
 
@@ -67,6 +69,12 @@ fn a_correct_file_system_passes() {
         "power went during a change",
         "power went again during recovery",
         "clean close",
+        "take",
+        "delete",
+        "rollback",
+        "a rollback left what was open",
+        "what a rollback left came back",
+        "a look at a snapshot compared",
     ] {
         assert!(marks.count(mark) > 0, "{mark} never happened:\n{marks}");
     }
@@ -86,6 +94,11 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::FragileRecovery, "acknowledged work is lost"),
         (Bug::Panics, "panic: planted"),
         (Bug::BlindSeek, "is not zero"),
+        (Bug::FleetingSnapshot, "acknowledged work is lost"),
+        (Bug::UndeadSnapshot, "acknowledged work is lost"),
+        (Bug::BlindSnapshot, "snapshot s"),
+        (Bug::ForgetfulRollback, "snapshots ["),
+        (Bug::RollbackReusesInode, "was given before"),
     ] {
         let found = (0..400).filter_map(|seed| {
             let report = run(bug, seed);
@@ -119,7 +132,7 @@ fn plan(mode: Mode, runs: u64) -> Plan {
         jobs: 2,
         most_failures: 1,
         shrink_budget: 1000,
-        copies: None,
+        choice: Choice::default(),
         verify: crate::VERIFY,
     }
 }
@@ -187,7 +200,7 @@ fn the_engine_survives_faults_of_the_disk() {
 
 #[test]
 fn damaged_bytes_are_never_handed_out() {
-    for victim in flips::victims(0, None).expect("the workload runs") {
+    for victim in flips::victims(0, Choice::default()).expect("the workload runs") {
         let damages = flips::damages(&victim, Effort::Sample(3000), 1);
         let outcome = flips::run(&victim, &damages, 2, |_| ());
         assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
@@ -209,6 +222,7 @@ fn damaged_volumes_are_repaired_and_losses_are_told() {
     let effort = repairs::Effort {
         plants: 12,
         cuts: 2,
+        choice: Choice::default(),
     };
     let sum = repairs::run(0..40, effort, 2, |_| true);
     assert!(sum.failures.is_empty(), "{:#?}", sum.failures);
@@ -487,4 +501,39 @@ fn a_time_that_was_set_in_vain_and_yet_shows_is_seen() {
         seen += report.marks.count("change failed and yet happened");
     }
     assert!(seen > 0);
+}
+
+#[test]
+fn a_rollback_that_failed_is_there_after_a_cut_or_is_not() {
+    let name = Ref::Path(vec![0]);
+    let mut marks = crate::marks::Marks::default();
+    for seed in 0..60 {
+        let mut setup = Setup::of(seed);
+        setup.durability = razorfs::Durability::Async;
+        let machine = EngineMachine::new(setup, crate::VERIFY);
+        let mut ops = vec![file(0), Op::Take(0), write(&name, 0, 5000), Op::Sync];
+        // The first, and one of those of the file that the batch is written to then: it may be
+        // durable there all the same.
+        ops.extend([0, 1 + seed % 3].map(|n| Op::Fault(Fault::SyncFails(n))));
+        ops.extend([
+            Op::Rollback(Which::Named(0)),
+            Op::Cut {
+                calls: 0,
+                seed,
+                again: Vec::new(),
+            },
+            // Only if it happened there is one.
+            Op::Delete(Which::Safety(0)),
+            Op::Rollback(Which::Named(0)),
+            Op::Reopen,
+        ]);
+        let report = replay(machine, &ops);
+        if let Some(failure) = report.failure {
+            panic!("seed {seed}, operation {}: {}", failure.at, failure.what);
+        }
+        marks.merge(&report.marks);
+    }
+    let failed = marks.count(crate::left::MAY_SHOW);
+    let happened = marks.count("delete") - (60 - failed);
+    assert!(happened > 2 && happened + 2 < failed, "{happened}, {marks}");
 }

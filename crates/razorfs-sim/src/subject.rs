@@ -47,6 +47,16 @@ pub trait FileSystem {
     fn sync(&self) -> Result<()>;
     fn sync_then(&self, done: Done);
     fn checkpoint(&self) -> Result<()>;
+    /// The names of the snapshots, oldest first.
+    fn snapshots(&self) -> Vec<String>;
+    fn snapshot(&self, name: &str) -> Result<()>;
+    fn delete_snapshot(&self, name: &str) -> Result<()>;
+    /// Goes back to a snapshot; answers the name of the one that is taken before.
+    fn rollback(&self, to: &str) -> Result<String>;
+    /// The file system as a snapshot shows it.
+    fn at_snapshot(&self, name: &str) -> Result<Self>
+    where
+        Self: Sized;
 
     /// The entries after a cookie, at most `most` of them.
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>>;
@@ -117,6 +127,10 @@ pub trait Machine {
     /// Most bytes of file data that the volume takes.
     fn limit(&self) -> Option<u64> {
         None
+    }
+    /// Whether workloads take snapshots of it.
+    fn has_snapshots(&self) -> bool {
+        false
     }
     /// Whether every change is durable when its call returns.
     fn is_synchronous(&self) -> bool;

@@ -51,6 +51,10 @@ fn in_segment(
     range: &Range<u64>,
 ) -> Result<Option<BTreeSet<Ino>>, FormatError> {
     let mut inos = BTreeSet::new();
+    if id.tag == Tag::Held {
+        // About snapshots, of which a repair keeps none.
+        return Ok(Some(inos));
+    }
     for found in find_blocks(id, bytes) {
         let handle = found.handle;
         let place = u64::from(handle.offset)..u64::from(handle.offset) + u64::from(handle.len);

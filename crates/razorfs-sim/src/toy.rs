@@ -13,6 +13,7 @@ use razorfs::{
 use crate::model::{Errnos, Model, Node};
 use crate::names;
 use crate::op::{At, Data, Fault, Op, Ref, Step, Work};
+use crate::points::{Point, SAFETY, Which};
 use crate::posix::Answer;
 use crate::rng::Rng;
 use crate::subject::{Done, FileSystem, Machine};
@@ -44,6 +45,16 @@ pub enum Bug {
     Panics,
     /// A seek for data misses some.
     BlindSeek,
+    /// Snapshots are durable later.
+    FleetingSnapshot,
+    /// Deleted snapshots come back after a cut.
+    UndeadSnapshot,
+    /// Snapshots show the present.
+    BlindSnapshot,
+    /// A rollback takes no snapshot of what was there.
+    ForgetfulRollback,
+    /// A rollback gives inode numbers again.
+    RollbackReusesInode,
 }
 
 struct Disk {
@@ -70,6 +81,8 @@ pub struct ToyMachine {
 pub struct ToyFs {
     disk: Arc<Mutex<Disk>>,
     live: Mutex<Model>,
+    /// What it was before rollbacks.
+    left: Mutex<Vec<Model>>,
     bug: Bug,
 }
 
@@ -133,6 +146,7 @@ impl Machine for ToyMachine {
         Ok(ToyFs {
             disk: Arc::clone(&self.disk),
             live: Mutex::new(live),
+            left: Mutex::default(),
             bug: self.bug,
         })
     }
@@ -206,9 +220,27 @@ impl Machine for ToyMachine {
         Ok(())
     }
 
+    fn has_snapshots(&self) -> bool {
+        matches!(
+            self.bug,
+            Bug::None
+                | Bug::FleetingSnapshot
+                | Bug::UndeadSnapshot
+                | Bug::BlindSnapshot
+                | Bug::ForgetfulRollback
+                | Bug::RollbackReusesInode
+        )
+    }
+
     fn is_synchronous(&self) -> bool {
         false
     }
+}
+
+/// The snapshot of a name that runs give.
+fn which(name: &str) -> Which {
+    let number = name.strip_prefix('s').and_then(|n| n.parse().ok());
+    number.map_or(Which::Safety(0), Which::Named)
 }
 
 fn op_source(op: &Op, model: &Model) -> Option<(Ino, names::NameId, Ino)> {
@@ -272,17 +304,56 @@ impl ToyFs {
     }
 
     fn change(&self, op: &Op) -> Result<Answer> {
+        self.change_then(op, |_| ())
+    }
+
+    /// What is done to the state after the operation is a part of it.
+    fn change_then(&self, op: &Op, then: impl FnOnce(&mut Model)) -> Result<Answer> {
         let mut live = self.model();
-        let mut disk = self.disk.lock();
-        let fresh = live.highest().max(disk.given).next().max(Ino::FIRST);
+        let before = live.clone();
+        let given = self.disk.lock().given;
+        let fresh = live.highest().max(given).next().max(Ino::FIRST);
         let answer = live.apply(op, fresh, u64::MAX).map_err(error)?;
-        disk.given = disk.given.max(live.highest());
+        if matches!(op, Op::Rollback(_)) {
+            self.left.lock().push(before);
+        }
+        let highest = live.highest();
+        then(&mut live);
+        let mut disk = self.disk.lock();
+        if live.highest() == highest {
+            disk.given = disk.given.max(highest);
+        }
         disk.call()?;
         disk.pending.push((op.clone(), live.clone()));
         Ok(answer)
     }
 
+    /// The snapshot of this name.
+    fn find(&self, name: &str) -> Result<Which> {
+        let model = self.model();
+        let safeties = (0..=u8::MAX).map(Which::Safety);
+        let all = [which(name)].into_iter().chain(safeties);
+        let named = |w: &Which| model.snapshot(*w).is_some_and(|p| p.name() == Some(name));
+        all.into_iter().find(named).ok_or(Error::NotFound)
+    }
+
+    /// Whether it was there before a rollback, and is not now.
+    fn is_left(&self, ino: Ino) -> bool {
+        self.model().node(ino).is_none()
+            && self
+                .left
+                .lock()
+                .iter()
+                .any(|state| state.node(ino).is_some())
+    }
+
     fn node<T>(&self, ino: Ino, look: impl FnOnce(&Node) -> T) -> Result<T> {
+        if self.is_left(ino) {
+            let left = self.left.lock();
+            let mut states = left.iter().rev();
+            let node = states.find_map(|state| state.node(ino));
+            return node.map(look).ok_or(Error::NotFound);
+        }
         self.model().node(ino).map(look).ok_or(Error::NotFound)
     }
 
@@ -385,18 +456,21 @@ impl FileSystem for ToyFs {
         }
     }
     fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize> {
-        let model = self.model();
-        let node = model.node(ino).ok_or(Error::NotFound)?;
-        if node.kind != FileKind::Regular {
-            return Err(Error::IsADirectory);
-        }
-        let n = node.size.saturating_sub(offset).min(out.len() as u64) as usize;
-        if let Some(room) = out.get_mut(..n) {
-            node.content.read(offset, room);
-        }
-        Ok(n)
+        self.node(ino, |node| {
+            if node.kind != FileKind::Regular {
+                return Err(Error::IsADirectory);
+            }
+            let n = node.size.saturating_sub(offset).min(out.len() as u64) as usize;
+            if let Some(room) = out.get_mut(..n) {
+                node.content.read(offset, room);
+            }
+            Ok(n)
+        })?
     }
     fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        if self.is_left(ino) {
+            return Err(Error::RolledBack);
+        }
         let op = Op::Write {
             who: Ref::Inode(ino),
             offset,
@@ -534,6 +608,63 @@ impl FileSystem for ToyFs {
     }
     fn checkpoint(&self) -> Result<()> {
         self.sync()
+    }
+    fn snapshots(&self) -> Vec<String> {
+        let model = self.model();
+        let names = model.points().iter().filter_map(Point::name);
+        names.map(Into::into).collect()
+    }
+    fn snapshot(&self, name: &str) -> Result<()> {
+        match which(name) {
+            Which::Named(n) => self.change(&Op::Take(n))?,
+            Which::Safety(_) => return Err(Error::Invalid("toy")),
+        };
+        match self.bug {
+            Bug::FleetingSnapshot => Ok(()),
+            _ => self.sync(),
+        }
+    }
+    fn delete_snapshot(&self, name: &str) -> Result<()> {
+        let which = self.find(name)?;
+        self.change(&Op::Delete(which))?;
+        match self.bug {
+            Bug::UndeadSnapshot => Ok(()),
+            _ => self.sync(),
+        }
+    }
+    fn rollback(&self, to: &str) -> Result<String> {
+        let which = self.find(to)?;
+        let name = format!("{SAFETY}{}", self.disk.lock().calls);
+        self.change_then(&Op::Rollback(which), |live| {
+            live.learn_safety(&name);
+            match self.bug {
+                Bug::ForgetfulRollback => drop(live.delete(Which::Safety(0))),
+                Bug::RollbackReusesInode => {
+                    let highest = live.nodes().next_back().map(|n| n.0);
+                    live.set_highest(highest.unwrap_or(Ino::ROOT));
+                    self.disk.lock().given = Ino(0);
+                }
+                _ => {}
+            }
+        })?;
+        self.sync()?;
+        Ok(name)
+    }
+    fn at_snapshot(&self, name: &str) -> Result<Self> {
+        let state = match (self.bug, self.find(name)?) {
+            (Bug::BlindSnapshot, _) => self.model().without_points(),
+            (_, which) => {
+                let model = self.model();
+                let point = model.snapshot(which).ok_or(Error::NotFound)?;
+                point.state.clone()
+            }
+        };
+        Ok(Self {
+            disk: Arc::clone(&self.disk),
+            live: Mutex::new(state),
+            left: Mutex::default(),
+            bug: self.bug,
+        })
     }
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
         let model = self.model();

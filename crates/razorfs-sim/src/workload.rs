@@ -1,6 +1,7 @@
 //! Seeded workloads. Each seed draws its own weights ("swarm testing": leaving kinds of operations
 //! out finds more than having all of them at once), its own few names, its own habits.
 
+mod points;
 mod values;
 
 use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
@@ -10,6 +11,9 @@ use crate::model::Model;
 use crate::names::{self, NameId};
 use crate::op::{At, Data, Op, Ref, Step, Work};
 use crate::rng::Rng;
+
+/// Kinds of background work that have nothing to do with snapshots; they are the first.
+const STEPS: usize = 8;
 
 /// Deepest path that a workload makes.
 const DEPTH: usize = 4;
@@ -85,13 +89,15 @@ const KINDS: [(Kind, u32); 29] = [
 pub struct Workload {
     rng: Rng,
     weights: Vec<u32>,
-    steps: [u32; Work::ALL.len()],
+    steps: [u32; STEPS],
     names: NameId,
     odd_names: bool,
     big_percent: u64,
     huge_offsets: bool,
     /// Flags that forbid changes are set.
     forbids: bool,
+    /// What it does with snapshots, if anything; whatever that is, the rest stays the same.
+    points: Option<points::Points>,
 }
 
 impl Workload {
@@ -125,6 +131,7 @@ impl Workload {
             big_percent: [0, 2, 6, 15].get(rng.below(4)).copied().unwrap_or(2),
             huge_offsets: rng.chance(25),
             forbids: rng.chance(25),
+            points: None,
             rng,
         }
     }
@@ -147,6 +154,9 @@ impl Workload {
 
     /// The next operation for a file system in this state.
     pub fn next(&mut self, model: &Model) -> Op {
+        if let Some(op) = self.points.as_mut().and_then(|p| p.next(model)) {
+            return op;
+        }
         let kind = self.rng.weighted(self.weights.iter().copied());
         let kind = KINDS.get(kind).map_or(Kind::Create, |k| k.0);
         match kind {

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
+use razorfs_format::manifest::Manifest;
 use razorfs_format::scrub::{FILE_MAX, Record};
 
 use crate::journal::Replay;
 use crate::roots::Roots;
-use crate::session::{Opened, Session};
+use crate::session::{Opened, Session, WHOLE_MAX};
 use crate::{FindingKind as K, Result};
 
 /// Compares the directories with what the generations and the journal name.
@@ -20,9 +21,7 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> 
                 Some(file) if missing.remove(&file).is_some() => {}
                 // Those of the generation before go together with their objects.
                 Some(file) if may_be_there(roots, file) => {}
-                Some(file) => {
-                    s.find(K::UnlistedFile, file, "no generation names it");
-                }
+                Some(file) => unlisted(s, roots, file),
                 None => {
                     s.find(K::ForeignFile, name, "not one of the volume's names");
                 }
@@ -34,6 +33,27 @@ pub fn check(s: &mut Session<'_>, roots: &Roots, replay: &Replay) -> Result<()> 
         s.incomplete |= kind == K::SegmentMissing;
     }
     others(s)
+}
+
+/// A file that no generation names. The manifest of a generation is written after the superblock of
+/// the one before it: one of the generation after the next says that the next one was there.
+fn unlisted(s: &mut Session<'_>, roots: &Roots, file: FileName) {
+    let known = roots.superblock.generation;
+    if let FileName::Manifest(id) = file
+        && id > roots.manifest.id
+        && let Opened::File(open, len) = s.open(file)
+    {
+        let bytes = s.read_all(&*open, file, len.min(WHOLE_MAX));
+        let manifest = Manifest::decode(&bytes, s.vid, id);
+        if let Some(generation) = manifest.ok().map(|m| m.generation)
+            && generation > known.next()
+        {
+            let detail = format!("it is of generation {generation}, {known} is the newest there");
+            s.find(K::SuperblockLost, file, detail);
+            return;
+        }
+    }
+    s.find(K::UnlistedFile, file, "no generation names it");
 }
 
 /// The files that must be there, and what it is called if one is not.

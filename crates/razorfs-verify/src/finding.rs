@@ -80,7 +80,7 @@ kinds! {
         "The volume uses features that this version can read but not write."
         "Use a newer razorfs for writing.";
     SuperblockLost = 107 Error
-        "The journal knows a newer superblock than any that can be read: changes may be missing."
+        "A newer superblock was written than any that can be read: changes may be missing."
         "Do not write to the volume; run `razorfs repair`.";
     WriteFailed = 108 Warning
         "A write to the disk failed for good; what was acknowledged before is there."
@@ -291,10 +291,10 @@ kinds! {
         "Restore the file from a backup, or run `razorfs repair`: it puts back what packs have.";
     HeldWrong = 618 Error
         "What snapshots hold is not what the volume says: data could be removed too early."
-        "Do not write to the volume; run `razorfs repair`: it counts again.";
+        "Do not write to the volume; copy what you need of its snapshots, then run `razorfs repair`.";
     HeldMissing = 619 Warning
         "Data that only snapshots show are not listed so: their space may not come back."
-        "Run `razorfs repair`: it counts again.";
+        "None as long as you keep the snapshots; after deleting them, run `razorfs repair`.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

@@ -21,7 +21,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
 use razorfs_format::crc::crc32c;
 use razorfs_format::journal::FileHeader;
-use razorfs_format::key::Key;
+use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::record::{
     Codec, Extent, Fragment, FragmentKind, Orphan, PackRef, Xattr, inode_flags,
@@ -164,6 +164,27 @@ fn long_batch() -> (Image, Vec<u8>) {
     (image, payload)
 }
 
+/// The newest superblocks are lost, and no batch names their generation: but the manifest of a
+/// checkpoint is there that came after it and was cut off.
+fn older_superblocks() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(5));
+    create(&disk, &env);
+    let volume = open(&disk, &env);
+    let next = |file: &[u8]| {
+        volume
+            .create_node(ROOT, file, &NewNode::file(0o644))
+            .unwrap();
+        volume.checkpoint().unwrap();
+        image_of(&disk)
+    };
+    let (old, mut image, newest) = (next(b"a"), next(b"b"), next(b"c"));
+    let superblocks = name_of(FileName::Super);
+    image.write(&superblocks, 0, &old.bytes(&superblocks).unwrap());
+    let file = name_of(FileName::Manifest(superblock(&newest).manifest.id));
+    image.write(&file, 0, &newest.bytes(&file).unwrap());
+    image
+}
+
 fn journals() -> Planted {
     let sector = |n: u64| n * 512;
     let long = |edit: &dyn Fn(&mut Image)| {
@@ -177,6 +198,7 @@ fn journals() -> Planted {
         put_batch(image, 3, 5, &payload, |h| h.durable = BatchSeq(durable));
     };
     vec![
+        (K::SuperblockLost, older_superblocks()),
         (
             K::SuperblockLost,
             long(&|i| {
@@ -700,6 +722,47 @@ fn packs() -> Planted {
     ]
 }
 
+/// A volume whose snapshot shows what the present does not: older bytes of a file, and another one.
+fn with_snapshot() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(5));
+    create(&disk, &env);
+    let volume = open(&disk, &env);
+    let make = |name: &[u8]| {
+        let file = volume.create_node(ROOT, name, &NewNode::file(0o644));
+        let ino = file.unwrap().ino;
+        volume.write(ino, 0, &Rng(3).bytes(60_000)).unwrap();
+        ino
+    };
+    let file = make(b"file");
+    make(b"removed");
+    volume.step(razorfs::Step::Checkpoint).unwrap();
+    volume.snapshot("kept").unwrap();
+    volume.write(file, 0, &Rng(4).bytes(60_000)).unwrap();
+    volume.unlink(ROOT, b"removed").unwrap();
+    volume.close().unwrap();
+    image_of(&disk)
+}
+
+fn snapshots() -> Planted {
+    let of_run = |tag, pick: fn(Option<u64>, Option<u64>) -> Option<u64>| {
+        let mut image = with_snapshot();
+        let newest = superblock(&image);
+        edit_manifest(&mut image, &newest, |m| {
+            let runs = || m.segments.iter().filter(|s| s.tag == tag).map(|s| s.run);
+            let run = pick(runs().min(), runs().max());
+            let before = m.segments.len();
+            m.segments.retain(|s| s.tag != tag || Some(s.run) != run);
+            assert!(m.segments.len() < before);
+        });
+        image
+    };
+    vec![
+        // What the snapshot shows of the files is gone, and listed all the same.
+        (K::HeldWrong, of_run(Tag::Extent, |oldest, _| oldest)),
+        (K::HeldMissing, of_run(Tag::Held, |_, newest| newest)),
+    ]
+}
+
 /// Planted by tests of their own, here, in `shared.rs` and in `parity.rs`.
 const ELSEWHERE: [K; 10] = [
     K::JournalTwinAlone,
@@ -736,6 +799,7 @@ fn what_is_planted_is_found() {
         Tree::new().image(),
         long_batch().0,
         one_dead(),
+        with_snapshot(),
         twins_closed,
     ] {
         let report = check(&base, 3);
@@ -750,6 +814,7 @@ fn what_is_planted_is_found() {
         names,
         inodes,
         packs,
+        snapshots,
     ];
     let mut kinds: BTreeSet<K> = groups
         .into_iter()
@@ -876,6 +941,7 @@ fn what_is_planted_is_repaired() {
         names,
         inodes,
         packs,
+        snapshots,
     ];
     let refused = [K::UnknownFeatures, K::ReadOnlyFeatures];
     for (kind, image) in groups.into_iter().flat_map(|group| group()) {
@@ -902,6 +968,43 @@ fn what_is_planted_is_repaired() {
         assert_eq!(volume.info().read_only, None, "{kind:?}");
         volume.close().unwrap();
     }
+}
+
+#[test]
+fn a_repair_names_the_snapshots_that_it_does_not_keep() {
+    let mut image = with_snapshot();
+    let newest = superblock(&image);
+    edit_manifest(&mut image, &newest, |m| m.counters.inodes += 1);
+    let disk = SimDisk::from_image(&image);
+    let run = |commit| {
+        let options = RepairOptions {
+            commit,
+            ..RepairOptions::default()
+        };
+        repair(&disk, &SimEnv::new(1), &options, &mut |_| true).unwrap()
+    };
+    for commit in [false, true] {
+        let outcome = run(commit);
+        assert_eq!(outcome.snapshots, ["kept"]);
+        assert!(outcome.losses.is_empty() && !outcome.is_lossless());
+    }
+    let report = check_disk(&disk, 4);
+    assert!(report.is_sound(), "{}", told(&report));
+    assert!(run(false).snapshots.is_empty());
+    let volume = open(&disk, &SimEnv::new(3));
+    assert!(volume.snapshots().is_empty());
+    // What only the snapshot had is not among the files that have lost their names.
+    let mut names = Vec::new();
+    let listed = volume.collect_children(ROOT, 0, &mut |entry| {
+        names.push(entry.name.to_vec());
+        true
+    });
+    listed.unwrap();
+    assert_eq!(names, [b"file"]);
+    let mut read = vec![0; 60_000];
+    let file = volume.lookup(ROOT, b"file").unwrap().ino;
+    assert_eq!(volume.read(file, 0, &mut read).unwrap(), read.len());
+    assert!(read == Rng(4).bytes(60_000));
 }
 
 #[test]

@@ -27,6 +27,9 @@ checksums and agrees with the rest stays where it is; files whose names are lost
 volume, but for the data: remove it when you are sure that nothing is missing. A crash at any \
 moment leaves either the old state or the repaired one.
 
+Snapshots are lost, each is named: copy what you need of them before, with \
+`razorfs export VOLUME@NAME FILE`.
+
 Where a batch of the journal is damaged, those behind it are left out: they build on what is \
 missing. --after-gap applies them all the same.
 
@@ -36,7 +39,7 @@ Exit code 0: nothing to repair, or repaired (also where something was lost, whic
 --json prints one object: schema (1), needed, healed (groups of shards, by parity), committed (the \
 generation, or null), lossless, source {generation, fallback, listed, superblock_lost}, gap (null, \
 or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
-(array of what, inode, path, from, to, meaning), more_losses, fixed (object of counts), inodes, \
+(array of what, inode, path, from, to, meaning), more_losses, lost_snapshots (array of names), fixed (object of counts), inodes, \
 bytes, quarantined (array), clean (what a check found afterwards, or null).
 
 Examples:
@@ -228,6 +231,7 @@ fn document(repaired: &Repaired) -> Value {
         "findings": crate::check::findings(&out.findings),
         "losses": losses,
         "more_losses": out.more_losses,
+        "lost_snapshots": out.snapshots,
         "fixed": out.fixes,
         "inodes": out.inodes,
         "bytes": u64::try_from(out.bytes).unwrap_or(u64::MAX),
@@ -267,6 +271,9 @@ fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
     if out.more_losses > 0 {
         text.push_str(&format!("lost: {} more\n", out.more_losses));
     }
+    for name in &out.snapshots {
+        text.push_str(&lost_snapshot(name, volume, repaired.written));
+    }
     for (what, times) in &out.fixes {
         text.push_str(&format!("put right: {times} {what}\n"));
     }
@@ -294,6 +301,19 @@ fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
         ),
     });
     text
+}
+
+/// A repair keeps no snapshots: until it is done they can be copied.
+fn lost_snapshot(name: &str, volume: &Path, written: bool) -> String {
+    let lost = format!("lost: the snapshot {}", name.escape_debug());
+    match written {
+        true => format!("{lost}\n"),
+        false => format!(
+            "{lost}; `razorfs export {}@{} FILE` copies what can be read of it, before\n",
+            shown(volume),
+            name.escape_debug()
+        ),
+    }
 }
 
 fn origin(out: &Outcome) -> String {

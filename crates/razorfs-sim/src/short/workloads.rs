@@ -4,6 +4,7 @@ use razorfs::{AllocateMode, FileKind, RenameMode, SetAttributes, Time, XattrMode
 
 use crate::names::NameId;
 use crate::op::{At, Data, Op, Ref, Step, Work};
+use crate::points::Which;
 
 /// A file of two pages with a second name, one of a few bytes in a directory, one whose bytes are
 /// in packs, an empty directory, a link.
@@ -221,6 +222,9 @@ fn changes_of_files() -> Vec<Op> {
         },
         Op::Step(Work::Compact),
         Op::Step(Work::Reap),
+        Op::Take(0),
+        Op::Rollback(Which::Named(0)),
+        Op::Delete(Which::Named(0)),
     ]
 }
 
@@ -251,7 +255,8 @@ impl Group {
 /// What makes everything durable at last.
 const LASTS: [Op; 2] = [Op::Sync, Op::Checkpoint];
 
-/// Every workload of one operation, then every one of two, with all that may be between them.
+/// Every workload of one operation, then every one of two, with all that may be between them, then
+/// those of one operation after a snapshot that is gone back to, or deleted.
 #[must_use]
 pub fn groups() -> Vec<Group> {
     let operations = operations();
@@ -276,6 +281,11 @@ pub fn groups() -> Vec<Group> {
             }
         }));
     }
+    let ends = [Op::Rollback(Which::Named(0)), Op::Delete(Which::Named(0))];
+    all.extend(operations.iter().map(|op| Group {
+        operations: 3,
+        workloads: group(vec![Op::Take(0), op.clone()], &ends),
+    }));
     all
 }
 

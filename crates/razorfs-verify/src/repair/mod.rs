@@ -4,6 +4,7 @@
 //! ([`source`]); what agrees of its names and inodes stays ([`tree`], [`names`]), data are what
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
+//! Snapshots are not kept: the outcome names them, and they can be copied before.
 //!
 //! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of
 //! damaged frames (the others are read once more where something refers to them), 24 bytes for
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 use razorfs_disk::{Dir, Disk, DiskError, Env};
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::{Counters, Manifest, PackMeta};
+use razorfs_format::manifest::{Counters, Manifest, PackMeta, SnapshotMeta};
 use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
 use razorfs_format::record::{Inode, Time};
 use razorfs_format::superblock::{Access, SHARED_FRAMES, Superblock};
@@ -278,12 +279,21 @@ fn read(
             applied,
         });
     }
+    out.snapshots = names_of(source.replay.timeline.snapshots());
     Ok(Volume {
         source,
         known,
         evidence,
         newest: slots.into_iter().next(),
     })
+}
+
+/// The names of the snapshots that were not given up, oldest first.
+fn names_of(snapshots: &[SnapshotMeta]) -> Vec<String> {
+    let mut live: Vec<_> = snapshots.iter().filter(|s| !s.gone).collect();
+    live.sort_by_key(|s| s.id);
+    let name = |s: &&SnapshotMeta| String::from_utf8_lossy(&s.name).into_owned();
+    live.iter().map(name).collect()
 }
 
 /// Which volume it is, where no superblock says so.

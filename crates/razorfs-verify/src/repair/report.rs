@@ -142,6 +142,8 @@ pub struct Outcome {
     pub losses: Vec<Loss>,
     /// Losses that are not listed, as there are too many.
     pub more_losses: u64,
+    /// The snapshots that there were, oldest first, by their names: a repair keeps none of them.
+    pub snapshots: Vec<String>,
     /// How often what was put right.
     pub fixes: BTreeMap<&'static str, u64>,
     /// Inodes of the repaired volume.
@@ -169,6 +171,7 @@ impl Outcome {
             gap: None,
             losses: Vec::new(),
             more_losses: 0,
+            snapshots: Vec::new(),
             fixes: BTreeMap::new(),
             inodes: 0,
             bytes: 0,
@@ -181,7 +184,7 @@ impl Outcome {
     /// Nothing is lost: the repaired volume is what it was.
     #[must_use]
     pub fn is_lossless(&self) -> bool {
-        self.losses.is_empty() && self.gap.is_none() && !self.listed
+        self.losses.is_empty() && self.gap.is_none() && !self.listed && self.snapshots.is_empty()
     }
 
     pub(super) fn fixed(&mut self, what: &'static str) {
