@@ -289,10 +289,10 @@ fn read(
 }
 
 /// The names of the snapshots that were not given up, oldest first.
-fn names_of(snapshots: &[SnapshotMeta]) -> Vec<String> {
+fn names_of(snapshots: &[Arc<SnapshotMeta>]) -> Vec<String> {
     let mut live: Vec<_> = snapshots.iter().filter(|s| !s.gone).collect();
     live.sort_by_key(|s| s.id);
-    let name = |s: &&SnapshotMeta| String::from_utf8_lossy(&s.name).into_owned();
+    let name = |s: &&Arc<SnapshotMeta>| String::from_utf8_lossy(&s.name).into_owned();
     live.iter().map(name).collect()
 }
 
@@ -439,7 +439,7 @@ fn plan<'d>(
             lsn: evidence.highest.lsn,
         },
         branches: Vec::new(),
-        timeline: std::sync::Arc::default(),
+        timeline: Arc::default(),
     };
     let mut superblock = volume.known.superblock.clone();
     superblock.generation = generation;
