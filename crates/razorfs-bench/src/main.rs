@@ -9,6 +9,7 @@ mod measures;
 mod report;
 mod room;
 mod runner;
+mod snapshots;
 mod source;
 mod space;
 mod spinners;
@@ -96,6 +97,8 @@ enum Part {
     GrowthCell(growth::CellArgs),
     /// Writes a volume over at random, and tells what space and writes that takes
     Space(space::Args),
+    /// Takes snapshots of a large volume, goes back, compares, and tells what that costs
+    Snapshots(snapshots::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf, transport: String },
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::Space(args)) => space::run(args).map(|()| true),
+        Some(Part::Snapshots(args)) => snapshots::run(args).map(|()| true),
         Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
         Some(Part::Growth(args)) => growth::main(args).map(|()| true),
         Some(Part::GrowthCell(args)) => growth::cell(args).map(|()| true),

@@ -2,7 +2,7 @@
 //! when the host gets space back after everything was deleted.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::clock::Stopwatch;
 use crate::failure::{At, Result};
 use crate::room::Room;
+use crate::system;
 
 /// Bytes of one write: a page.
 const PAGE: usize = 4096;
@@ -185,28 +186,11 @@ fn look(volume: &Volume, dir: &Path, seconds: f64, user: u64) -> Result<Look> {
     Ok(Look {
         seconds,
         user,
-        host: host_bytes(dir)?,
-        other: host_bytes(dir)?.saturating_sub(host_bytes(&dir.join("pack"))?),
+        host: system::used(dir)?,
+        other: system::used(dir)?.saturating_sub(system::used(&dir.join("pack"))?),
         packs: info.pack_bytes,
         referred: info.pack_live_bytes,
     })
-}
-
-/// Bytes of the host that all files below a directory take.
-fn host_bytes(dir: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(dir).at("list", dir)? {
-        let path = entry.at("list", dir)?.path();
-        // What was removed since it was listed takes nothing.
-        let Ok(meta) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        sum += match meta.is_dir() {
-            true => host_bytes(&path)?,
-            false => meta.blocks() * 512,
-        };
-    }
-    Ok(sum)
 }
 
 /// Bytes that this process has sent to disks.
@@ -272,7 +256,7 @@ fn delete(args: &Args, volume: &Volume, dir: &Path, files: usize) -> Result<()> 
     for after in AFTER_DELETE {
         let wait = Duration::from_secs(after).saturating_sub(watch.elapsed());
         std::thread::sleep(wait);
-        let (host, now) = (host_bytes(dir)?, written()?);
+        let (host, now) = (system::used(dir)?, written()?);
         let wrote = now.saturating_sub(before);
         before = now;
         if args.json {

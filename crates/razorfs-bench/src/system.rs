@@ -4,6 +4,7 @@
     reason = "signals and scheduling classes are not in the standard library"
 )]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -78,4 +79,22 @@ pub fn be_idle(core: usize) -> bool {
         let parameter: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameter) == 0
     }
+}
+
+/// Bytes that a directory takes on its file system, with all that is in it.
+pub fn used(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir).at("list", dir)? {
+        let path = entry.at("list", dir)?.path();
+        let meta = match std::fs::symlink_metadata(&path) {
+            // What was removed since it was listed takes nothing.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            meta => meta.at("look at", &path)?,
+        };
+        sum += match meta.is_dir() {
+            true => used(&path)?,
+            false => meta.blocks() * 512,
+        };
+    }
+    Ok(sum)
 }

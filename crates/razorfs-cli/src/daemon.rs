@@ -4,24 +4,25 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use razorfs::{Options, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
-use razorfs_fuse::Statistics;
+use razorfs_fuse::{Notifier, Statistics, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
 
+use crate::autosnap::{Autosnap, Running};
 use crate::commands::{create, info, scrub, stats, umount};
-use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
+use crate::failure::{COULD_NOT_RUN, Failure, Result, plain, shown};
 use crate::kept::{Beginning, Keeper};
 use crate::log::Log;
 use crate::options::MountOptions;
 use crate::server::Server;
-use crate::socket::{self, Request};
+use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, keeper, kept, mountinfo, place, remount, signals};
+use crate::{check, diff, keeper, kept, mountinfo, place, points, program, remount, signals};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -33,6 +34,8 @@ pub struct Job {
     pub volume: PathBuf,
     /// The mount point, likewise.
     pub dir: PathBuf,
+    /// The snapshot that is shown, if not what is there now.
+    pub snapshot: Option<String>,
     /// How.
     pub options: MountOptions,
 }
@@ -224,10 +227,14 @@ fn mounted(
     ready: &mut dyn FnMut(),
 ) -> Result<Option<UnixStream>> {
     let volume = &opened.volume;
+    let served = match &job.snapshot {
+        Some(name) => points::view(volume, &job.volume, name)?,
+        None => volume.clone(),
+    };
     let listener = listen(job, beginning)?;
     let (sender, left) = (events.clone(), beginning.estate.as_ref());
     let is_kept = beginning.keeper.is_some();
-    let mut server = Server::start(volume.clone(), job, is_kept, left, move || {
+    let mut server = Server::start(served, job, is_kept, left, move || {
         let _ = sender.send(Event::Ended);
     })?;
     let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
@@ -241,6 +248,8 @@ fn mounted(
         }
     })?;
     tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
+    let mounting = Arc::new(Mutex::new(()));
+    let mut autosnap = None;
     if let Some(listener) = listener {
         let desk = Arc::new(Desk {
             volume: volume.clone(),
@@ -248,20 +257,57 @@ fn mounted(
             keeper: kept.then(|| beginning.keeper.clone()).flatten(),
             transport: server.transport,
             statistics: Arc::clone(&server.statistics),
+            notifier: server.notifier.clone(),
             clients: AtomicUsize::new(0),
         });
+        autosnap = start_autosnap(&desk, &mounting)?;
         spawn("commands", move || accept(&listener, &desk, &events))?;
     }
     ready();
-    match wait(job, inbox) {
+    let end = wait(job, inbox, &mounting);
+    drop(autosnap);
+    match end {
         End::Unmounted(client) => {
-            server.finish();
+            let ended = server.finish();
             tracing::info!("unmounted");
-            Ok(client)
+            match ended {
+                // Nobody goes on with it, and whoever used it has got errors.
+                Err(e) if beginning.keeper.is_none() => {
+                    let remedy = "mount it again, with -o transport=dev if that happens again";
+                    Err(Failure::with("serve", &job.dir, plain(&e), remedy))
+                }
+                Err(_) | Ok(()) => Ok(client),
+            }
         }
         // Who uses the mount gets errors from now on, when the process has ended at the latest.
         End::Ordered => Ok(None),
     }
+}
+
+/// Has snapshots taken by themselves, if that is wanted. `mounting` is held while the mount is in
+/// use for one.
+fn start_autosnap(desk: &Arc<Desk>, mounting: &Arc<Mutex<()>>) -> Result<Option<Running>> {
+    let job = &desk.job;
+    let Some(every) = job.options.autosnap else {
+        return Ok(None);
+    };
+    let (job_of, mounting, told) = (job.clone(), Arc::clone(mounting), Arc::clone(desk));
+    let flush = move || {
+        let _held = mounting.lock();
+        if is_there(&job_of) {
+            program::flush(&job_of.dir)
+        } else {
+            Ok(())
+        }
+    };
+    let autosnap = Autosnap {
+        volume: desk.volume.clone(),
+        every,
+        keep: job.options.keep.clone().unwrap_or_default(),
+        flush: Box::new(flush),
+        changed: Box::new(move |name| told.snapshots_changed(name)),
+    };
+    autosnap.start().map(Some)
 }
 
 /// Where commands come in; nowhere, if the host's directory must not be written to.
@@ -315,12 +361,15 @@ enum End {
     Ordered,
 }
 
-/// Waits until the mount is gone.
-fn wait(job: &Job, inbox: &Receiver<Event>) -> End {
+/// Waits until the mount is gone. `mounting` is held by who uses the mount for a moment.
+fn wait(job: &Job, inbox: &Receiver<Event>, mounting: &Mutex<()>) -> End {
     let mut client = None;
     let mut asked = false;
     loop {
-        match inbox.recv() {
+        let event = inbox.recv();
+        // Without it the mount would be busy with ourselves.
+        let _held = mounting.lock();
+        match event {
             Ok(Event::Signal) if asked => {
                 tracing::warn!("a second signal: the volume is closed although it is in use");
                 return End::Ordered;
@@ -416,6 +465,7 @@ struct Desk {
     keeper: Option<Keeper>,
     transport: &'static str,
     statistics: Arc<Statistics>,
+    notifier: Notifier,
     clients: AtomicUsize,
 }
 
@@ -439,6 +489,7 @@ impl Desk {
             Request::Info => {
                 let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
                 if let Some(fields) = document.as_object_mut() {
+                    fields.insert("snapshot".into(), self.job.snapshot.clone().into());
                     fields.insert("options".into(), self.job.options.document());
                     let keeper = self.keeper.as_ref().map(Keeper::document);
                     fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
@@ -460,6 +511,15 @@ impl Desk {
                 synced.map_err(|e| Failure::engine("sync", path, &e))?;
                 Ok(json!({}))
             }
+            Request::Snapshots(points) => self.snapshots(path, &points),
+            Request::Diff(ends) => {
+                let mut hand_on = |some: Value| {
+                    let gone = |_| Failure::new("the command has gone away");
+                    socket::progress(stream, &some).map_err(gone)
+                };
+                diff::find(&self.volume, path, &ends, &mut hand_on)?;
+                Ok(json!({}))
+            }
             Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
@@ -467,5 +527,41 @@ impl Desk {
             }),
             Request::Umount => Ok(json!({})),
         }
+    }
+
+    fn snapshots(&self, path: &Path, points: &Points) -> Result<Value> {
+        let done = points::answer(&self.volume, path, points)?;
+        match points {
+            Points::List => {}
+            Points::Create(_) | Points::Delete(_) => {
+                let name = done.get("name").and_then(Value::as_str);
+                self.snapshots_changed(name.unwrap_or_default());
+            }
+            Points::Rollback(to) => {
+                let safety = done.get("safety").and_then(Value::as_str);
+                let safety = safety.unwrap_or_default();
+                tracing::info!(to, safety, "the volume is back at a snapshot");
+                self.rolled_back(path, safety);
+                self.snapshots_changed(safety);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The volume is another one than at `safety` from now on.
+    fn rolled_back(&self, path: &Path, safety: &str) {
+        if let Err(e) = forget_stale(&self.volume, safety, &self.notifier) {
+            tracing::error!(
+                volume = %shown(path),
+                error = %e,
+                "the kernel may still show what was before the rollback; unmount and mount again"
+            );
+        }
+    }
+
+    /// A snapshot of this name has been taken or deleted.
+    fn snapshots_changed(&self, name: &str) {
+        tracing::info!(name, "a snapshot was taken or deleted");
+        forget_snapshot(name, &self.notifier);
     }
 }

@@ -1,11 +1,14 @@
 //! The `razorfs` command, as a library, so that fuzzing reaches what reads the files of others.
 
 pub mod archive;
+mod autosnap;
 mod bounded;
 mod check;
+mod clock;
 mod commands;
 mod daemon;
 mod descriptors;
+mod diff;
 pub mod failure;
 mod handover;
 mod holders;
@@ -19,6 +22,8 @@ mod names;
 mod options;
 mod pack;
 mod place;
+mod points;
+mod program;
 mod progress;
 mod remount;
 mod server;
@@ -48,7 +53,8 @@ use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
     version,
     arg_required_else_help = true,
     after_help = "A VOLUME is a directory that holds a file system. A PLACE is a volume, mounted \
-or not, or its mount point. No command needs root.
+or not, or its mount point. Commands that read take PLACE@NAME for what a snapshot has. No command \
+needs root.
 
 Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify, \
 repair and scrub: 4 damage was found and is still there.
@@ -74,6 +80,10 @@ enum Command {
     Verify(commands::verify::Args),
     Repair(commands::repair::Args),
     Scrub(commands::scrub::Args),
+    Snapshot(commands::snapshot::Args),
+    Rollback(commands::rollback::Args),
+    Diff(commands::diff::Args),
+    Clone(commands::clone::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -158,6 +168,10 @@ fn run(command: &Command) -> Result<u8> {
         Command::Verify(args) => commands::verify::run(args),
         Command::Repair(args) => commands::repair::run(args),
         Command::Scrub(args) => commands::scrub::run(args),
+        Command::Snapshot(args) => commands::snapshot::run(args),
+        Command::Rollback(args) => commands::rollback::run(args),
+        Command::Diff(args) => commands::diff::run(args),
+        Command::Clone(args) => commands::clone::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),
@@ -189,10 +203,13 @@ mod tests {
 
     #[test]
     fn every_command_has_examples() {
-        for command in Cli::command().get_subcommands() {
+        let all = Cli::command();
+        let mut commands: Vec<_> = all.get_subcommands().collect();
+        while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string);
             let help = help.unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", command.get_name());
+            commands.extend(command.get_subcommands());
         }
     }
 

@@ -4,6 +4,7 @@ use razorfs::{Atime, Durability};
 use razorfs_fuse::TransportChoice;
 use serde_json::{Value, json};
 
+use crate::autosnap::{Keep, duration, duration_text};
 use crate::failure::{Failure, Result};
 use crate::size;
 
@@ -28,6 +29,10 @@ pub struct MountOptions {
     pub keeper: bool,
     /// Which way the kernel's requests come.
     pub transport: TransportChoice,
+    /// Seconds from one automatic snapshot to the next, if there are any.
+    pub autosnap: Option<u64>,
+    /// Which of these are kept.
+    pub keep: Option<Keep>,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
 }
@@ -35,8 +40,8 @@ pub struct MountOptions {
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
     allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
-    transport=auto|uring|dev, noatime, relatime, strictatime, nosuid, \
-    suid, nodev, dev, noexec, exec";
+    transport=auto|uring|dev, autosnap=TIME, keep=AGE:all|hourly|daily|weekly,..., \
+    noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
 const IGNORED: [&str; 9] = [
@@ -55,6 +60,8 @@ impl Default for MountOptions {
             acl: true,
             keeper: true,
             transport: TransportChoice::Auto,
+            autosnap: None,
+            keep: None,
             flags: Vec::new(),
         }
     }
@@ -79,6 +86,8 @@ impl MountOptions {
             "cache": self.cache,
             "acl": self.acl,
             "keeper": self.is_kept(),
+            "autosnap": self.autosnap.map(duration_text),
+            "keep": self.keep.as_ref().map(ToString::to_string),
         })
     }
 
@@ -91,10 +100,22 @@ impl MountOptions {
     /// Reads the values of all `-o`, each a list separated by commas.
     pub fn parse(lists: &[String]) -> Result<Self> {
         let mut options = Self::default();
-        for option in lists.iter().flat_map(|list| list.split(',')) {
+        for option in lists.iter().flat_map(|list| grouped(list.split(','))) {
             options.apply(option.trim())?;
         }
         Ok(options)
+    }
+
+    /// Refuses options that mean nothing together.
+    pub fn check(&self) -> Result<()> {
+        let why = match (self.autosnap, &self.keep) {
+            (None, Some(_)) => "keep is for automatic snapshots: add autosnap=TIME",
+            (Some(_), _) if self.read_only => {
+                "autosnap is for volumes that change: leave it out, or mount without `ro`"
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(format!("mount option {why}")))
     }
 
     fn apply(&mut self, option: &str) -> Result<()> {
@@ -114,6 +135,16 @@ impl MountOptions {
                 let bytes = size::parse(value)
                     .map_err(|e| Failure::new(format!("mount option cache: {e}")))?;
                 self.cache = Some(bytes);
+            }
+            ("autosnap", Some(value)) => {
+                let every = duration(value);
+                let every = every.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
+                self.autosnap = Some(every);
+            }
+            ("keep", Some(value)) => {
+                let keep = Keep::parse(value);
+                let keep = keep.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
+                self.keep = Some(keep);
             }
             ("allow_other", None) => self.allow_other = true,
             ("ro", None) => self.read_only = true,
@@ -142,6 +173,23 @@ impl MountOptions {
     }
 }
 
+/// The options of a list, of which one has commas itself: what follows `keep=` and looks like one
+/// of its rules belongs to it.
+pub fn grouped<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut options: Vec<String> = Vec::new();
+    for word in words.map(str::trim) {
+        let is_rule = word.contains(':') && !word.contains('=');
+        match options.last_mut() {
+            Some(last) if is_rule && last.starts_with("keep=") => {
+                last.push(',');
+                last.push_str(word);
+            }
+            _ => options.push(word.to_owned()),
+        }
+    }
+    options
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +209,36 @@ mod tests {
         assert!(!options.keeper && !options.is_kept());
         assert_eq!(options.transport, TransportChoice::Device);
         assert_eq!(options.flags, ["nosuid"]);
+    }
+
+    #[test]
+    fn snapshots_by_themselves_are_read_with_what_is_kept_of_them() {
+        let parse = |list: &str| MountOptions::parse(&[list.to_owned()]);
+        let options = parse("ro,autosnap=10m,keep=24h:hourly, 7d:daily,noatime").unwrap();
+        assert_eq!(options.autosnap, Some(600));
+        assert_eq!(
+            options.keep.clone().unwrap().to_string(),
+            "24h:hourly,7d:daily"
+        );
+        assert_eq!(options.document()["autosnap"], "10m");
+        assert_eq!(options.document()["keep"], "24h:hourly,7d:daily");
+        assert!(options.check().is_err(), "read-only");
+        assert!(parse("keep=1d:all").unwrap().check().is_err());
+        assert!(parse("autosnap=1d").unwrap().check().is_ok());
+        assert!(parse("noatime").unwrap().check().is_ok());
+        for bad in [
+            "autosnap",
+            "autosnap=",
+            "autosnap=10",
+            "keep=",
+            "keep=1d",
+            "1d:all",
+        ] {
+            let failure = parse(bad).unwrap_err();
+            assert!(failure.message.contains("mount option"), "{failure}");
+        }
+        // It begins anew with another option.
+        assert!(parse("autosnap=1d,keep=1d:all,ro,7d:daily").is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a user names: a volume that is not mounted, one that is, or a mount point.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
-use crate::failure::{Failure, Result};
-use crate::mountinfo;
+use crate::failure::{Failure, Result, shown};
 use crate::socket::{self, Request};
 use crate::tree::{HostTree, Tree, VolumeTree, inner};
+use crate::{mountinfo, points};
 
 /// The file that every volume has.
 const SUPER: &str = "SUPER";
@@ -92,6 +93,15 @@ impl Place {
                 None => Self::Closed(full),
             });
         }
+        if let Some((place, _)) = at_snapshot(path) {
+            let (cause, place) = ("this command is not for a single snapshot", shown(&place));
+            return Err(Failure::with(
+                "use",
+                path,
+                cause,
+                format!("name {place} alone"),
+            ));
+        }
         let cause = if full.exists() {
             "it is neither a volume nor the mount point of one"
         } else {
@@ -100,6 +110,13 @@ impl Place {
         let remedy = "check the path, or make a volume with `razorfs create`";
         Err(Failure::with("use", path, cause, remedy))
     }
+}
+
+/// What is said of a mount that is in another namespace.
+pub fn out_of_sight(volume: &Path) -> Failure {
+    let cause = "it is mounted where this process cannot see it";
+    let remedy = "use it from the container or namespace that has mounted it";
+    Failure::with("use", volume, cause, remedy)
 }
 
 /// What is said of a mount whose daemon is gone.
@@ -155,13 +172,72 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// A place and a path in it: `PLACE:/path`.
+/// A place and a path in it: `PLACE:/path`, or as a snapshot shows it, `PLACE@NAME:/path`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Spot {
     /// The place.
     pub place: PathBuf,
+    /// The snapshot, if not what is there now is meant.
+    pub snapshot: Option<String>,
     /// The path in it, relative to its root.
     pub path: PathBuf,
+}
+
+impl Spot {
+    fn new(text: &Path, path: PathBuf) -> Self {
+        match at_snapshot(text) {
+            Some((place, name)) => Self {
+                place,
+                snapshot: Some(name),
+                path,
+            },
+            None => Self {
+                place: text.to_path_buf(),
+                snapshot: None,
+                path,
+            },
+        }
+    }
+
+    /// The place as it was named.
+    fn named(&self) -> PathBuf {
+        let mut named = self.place.clone().into_os_string();
+        if let Some(name) = &self.snapshot {
+            named.push("@");
+            named.push(name);
+        }
+        named.into()
+    }
+
+    /// Refuses to write to a snapshot.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.snapshot.is_none() {
+            return Ok(());
+        }
+        let place = shown(&self.place);
+        let cause = "a snapshot stays as it is";
+        let remedy = format!("write to {place}, or take all of it back with `razorfs rollback`");
+        Err(Failure::with("write to", self.named(), cause, remedy))
+    }
+}
+
+/// Splits `PLACE@NAME`. It is one if nothing is there of that whole name, and what precedes the
+/// last `@` is a place.
+pub fn at_snapshot(text: &Path) -> Option<(PathBuf, String)> {
+    let bytes = text.as_os_str().as_bytes();
+    let at = bytes.iter().rposition(|b| *b == b'@')?;
+    let (place, name) = (bytes.get(..at)?, bytes.get(at + 1..)?);
+    let name = std::str::from_utf8(name).ok().filter(|n| !n.is_empty())?;
+    let place = PathBuf::from(OsString::from_vec(place.to_vec()));
+    let whole = absolute(text).ok()?;
+    let full = absolute(&place).ok()?;
+    let is_place = mountinfo::at(&full).is_some() || is_volume(&full);
+    (is_place && !is_there(&whole)).then(|| (place, name.to_owned()))
+}
+
+/// Whether something is at a path, be it a mount whose daemon is gone.
+fn is_there(path: &Path) -> bool {
+    mountinfo::at(path).is_some() || path.symlink_metadata().is_ok()
 }
 
 /// Splits `PLACE:/path`. `None` if it has no `:/`. Where there are several, the first before
@@ -171,7 +247,7 @@ pub fn split(text: &Path) -> Result<Option<Spot>> {
     let at = |n: usize| {
         let (place, path) = bytes.split_at_checked(n)?;
         let (place, path) = (place.to_vec(), path.get(1..)?.to_vec());
-        let to_path = |bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        let to_path = |bytes| PathBuf::from(OsString::from_vec(bytes));
         Some((to_path(place), to_path(path)))
     };
     let mut found = bytes
@@ -182,24 +258,20 @@ pub fn split(text: &Path) -> Result<Option<Spot>> {
     let Some(first) = found.next() else {
         return Ok(None);
     };
-    let exists = |place: &Path| mountinfo::at(place).is_some() || place.exists();
+    let exists = |place: &Path| {
+        mountinfo::at(place).is_some() || place.exists() || at_snapshot(place).is_some()
+    };
     let (place, path) = if exists(&first.0) {
         first
     } else {
         found.find(|(place, _)| exists(place)).unwrap_or(first)
     };
-    Ok(Some(Spot {
-        place,
-        path: inner(&path)?,
-    }))
+    Ok(Some(Spot::new(&place, inner(&path)?)))
 }
 
 /// `PLACE:/path`, or a place alone, which means its root.
 pub fn spot(text: &Path) -> Result<Spot> {
-    Ok(split(text)?.unwrap_or_else(|| Spot {
-        place: text.to_path_buf(),
-        path: PathBuf::new(),
-    }))
+    Ok(split(text)?.unwrap_or_else(|| Spot::new(text, PathBuf::new())))
 }
 
 /// The tree of a place, however it is reached.
@@ -207,29 +279,62 @@ pub enum Opened {
     /// Through its mount point.
     Mounted(HostTree),
     /// As a library, boxed because it is large.
-    Inside(Box<VolumeTree>),
+    Inside(Box<Inside>),
+}
+
+/// A volume that is opened as a library.
+pub struct Inside {
+    /// The volume, or what a snapshot of it shows.
+    tree: VolumeTree,
+    volume: Volume,
+    path: PathBuf,
+}
+
+impl Inside {
+    fn new(volume: Volume, path: &Path, spot: &Spot) -> Result<Self> {
+        let named = spot.named();
+        let tree = match &spot.snapshot {
+            None => VolumeTree::new(volume.clone(), named),
+            Some(name) => {
+                let seen = points::view(&volume, path, name)?;
+                VolumeTree::new(seen, named).at_home(path)
+            }
+        };
+        let path = path.to_path_buf();
+        Ok(Self { tree, volume, path })
+    }
 }
 
 impl Opened {
     /// Opens the tree of a place.
-    pub fn open(place: &Path, write: bool) -> Result<Self> {
-        match Place::find(place)? {
-            Place::Live(live) => match live.dir {
-                Some(dir) => Ok(Self::Mounted(HostTree::of_mount(&dir, &live.volume)?)),
-                None => Err(Failure::with(
-                    "use",
-                    &live.volume,
-                    "it is mounted where this process cannot see it",
-                    "use it from the container or namespace that has mounted it",
-                )),
-            },
-            Place::Closed(volume) => {
+    pub fn open(spot: &Spot, write: bool) -> Result<Self> {
+        if write {
+            spot.check_writable()?;
+        }
+        match Place::find(&spot.place)? {
+            Place::Live(live) => Ok(Self::Mounted(mounted(live, spot)?)),
+            Place::Closed(path) => {
                 let options = Options {
                     read_only: !write,
                     ..Options::default()
                 };
-                let opened = open(&volume, options)?;
-                Ok(Self::Inside(Box::new(VolumeTree::new(opened, place))))
+                let volume = open(&path, options)?;
+                let inside = Inside::new(volume.clone(), &path, spot).inspect_err(|_| {
+                    // The failure that is reported is the first one.
+                    let _ = volume.close();
+                })?;
+                Ok(Self::Inside(Box::new(inside)))
+            }
+        }
+    }
+
+    /// The tree of the same place at another point, where a volume cannot be opened twice.
+    pub fn at(&self, spot: &Spot) -> Option<Result<Self>> {
+        match self {
+            Self::Mounted(_) => None,
+            Self::Inside(inside) => {
+                let other = Inside::new(inside.volume.clone(), &inside.path, spot);
+                Some(other.map(|other| Self::Inside(Box::new(other))))
             }
         }
     }
@@ -238,7 +343,7 @@ impl Opened {
     pub fn tree(&self) -> &dyn Tree {
         match self {
             Self::Mounted(tree) => tree,
-            Self::Inside(tree) => tree.as_ref(),
+            Self::Inside(inside) => &inside.tree,
         }
     }
 
@@ -246,15 +351,33 @@ impl Opened {
     pub fn close(self) -> Result<()> {
         match self {
             Self::Mounted(_) => Ok(()),
-            Self::Inside(tree) => {
-                let place = tree.shown(Path::new(""));
-                let volume = tree.into_volume();
-                volume
-                    .close()
-                    .map_err(|e| Failure::engine("close", place, &e))
+            Self::Inside(inside) => {
+                let place = inside.tree.shown(Path::new(""));
+                let closed = inside.volume.close();
+                closed.map_err(|e| Failure::engine("close", place, &e))
             }
         }
     }
+}
+
+/// The tree of a mounted volume, or what a snapshot of it shows.
+fn mounted(mut live: Live, spot: &Spot) -> Result<HostTree> {
+    let Some(dir) = live.dir.clone() else {
+        return Err(out_of_sight(&live.volume));
+    };
+    let tree = HostTree::of_mount(&dir, &live.volume)?;
+    let Some(name) = &spot.snapshot else {
+        return Ok(tree);
+    };
+    let below = Path::new(points::DIRECTORY).join(name);
+    let found = tree.below(&below);
+    found.map_err(|e| match points::names(&mut live) {
+        // A path leads to it, so that it is told from one whose daemon shows none.
+        Some(names) if !names.contains(name) => {
+            points::missing(&live.volume, "read", name, names.iter().map(String::as_str))
+        }
+        _ => Failure::host("read", dir.join(&below), &e),
+    })
 }
 
 /// Opens a volume as a library.
@@ -350,6 +473,7 @@ mod tests {
     fn spots_are_split_where_a_place_is() {
         let spot = |place: &str, path: &str| Spot {
             place: place.into(),
+            snapshot: None,
             path: path.into(),
         };
         let of = |text: &str| split(Path::new(text)).unwrap();
@@ -367,6 +491,51 @@ mod tests {
             Path::new("x")
         );
         assert!(split(Path::new("v:/../x")).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_is_named_behind_the_last_at_of_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join(SUPER), b"").unwrap();
+            path
+        };
+        let (plain, odd) = (volume("v"), volume("v@w"));
+        let of = |place: &Path, rest: &str| {
+            let text = format!("{}{rest}", place.display());
+            spot(Path::new(&text)).unwrap()
+        };
+        let expected = |place: &Path, name: Option<&str>, path: &str| Spot {
+            place: place.into(),
+            snapshot: name.map(str::to_owned),
+            path: path.into(),
+        };
+        assert_eq!(of(&plain, "@a"), expected(&plain, Some("a"), ""));
+        assert_eq!(
+            of(&plain, "@a:/b@c:/d"),
+            expected(&plain, Some("a"), "b@c:/d")
+        );
+        assert_eq!(of(&plain, ":/b@c"), expected(&plain, None, "b@c"));
+        // What exists by the whole name is that.
+        assert_eq!(of(&odd, ":/b"), expected(&odd, None, "b"));
+        assert_eq!(of(&odd, "@a:/b"), expected(&odd, Some("a"), "b"));
+        // Nothing is before it that could have snapshots, or no name behind it.
+        let nowhere = dir.path().join("x@a");
+        assert_eq!(of(&nowhere, ""), expected(&nowhere, None, ""));
+        assert_eq!(of(&plain, "@").snapshot, None);
+        let refused = of(&plain, "@a:/b").check_writable().unwrap_err();
+        assert!(
+            refused.message.contains("v@a: a snapshot stays as it is"),
+            "{refused}"
+        );
+        let text = format!("{}@a", plain.display());
+        let failure = Place::find(Path::new(&text)).err().unwrap();
+        assert!(
+            failure.message.contains("not for a single snapshot"),
+            "{failure}"
+        );
     }
 
     #[test]

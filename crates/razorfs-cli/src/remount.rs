@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::mountinfo::{self, Mount};
-use crate::options::MountOptions;
+use crate::options::{MountOptions, grouped};
 use crate::place;
 use crate::socket::{self, Request};
 
@@ -53,19 +53,20 @@ fn ask(mount: &Mount, request: Request) -> Result<Option<Value>> {
 /// The flags of the mount, changed by the words.
 fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flags> {
     let mut flags = flags_of(mount);
-    for word in words {
-        let is_there = mount.options.split(',').any(|option| option == *word);
-        let is_flag = !matches!(*word, "allow_other" | "noallow_other") && flags.set(word);
-        if is_flag || is_there || matches!(*word, "remount" | "silent" | "loud") {
+    for word in grouped(words.iter().copied()) {
+        let word = word.as_str();
+        let is_there = mount.options.split(',').any(|option| option == word);
+        let is_flag = !matches!(word, "allow_other" | "noallow_other") && flags.set(word);
+        if is_flag || is_there || matches!(word, "remount" | "silent" | "loud") {
             continue;
         }
-        let asked = MountOptions::parse(&[(*word).to_owned()])?;
+        let asked = MountOptions::parse(&[word.to_owned()])?;
         // What fstab says of the mount comes along.
         if !asked.allow_other && runs_with(&asked, word, info) {
             continue;
         }
         let cause = format!("`{word}` cannot be changed while the volume is mounted");
-        let remedy = "unmount it, and mount it again";
+        let remedy = format!("unmount it, and mount it again with `-o {word}`");
         return Err(Failure::with(WHAT, &mount.dir, cause, remedy));
     }
     Ok(flags)
@@ -73,11 +74,15 @@ fn new_flags(mount: &Mount, words: &[&str], info: Option<&Value>) -> Result<Flag
 
 /// Whether the daemon runs with what `word` asks for, if it is for the daemon.
 fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
-    let name = match word.split_once('=').map_or(word, |(name, _)| name) {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    let name = match name {
+        // Either way is what `auto` asks for.
+        "transport" if value == "auto" => return true,
+        "transport" => return info.and_then(|info| info.get(name)?.as_str()) == Some(value),
         "sync" | "async" | "durability" => "durability",
         "acl" | "noacl" => "acl",
         "keeper" | "nokeeper" => "keeper",
-        name @ ("order" | "cache") => name,
+        name @ ("order" | "cache" | "autosnap" | "keep") => name,
         _ => return true,
     };
     let running = info.and_then(|info| info.get("options")?.get(name));
@@ -145,12 +150,37 @@ mod tests {
     }
 
     #[test]
+    fn a_transport_is_not_accepted_that_nothing_comes_of() {
+        let ask = |word: &str, running: Option<&str>| {
+            let info = running.map(|running| json!({"options": {}, "transport": running}));
+            let (mount, words) = (mount(), ["remount", word]);
+            new_flags(&mount, &words, info.as_ref())
+        };
+        for running in ["uring", "dev"] {
+            for asked in ["uring", "dev", "auto"] {
+                let accepted = ask(&format!("transport={asked}"), Some(running)).is_ok();
+                assert_eq!(accepted, asked == running || asked == "auto", "{asked}");
+            }
+        }
+        let refused = ask("transport=uring", Some("dev")).unwrap_err().to_string();
+        assert!(
+            refused.contains("mount it again with `-o transport=uring`"),
+            "{refused}"
+        );
+        // Where nobody can be asked.
+        assert!(ask("transport=dev", None).is_err());
+        assert!(ask("transport=usb", Some("dev")).is_err());
+    }
+
+    #[test]
     fn what_cannot_change_is_refused_unless_it_is_so_already() {
         let options = json!({
             "durability": "sync",
             "order": "default",
             "cache": 65536,
             "acl": true,
+            "autosnap": "10m",
+            "keep": "24h:hourly,7d:daily",
         });
         let info = json!({"options": options});
         let ask = |word| new_flags(&mount(), &["remount", word], Some(&info));
@@ -159,6 +189,7 @@ mod tests {
             "sync",
             "cache=64K",
             "order=default",
+            "autosnap=600s",
             "nofail",
             "x-a=b",
         ] {
@@ -168,11 +199,15 @@ mod tests {
             "durability=async",
             "cache=1M",
             "order=strict",
+            "autosnap=1h",
+            "keep=24h:hourly",
             "noacl",
             "frob",
         ] {
             assert!(ask(word).is_err(), "{word}");
         }
+        let words = ["remount", "keep=24h:hourly", "7d:daily"];
+        assert!(new_flags(&mount(), &words, Some(&info)).is_ok());
         let mut other = mount();
         other.options = "rw".into();
         assert!(new_flags(&other, &["allow_other"], Some(&info)).is_err());

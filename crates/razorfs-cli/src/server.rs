@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use razorfs::{Atime, Volume};
+use razorfs::{Atime, Ino, Volume};
 use razorfs_fuse::protocol::Agreed;
-use razorfs_fuse::{MountError, Mounted, Session, SessionOptions, Statistics, TransportChoice};
+use razorfs_fuse::{
+    MountError, Mounted, Notifier, Session, SessionOptions, Statistics, TransportChoice,
+    WithSnapshots,
+};
 
 use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
@@ -16,13 +19,15 @@ use crate::{mountinfo, remount};
 
 /// A mount that is being served.
 pub struct Server {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<std::io::Result<()>>,
     /// The connection to the kernel, and what was agreed on with it.
     pub connection: Option<(OwnedFd, Agreed)>,
     /// The way that requests come, as `transport=` names it.
     pub transport: &'static str,
     /// What it has served.
     pub statistics: Arc<Statistics>,
+    /// Tells the kernel what has changed without it.
+    pub notifier: Notifier,
 }
 
 type Usable = std::io::Result<(OwnedFd, Agreed)>;
@@ -48,6 +53,9 @@ impl Server {
             };
             Failure::at("mount on", &job.dir, e).code(code)
         };
+        // The kernel knows the root from the beginning on, and never says so: names in it are to be
+        // forgotten after a rollback, too.
+        volume.pin(Ino::ROOT, 1);
         let mut options = options(job);
         if is_kept && options.transport == TransportChoice::Auto {
             options.transport = TransportChoice::Device;
@@ -55,7 +63,8 @@ impl Server {
         let session = match left {
             None => {
                 volume.set_atime(job.options.atime);
-                Session::new(Arc::new(volume), &job.dir, &options).map_err(failed)?
+                Session::new(Arc::new(WithSnapshots::new(volume)), &job.dir, &options)
+                    .map_err(failed)?
             }
             Some(estate) => {
                 volume.set_atime(atime_of(job));
@@ -64,12 +73,13 @@ impl Server {
                 let lost = || Failure::new("the connection to the kernel is lost");
                 let (fd, dir) = (fd.ok_or_else(lost)?, job.dir.clone());
                 let mounted = Mounted { fd, dir };
-                let volume = Arc::new(volume);
+                let volume = Arc::new(WithSnapshots::new(volume));
                 let session = Session::resume(volume, mounted, estate.agreed(), &options);
                 session.map_err(failed)?
             }
         };
         let statistics = session.statistics();
+        let notifier = session.notifier();
         let (sender, receiver) = channel::<Usable>();
         let work = move || serve(session, &sender, ended);
         let thread = std::thread::Builder::new()
@@ -85,6 +95,7 @@ impl Server {
                 },
                 connection: Some(connection),
                 statistics,
+                notifier,
             }),
             Ok(Err(e)) => Err(Failure::at("serve", &job.dir, plain(&e)).code(COULD_NOT_RUN)),
             Err(_) => {
@@ -94,26 +105,27 @@ impl Server {
         }
     }
 
-    /// Waits until no request is being served any more.
-    pub fn finish(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the server ended with a panic");
-        }
+    /// Waits until no request is being served any more. An error says why it was given up while
+    /// the mount was there.
+    pub fn finish(self) -> std::io::Result<()> {
+        let panicked = |_| Err(std::io::Error::other("the server ended with a panic"));
+        self.thread.join().unwrap_or_else(panicked)
     }
 }
 
 /// Serves a mount until it is gone; tells once whether it became usable.
-fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) {
+fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) -> std::io::Result<()> {
     let ready = sender.clone();
     let outcome = session.run_kept(move |fd, agreed| {
         // Who has stopped listening does not need to know.
         let _ = ready.send(Ok((fd, agreed)));
     });
-    if let Err(e) = outcome {
+    if let Err(e) = &outcome {
         tracing::error!("the server ended: {e}");
-        let _ = sender.send(Err(e));
+        let _ = sender.send(Err(std::io::Error::new(e.kind(), e.to_string())));
     }
     ended();
+    outcome
 }
 
 /// What reading does to times of access on a mount that is there: its flags may have been changed

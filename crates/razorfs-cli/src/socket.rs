@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
+use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
 
@@ -64,8 +65,48 @@ impl Scrub {
     }
 }
 
+/// What is to be done with snapshots. The command has brought what the kernel held to the daemon
+/// before it asks to take one or to go back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Points {
+    /// Tells which there are.
+    List,
+    /// Takes one, under a name that is made of the time if none is given.
+    Create(Option<String>),
+    /// Deletes one.
+    Delete(String),
+    /// Goes back to one.
+    Rollback(String),
+}
+
+impl Points {
+    fn to_json(&self) -> Value {
+        let (word, name) = match self {
+            Self::List => ("list", None),
+            Self::Create(name) => ("create", name.as_deref()),
+            Self::Delete(name) => ("delete", Some(name.as_str())),
+            Self::Rollback(name) => ("rollback", Some(name.as_str())),
+        };
+        json!({"v": VERSION, "request": "snapshots", "do": word, "name": name})
+    }
+
+    fn from_json(value: &Value) -> std::result::Result<Self, String> {
+        let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
+        let word = value.get("do").and_then(Value::as_str);
+        match (word.unwrap_or_default(), name) {
+            ("list", _) => Ok(Self::List),
+            ("create", name) => Ok(Self::Create(name)),
+            ("delete", Some(name)) => Ok(Self::Delete(name)),
+            ("rollback", Some(name)) => Ok(Self::Rollback(name)),
+            _ => {
+                Err("snapshots can be listed, created, and by name deleted and gone back to".into())
+            }
+        }
+    }
+}
+
 /// What a command asks the daemon to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// What `razorfs info` shows.
     Info,
@@ -77,6 +118,10 @@ pub enum Request {
     Verify(u8),
     /// Has a scrub begin, pause and so on.
     Scrub(Scrub),
+    /// Lists snapshots, takes one and so on.
+    Snapshots(Points),
+    /// Tells what differs between two states.
+    Diff(Ends),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted,
     /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
@@ -84,7 +129,7 @@ pub enum Request {
 }
 
 impl Request {
-    fn to_json(self) -> Value {
+    fn to_json(&self) -> Value {
         let name = match self {
             Self::Info => "info",
             Self::Sync => "sync",
@@ -92,6 +137,10 @@ impl Request {
             Self::Umount => "umount",
             Self::Remounted => "remounted",
             Self::Scrub(scrub) => return scrub.to_json(),
+            Self::Snapshots(points) => return points.to_json(),
+            Self::Diff(ends) => {
+                return json!({"v": VERSION, "request": "diff", "ends": ends.to_json()});
+            }
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
@@ -116,6 +165,8 @@ impl Request {
             "umount" => Self::Umount,
             "remounted" => Self::Remounted,
             "scrub" => Self::Scrub(Scrub::from_json(value)?),
+            "snapshots" => Self::Snapshots(Points::from_json(value)?),
+            "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -302,6 +353,16 @@ mod tests {
             Request::Scrub(Scrub::Status),
             Request::Scrub(Scrub::Pause),
             Request::Scrub(Scrub::Resume(None)),
+            Request::Diff(Ends {
+                from: Some("monday".into()),
+                to: None,
+            }),
+            Request::Snapshots(Points::List),
+            Request::Snapshots(Points::Create(None)),
+            Request::Snapshots(Points::Create(Some("vor dem Umbau".into()))),
+            // Each byte may take two.
+            Request::Snapshots(Points::Delete("\"".repeat(255))),
+            Request::Snapshots(Points::Rollback("ä\\".into())),
             Request::Umount,
             Request::Remounted,
         ] {
@@ -330,6 +391,9 @@ mod tests {
             json!({"v": 1, "request": "format my disk"}),
             json!({"v": 1, "request": "verify", "level": 999}),
             json!({"v": 1, "request": "scrub", "do": "dance"}),
+            json!({"v": 1, "request": "snapshots", "do": "frame", "name": "a"}),
+            json!({"v": 1, "request": "snapshots", "do": "delete"}),
+            json!({"v": 1, "request": "snapshots", "do": "rollback", "name": 7}),
             json!({"v": "1", "request": 7}),
         ] {
             assert!(Request::from_json(&odd).is_err(), "{odd}");

@@ -492,6 +492,14 @@ fn a_mount_becomes_read_only_and_writable_again() {
         !refused.status.success() && said.contains("cache=64M"),
         "{said}"
     );
+    // Nor the way that requests come, which it would not follow.
+    run(&mut helper(&mount, "remount,transport=dev"));
+    let refused = helper(&mount, "remount,transport=uring").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("mount it again with `-o transport=uring`"),
+        "{said}"
+    );
     mount.umount();
     // Opened for reading only, it stays so.
     mount.mount(&["-o", "ro"]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -83,6 +83,30 @@ fn open_files_directories_and_locks_go_on() {
     drop(gone);
     wait_until("the file without a name is gone", || inodes(&mount) < with);
     drop((written, other));
+    mount.umount();
+    mount.verify();
+}
+
+#[test]
+fn a_file_without_a_name_that_was_closed_before_the_death_gives_its_space_back() {
+    let mount = Mount::with(&[]);
+    // So that the kernel knows that nobody wants to be told of a close.
+    std::fs::write(mount.dir.join("file"), "text").unwrap();
+    let inodes = || mount.info()["inodes"].as_u64().unwrap();
+    let before = inodes();
+    let mut nameless = File::options();
+    let nameless = nameless
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(&mount.dir);
+    let nameless = nameless.unwrap();
+    assert_eq!(inodes(), before + 1);
+    // The last thing that a thread of it did was to make the file; it does not hear of its end.
+    let pid = mount.pid();
+    signal(pid, "STOP");
+    drop(nameless);
+    mount.kill_daemon(pid);
+    wait_until("the file without a name is gone", || inodes() == before);
     mount.umount();
     mount.verify();
 }

@@ -7,9 +7,13 @@
 
 mod commands;
 mod crash;
+mod diff;
+mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod snapshots;
+mod snapshots_live;
 mod support;
 mod transport;
 mod tree;

@@ -231,7 +231,14 @@ impl Drop for Mount {
                     let _ = kill.args(["-KILL", &pid.to_string()]).status();
                 }
             }
-            let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
+            // One that is being killed may still be asked, and does not answer.
+            for _ in 0..100 {
+                let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
+                if !is_mounted(&self.dir) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }
@@ -242,7 +249,9 @@ pub fn info(place: &Path) -> Value {
 }
 
 pub fn is_mounted(dir: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // Mounts of others may have names that are no text.
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap();
+    let mounts = String::from_utf8_lossy(&mounts);
     let dir = format!(" {} ", dir.display());
     mounts.lines().any(|line| line.contains(&dir))
 }

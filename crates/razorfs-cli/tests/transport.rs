@@ -1,16 +1,15 @@
-//! Which way the kernel's requests come, and what the host is told to lack.
+//! Which way the kernel's requests come.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use razorfs_fuse::transport::rings_available;
-use serde_json::Value;
 
-use crate::support::{Mount, RAZORFS, fails, is_alive, ok, razorfs, reap, run, wait_until};
+use crate::support::{Mount, RAZORFS, fails, is_alive, ok, reap, run, wait_until};
 
 /// Whether requests can come over io_uring here; says so where not.
-fn has_rings() -> bool {
+pub fn has_rings() -> bool {
     let has = rings_available();
     if let Err(why) = &has {
         eprintln!("SKIPPED over io_uring: {why}");
@@ -112,52 +111,4 @@ fn a_signal_unmounts_what_comes_over_io_uring() {
         assert!(!crate::support::is_mounted(&mount.dir));
         mount.verify();
     }
-}
-
-#[test]
-fn the_doctor_tells_what_there_is_and_leaves_nothing() {
-    let room = crate::support::room();
-    let line = [
-        "doctor".as_ref(),
-        "--json".as_ref(),
-        room.path().as_os_str(),
-    ];
-    let output = razorfs(line);
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let checks = document["checks"].as_array().unwrap();
-    let state = |name: &str| {
-        let check = checks.iter().find(|check| check["name"] == name);
-        check.unwrap_or_else(|| panic!("no {name}"))["state"].clone()
-    };
-    assert_eq!(state("/dev/fuse"), "ok");
-    assert_eq!(state("io_uring") == "ok", has_rings());
-    for name in [
-        "fusermount3",
-        "kernel",
-        "read-ahead",
-        "holes",
-        "O_DIRECT",
-        "sync",
-    ] {
-        assert!(
-            ["ok", "better", "missing"]
-                .iter()
-                .any(|s| state(name) == *s)
-        );
-    }
-    let missing = checks.iter().any(|check| check["state"] == "missing");
-    assert_eq!(output.status.code(), Some(i32::from(missing)));
-    for check in checks {
-        assert_eq!(check["state"] == "ok", check["remedy"].is_null(), "{check}");
-    }
-    assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0);
-    // Of a volume that is mounted, by its mount point.
-    let mount = Mount::with(&[]);
-    let said = ok(["doctor".as_ref(), mount.dir.as_os_str()]);
-    assert!(
-        said.lines()
-            .any(|line| line.starts_with("ok       /dev/fuse")),
-        "{said}"
-    );
-    fails(1, ["doctor".as_ref(), room.path().join("none").as_os_str()]);
 }

@@ -395,7 +395,10 @@ impl Manifest {
             (2, put_all(&self.packs, put_pack)),
             (3, counters),
             (4, put_all(&self.branches, put_branch)),
-            (5, put_all(self.timeline.snapshots(), put_snapshot)),
+            (
+                5,
+                put_all(self.timeline.snapshots(), |s, out| put_snapshot(s, out)),
+            ),
         ];
         if !self.timeline.spans().is_empty() {
             sections.push((6, put_all(self.timeline.spans(), put_span)));

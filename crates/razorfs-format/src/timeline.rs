@@ -18,7 +18,6 @@
 //! Source: the births and kill times of blocks are those of ZFS's dead lists (Bonwick and others),
 //! kept by the epoch of the kill, so that giving up a snapshot moves no list.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::ids::Epoch;
@@ -84,6 +83,22 @@ impl View {
         self.0.get(run).map(|(_, last)| (*last).min(at))
     }
 
+    /// The newest epoch that both show: what was written up to it, both have.
+    #[must_use]
+    pub fn parting(&self, other: &Self) -> Epoch {
+        let newest = |epoch: &Epoch| self.newest(*epoch);
+        let mut at = self.tip().min(other.tip());
+        // Where they do not meet, the next one that either shows is older: this ends.
+        while let Some(mine) = newest(&at) {
+            match other.newest(mine) {
+                Some(both) if both == mine => return both,
+                Some(older) => at = older,
+                None => break,
+            }
+        }
+        Epoch(0)
+    }
+
     /// The newest epoch it shows.
     #[must_use]
     pub fn tip(&self) -> Epoch {
@@ -115,8 +130,9 @@ pub enum Release {
 /// Lines and snapshots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeline {
-    /// By epoch, then by id.
-    snapshots: Vec<SnapshotMeta>,
+    /// By epoch, then by id. Shared, for a volume may have very many and each change of them makes
+    /// another timeline.
+    snapshots: Vec<Arc<SnapshotMeta>>,
     /// By epoch.
     spans: Vec<Span>,
     /// The points of each line: (line, epoch), ordered.
@@ -181,7 +197,7 @@ impl Timeline {
     fn assemble(mut snapshots: Vec<SnapshotMeta>, spans: Vec<Span>) -> Self {
         snapshots.sort_by_key(|s| (s.epoch, s.id));
         let mut timeline = Self {
-            snapshots,
+            snapshots: snapshots.into_iter().map(Arc::new).collect(),
             spans,
             points: Vec::new(),
         };
@@ -190,14 +206,16 @@ impl Timeline {
     }
 
     fn find_points(&mut self) {
-        let of = |s: &SnapshotMeta| Some((self.span(s.epoch)?.line, s.epoch));
-        let points: BTreeSet<_> = self.snapshots.iter().filter_map(of).collect();
-        self.points = points.into_iter().collect();
+        let of = |s: &Arc<SnapshotMeta>| Some((self.span(s.epoch)?.line, s.epoch));
+        let mut points: Vec<_> = self.snapshots.iter().filter_map(of).collect();
+        points.sort_unstable();
+        points.dedup();
+        self.points = points;
     }
 
     /// The snapshots, oldest first, those that are given up among them.
     #[must_use]
-    pub fn snapshots(&self) -> &[SnapshotMeta] {
+    pub fn snapshots(&self) -> &[Arc<SnapshotMeta>] {
         &self.snapshots
     }
 
@@ -219,8 +237,8 @@ impl Timeline {
     /// The snapshot of this name that was not given up.
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<&SnapshotMeta> {
-        let live = |s: &&SnapshotMeta| !s.gone && *s.name == *name;
-        self.snapshots.iter().find(live)
+        let mut all = self.snapshots.iter().map(|s| &**s);
+        all.find(|s| !s.gone && *s.name == *name)
     }
 
     fn span(&self, epoch: Epoch) -> Option<&Span> {
@@ -349,8 +367,10 @@ impl Timeline {
     /// Adds a snapshot.
     pub fn add(&mut self, snapshot: SnapshotMeta) {
         if self.snapshots.iter().all(|s| s.id != snapshot.id) {
-            self.snapshots.push(snapshot);
-            self.snapshots.sort_by_key(|s| (s.epoch, s.id));
+            // Nearly always the last.
+            let at = (snapshot.epoch, snapshot.id);
+            let at = self.snapshots.partition_point(|s| (s.epoch, s.id) < at);
+            self.snapshots.insert(at, Arc::new(snapshot));
             self.find_points();
         }
     }
@@ -358,7 +378,7 @@ impl Timeline {
     /// Gives a snapshot up. Answers whether there is such a one.
     pub fn give_up(&mut self, id: u64) -> bool {
         let found = self.snapshots.iter_mut().find(|s| s.id == id);
-        found.is_some_and(|s| !std::mem::replace(&mut s.gone, true))
+        found.is_some_and(|s| !std::mem::replace(&mut Arc::make_mut(s).gone, true))
     }
 
     /// The head goes on from the point `to` after epoch `end`. Answers false if it cannot.

@@ -195,9 +195,23 @@ impl Model {
             }
         }
         let (snapshots, spans) = (self.timeline.snapshots(), self.timeline.spans());
-        let again = Timeline::new(snapshots.to_vec(), spans.to_vec());
+        let again = Timeline::new(
+            snapshots.iter().map(|s| SnapshotMeta::clone(s)).collect(),
+            spans.to_vec(),
+        );
         assert_eq!(again.as_ref(), Ok(&self.timeline));
         self.check_seen(&tips);
+        for (a, b) in tips.iter().flat_map(|a| tips.iter().map(move |b| (a, b))) {
+            let view = |tip: u64| match tip == self.now {
+                true => self.timeline.head(),
+                false => self.timeline.view(Epoch(tip)),
+            };
+            let both = self.path(*a).intersection(&self.path(*b)).max().copied();
+            let got = view(*a).parting(&view(*b));
+            if got != Span::OPEN {
+                assert_eq!(got, Epoch(both.unwrap_or(0)), "{a} and {b}");
+            }
+        }
     }
 
     /// A record that is written in some epochs: what a tip sees of it is kept.

@@ -97,6 +97,9 @@ pub trait FileSystem: Send + Sync + 'static {
     fn doubtful(&self) -> Vec<Ino> {
         Vec::new()
     }
+    /// Every request that a server that has died had not answered has come again, and was carried
+    /// out.
+    fn all_came_again(&self) {}
     /// The kernel holds this one.
     fn held(&self, _ino: Ino) {}
     /// The kernel does not hold this one.

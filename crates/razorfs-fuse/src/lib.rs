@@ -10,13 +10,16 @@
 //! lookup count, kept by [`FileSystem::pin`].
 
 mod clock;
+mod connection;
 mod filesystem;
 pub mod mount;
 mod notify;
 pub mod null;
+mod obstacle;
 pub mod operations;
 pub mod protocol;
 mod session;
+mod snapshots;
 mod statistics;
 pub mod transport;
 mod volume;
@@ -25,5 +28,7 @@ pub use filesystem::FileSystem;
 pub use mount::{MountError, MountOptions, Mounted, remount};
 pub use notify::Notifier;
 pub use null::NullFs;
+pub use obstacle::Obstacle;
 pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
+pub use snapshots::{HIDDEN, SNAPSHOTS, WithSnapshots, forget_snapshot, forget_stale};
 pub use statistics::Statistics;

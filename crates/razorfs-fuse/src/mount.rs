@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::obstacle::Obstacle;
+
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 
@@ -220,11 +222,7 @@ fn mount_as_root(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountErr
     let flags = options.kernel_flags();
     let made = rustix::mount::mount(&*options.source, dir, "fuse.razorfs", flags, &*data);
     made.map_err(|e| match e {
-        Errno::PERM | Errno::ACCESS => MountError::Refused(
-            "mounting is not permitted here; a container needs --cap-add SYS_ADMIN and \
-             --device /dev/fuse"
-                .into(),
-        ),
+        Errno::PERM | Errno::ACCESS => mount_trouble(e),
         Errno::NODEV => MountError::Device {
             what: "the kernel has no FUSE; run `modprobe fuse`".into(),
         },
@@ -237,19 +235,23 @@ fn mount_as_root(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountErr
 }
 
 fn device_trouble(e: Errno) -> String {
-    match e {
-        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
-            "the kernel has no FUSE; run `modprobe fuse`, or start the container with \
-             --device /dev/fuse"
-                .into()
-        }
-        Errno::ACCESS | Errno::PERM => {
-            "you may not open it; run `chmod 666 /dev/fuse` as root, or start the container with \
-             --device /dev/fuse"
-                .into()
-        }
-        e => e.to_string(),
-    }
+    let known = Obstacle::of_device(e.raw_os_error());
+    known.map_or_else(|| e.to_string(), |obstacle| obstacle.to_string())
+}
+
+/// Why mounting was refused.
+fn mount_trouble(e: Errno) -> MountError {
+    let why = match (Obstacle::of_this_process(), e) {
+        (Some(obstacle), _) => obstacle.to_string(),
+        (None, Errno::ACCESS) => "a security module of the host refuses to mount; start the \
+                                  container with --security-opt apparmor=unconfined, or see the \
+                                  host's log"
+            .into(),
+        (None, _) => "mounting is not permitted here; a container needs --cap-add SYS_ADMIN and \
+                      --device /dev/fuse"
+            .into(),
+    };
+    MountError::Refused(why)
 }
 
 /// fusermount3 is setuid root: it mounts and hands the descriptor over a socket, which it gets as
@@ -318,11 +320,14 @@ fn helper_trouble(e: io::Error) -> MountError {
 fn refusal(said: &str, dir: &Path) -> MountError {
     let said = said.trim();
     if said.contains(DEVICE) {
-        let what = if said.contains("ermission") {
-            device_trouble(Errno::ACCESS)
+        let errno = if said.contains("ermission") {
+            Errno::ACCESS
+        } else if said.contains("not permitted") {
+            Errno::PERM
         } else {
-            device_trouble(Errno::NOENT)
+            Errno::NOENT
         };
+        let what = device_trouble(errno);
         return MountError::Device { what };
     }
     if said.contains("user_allow_other") {
@@ -332,10 +337,13 @@ fn refusal(said: &str, dir: &Path) -> MountError {
         );
     }
     if said.contains("not permitted") {
-        return MountError::Refused(format!(
-            "{said}; {HELPER} must be setuid root (reinstall the package fuse3), and a container \
-             needs --cap-add SYS_ADMIN"
-        ));
+        return match Obstacle::of_this_process() {
+            Some(obstacle) => MountError::Refused(obstacle.to_string()),
+            None => MountError::Refused(format!(
+                "{said}; {HELPER} must be setuid root (reinstall the package fuse3), and a \
+                 container needs --cap-add SYS_ADMIN"
+            )),
+        };
     }
     MountError::MountPoint {
         dir: dir.into(),
@@ -420,7 +428,7 @@ pub fn unmount(dir: &Path, detach: bool) -> Result<(), MountError> {
 /// Raises what the kernel reads ahead on the mount, which only root can. It is less than wanted,
 /// and no error, where that is not possible.
 pub(crate) fn raise_read_ahead(dir: &Path, bytes: u32) {
-    let Some(device) = device_of(dir) else {
+    let Ok(Some(device)) = device_of(dir) else {
         return;
     };
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
@@ -429,23 +437,53 @@ pub(crate) fn raise_read_ahead(dir: &Path, bytes: u32) {
     }
 }
 
-/// `major:minor` of the mount on `dir`, from the kernel's list: a look at `dir` itself would need
-/// the answer of the very server that asks.
-fn device_of(dir: &Path) -> Option<String> {
+/// `major:minor` of the topmost mount on `dir`, if there is one, from the kernel's list: a look at
+/// `dir` itself would need the answer of the very server that asks.
+pub(crate) fn device_of(dir: &Path) -> io::Result<Option<String>> {
+    let list = fs::read("/proc/self/mountinfo")?;
+    Ok(device_in(&list, dir))
+}
+
+fn device_in(list: &[u8], dir: &Path) -> Option<String> {
     let dir = escaped(dir);
-    let list = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mounts = list
-        .lines()
-        .rev()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut ours = mounts.filter(|fields| fields.get(4) == Some(&&*dir));
-    Some((*ours.next()?.get(2)?).to_owned())
+    let mounts = list.split(|byte| *byte == b'\n').rev();
+    let mut ours = mounts.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let device = fields.next()?;
+        (fields.nth(1)? == dir).then_some(device)
+    });
+    Some(String::from_utf8_lossy(ours.next()?).into_owned())
 }
 
 /// As the kernel writes paths into its list.
-fn escaped(dir: &Path) -> String {
-    let text = dir.to_string_lossy().replace('\\', "\\134");
-    text.replace(' ', "\\040")
-        .replace('\t', "\\011")
-        .replace('\n', "\\012")
+fn escaped(dir: &Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    for byte in dir.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => text.extend(format!("\\{byte:03o}").bytes()),
+            byte => text.push(*byte),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_on_a_directory_is_found_whatever_its_name() {
+        let list = b"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            36 25 0:31 / /a\\040b\\134\\011\\012\xff rw,nosuid - fuse.razorfs /v rw\n\
+            37 25 0:32 / /c rw shared:7 - fuse.razorfs /v rw\n\
+            38 25 0:33 / /c rw - tmpfs tmpfs rw\n";
+        let device = |dir: &[u8]| device_in(list, Path::new(OsStr::from_bytes(dir)));
+        assert_eq!(device(b"/").as_deref(), Some("8:1"));
+        assert_eq!(device(b"/a b\\\t\n\xff").as_deref(), Some("0:31"));
+        assert_eq!(device(b"/c").as_deref(), Some("0:33"));
+        assert_eq!(device(b"/d"), None);
+        assert_eq!(device(b""), None);
+    }
 }

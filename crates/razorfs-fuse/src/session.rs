@@ -1,5 +1,8 @@
 //! A mount and what serves it.
 
+#[cfg(test)]
+mod session_tests;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::connection::Identity;
 use crate::filesystem::FileSystem;
 use crate::mount::{self, MountError, MountOptions, Mounted};
 use crate::notify::Notifier;
@@ -16,7 +20,9 @@ use crate::operations::Operations;
 use crate::protocol::{Agreed, Limits, Validity, flags};
 use crate::statistics::Statistics;
 use crate::transport::rings_available;
-use crate::transport::{Device, DeviceOptions, NoRings, RingOptions, Rings, Transport};
+use crate::transport::{
+    Device, DeviceOptions, NoRings, NotRegistered, RingOptions, Rings, Transport,
+};
 
 /// Which way requests come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,8 +70,7 @@ impl Default for SessionOptions {
 /// A mounted file system, to be served by [`Session::run`].
 pub struct Session {
     operations: Operations,
-    transport: Box<dyn Transport>,
-    rings: Option<Arc<Rings>>,
+    transport: Arc<dyn Transport>,
     /// Without the rings it is not served.
     needs_rings: bool,
     unmounter: Unmounter,
@@ -73,7 +78,9 @@ pub struct Session {
     fs: Arc<dyn FileSystem>,
     /// It goes on for a server that has died.
     resumed: bool,
-    descriptor: OwnedFd,
+    descriptor: Arc<OwnedFd>,
+    /// Behind everything that keeps the connection open: the kernel writes to their memory.
+    rings: Option<Arc<Rings>>,
 }
 
 /// How long after a death the kernel is asked first what it holds: answers that were sent before
@@ -87,13 +94,15 @@ const QUESTIONS: Duration = Duration::from_secs(1);
 pub struct Unmounter {
     dir: Arc<PathBuf>,
     ended: Arc<AtomicBool>,
+    identity: Arc<Identity>,
 }
 
 impl Unmounter {
     /// Unmounts; with `detach` also if the mount is in use: it disappears at once and is served on
-    /// until nobody uses it. [`Session::run`] returns when it is gone. Does nothing if it is.
+    /// until nobody uses it. [`Session::run`] returns when it is gone. Does nothing if it is, or if
+    /// another one is at its mount point.
     pub fn unmount(&self, detach: bool) -> Result<(), MountError> {
-        if self.ended.load(Ordering::SeqCst) {
+        if self.ended.load(Ordering::SeqCst) || !self.identity.is_on(&self.dir) {
             return Ok(());
         }
         mount::unmount(&self.dir, detach)
@@ -103,6 +112,29 @@ impl Unmounter {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// Ends serving when a part of it cannot go on.
+#[derive(Clone)]
+struct Breaker {
+    transport: Arc<dyn Transport>,
+    descriptor: Arc<OwnedFd>,
+    unmounter: Unmounter,
+    /// Why, if it was.
+    why: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Breaker {
+    /// Whoever waits for an answer gets an error: as soon as the kernel lets us have it so, and
+    /// when all descriptors are closed at the latest, which they are once nothing is served.
+    fn end(&self, why: io::Error) {
+        tracing::error!("the mount is taken away, as it cannot be served: {why}");
+        self.why.lock().get_or_insert(why);
+        self.unmounter
+            .identity
+            .abort(&self.descriptor, &self.unmounter.dir);
+        self.transport.end();
     }
 }
 
@@ -157,23 +189,27 @@ impl Session {
             what: "the descriptor of the mount",
             error: Arc::new(error),
         };
-        let descriptor = mounted.fd.try_clone().map_err(failed)?;
+        let descriptor = Arc::new(mounted.fd.try_clone().map_err(failed)?);
         let rings = has_rings.then(|| {
             let payload = options.limits.max_write as usize;
             Rings::new(mounted.fd.try_clone()?, RingOptions { payload })
         });
         let rings = rings.transpose().map_err(failed)?;
         let transport = Device::new(mounted.fd, device).map_err(failed)?;
+        let transport = match &rings {
+            Some(_) => transport.with_stop().map_err(failed)?,
+            None => transport,
+        };
         let operations = Operations::new(Arc::clone(&fs), options.limits, options.validity);
         if rings.is_none() {
             operations.do_without(flags::OVER_IO_URING);
         }
         Ok(Self {
             operations,
-            transport: Box::new(transport),
-            rings: rings.map(Arc::new),
+            transport: Arc::new(transport),
             needs_rings: options.transport == TransportChoice::Uring,
             unmounter: Unmounter {
+                identity: Arc::new(Identity::of(&mounted.dir)),
                 dir: Arc::new(mounted.dir),
                 ended: Arc::default(),
             },
@@ -181,6 +217,7 @@ impl Session {
             fs,
             resumed: false,
             descriptor,
+            rings: rings.map(Arc::new),
         })
     }
 
@@ -191,16 +228,21 @@ impl Session {
 
     /// The same; `ready` gets what another server needs to go on if this one dies.
     pub fn run_kept(self, ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static) -> io::Result<()> {
-        let refused = Arc::new(Mutex::new(None));
+        let breaker = Breaker {
+            transport: Arc::clone(&self.transport),
+            descriptor: Arc::clone(&self.descriptor),
+            unmounter: self.unmounter(),
+            why: Arc::default(),
+        };
         self.operations
-            .when_ready(self.when_ready(ready, &refused)?);
+            .when_ready(self.when_ready(ready, &breaker)?);
         let result = if self.resumed {
             self.go_on()
         } else {
-            self.serve()
+            self.serve(&breaker)
         };
-        let result = match refused.lock().take() {
-            Some(why) => Err(io::Error::other::<NoRings>(why)),
+        let result = match breaker.why.lock().take() {
+            Some(why) => Err(why),
             None => result,
         };
         // After an error the mount is still there: it is taken away when this is dropped.
@@ -213,49 +255,42 @@ impl Session {
     fn when_ready(
         &self,
         ready: impl FnOnce(OwnedFd, Agreed) + Send + 'static,
-        refused: &Arc<Mutex<Option<NoRings>>>,
+        breaker: &Breaker,
     ) -> io::Result<Box<dyn FnOnce(Agreed) + Send>> {
-        let (unmounter, read_ahead) = (self.unmounter(), self.read_ahead);
+        let (breaker, read_ahead) = (breaker.clone(), self.read_ahead);
         let descriptor = self.descriptor.try_clone()?;
         let (rings, needs_rings) = (self.rings.clone(), self.needs_rings);
-        let refused = Arc::clone(refused);
         Ok(Box::new(move |mut agreed| {
             let registered = match &rings {
                 Some(rings) if agreed.is_over_io_uring() => rings.register(),
-                _ if needs_rings => Err(NoRings::not_offered()),
+                _ if needs_rings => Err(NotRegistered::Refused(NoRings::not_offered())),
                 _ => Ok(()),
             };
-            if let Err(why) = registered {
-                if needs_rings {
-                    *refused.lock() = Some(why);
-                    // Nobody has seen it yet.
-                    let _ = unmounter.unmount(true);
-                    return;
+            match registered {
+                Ok(()) => {}
+                Err(NotRegistered::Refused(why)) if !needs_rings => {
+                    tracing::warn!("requests come over /dev/fuse: {why}");
+                    agreed.flags &= !flags::OVER_IO_URING;
+                    if let Some(rings) = rings {
+                        rings.end();
+                    }
                 }
-                tracing::warn!("requests come over /dev/fuse: {why}");
-                agreed.flags &= !flags::OVER_IO_URING;
-                if let Some(rings) = rings {
-                    rings.end();
-                }
+                Err(NotRegistered::Refused(why)) => return breaker.end(io::Error::other(why)),
+                Err(NotRegistered::Unknown(why)) => return breaker.end(why),
             }
             // INIT sets it, so this comes after.
-            mount::raise_read_ahead(unmounter.dir(), read_ahead);
+            mount::raise_read_ahead(breaker.unmounter.dir(), read_ahead);
             ready(descriptor, agreed);
         }))
     }
 
     /// Serves both ways that requests may come.
-    fn serve(&self) -> io::Result<()> {
+    fn serve(&self, breaker: &Breaker) -> io::Result<()> {
         let Some(rings) = &self.rings else {
             return self.transport.serve(&self.operations);
         };
-        let unmounter = self.unmounter();
-        let failed = move |e| {
-            tracing::error!("the mount is taken away, as a queue cannot be served: {e}");
-            if let Err(e) = unmounter.unmount(true) {
-                tracing::error!("{e}");
-            }
-        };
+        let breaker = breaker.clone();
+        let failed = move |e| breaker.end(e);
         std::thread::scope(|scope| {
             let started = rings.start(scope, &self.operations, Arc::new(failed));
             let served = match started {
@@ -278,11 +313,15 @@ impl Session {
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| self.ask_what_is_held(&over));
             self.operations.ready();
-            let result = match self.notifier().resend() {
+            let resent = match self.notifier().resend() {
                 // It was unmounted meanwhile, which serving finds out.
                 Err(e) if e.raw_os_error() != Some(libc::ENODEV) => Err(e),
-                _ => self.transport.serve(&self.operations),
+                _ => self.transport.serve_resent(&self.operations),
             };
+            let result = resent.and_then(|()| {
+                self.fs.all_came_again();
+                self.transport.serve(&self.operations)
+            });
             over.store(true, Ordering::SeqCst);
             asking.thread().unpark();
             result

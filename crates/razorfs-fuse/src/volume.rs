@@ -142,6 +142,10 @@ impl FileSystem for Volume {
         Self::doubtful(self)
     }
 
+    fn all_came_again(&self) {
+        Self::all_came_again(self);
+    }
+
     fn held(&self, ino: Ino) {
         Self::held(self, ino);
     }

@@ -489,7 +489,7 @@ impl FileSystem for EngineFs {
             Work::Reap => Chore::Reap,
             Work::Grow => Chore::Grow,
             Work::Parity => Chore::Parity,
-            Work::Clean => Chore::Clean,
+            Work::Clean => return clean(&self.volume),
             Work::Release => Chore::Release,
             Work::Scrub => {
                 if self.volume.scrub_status().state == ScrubState::Idle {
@@ -545,4 +545,14 @@ pub fn is_refusal(error: &Error) -> bool {
             | Error::ReadOnly(_)
             | Error::NotAVolume(_)
     )
+}
+
+/// Steps of cleaning until one has copied something: after an opening packs are searched before.
+fn clean(volume: &Volume) -> Result<bool> {
+    let copied = || volume.stats().cleaned_bytes;
+    let (before, mut steps) = (copied(), 0);
+    while steps < 4 && copied() == before && volume.step(Chore::Clean)? {
+        steps += 1;
+    }
+    Ok(steps > 0)
 }

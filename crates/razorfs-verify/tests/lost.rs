@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::forge::{manifest, name_of, superblock};
+use common::forge::{manifest, name_of, previous, superblock};
 use common::*;
 use razorfs::{Error, Ino, Step, Volume};
 use razorfs_disk::Name;
@@ -209,5 +209,104 @@ fn what_the_host_cannot_read_for_long_stops_nothing_either() {
     v.step(Step::Checkpoint).unwrap();
     assert_eq!(bytes(&v, 100, WRITTEN.len()).unwrap(), WRITTEN);
     assert!(is_refused(&v, 0, 100));
+    v.close().unwrap();
+}
+
+/// What is written over a part of it.
+const OVER: std::ops::Range<usize> = 10_000..50_000;
+
+/// A volume in which cleaning has copied the frame of a file, and not the one that was written over
+/// a part of it in the same epoch, for that is shared; and what the file holds.
+fn cleaned() -> (SimDisk, SimEnv, Vec<u8>) {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(17));
+    create(&disk, &env);
+    let v = open(&disk, &env);
+    let file = |name: &str, seed: u64, len: usize| {
+        let ino = create_file(&v, name);
+        v.write(ino, 0, &Rng(seed).bytes(len)).unwrap();
+        ino
+    };
+    assert_eq!([file("f", 4, SIZE), file("g", 5, 1)], [F, G]);
+    // Batches so large that their data go to a pack at once.
+    v.step(Step::Commit).unwrap();
+    let over = Rng(6).bytes(OVER.len());
+    v.write(F, OVER.start as u64, &over).unwrap();
+    v.step(Step::Commit).unwrap();
+    // So small that they leave no holes.
+    for n in 0..8 {
+        file(&format!("dead {n}"), 100 + n, 9000);
+        file(&format!("kept {n}"), 200 + n, 5000);
+    }
+    v.step(Step::Commit).unwrap();
+    // It fills the pack up, and goes on in the next.
+    file("filler", 8, 100_000);
+    v.step(Step::Checkpoint).unwrap();
+    let (at, len) = (OVER.start as u64, OVER.len() as u64);
+    assert_eq!(v.copy_range(F, at, G, 0, len).unwrap(), len);
+    v.step(Step::Checkpoint).unwrap();
+    for n in 0..8 {
+        remove(&v, &format!("dead {n}"));
+    }
+    v.step(Step::Checkpoint).unwrap();
+    while v.step(Step::Clean).unwrap() {}
+    assert!(v.stats().cleaned_bytes >= SIZE as u64);
+    v.step(Step::Checkpoint).unwrap();
+    let mut data = Rng(4).bytes(SIZE);
+    data[OVER].copy_from_slice(&over);
+    assert_eq!(read(&v, F), data);
+    (disk, env, data)
+}
+
+/// All that says where the file's data are is damaged, and repaired. Answers what was told of it.
+fn repaired_without_extents(disk: &SimDisk) -> Vec<std::ops::Range<u64>> {
+    let image = image_of(disk);
+    for meta in manifest(&image, &superblock(&image)).segments {
+        let is_of = (meta.first.ino()..=meta.last.ino()).contains(&F);
+        if meta.tag == Tag::Extent && is_of {
+            assert!(disk.flip_bit(&name_of(FileName::Segment(meta.id)), 80, 3));
+        }
+    }
+    // Less is lost of the generation before, which has not moved anything.
+    let before = name_of(FileName::Manifest(previous(&image).manifest.id));
+    assert!(disk.flip_bit(&before, 80, 3));
+    let options = RepairOptions {
+        commit: true,
+        ..RepairOptions::default()
+    };
+    let done = repair(disk, &SimEnv::new(1), &options, &mut |_| true).unwrap();
+    let of_f = done.losses.into_iter().filter(|l| l.ino == F);
+    let unsure = of_f.filter(|l| l.what == Lose::Unsure);
+    assert_clean(&check_disk(disk, 3));
+    unsure.filter_map(|l| l.range).collect()
+}
+
+#[test]
+fn a_copy_of_cleaning_does_not_lie_over_what_was_written_over_the_frame() {
+    let (disk, env, data) = cleaned();
+    // The frame is at its old place, too: a generation needs it still.
+    let told = repaired_without_extents(&disk);
+    assert!(!told.is_empty());
+    let v = open(&disk, &env);
+    assert_eq!(read(&v, F), data);
+    v.close().unwrap();
+}
+
+#[test]
+fn frames_of_one_birth_in_different_packs_are_told_as_unsure_where_they_overlap() {
+    let (disk, env, data) = cleaned();
+    let v = open(&disk, &env);
+    // The old place is given back.
+    settle(&v);
+    v.close().unwrap();
+    let told = repaired_without_extents(&disk);
+    let is_told = |at: u64| told.iter().any(|range| range.contains(&at));
+    let mut over = OVER.start as u64..OVER.end as u64;
+    assert!(over.all(is_told), "{told:?}");
+    let v = open(&disk, &env);
+    let (got, frame) = (read(&v, F), Rng(4).bytes(SIZE));
+    for (at, byte) in got.iter().enumerate() {
+        // One of those that were written.
+        assert!(*byte == data[at] || *byte == frame[at], "{at}");
+    }
     v.close().unwrap();
 }

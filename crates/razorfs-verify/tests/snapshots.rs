@@ -8,13 +8,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::{Rng, check, create, image_of, open, options};
 use razorfs::marks::{Mark, count};
 use razorfs::{
-    AllocateMode, Error, FileKind, Ino, NewNode, RenameMode, SetAttributes, Step, Volume,
+    AllocateMode, Change, ChangeKind, Error, FileKind, Ino, NewNode, RenameMode, SetAttributes,
+    Step, Volume,
 };
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_verify::Report;
@@ -43,6 +44,30 @@ fn show(volume: &Volume, dir: Ino, path: &[u8], out: &mut Shown) {
             show(volume, ino, &path, out);
         }
     }
+}
+
+/// Of each inode its names and its content.
+type ByInode = BTreeMap<Ino, (BTreeSet<(Ino, Vec<u8>)>, Vec<u8>)>;
+
+fn by_inode(volume: &Volume) -> ByInode {
+    let (mut found, mut dirs) = (ByInode::new(), vec![Ino::ROOT]);
+    while let Some(dir) = dirs.pop() {
+        let listed = volume.collect_children(dir, 0, &mut |e| {
+            let mut data = Vec::new();
+            if e.kind == FileKind::Directory {
+                dirs.push(e.ino);
+            } else {
+                data = vec![0; volume.stat(e.ino).unwrap().size as usize];
+                volume.read(e.ino, 0, &mut data).unwrap();
+            }
+            let inode = found.entry(e.ino).or_default();
+            inode.0.insert((dir, e.name.to_vec()));
+            inode.1 = data;
+            true
+        });
+        listed.unwrap();
+    }
+    found
 }
 
 fn shown(volume: &Volume) -> Shown {
@@ -226,6 +251,7 @@ impl World {
             2 => self.roll_back(),
             3 => self.delete(),
             4 => self.crash(),
+            11 => self.check_diff(),
             5 => drop(v.step(Step::Checkpoint).unwrap()),
             6 => drop(v.step(Step::Compact).unwrap()),
             7 => drop(v.step(Step::Release).unwrap()),
@@ -233,6 +259,59 @@ impl World {
             9 => drop(v.step(Step::Reap).unwrap()),
             10 => drop(v.step(Step::Commit).unwrap()),
             _ => self.change(),
+        }
+    }
+
+    /// A diff tells exactly the names that differ, and each file with other bytes.
+    fn check_diff(&mut self) {
+        let names: Vec<String> = self.taken.keys().cloned().collect();
+        let side = |world: &mut Self| match world.pick(&names) {
+            Some(name) if world.rng.below(3) > 0 => world.volume.at_snapshot(name).unwrap(),
+            _ => world.volume.clone(),
+        };
+        let (old, new) = (side(self), side(self));
+        let (before, after) = (by_inode(&old), by_inode(&new));
+        let told = old.diff(&new).unwrap();
+        // A name that leads to another file is gone for the one and new for the other.
+        let mut changes = Vec::new();
+        for change in told {
+            if change.kind != ChangeKind::Changed || before.contains_key(&change.ino) {
+                changes.push(change);
+                continue;
+            }
+            let path = change.path.as_os_str().as_encoded_bytes();
+            let ino = old.find_by_path(path).unwrap();
+            let of = |kind, ino| Change {
+                kind,
+                ino,
+                ..change.clone()
+            };
+            changes.push(of(ChangeKind::Removed, ino));
+            changes.push(of(ChangeKind::Added, change.ino));
+        }
+        let count = |kinds: &[ChangeKind], ino: Ino| {
+            let of = |c: &&Change| c.ino == ino && kinds.contains(&c.kind);
+            changes.iter().filter(of).count()
+        };
+        let none = (BTreeSet::new(), Vec::new());
+        let all: BTreeSet<Ino> = before.keys().chain(after.keys()).copied().collect();
+        for ino in all {
+            let a = before.get(&ino).unwrap_or(&none);
+            let b = after.get(&ino).unwrap_or(&none);
+            let lost = count(&[ChangeKind::Removed, ChangeKind::Renamed], ino);
+            let got = count(&[ChangeKind::Added, ChangeKind::Renamed], ino);
+            let (names_lost, names_got) = (a.0.difference(&b.0), b.0.difference(&a.0));
+            // A directory that was made anew is no difference.
+            let is_dir = old.stat(ino).or(new.stat(ino)).unwrap().kind() == FileKind::Directory;
+            let is_told = |told: usize, names: usize| told == names || (is_dir && told == 0);
+            assert!(is_told(lost, names_lost.count()), "{ino}: {changes:#?}");
+            assert!(is_told(got, names_got.count()), "{ino}: {changes:#?}");
+            let told = changes.iter().any(|c| c.ino == ino && c.differs.content);
+            let both = before.contains_key(&ino) && after.contains_key(&ino);
+            assert!(told || !both || a.1 == b.1, "{ino}: {changes:#?}");
+        }
+        for change in &changes {
+            assert!(before.contains_key(&change.ino) || after.contains_key(&change.ino));
         }
     }
 

@@ -82,6 +82,7 @@ marks! {
     ReleaseFreed = "release: frames of a snapshot were given back",
     ReleaseLine = "release: a line of time ended earlier",
     ReleaseWaits = "release: a snapshot has to stay, two ways lead on from it",
+    CleanSearched = "cleaning: a pack was searched first",
     SearchFoundDead = "search: dead frames were found",
     FlushRewrote = "flush: a block of many pieces was written anew",
     FlushMovedToPack = "flush: bytes of records were moved to a pack",

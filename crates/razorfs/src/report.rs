@@ -54,6 +54,8 @@ pub struct Stats {
     pub cleaned_packs: u64,
     /// Packs that were removed.
     pub removed_packs: u64,
+    /// Nanoseconds that writers were slowed down by, together, where space is short.
+    pub slowed_ns: u64,
     /// Bytes of records and data in RAM that are in no segment or pack yet.
     pub dirty_bytes: u64,
     /// Inodes that wait for their removal.

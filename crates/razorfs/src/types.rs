@@ -1,5 +1,7 @@
 //! The types that cross the door of the engine.
 
+use std::path::PathBuf;
+
 use razorfs_format::Ino;
 use razorfs_format::record::{FileKind, Time};
 
@@ -197,4 +199,62 @@ pub struct VolumeSpace {
     pub free: u64,
     /// Number of inodes in use.
     pub inodes: u64,
+}
+
+/// What became of a name between two states of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ChangeKind {
+    /// It is there in the newer state only.
+    Added,
+    /// It is there in the older state only.
+    Removed,
+    /// The file had another name in the older state.
+    Renamed,
+    /// The name is there in both, and the file, or what is in it, is another.
+    Changed,
+}
+
+/// What of a file that both states have is another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Difference {
+    /// Its bytes were written, or its size is another.
+    pub content: bool,
+    /// Its permission bits.
+    pub mode: bool,
+    /// Its owner or group.
+    pub owner: bool,
+    /// Its extended attributes or flags.
+    pub attributes: bool,
+    /// The time of its last change alone.
+    pub times: bool,
+}
+
+/// One difference between two states of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// What became of it.
+    pub kind: ChangeKind,
+    /// Its path: in the newer state, or in the older one if it is there only.
+    pub path: PathBuf,
+    /// Of a renamed one the path in the older state.
+    pub from: Option<PathBuf>,
+    /// The inode; in the newer state, if the name leads to another one there.
+    pub ino: Ino,
+    /// What it is.
+    pub file: FileKind,
+    /// Its size in the older state, if it is there.
+    pub size_before: Option<u64>,
+    /// Its size in the newer state, if it is there.
+    pub size_after: Option<u64>,
+    /// What else is another. Told once for an inode, however many names it has.
+    pub differs: Difference,
+}
+
+/// What whoever remembers a volume as it was has to forget after a rollback.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stale {
+    /// Names, by their directories, that lead elsewhere, or to a file of which something is another.
+    pub names: Vec<(Ino, Box<[u8]>)>,
+    /// Inodes of which something is another.
+    pub inodes: Vec<Ino>,
 }

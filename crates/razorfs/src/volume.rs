@@ -339,6 +339,12 @@ impl Volume {
         self.inner.not_held(ino)
     }
 
+    /// Whatever they had asked for without having had an answer was asked for again by now, and
+    /// answered, so that they know of all that was made for them.
+    pub fn all_came_again(&self) {
+        self.inner.all_came_again();
+    }
+
     /// They hold nothing any more. Without that, what a volume that is closed has in
     /// [`Options::redo`] stays for whoever goes on for them.
     pub fn nobody_is_left(&self) {

@@ -12,9 +12,10 @@ use crate::tree::CHUNK;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   razorfs cat demo.rzfs:/etc/motd
-  razorfs cat mnt:/a mnt:/b > both")]
+  razorfs cat mnt:/a mnt:/b > both
+  razorfs cat mnt@yesterday:/a")]
 pub struct Args {
-    /// Files, as PLACE:/path
+    /// Files, as PLACE:/path or PLACE@SNAPSHOT:/path
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
@@ -23,7 +24,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     for file in &args.files {
         let spot = spot(file)?;
-        let opened = Opened::open(&spot.place, false)?;
+        let opened = Opened::open(&spot, false)?;
         let outcome = cat(&opened, &spot.path);
         opened.close()?;
         outcome?;

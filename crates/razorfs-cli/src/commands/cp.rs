@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
-use crate::place::{Opened, split};
+use crate::place::{Opened, Spot, split};
 use crate::progress::{Progress, Unit};
 use crate::signals;
 use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
@@ -16,9 +16,10 @@ use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
 Examples:
   razorfs cp photo.jpg demo.rzfs:/photos/
   razorfs cp -r demo.rzfs:/photos /tmp
-  razorfs cp a.rzfs:/x b.rzfs:/y")]
+  razorfs cp a.rzfs:/x b.rzfs:/y
+  razorfs cp -r mnt@yesterday:/photos mnt:/photos-of-yesterday")]
 pub struct Args {
-    /// What to copy: PLACE:/path, or a path of the host
+    /// What to copy: PLACE:/path, PLACE@SNAPSHOT:/path, or a path of the host
     #[arg(required = true)]
     sources: Vec<PathBuf>,
     /// Where to: an existing directory, or a new name for a single source
@@ -126,8 +127,11 @@ fn copy_all(
 /// The trees that take part, each opened once: a volume cannot be opened twice.
 #[derive(Default)]
 struct Ends {
-    opened: Vec<(Option<PathBuf>, End)>,
+    opened: Vec<(Option<Key>, End)>,
 }
+
+/// What tells trees of places apart: where the place is, and the snapshot.
+type Key = (PathBuf, Option<String>);
 
 enum End {
     Host(HostTree),
@@ -139,7 +143,7 @@ impl Ends {
     fn open(&mut self, text: &Path, write: bool) -> Result<(usize, PathBuf)> {
         let spot = split(text)?;
         let key = match &spot {
-            Some(spot) => Some(crate::place::absolute(&spot.place)?),
+            Some(spot) => Some((crate::place::absolute(&spot.place)?, spot.snapshot.clone())),
             None => None,
         };
         let path = match &spot {
@@ -152,10 +156,23 @@ impl Ends {
         let end = match &spot {
             // A path from the root replaces the root of the tree that it is joined to.
             None => End::Host(HostTree::new("/")),
-            Some(spot) => End::Place(Opened::open(&spot.place, write)?),
+            Some(spot) => match self.beside(&key, spot) {
+                Some(opened) => End::Place(opened?),
+                None => End::Place(Opened::open(spot, write)?),
+            },
         };
         self.opened.push((key, end));
         Ok((self.opened.len() - 1, path))
+    }
+
+    /// The tree of a volume that is open at another point of its time.
+    fn beside(&self, key: &Option<Key>, spot: &Spot) -> Option<Result<Opened>> {
+        let place = |key: &Option<Key>| key.as_ref().map(|(place, _)| place.clone());
+        let same = |(k, _): &&(Option<Key>, End)| place(k) == place(key);
+        match self.opened.iter().find(same)? {
+            (_, End::Place(opened)) => opened.at(spot),
+            _ => None,
+        }
     }
 
     fn tree(&self, end: usize) -> Result<&dyn Tree> {

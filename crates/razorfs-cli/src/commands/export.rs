@@ -22,10 +22,11 @@ missing or empty. A target that fails half way is removed.
 Examples:
   razorfs export demo.rzfs backup.tar.zst
   razorfs export mnt:/photos /tmp/photos
+  razorfs export mnt@yesterday yesterday.tar.zst
   razorfs export demo.rzfs - | ssh host tar x"
 )]
 pub struct Args {
-    /// A volume, a mount point, or PLACE:/path
+    /// A volume, a mount point, or PLACE:/path; PLACE@SNAPSHOT for what that has
     place: PathBuf,
     /// A directory, a tar, or - for standard output
     target: PathBuf,
@@ -38,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     signals::note_interrupts()?;
     let spot = spot(&args.place)?;
-    let opened = Opened::open(&spot.place, false)?;
+    let opened = Opened::open(&spot, false)?;
     let mut progress = Progress::new("export", Unit::Bytes, args.quiet);
     let outcome = export(opened.tree(), &spot.path, &args.target, &mut progress);
     opened.close()?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::archive::{self, Counted};
 use crate::commands::create;
 use crate::failure::{Failure, Result};
-use crate::place::{self, Opened, split};
+use crate::place::{self, Opened, Spot, spot};
 use crate::progress::{Progress, Unit};
 use crate::signals::{self, Interruptible};
 use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
@@ -39,12 +39,9 @@ pub fn run(args: &Args) -> Result<u8> {
     signals::note_interrupts()?;
     // First, so that nothing is created for a source that is not there.
     let source = Source::open(&args.source)?;
-    let target = split(&args.volume)?;
-    let (place, path) = match target {
-        Some(spot) => (spot.place, spot.path),
-        None => (args.volume.clone(), PathBuf::new()),
-    };
-    let full = place::absolute(&place)?;
+    let target = spot(&args.volume)?;
+    target.check_writable()?;
+    let full = place::absolute(&target.place)?;
     let fresh = match std::fs::symlink_metadata(&full) {
         Ok(_) => is_empty_directory(&full),
         Err(e) => e.kind() == std::io::ErrorKind::NotFound,
@@ -53,7 +50,7 @@ pub fn run(args: &Args) -> Result<u8> {
     if fresh {
         create::create(&full, &create::options())?;
     }
-    let outcome = fill(source, &place, &path, args.quiet);
+    let outcome = fill(source, &target, args.quiet);
     if outcome.is_err() && fresh {
         create::remove(&full, existed);
     }
@@ -92,13 +89,13 @@ impl Source {
     }
 }
 
-fn fill(source: Source, place: &Path, path: &Path, quiet: bool) -> Result<()> {
-    let opened = Opened::open(place, true)?;
+fn fill(source: Source, target: &Spot, quiet: bool) -> Result<()> {
+    let opened = Opened::open(target, true)?;
     let mut progress = Progress::new("import", Unit::Bytes, quiet);
-    let outcome = fill_tree(source, opened.tree(), path, &mut progress);
+    let outcome = fill_tree(source, opened.tree(), &target.path, &mut progress);
     let synced = outcome.and_then(|()| opened.tree().sync());
     match opened {
-        Opened::Mounted(_) if synced.is_ok() => sync_daemon(place)?,
+        Opened::Mounted(_) if synced.is_ok() => sync_daemon(&target.place)?,
         Opened::Mounted(_) => {}
         Opened::Inside(_) => {
             let closed = opened.close();

@@ -16,12 +16,12 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
-generation, inodes, bytes, limit (or null), segments {count, bytes}, packs {count, bytes, \
-live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), scrub (as that of `razorfs \
-scrub`), space {total, free} of the volume, recovery {clean, batches, ops, bytes, torn, \
-orphans, redone} when it was opened (redone: what a daemon that died had acknowledged and no \
-journal had, or null), keeper (null, or {pid (null if it died), restarts}) and transport \
-(uring or dev) of a mount, damage and \
+generation, inodes, bytes, snapshots (how many there are), limit (or null), segments {count, \
+bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
+scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
+ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
+acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), transport \
+(uring or dev) and snapshot (that it shows, or null) of a mount, damage and \
 healed (arrays of lines), read_only (why, or null), \
 failing (array of lines: maintenance whose last try failed, it is tried again), \
 health (ok, failing, read-only or damaged). Sizes are in bytes.
@@ -90,6 +90,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
         "generation": info.generation,
         "inodes": info.inodes,
         "bytes": info.bytes,
+        "snapshots": volume.snapshots().len(),
         "limit": info.limit,
         "segments": {"count": info.segments, "bytes": info.segment_bytes},
         "packs": {
@@ -142,10 +143,7 @@ fn text(document: &Value) -> String {
     };
     let mut lines = vec![
         format!("volume      {}", word("/volume")),
-        match document.pointer("/mounted").and_then(Value::as_str) {
-            Some(dir) => format!("mounted     {dir}, daemon {}", number("/pid")),
-            None => "mounted     no".into(),
-        },
+        format!("mounted     {}", mounted(document)),
         format!("keeper      {}", keeper(document)),
         format!("requests    {}", transport(document)),
         format!("identity    {}", word("/uuid")),
@@ -162,6 +160,7 @@ fn text(document: &Value) -> String {
             number("/inodes"),
             bytes("/bytes")
         ),
+        format!("snapshots   {}", number("/snapshots")),
         format!(
             "on disk     packs {} ({} of it in use), segments {}, journal {}",
             bytes("/packs/bytes"),
@@ -212,6 +211,17 @@ fn text(document: &Value) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Where it is mounted, and what is shown there.
+fn mounted(document: &Value) -> String {
+    let word = |key: &str| document.get(key).and_then(Value::as_str);
+    let pid = document.get("pid").and_then(Value::as_u64).unwrap_or(0);
+    match (word("mounted"), word("snapshot")) {
+        (None, _) => "no".into(),
+        (Some(dir), None) => format!("{dir}, daemon {pid}"),
+        (Some(dir), Some(name)) => format!("{dir}, daemon {pid}, shows the snapshot {name}"),
+    }
 }
 
 /// Who starts another daemon if this one dies.

@@ -21,10 +21,11 @@ prints.
 Examples:
   razorfs ls demo.rzfs
   razorfs ls -l mnt:/photos
-  razorfs ls -R demo.rzfs:/photos/2026"
+  razorfs ls -R demo.rzfs:/photos/2026
+  razorfs ls demo.rzfs@before-import:/photos"
 )]
 pub struct Args {
-    /// A directory or file, as PLACE:/path; a place alone is its root
+    /// A directory or file, as PLACE:/path or PLACE@SNAPSHOT:/path; a place alone is its root
     place: PathBuf,
     /// One line for each with permissions, owner, size and time
     #[arg(short, long)]
@@ -43,7 +44,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let spot = spot(&args.place)?;
-    let opened = Opened::open(&spot.place, false)?;
+    let opened = Opened::open(&spot, false)?;
     let outcome = list(opened.tree(), &spot.path, args);
     opened.close()?;
     outcome.map(|()| 0)

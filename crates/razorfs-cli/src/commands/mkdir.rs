@@ -26,7 +26,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     for directory in &args.directories {
         let spot = spot(directory)?;
-        let opened = Opened::open(&spot.place, true)?;
+        let opened = Opened::open(&spot, true)?;
         let outcome = mkdir(opened.tree(), &spot.path, args.parents);
         opened.close()?;
         outcome?;

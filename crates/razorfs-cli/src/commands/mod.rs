@@ -1,9 +1,11 @@
 //! The commands, each in a file of its own.
 
 pub mod cat;
+pub mod clone;
 pub mod completions;
 pub mod cp;
 pub mod create;
+pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod import;
@@ -13,7 +15,9 @@ pub mod mkdir;
 pub mod mount;
 pub mod repair;
 pub mod rm;
+pub mod rollback;
 pub mod scrub;
+pub mod snapshot;
 pub mod stat;
 pub mod stats;
 pub mod sync;

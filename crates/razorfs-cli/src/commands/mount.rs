@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use razorfs_fuse::Obstacle;
 
 use crate::commands::umount;
 use crate::daemon::{self, Job};
@@ -14,6 +15,8 @@ use crate::keeper;
 use crate::mountinfo;
 use crate::options::MountOptions;
 use crate::place;
+use crate::points::{self, word};
+use crate::program;
 use crate::socket::{self, Request};
 
 /// Mounts a volume on a directory
@@ -22,7 +25,9 @@ use crate::socket::{self, Request};
     after_help = "Both are created if they are missing. The command returns when the \
 directory is usable; a daemon then runs in the background and writes its log to \
 VOLUME/razorfs.log. A signal unmounts; while the mount is in use it is taken away and served on,
-and a second signal ends the daemon at once.
+and a second signal ends the daemon at once. With --snapshot the volume is shown, read-only, as it
+was then; in the mount of a volume all snapshots are below .razorfs/snapshots, which no directory
+lists.
 
 Options:
   durability=sync          every operation is on the disk when it returns
@@ -45,11 +50,18 @@ Options:
                            how); without a keeper, as the kernel does not resend those requests
   transport=auto           over /dev/fuse with a keeper; without one over io_uring where that is
                            possible (default)
+  autosnap=TIME            a snapshot each TIME (90s, 10m, 24h, 7d) in which something changed,
+                           of a name such as auto-20261130T054213Z
+  keep=AGE:RATE,...        which of these stay: up to that age all, or one hourly, daily or weekly;
+                           none that are older (default 1h:all,24h:hourly,7d:daily). Snapshots of
+                           other names, and the newest, always stay
 
 Examples:
   razorfs mount demo.rzfs mnt
   razorfs mount demo.rzfs mnt -o durability=sync,cache=1G
-  razorfs mount demo.rzfs mnt --foreground"
+  razorfs mount demo.rzfs mnt --foreground
+  razorfs mount demo.rzfs mnt -o autosnap=10m,keep=24h:hourly,7d:daily
+  razorfs mount --snapshot before-import demo.rzfs old"
 )]
 pub struct Args {
     /// The volume
@@ -65,6 +77,9 @@ pub struct Args {
     /// Changes nothing
     #[arg(long)]
     read_only: bool,
+    /// Shows the volume as this snapshot has it, and changes nothing
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
     /// Is the daemon of a mount in the background
     #[arg(long, hide = true)]
     daemon: bool,
@@ -82,6 +97,7 @@ impl Args {
             options,
             foreground: false,
             read_only: false,
+            snapshot: None,
             daemon: false,
             kept: false,
         }
@@ -91,10 +107,12 @@ impl Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let mut options = MountOptions::parse(&args.options)?;
-    options.read_only |= args.read_only;
+    options.read_only |= args.read_only || args.snapshot.is_some();
+    options.check()?;
     let job = Job {
         volume: place::absolute(&args.volume)?,
         dir: place::absolute(&args.dir)?,
+        snapshot: args.snapshot.clone(),
         options,
     };
     if args.daemon {
@@ -120,17 +138,23 @@ fn prepare(job: &Job) -> Result<()> {
         .write(true)
         .open("/dev/fuse");
     if let Err(e) = device {
-        let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
-            "have root run `chmod 666 /dev/fuse`, as it is on most systems"
-        } else {
-            "load the module `fuse`, or start the container with --device /dev/fuse"
+        let obstacle = e.raw_os_error().and_then(Obstacle::of_device);
+        let failure = match obstacle {
+            Some(Obstacle { found, remedy }) => Failure::with("open", "/dev/fuse", found, remedy),
+            None => Failure::host("open", Path::new("/dev/fuse"), &e),
         };
-        let cause = crate::failure::plain(&e);
-        return Err(Failure::with("open", "/dev/fuse", cause, remedy).code(COULD_NOT_RUN));
+        return Err(failure.code(COULD_NOT_RUN));
     }
     if let Some(mut stream) = socket::connect(&job.volume) {
         let info = socket::ask(&mut stream, &job.volume, Request::Info, &mut |_| {})?;
-        return Err(in_use(&job.volume, &info));
+        return Err(in_use(job, &info));
+    }
+    if let Some((volume, name)) = place::at_snapshot(&job.volume) {
+        let cause = "it is a snapshot";
+        let (volume, name) = (word(&volume), word(Path::new(&name)));
+        let dir = word(&job.dir);
+        let remedy = format!("use `razorfs mount --snapshot {name} {volume} {dir}`");
+        return Err(Failure::with("mount", &job.volume, cause, remedy));
     }
     if let Some(mount) = mountinfo::at(&job.dir) {
         if !place::is_dead(&job.dir) {
@@ -162,13 +186,20 @@ fn prepare(job: &Job) -> Result<()> {
     }
 }
 
-fn in_use(volume: &Path, info: &serde_json::Value) -> Failure {
+fn in_use(job: &Job, info: &serde_json::Value) -> Failure {
     let dir = info.get("mounted").and_then(|v| v.as_str()).unwrap_or("?");
     let pid = info.get("pid").and_then(serde_json::Value::as_u64);
     let pid = pid.unwrap_or(0);
     let cause = format!("razorfs (pid {pid}) has it mounted on {dir} already");
-    let remedy = format!("use it there, or `razorfs umount {dir}` first");
-    Failure::with("mount", volume, cause, remedy)
+    let remedy = match &job.snapshot {
+        // One daemon has the volume, and shows all snapshots of it.
+        Some(name) => {
+            let path = Path::new(dir).join(points::DIRECTORY).join(name);
+            format!("read the snapshot at {}", shown(&path))
+        }
+        None => format!("use it there, or `razorfs umount {dir}` first"),
+    };
+    Failure::with("mount", &job.volume, cause, remedy)
 }
 
 /// The command line of a process of the mount.
@@ -177,6 +208,9 @@ fn command_line(args: &Args, job: &Job, what: &[&str]) -> Vec<OsString> {
     line.extend(what.iter().map(OsString::from));
     if args.read_only {
         line.push("--read-only".into());
+    }
+    if let Some(name) = &args.snapshot {
+        line.extend(["--snapshot".into(), name.into()]);
     }
     for options in &args.options {
         line.extend(["-o".into(), options.into()]);
@@ -199,12 +233,8 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         "--daemon"
     };
     let line = command_line(args, job, &[what]);
-    // By its path, which gives the process its name, unless that is gone meanwhile.
-    let program = std::env::current_exe().ok().filter(|path| path.exists());
-    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
     descriptors::keep_to_ourselves();
-    let mut daemon = Command::new(program)
-        .arg0("razorfs")
+    let mut daemon = program::command()
         .args(line)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<u8> {
     signals::note_interrupts()?;
     for file in &args.files {
         let spot = spot(file)?;
-        let opened = Opened::open(&spot.place, true)?;
+        let opened = Opened::open(&spot, true)?;
         let outcome = rm(opened.tree(), &spot.path, args);
         opened.close()?;
         outcome?;

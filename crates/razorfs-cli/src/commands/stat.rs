@@ -22,10 +22,11 @@ of a symlink, device (major, minor) of a device file.
 
 Examples:
   razorfs stat demo.rzfs:/notes.txt
-  razorfs stat --json mnt:/photos"
+  razorfs stat --json mnt:/photos
+  razorfs stat mnt@yesterday:/photos"
 )]
 pub struct Args {
-    /// A file, as PLACE:/path
+    /// A file, as PLACE:/path or PLACE@SNAPSHOT:/path
     file: PathBuf,
     /// Prints one JSON document
     #[arg(long)]
@@ -35,7 +36,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let spot = spot(&args.file)?;
-    let opened = Opened::open(&spot.place, false)?;
+    let opened = Opened::open(&spot, false)?;
     let outcome = if args.json {
         document(opened.tree(), &spot.path).and_then(|document| print_json(&document))
     } else {

@@ -16,8 +16,9 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1) and the counters ops, batches, \
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
-compactions, cleaned_bytes, cleaned_packs, removed_packs, write_amplification (bytes written to \
-journal, packs and segments for each byte of file data; null before there was any), dirty_bytes, \
+compactions, cleaned_bytes, cleaned_packs, removed_packs, slowed_ns (by how long writers were \
+slowed down where space is short), write_amplification (bytes written to journal, packs and \
+segments for each byte of file data; null before there was any), dirty_bytes, \
 orphans, parity_reads, parity_healed; of a mounted volume also what the \
 kernel asked for since its daemon began: requests (object of a number for each kind that came), \
 requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes.
@@ -82,6 +83,7 @@ pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
         "cleaned_bytes": stats.cleaned_bytes,
         "cleaned_packs": stats.cleaned_packs,
         "removed_packs": stats.removed_packs,
+        "slowed_ns": stats.slowed_ns,
         "write_amplification": stats.write_amplification().map(|n| n as f64 / 100.0),
         "dirty_bytes": stats.dirty_bytes,
         "orphans": stats.orphans,

@@ -18,7 +18,7 @@ use crate::socket::Request;
     after_help = "Levels: 0 superblock, manifest and the end of the journal; 1 all metadata, and \
 its parity; 2 also that names, inodes and extents fit each other; 3 also every byte of data and of \
 its parity; 4 also that parity is that of its data, what fills journal batches, and the same for \
-each snapshot, of which this version has none.
+each snapshot.
 A mounted volume is held still meanwhile: what it has done is brought to the disk first, and what
 programs change waits for the end.
 

@@ -68,6 +68,15 @@ impl HostTree {
         })
     }
 
+    /// The tree below a directory of this one, out of which no symbolic link leads, either.
+    pub fn below(mut self, path: &Path) -> std::io::Result<Self> {
+        if let Some(mount) = &mut self.mount {
+            mount.root = mount.open(path, DIRECTORY)?;
+        }
+        self.root = self.root.join(path);
+        Ok(self)
+    }
+
     fn full(&self, path: &Path) -> PathBuf {
         if path.as_os_str().is_empty() {
             self.root.clone()

@@ -19,6 +19,8 @@ pub struct VolumeTree {
     volume: Volume,
     /// Path of the volume, for messages.
     place: PathBuf,
+    /// Where it is, if not there.
+    home: Option<PathBuf>,
     /// The directory that was used last: most operations are next to the one before.
     last: RefCell<(PathBuf, Ino)>,
 }
@@ -29,8 +31,15 @@ impl VolumeTree {
         Self {
             volume,
             place: place.into(),
+            home: None,
             last: RefCell::new((PathBuf::new(), Ino::ROOT)),
         }
+    }
+
+    /// The same, of a volume that is elsewhere than its messages say.
+    pub fn at_home(mut self, home: &Path) -> Self {
+        self.home = Some(home.to_path_buf());
+        self
     }
 
     /// Gives the volume back.
@@ -342,7 +351,8 @@ impl Tree for VolumeTree {
     }
 
     fn home(&self) -> Option<PathBuf> {
-        crate::place::absolute(&self.place).ok()
+        let home = self.home.as_deref().unwrap_or(&self.place);
+        crate::place::absolute(home).ok()
     }
 
     fn sync(&self) -> Result<()> {

@@ -20,5 +20,5 @@ pub use reply::{
 };
 pub use request::{
     Forget, Header, IN_HEADER, Malformed, Operation, RESENT, Request, SetAttr, data_of, flag,
-    header_of, parse,
+    header_of, is_first_sent, parse,
 };

@@ -277,6 +277,14 @@ pub fn header_of(message: &[u8]) -> Option<Header> {
     read_header(&mut Take(message)).ok()
 }
 
+/// Whether a message says that none follows that was sent to another server before: those come
+/// first in the kernel's queue. What it forgets and interrupts comes beside that.
+#[must_use]
+pub fn is_first_sent(message: &[u8]) -> bool {
+    const BESIDE: [u32; 3] = [opcode::FORGET, opcode::BATCH_FORGET, opcode::INTERRUPT];
+    header_of(message).is_some_and(|h| !h.is_resent() && !BESIDE.contains(&h.opcode))
+}
+
 /// Bytes of data that a message brings or asks for, as far as its shape tells.
 #[must_use]
 pub fn data_of(message: &[u8]) -> u64 {

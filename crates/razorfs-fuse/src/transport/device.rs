@@ -19,7 +19,7 @@ use std::thread::{Scope, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::thread::{Pid, gettid};
@@ -27,6 +27,7 @@ use rustix::thread::{Pid, gettid};
 use super::near::{self, Near};
 use super::{Handler, ReplySink, ReplyTo, Scratch, Transport};
 use crate::clock::monotonic;
+use crate::protocol;
 
 /// Requests in a row without a pause after which another thread is called.
 const ROW: u32 = 8;
@@ -61,6 +62,9 @@ impl ReplySink for Channel {
 pub struct Device {
     channel: Arc<Channel>,
     options: DeviceOptions,
+    /// Becomes readable when serving is to end although the mount is there; see
+    /// [`Device::with_stop`].
+    stop: Option<OwnedFd>,
     pub(super) near: Option<Near>,
     /// Whether somebody is the reader, the companion apart.
     reading: AtomicBool,
@@ -118,6 +122,7 @@ impl Device {
         Ok(Self {
             channel: Arc::new(Channel { fd }),
             options,
+            stop: None,
             near: options.stay_near.then(Near::new).flatten(),
             reading: AtomicBool::new(false),
             taken: AtomicU64::new(0),
@@ -127,6 +132,15 @@ impl Device {
             left: AtomicBool::new(false),
             parked: Mutex::default(),
             wake: Condvar::new(),
+        })
+    }
+
+    /// The same; [`Transport::end`] ends it even while nothing comes.
+    pub fn with_stop(self) -> io::Result<Self> {
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        Ok(Self {
+            stop: Some(stop),
+            ..self
         })
     }
 
@@ -154,10 +168,17 @@ impl Device {
             tv_sec: 0,
             tv_nsec: patience.subsec_nanos().into(),
         });
+        // Two only where they are wanted: this is done for every request.
+        let stop = self.stop.as_ref().map_or(self.fd(), OwnedFd::as_fd);
+        let watched = 1 + usize::from(self.stop.is_some());
         loop {
-            let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
-            match poll(&mut fds, patience.as_ref()) {
+            let mut fds = [self.fd(), stop].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let fds = fds.get_mut(..watched).unwrap_or_default();
+            match poll(fds, patience.as_ref()) {
                 Ok(0) => return Ok(Took::Nothing),
+                Ok(_) if fds.get(1).is_some_and(|stop| !stop.revents().is_empty()) => {
+                    return Ok(Took::End);
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -353,7 +374,8 @@ impl Device {
         !reading
     }
 
-    fn end(&self) {
+    /// Nobody waits to be needed any more.
+    fn dismiss_all(&self) {
         self.parked.lock().ended = true;
         self.wake.notify_all();
         self.wake_deputy();
@@ -399,7 +421,7 @@ impl Transport for Device {
         let run = &|me| {
             let result = self.work(me, handler);
             // The end is the same for all; an error ends all as well.
-            self.end();
+            self.dismiss_all();
             result
         };
         std::thread::scope(|scope| {
@@ -421,7 +443,33 @@ impl Transport for Device {
         })
     }
 
+    fn serve_resent(&self, handler: &dyn Handler) -> io::Result<()> {
+        let mut buf = vec![0; self.options.message];
+        let mut scratch = Scratch::default();
+        loop {
+            let n = match self.take(&mut buf)? {
+                Took::Message(n) => n,
+                // A message that was taken back is not the last one.
+                Took::Nothing if self.is_asked() => continue,
+                Took::Nothing | Took::End => return Ok(()),
+            };
+            let message = buf.get(..n).unwrap_or_default();
+            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            if protocol::is_first_sent(message) {
+                return Ok(());
+            }
+        }
+    }
+
     fn sink(&self) -> Arc<dyn ReplySink> {
         self.channel.clone()
+    }
+
+    fn end(&self) {
+        if let Some(stop) = &self.stop {
+            // It cannot overflow: this is written once or twice.
+            let _ = rustix::io::write(stop, &1u64.to_ne_bytes());
+        }
+        self.dismiss_all();
     }
 }

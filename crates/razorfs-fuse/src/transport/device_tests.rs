@@ -241,3 +241,59 @@ fn a_companion_that_is_still_busy_is_not_waited_for() {
         assert_eq!(answer(kernel), b's');
     });
 }
+
+/// Notes the number of each message.
+#[derive(Default)]
+struct Notes(Mutex<Vec<u64>>);
+
+impl Handler for Notes {
+    fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) {
+        let unique = crate::protocol::header_of(message).unwrap().unique;
+        self.0.lock().push(unique);
+        reply.request(unique).done();
+    }
+}
+
+#[test]
+fn what_was_sent_before_is_carried_out_before_all_else() {
+    use crate::protocol::{RESENT, opcode};
+    let kind = SocketType::SEQPACKET;
+    let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let (kernel, ours) = pair.unwrap();
+    let options = DeviceOptions {
+        threads: 1,
+        message: 4096,
+        stay_near: false,
+    };
+    let device = Device::new(ours, options).unwrap();
+    let notes = Notes::default();
+    let queue = |unique: u64, opcode: u32| {
+        let mut message = [0; 40];
+        message[..4].copy_from_slice(&40u32.to_ne_bytes());
+        message[4..8].copy_from_slice(&opcode.to_ne_bytes());
+        message[8..16].copy_from_slice(&unique.to_ne_bytes());
+        send(&kernel, &message, SendFlags::empty()).unwrap();
+    };
+    // There is nothing.
+    device.serve_resent(&notes).unwrap();
+    queue(2 | RESENT, opcode::GETATTR);
+    device.serve_resent(&notes).unwrap();
+    queue(4, opcode::FORGET);
+    queue(6 | RESENT, opcode::GETATTR);
+    queue(8, opcode::INTERRUPT);
+    queue(10 | RESENT, opcode::GETATTR);
+    queue(12, opcode::GETATTR);
+    queue(14, opcode::GETATTR);
+    device.serve_resent(&notes).unwrap();
+    let taken: Vec<u64> = notes.0.lock().iter().map(|n| n & !RESENT).collect();
+    assert_eq!(taken, [2, 4, 6, 8, 10, 12]);
+    taken
+        .iter()
+        .for_each(|n| assert_eq!(answer(&kernel), *n as u8));
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| device.serve(&notes));
+        assert_eq!(answer(&kernel), 14);
+        drop(kernel);
+        server.join().unwrap().unwrap();
+    });
+}

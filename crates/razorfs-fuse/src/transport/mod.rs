@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use device::{Device, DeviceOptions};
-pub use uring::{NoRings, RingOptions, Rings, available as rings_available};
+pub use uring::{NoRings, NotRegistered, RingOptions, Rings, available as rings_available};
 
 use crate::protocol::reply_header;
 
@@ -50,8 +50,14 @@ pub trait Handler: Sync {
 pub trait Transport: Send + Sync {
     /// Hands messages to `handler` until the mount ends.
     fn serve(&self, handler: &dyn Handler) -> io::Result<()>;
+    /// Hands over, one after the other, what was sent to another server before, which comes before
+    /// all else, and returns when all of it has been carried out. Nobody serves meanwhile.
+    fn serve_resent(&self, handler: &dyn Handler) -> io::Result<()>;
     /// Where notifications go.
     fn sink(&self) -> Arc<dyn ReplySink>;
+    /// Has [`Transport::serve`] return although the mount is there; what is being carried out is
+    /// finished first. Nobody answers what the kernel asks from then on.
+    fn end(&self);
 }
 
 /// The way back, before it is known to which request.

@@ -38,10 +38,7 @@ impl Frames {
             this.search(s, meta, lost, torn);
         }
         for list in this.found.values_mut() {
-            list.sort_by_key(|f| match &f.kind {
-                FragmentKind::Pack(r) => (r.birth, r.pack, r.pos),
-                _ => Default::default(),
-            });
+            put_in_order(list);
         }
         this
     }
@@ -115,4 +112,26 @@ impl Frames {
             }
         }
     }
+}
+
+/// Puts the frames of a block into the order in which they are laid over each other: by birth, and
+/// in one epoch by where they stand. That is the order in which they were written only within a
+/// pack that no cleaning wrote: copies keep their birth. Of a frame that is there twice the copy
+/// goes, or it would lie over what was written over the frame; what else lies over what between
+/// packs is a guess, and all that is put back is told as [unsure](super::report::Lose::Unsure).
+fn put_in_order(list: &mut Vec<Fragment>) {
+    let place = |f: &Fragment| match &f.kind {
+        FragmentKind::Pack(r) => (r.birth, r.pack, r.pos),
+        _ => Default::default(),
+    };
+    list.sort_by_key(place);
+    let mut first = BTreeMap::new();
+    list.retain(|f| match &f.kind {
+        // In one pack they are two writes of the same bytes, and the later one counts.
+        FragmentKind::Pack(r) => {
+            let same = (r.birth, f.off, f.len, r.stored_len, r.crcs.clone());
+            *first.entry(same).or_insert(r.pack) == r.pack
+        }
+        _ => true,
+    });
 }

@@ -35,10 +35,17 @@ use crate::store::Version;
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
-/// Bytes that a step copies, about.
-const STEP: u64 = 8 << 20;
+/// Bytes that a step copies, about. It has the installer's lock until they are flushed, which
+/// whoever needs room in the journal may wait for; with less the flushes would cost more.
+const STEP: u64 = 2 << 20;
 /// Frames that a step looks at, at most.
-const LOOKS: usize = 32 << 10;
+const LOOKS: usize = 4 << 10;
+/// Steps between two looks at what else is due, where there is time: programs have most of the
+/// disk.
+const STEPS: u32 = 4;
+/// The same where space is short: with fewer, checkpoints that follow each other would leave no
+/// time for it.
+const URGENT_STEPS: u32 = 16;
 
 /// Bytes of copies that wait for a flush, at most, and a step more.
 const ENOUGH: u64 = 32 << 20;
@@ -120,13 +127,22 @@ impl Cleaning {
         self.done.clear();
     }
 
-    /// The pack is gone.
+    /// The pack is gone, or is as if nothing had been copied from it.
     pub fn forget(&mut self, pack: PackId) {
         self.done.remove(&pack);
         if self.victim.as_ref().is_some_and(|v| v.pack == pack) {
             self.victim = None;
         }
     }
+}
+
+/// What there is to be done.
+enum Chosen {
+    Nothing,
+    /// The pack that is to be emptied is the victim.
+    Victim,
+    /// Whether this pack is worth it is not known before it was searched.
+    Unknown(PackMeta),
 }
 
 /// A frame on its way.
@@ -147,6 +163,19 @@ impl Checkpointer {
         self.core.latching(done)
     }
 
+    /// Some steps of cleaning; answers whether more should follow at once. Whoever asks for a
+    /// checkpoint waits for one of them at most.
+    pub fn clean_some(&self) -> Result<bool> {
+        let is_urgent = self.core.is_confined();
+        let most = if is_urgent { URGENT_STEPS } else { STEPS };
+        let is_asked = || self.core.signals.wanted.lock().checkpoint;
+        let mut steps = 0;
+        while steps < most && !is_asked() && self.clean()? {
+            steps += 1;
+        }
+        Ok(is_urgent && steps > 0)
+    }
+
     /// Whether copies wait for a flush that has nothing else to hurry for.
     pub(super) fn moves_are_due(&self) -> bool {
         self.moves_due.load(Ordering::Relaxed)
@@ -156,8 +185,8 @@ impl Checkpointer {
         if let Some(cause) = self.core.failure() {
             return Err(Error::Failed(cause));
         }
-        let mut installer = self.installer.lock();
-        let installer = &mut *installer;
+        let mut guard = self.installer.lock();
+        let installer = &mut *guard;
         // A flush that failed is tried again with an older epoch than what is copied now would
         // have: no generation may come between that has neither those moves nor these.
         if !self.core.version.load().frozen.is_empty() {
@@ -169,10 +198,19 @@ impl Checkpointer {
             self.moves_due.store(true, Ordering::Relaxed);
             return Ok(false);
         }
-        if installer.cleaning.victim.is_none() && !self.choose(installer)? {
-            let waiting = installer.has_copies();
-            self.moves_due.store(waiting, Ordering::Relaxed);
-            return Ok(false);
+        if installer.cleaning.victim.is_none() {
+            match self.choose(installer)? {
+                Chosen::Victim => {}
+                Chosen::Unknown(pack) => {
+                    marks::hit(Mark::CleanSearched);
+                    return self.search_in(guard, &pack).map(|()| true);
+                }
+                Chosen::Nothing => {
+                    let waiting = installer.has_copies();
+                    self.moves_due.store(waiting, Ordering::Relaxed);
+                    return Ok(false);
+                }
+            }
         }
         self.core.fence.check()?;
         self.copy_some(installer)?;
@@ -180,7 +218,7 @@ impl Checkpointer {
     }
 
     /// Chooses the pack to be cleaned next, if one is worth it.
-    fn choose(&self, installer: &mut Installer) -> Result<bool> {
+    fn choose(&self, installer: &mut Installer) -> Result<Chosen> {
         let core = &self.core;
         let free = core.disk.space()?.free;
         // What is copied takes space before any is given back.
@@ -201,10 +239,12 @@ impl Checkpointer {
         let is_done =
             |p: &PackMeta| done.contains(&p.id) || newest.is_some_and(|at| p.last_birth <= at);
         let found = installer.account.to_clean(flushed, waste, room, &is_done);
-        let over = found.map_or(0, |(sum, _)| sum.saturating_sub(2 * waste));
+        let over = found.map_or(0, |found| found.waste.saturating_sub(2 * waste));
         core.waste_over.store(over, Ordering::Relaxed);
-        let Some((_, meta)) = found else {
-            return Ok(false);
+        let meta = match found {
+            None => return Ok(Chosen::Nothing),
+            Some(found) if found.is_unknown => return Ok(Chosen::Unknown(found.pack)),
+            Some(found) => found.pack,
         };
         let frames = core.reader.entries(meta.id, meta.len);
         let mut frames = match frames {
@@ -213,7 +253,7 @@ impl Checkpointer {
                 marks::hit(Mark::CleanPackUnreadable);
                 tracing::warn!(pack = %meta.id, error = %e, "a pack cannot be cleaned");
                 installer.cleaning.done.insert(meta.id);
-                return Ok(false);
+                return Ok(Chosen::Nothing);
             }
         };
         frames.sort_unstable_by_key(|f| (f.branch, f.ino, f.block, f.pos));
@@ -222,7 +262,7 @@ impl Checkpointer {
             frames,
             next: 0,
         });
-        Ok(true)
+        Ok(Chosen::Victim)
     }
 
     /// Copies some frames of the pack that is being cleaned.
@@ -332,6 +372,24 @@ impl Checkpointer {
                 None
             }
         }
+    }
+
+    /// The host has no room for a flush that moves frames: what was copied is nobody's then, and
+    /// is given back with its pack. Answers whether the flush of `epoch` would have moved any.
+    pub(super) fn give_up_copies(&self, installer: &mut Installer, epoch: Epoch) -> bool {
+        let cleaning = &mut installer.cleaning;
+        if cleaning.moves.is_empty() || epoch < cleaning.moves.epoch {
+            return false;
+        }
+        tracing::warn!("the host is full: what was copied by cleaning is given up");
+        let moves = std::mem::take(&mut cleaning.moves);
+        self.core.ids.unbar(moves.to.keys().copied());
+        // They are gone through anew once it is worth it, and there is room.
+        for (pack, _) in moves.to.keys() {
+            cleaning.forget(*pack);
+        }
+        self.moves_due.store(false, Ordering::Relaxed);
+        true
     }
 
     /// The flush of a memtable has moved these, and its generation is the newest.

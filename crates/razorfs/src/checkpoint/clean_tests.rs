@@ -7,6 +7,7 @@ use razorfs_disk::{Dir, Disk, Name, OpenHow};
 
 use crate::marks::{Mark, count};
 use crate::store::What;
+use crate::sync::atomic::Ordering;
 use crate::{Compression, CreateOptions, Error, Geometry, Ino, NewNode, Options, Step, Volume};
 
 /// Files that stay.
@@ -285,6 +286,56 @@ fn a_frame_stays_barred_until_looks_at_its_old_place_are_over() {
     assert!(!is_barred());
 }
 
+/// Whoever shares a frame looks at what is written to the block, and not at what it consists of: a
+/// flush that only moves another frame of a block in many pieces must not let go of this one.
+#[test]
+fn a_block_in_many_pieces_of_which_a_frame_is_moved_is_not_written_anew() {
+    let Bench { disk, volume, pack } = bench(false);
+    volume.inner.store.allow_sharing().unwrap();
+    let (file, copy) = (find(&volume, 0), create(&volume, "copy", b""));
+    let frames = || -> Vec<_> {
+        let layout = volume.inner.store.layout(file, 0).unwrap();
+        let frame = |what| match what {
+            What::Own(r) => Some((r.pack, r.pos)),
+            _ => None,
+        };
+        layout
+            .runs
+            .into_iter()
+            .filter_map(|r| frame(r.what))
+            .collect()
+    };
+    let moved = frames()[0];
+    // Nobody writes anew what cannot be read: so it comes to be in so many pieces.
+    assert!(disk.flip_bit(&pack, moved.1 + 100, 3));
+    disk.drop_caches();
+    let shared = content(60, 50_000);
+    volume.write(file, 20_000, &shared).unwrap();
+    volume.step(Step::Commit).unwrap();
+    for n in 0..7 {
+        volume.write(file, 1000 * n + 500, &[n as u8; 10]).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    assert!(disk.flip_bit(&pack, moved.1 + 100, 3));
+    disk.drop_caches();
+    assert_eq!(frames()[..8], [moved; 8]);
+    let stays = frames()[8];
+    clean(&volume);
+    let ids = &volume.inner.store.ids;
+    assert!(ids.is_barred(moved.0, moved.1) && !ids.is_barred(stays.0, stays.1));
+    // The flush that moves is under way, and has nothing of the block.
+    assert!(volume.inner.store.freeze(true).unwrap());
+    let len = volume.copy_range(file, 20_000, copy, 0, 50_000).unwrap();
+    let layout = volume.inner.store.layout(copy, 0).unwrap();
+    assert!(len == 50_000 && matches!(layout.runs[0].what, What::Shared(_)));
+    settle(&volume);
+    assert!(frames()[0] != moved);
+    let mut got = vec![0; 50_000];
+    assert_eq!(volume.read(copy, 0, &mut got).unwrap(), 50_000);
+    assert!(got == shared);
+    ends_empty(&volume);
+}
+
 /// Bytes that are not what they should be get no new checksum and no new place.
 #[test]
 fn a_damaged_frame_stays_where_it_is() {
@@ -372,6 +423,42 @@ fn copies_that_cannot_be_written_are_tried_again() {
         ends_empty(&volume);
     }
     assert!(refused > 0 && count(Mark::CleanTakenBack) >= before + refused);
+}
+
+/// A flush that moves frames writes more blocks than one that does not.
+#[test]
+fn a_full_host_gets_its_checkpoint_without_the_moves() {
+    let mut given_up = 0;
+    for pages in 0.. {
+        let Bench { disk, volume, pack } = bench(false);
+        clean(&volume);
+        assert!(volume.stats().cleaned_bytes > 0);
+        let copies = packs(&disk).pop().unwrap();
+        create(&volume, "new", b"");
+        let space = disk.space().unwrap();
+        disk.set_capacity(Some(space.total - space.free + pages * 4096));
+        let flushed = volume.checkpoint();
+        disk.set_capacity(None);
+        let is_moved = is_shown_in(&volume, find(&volume, 0), &copies);
+        check(&volume, 0..KEPT);
+        match flushed {
+            Err(e) => assert!(
+                matches!(e, Error::NoSpace) && !is_moved && given_up == 0,
+                "{e}"
+            ),
+            Ok(_) if is_moved => break,
+            Ok(_) => given_up += 1,
+        }
+        // The copies are given back, and made anew.
+        settle(&volume);
+        assert!(!packs(&disk).contains(&copies) && packs(&disk).contains(&pack));
+        clean(&volume);
+        settle(&volume);
+        assert!(!packs(&disk).contains(&pack));
+        check(&volume, 0..KEPT);
+        ends_empty(&volume);
+    }
+    assert!(given_up > 0);
 }
 
 /// Whatever a power cut leaves of a copy, the frames are where the extents say.
@@ -495,6 +582,77 @@ fn copies_made_after_a_flush_that_failed_do_not_lose_those_before() {
     settle(&volume);
     check(&volume, (0..1).chain(more));
     ends_empty(&volume);
+}
+
+/// Holes stand nowhere: in a volume that was just opened all that is dead looks like waste.
+#[test]
+fn what_was_punched_before_the_opening_is_no_waste() {
+    let (disk, env) = (SimDisk::new(), Arc::new(SimEnv::new(1)));
+    let new = CreateOptions {
+        limit: Some(400_000),
+        ..CreateOptions::from(&options())
+    };
+    Volume::create_on(Arc::new(disk.clone()), env, &new).unwrap();
+    let volume = open(&disk);
+    for n in 0..KEPT {
+        create(&volume, &name(n), &content(n, LEN));
+    }
+    // It ends a little behind a page.
+    create(&volume, "dead", &content(1000, 118_740));
+    create(&volume, "filler", &content(7, 100_000));
+    volume.checkpoint().unwrap();
+    remove(&volume, "dead");
+    settle(&volume);
+    clean(&volume);
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    volume.close().unwrap();
+    let volume = open(&disk);
+    let before = count(Mark::CleanSearched);
+    clean(&volume);
+    assert!(count(Mark::CleanSearched) > before);
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    let core = &volume.inner.store;
+    assert_eq!(core.waste_over.load(Ordering::Relaxed), 0);
+    create(&volume, "settle", b"x");
+    volume.checkpoint().unwrap();
+    let info = volume.info();
+    let stored = core.stored.load(Ordering::Relaxed);
+    let holes = (info.pack_bytes + info.segment_bytes).checked_sub(stored);
+    assert!(
+        holes.is_some_and(|bytes| bytes > 100_000),
+        "{info:?} {stored}"
+    );
+    check(&volume, 0..KEPT);
+}
+
+/// Only the search finds out what is waste: what leaves no holes is.
+#[test]
+fn what_died_before_the_opening_and_leaves_no_holes_is_cleaned() {
+    let Bench { disk, volume, pack } = bench(false);
+    volume.close().unwrap();
+    let volume = open(&disk);
+    let before = count(Mark::CleanSearched);
+    clean(&volume);
+    assert!(count(Mark::CleanSearched) > before);
+    settle(&volume);
+    assert!(!packs(&disk).contains(&pack));
+    check(&volume, 0..KEPT);
+    ends_empty(&volume);
+}
+
+/// Whoever waits for room in the journal would wait for all steps that come at once.
+#[test]
+fn cleaning_makes_way_for_a_checkpoint_that_is_asked_for() {
+    let Bench { volume, .. } = bench(false);
+    let store = &volume.inner.store;
+    store.want_checkpoint();
+    assert!(!store.scrub().clean_some().unwrap());
+    assert_eq!(volume.stats().cleaned_bytes, 0);
+    store.signals.wanted.lock().checkpoint = false;
+    store.scrub().clean_some().unwrap();
+    assert!(volume.stats().cleaned_bytes >= KEPT * LEN as u64);
+    settle(&volume);
+    check(&volume, 0..KEPT);
 }
 
 /// Nothing else is done in the volume, and its checkpoints come by themselves.

@@ -263,6 +263,12 @@ impl Checkpointer {
             {
                 flushed = self.flush_one(installer, &version, &oldest, state);
             }
+            // What frees space must not fail for want of what cleaning has taken.
+            if matches!(flushed, Err(Error::NoSpace))
+                && self.give_up_copies(installer, oldest.memtable.epoch)
+            {
+                flushed = self.flush_one(installer, &version, &oldest, state);
+            }
             flushed?;
             done = true;
         }

@@ -49,7 +49,7 @@ impl Checkpointer {
             return Err(Error::Failed(cause));
         }
         let mut flushed = Timeline::clone(&installer.manifest.timeline);
-        let gone: Vec<SnapshotMeta> = flushed
+        let gone: Vec<Arc<SnapshotMeta>> = flushed
             .snapshots()
             .iter()
             .filter(|s| s.gone && !self.core.is_viewed(s.id))
@@ -171,9 +171,17 @@ fn gather_held(
 
 /// The frames that a line shows at its end and that were born after an epoch.
 fn gather_line(version: &Version, view: &View, after: Epoch, frames: &mut Frames) -> Result<()> {
-    for record in version.levels.written_after(Tag::Extent, after, view) {
-        let record = record?;
-        let Some(value) = record.value.filter(|_| record.epoch > after) else {
+    let mut young = version.levels.written_after(Tag::Extent, after);
+    let mut last = None;
+    while let Some(record) = young.next()? {
+        // Of each block the newest that the line has.
+        if record.epoch <= after || !view.sees(record.epoch) {
+            continue;
+        }
+        if last.replace(record.key) == Some(record.key) {
+            continue;
+        }
+        let Some(value) = record.value else {
             continue;
         };
         let extent = Extent::decode(&value, SEGMENTS)?;

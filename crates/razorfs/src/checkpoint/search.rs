@@ -1,10 +1,12 @@
 //! Searching packs for dead frames: which ones died before the volume was opened stands nowhere.
 //! It is found again in the background, a pack at a time, where the account says that it is worth
-//! while, and given back like what dies now.
+//! while, and given back like what dies now. What cleaning would copy is searched before: what can
+//! be punched, or was before the volume was opened, is no waste.
 
 use razorfs_format::PackId;
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
+use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::TrailerEntry;
 use razorfs_format::record::{Extent, FragmentKind};
 use razorfs_format::timeline::Seen;
@@ -16,6 +18,7 @@ use crate::Result;
 use crate::data::{dead_runs, frames_of};
 use crate::marks::{self, Mark};
 use crate::store::{Bytes, Version};
+use crate::sync::MutexGuard;
 
 /// Records of segments passed their block's checksum; the place only names the table.
 const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
@@ -23,21 +26,30 @@ const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
 impl Checkpointer {
     /// Searches one pack, if one is to be searched.
     pub(super) fn search(&self) -> Result<()> {
-        let (pack, len, version) = {
-            let mut installer = self.installer.lock();
-            let newest = installer.superblock.generation;
-            if installer.searched == newest {
-                return Ok(());
+        let mut installer = self.installer.lock();
+        let newest = installer.superblock.generation;
+        if installer.searched == newest {
+            return Ok(());
+        }
+        let flushed = installer.manifest.counters.epoch;
+        match installer.account.unsearched(flushed).copied() {
+            Some(pack) => self.search_in(installer, &pack),
+            None => {
+                installer.searched = newest;
+                Ok(())
             }
-            let flushed = installer.manifest.counters.epoch;
-            match installer.account.unsearched(flushed) {
-                Some(pack) => (pack.id, pack.len, self.core.version.load_full()),
-                None => {
-                    installer.searched = newest;
-                    return Ok(());
-                }
-            }
-        };
+        }
+    }
+
+    /// Searches this pack.
+    pub(super) fn search_in(
+        &self,
+        mut installer: MutexGuard<'_, Installer>,
+        &PackMeta { id: pack, len, .. }: &PackMeta,
+    ) -> Result<()> {
+        installer.account.search(pack);
+        let version = self.core.version.load_full();
+        drop(installer);
         // Without the lock, for this takes its time: what is dead stays so.
         let holes = self.holes(pack, len, &version);
         let mut installer = self.installer.lock();
@@ -45,8 +57,10 @@ impl Checkpointer {
             // A segment of that version may have gone; the next search has a newer one.
             return Ok(());
         }
+        let bytes = |hole: &std::ops::Range<u64>| hole.end - hole.start;
+        let sum = holes.iter().flatten().map(bytes).sum();
         // What is damaged is searched again after the next opening, and stays where it is.
-        installer.account.searched(pack);
+        installer.account.searched(pack, sum);
         let holes = holes?;
         if !holes.is_empty() {
             marks::hit(Mark::SearchFoundDead);

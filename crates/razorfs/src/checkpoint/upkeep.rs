@@ -158,6 +158,7 @@ impl Checkpointer {
             cleaned_bytes: load(&counts.cleaned_bytes),
             cleaned_packs: load(&counts.cleaned_packs),
             removed_packs: load(&counts.removed_packs),
+            slowed_ns: load(&counts.slowed_ns),
             pack_bytes: load(&counts.pack_bytes),
             segment_bytes: load(&counts.segment_bytes),
             dirty_bytes: core.bytes_in_ram(),

@@ -18,6 +18,17 @@ use super::turnover::Settled;
 /// Waste of a pack that is worth cleaning it, as a part of what is live: one in so many bytes.
 const CLEAN_LEAST: u64 = 20;
 
+/// The pack whose cleaning gains most.
+#[derive(Clone, Copy, Debug)]
+pub struct ToClean {
+    /// The pack.
+    pub pack: PackMeta,
+    /// It has to be searched for dead frames first: perhaps there is nothing to gain.
+    pub is_unknown: bool,
+    /// Bytes of waste in all packs that are worth it, as far as they are known.
+    pub waste: u64,
+}
+
 /// All packs of a volume. Cloning it is how a checkpoint that may fail works on its own copy.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -122,7 +133,8 @@ impl Account {
 
     /// The pack whose cleaning gains most, if there is so much to gain: best is much waste, little
     /// to copy, and old, for what is old stays live. What it holds must fit into `room`. Nothing
-    /// is answered as long as less than `least` bytes are waste; else how many there are, too.
+    /// is answered as long as less than `least` bytes are waste. What was punched is none; in a
+    /// pack that is not searched yet all that is dead may be waste, or nothing.
     #[must_use]
     pub fn to_clean(
         &self,
@@ -130,9 +142,9 @@ impl Account {
         least: u64,
         room: u64,
         is_done: &dyn Fn(&PackMeta) -> bool,
-    ) -> Option<(u64, PackMeta)> {
-        let mut sum = 0u64;
-        let mut best: Option<(u128, PackMeta)> = None;
+    ) -> Option<ToClean> {
+        let (mut sum, mut known) = (0u64, 0u64);
+        let mut found: Vec<(u128, bool, PackMeta)> = Vec::new();
         let packs = self.packs.values().filter(|p| p.sealed && p.live > 0);
         for p in packs.filter(|p| p.last_birth <= flushed && !is_done(p)) {
             let waste = p.total.saturating_sub(p.live);
@@ -140,16 +152,29 @@ impl Account {
             if p.live > room || waste < p.live / CLEAN_LEAST {
                 continue;
             }
+            let is_unknown = self.dead.is_unknown(p.id);
             sum = sum.saturating_add(waste);
+            if !is_unknown {
+                known = known.saturating_add(waste);
+            }
             let age = u128::from(flushed.0 - p.last_birth.0) + 1;
             let gain = u128::from(waste).saturating_mul(age).saturating_mul(1024);
             let gain = gain / (u128::from(waste) + 2 * u128::from(p.live));
-            if best.is_none_or(|(most, _)| gain > most) {
-                best = Some((gain, *p));
-            }
+            found.push((gain, is_unknown, *p));
         }
-        let (_, pack) = best?;
-        (sum >= least).then_some((sum, pack))
+        if sum < least {
+            return None;
+        }
+        // As long as it is not certain that so much is waste, more has to be known.
+        found.retain(|(_, is_unknown, _)| known >= least || *is_unknown);
+        let best = found
+            .into_iter()
+            .reduce(|a, b| if b.0 > a.0 { b } else { a });
+        best.map(|(_, is_unknown, pack)| ToClean {
+            pack,
+            is_unknown,
+            waste: known,
+        })
     }
 
     /// The pack that a search for dead frames gains most in: what died in it before the volume was
@@ -163,9 +188,16 @@ impl Account {
         self.packs.get(&pack)
     }
 
-    /// The pack was searched.
-    pub fn searched(&mut self, pack: PackId) {
-        self.dead.found(pack);
+    /// A search of the pack begins; no flush is under way.
+    pub fn search(&mut self, pack: PackId) {
+        self.dead.search(pack);
+    }
+
+    /// The pack was searched, and has so many bytes of holes, or will have them.
+    pub fn searched(&mut self, pack: PackId, holes: u64) {
+        if self.packs.contains_key(&pack) {
+            self.dead.found(pack, holes);
+        }
     }
 
     /// Forgets a pack that was removed.
@@ -185,7 +217,7 @@ impl Account {
         self.packs.values()
     }
 
-    /// Bytes of holes in packs, as far as they are known: what was found in a search is not.
+    /// Bytes of holes in packs, as far as they are known.
     #[must_use]
     pub fn holes(&self) -> u64 {
         self.packs.keys().map(|id| self.dead.holes(*id)).sum()

@@ -38,6 +38,8 @@ pub(super) struct DeadRuns {
     /// Died long enough ago.
     runs: BTreeMap<PackId, BTreeMap<u64, Run>>,
     count: usize,
+    /// Bytes of holes that are not among the runs: a search has found them, or they were forgotten.
+    elsewhere: BTreeMap<PackId, u64>,
     /// Packs of which not all dead frames are known.
     unknown: BTreeSet<PackId>,
 }
@@ -58,14 +60,27 @@ impl DeadRuns {
 
     /// Bytes of the pack that were given back, or will be.
     pub(super) fn holes(&self, pack: PackId) -> u64 {
+        let elsewhere = self.elsewhere.get(&pack).copied().unwrap_or(0);
         let runs = self.runs.get(&pack).into_iter().flatten();
         let holes = runs.filter_map(|(start, run)| hole(*start..run.end));
-        holes.map(|hole| hole.end - hole.start).sum()
+        holes.fold(elsewhere, |sum, hole| sum + (hole.end - hole.start))
     }
 
-    /// What is dead in the pack was found.
-    pub(super) fn found(&mut self, pack: PackId) {
+    /// The pack is about to be searched: that finds what is known by now, too.
+    pub(super) fn search(&mut self, pack: PackId) {
+        self.forget_runs(pack);
+    }
+
+    /// What was dead in the pack when the search began was found: so many bytes of holes.
+    pub(super) fn found(&mut self, pack: PackId, holes: u64) {
         self.unknown.remove(&pack);
+        self.elsewhere.insert(pack, holes);
+    }
+
+    fn forget_runs(&mut self, pack: PackId) {
+        let holes = self.holes(pack);
+        self.elsewhere.insert(pack, holes);
+        self.count -= self.runs.remove(&pack).map_or(0, |runs| runs.len());
     }
 
     pub(super) fn died(&mut self, pack: PackId, frame: Range<u64>) {
@@ -81,9 +96,8 @@ impl DeadRuns {
 
     pub(super) fn remove(&mut self, pack: PackId) {
         self.unknown.remove(&pack);
-        if let Some(runs) = self.runs.remove(&pack) {
-            self.count -= runs.len();
-        }
+        self.forget_runs(pack);
+        self.elsewhere.remove(&pack);
         self.fresh.retain(|(p, _)| *p != pack);
         for (_, frames) in &mut self.waiting {
             frames.retain(|(p, _)| *p != pack);
@@ -135,7 +149,7 @@ impl DeadRuns {
             let Some(pack) = most.map(|(pack, _)| *pack) else {
                 break;
             };
-            self.count -= self.runs.remove(&pack).map_or(0, |runs| runs.len());
+            self.forget_runs(pack);
             self.unknown.insert(pack);
         }
     }

@@ -15,7 +15,7 @@ mod reader;
 mod turnover;
 mod writer;
 
-pub use account::Account;
+pub use account::{Account, ToClean};
 pub use dead::{PUNCH_MIN, dead_runs};
 pub use fragments::{
     FrameUse, MAX_FRAGMENTS, covered, frames_of, inline_bytes, is_zero, lost_bytes, needs_rewrite,

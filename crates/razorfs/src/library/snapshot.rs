@@ -6,7 +6,7 @@ use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
 
 use crate::namespace::check_name;
-use crate::{Result, Volume};
+use crate::{Change, Result, Stale, Volume};
 
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(meta: SnapshotMeta) -> Self {
+    fn of(meta: &SnapshotMeta) -> Self {
         Self {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
@@ -52,14 +52,14 @@ impl Volume {
     pub fn snapshot(&self, name: impl AsRef<str>) -> Result<Snapshot> {
         check_name(name.as_ref())?;
         let taken = self.inner.store.take(name.as_ref().as_bytes())?;
-        Ok(Snapshot::of(taken))
+        Ok(Snapshot::of(&taken))
     }
 
     /// The snapshots, oldest first.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let snapshots = self.inner.store.snapshots().into_iter();
-        snapshots.map(Snapshot::of).collect()
+        let snapshots = self.inner.store.snapshots();
+        snapshots.iter().map(|s| Snapshot::of(s)).collect()
     }
 
     /// The snapshots, oldest first, with the bytes of file data, as they are stored, that each alone
@@ -98,7 +98,23 @@ impl Volume {
         let now = self.inner.store.env.now();
         let safety = self.safety_name(now);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
-        Ok(Snapshot::of(taken))
+        Ok(Snapshot::of(&taken))
+    }
+
+    /// What differs from the state that this shows to the one that `newer` shows, ordered by path:
+    /// either is the volume itself or one of its snapshots ([`Volume::at_snapshot`]); fails with
+    /// [`crate::Error::Invalid`] if they are not of one volume. Files are told apart by inode, so
+    /// what was renamed is found as such, and names below a directory that was renamed are no
+    /// differences. A name that leads to another file of the same kind is one that has changed. The time it takes grows with what was changed, not with the volume, and so does
+    /// the memory.
+    pub fn diff(&self, newer: &Self) -> Result<Vec<Change>> {
+        self.inner.diff(&newer.inner)
+    }
+
+    /// What is not as in `before`, a snapshot of this volume, of all that somebody holds
+    /// ([`Volume::pin`]): for who has handed out names and attributes that others remember.
+    pub fn stale_since(&self, before: &Self) -> Result<Stale> {
+        self.inner.stale_since(&before.inner)
     }
 
     /// A name that says what the snapshot is, and that none has.

@@ -12,7 +12,7 @@ use crate::{Error, Result, SetAttributes, Stat};
 /// What `stat` says of a directory's size: a page, as most file systems have it.
 const DIRECTORY_SIZE: u64 = 4096;
 /// Flags that users set.
-const SETTABLE: u32 =
+pub(super) const SETTABLE: u32 =
     inode_flags::APPEND | inode_flags::IMMUTABLE | inode_flags::ZSTD | inode_flags::NO_COMPRESSION;
 
 /// 512-byte units of `bytes`, in pages of 4 KiB.

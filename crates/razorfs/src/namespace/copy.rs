@@ -161,6 +161,7 @@ impl Namespace {
                 TRIES.. => How::Write,
                 _ => how,
             };
+            self.store.pace();
             let step = self.copy_step(copy.after(done), this);
             let step = step.and_then(|step| match step {
                 Step::Done(n, ticket) if n > 0 => self.wait(ticket).map(|()| Step::Done(n, None)),

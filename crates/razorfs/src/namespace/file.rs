@@ -265,6 +265,7 @@ impl Namespace {
 
     /// Writes at the end, as far as the largest offset, all or nothing; answers where that was.
     pub(crate) fn append(&self, ino: Ino, data: &[u8]) -> Result<u64> {
+        self.store.pace();
         let locks = self.locks.write(ino);
         let offset = self.find_by_inode(ino)?.size;
         let (written, ticket) = self.write_locked(ino, offset, data)?;

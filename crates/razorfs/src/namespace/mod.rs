@@ -13,6 +13,7 @@ mod attributes;
 mod copy;
 mod create;
 mod dentries;
+mod diff;
 mod directory;
 mod file;
 mod locks;
@@ -206,6 +207,11 @@ impl Namespace {
     /// Somebody holds this one, and so has been told of it.
     pub(crate) fn held(&self, ino: Ino) {
         self.pins.told(ino);
+    }
+
+    /// Whoever asked for something before has been told of it.
+    pub(crate) fn all_came_again(&self) {
+        self.pins.all_told();
     }
 
     /// Nobody holds anything from before.

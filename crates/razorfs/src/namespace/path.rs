@@ -406,6 +406,9 @@ impl Namespace {
                 }
                 self.store.reserve(data, growth)?;
                 self.finish(op, (locks, mutex))?;
+                if data > 0 {
+                    self.store.pace();
+                }
                 return Ok(value);
             }
         }

@@ -7,8 +7,8 @@
 //! Where the volume goes on for users whose process before has died, holders from before are not
 //! known. Then every inode from before counts as held, and whoever can ask the users does so for
 //! those that would go ([`PinTable::doubtful`]). Users may not hold yet what the process had made
-//! for them and not told them of: that stays until they ask again, or are gone
-//! ([`PinTable::untold`]).
+//! for them and not told them of: that stays until they ask again, until all have asked again who
+//! had no answer, or until they are gone ([`PinTable::untold`]).
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -67,6 +67,11 @@ impl PinTable {
         if ino.0 < self.unclear_below.load(Ordering::Acquire) {
             self.untold.lock().remove(&ino);
         }
+    }
+
+    /// Everybody has been told of what they had asked for.
+    pub(crate) fn all_told(&self) {
+        self.untold.lock().clear();
     }
 
     fn is_unclear(&self, ino: Ino) -> bool {

@@ -160,6 +160,7 @@ impl Namespace {
 
     fn shift(&self, shift: Shift) -> Result<()> {
         shift.check()?;
+        self.store.pace();
         let (mut how, mut tries) = (How::Share, 0);
         // Why nothing is shared, or flushed.
         let mut hindered = None;

@@ -99,6 +99,7 @@ impl OpenBatch {
             dirty: sealed.dirty,
             dirty_bytes: sealed.dirty_bytes,
             journal_bytes: sealed.journal_bytes,
+            inline_bytes: 0,
             waiters: sealed.waiters,
             is_used: sealed.is_used,
             memtable,
@@ -118,6 +119,8 @@ pub(super) struct Sealed {
     pub dirty_bytes: usize,
     /// Bytes of the journal that were counted for it.
     pub journal_bytes: usize,
+    /// Bytes of data that it may have in the journal beside these, if somebody waits for it.
+    pub inline_bytes: usize,
     pub waiters: Vec<Waiter>,
     pub is_used: bool,
     /// Where its operations are visible.

@@ -14,7 +14,7 @@ use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
 use crate::marks::{self, Mark};
 use crate::sync::atomic::Ordering;
-use crate::sync::mpsc;
+use crate::sync::{mpsc, unlock_fairly};
 use crate::tree::memtable::Memtable;
 use crate::{Error, Result};
 
@@ -78,8 +78,9 @@ impl Core {
         let mut journal = self.journal();
         let mut waiters = Vec::new();
         let result = self.commit_locked(&mut journal, sync, &mut waiters);
-        // What those who waited do next may need the journal.
-        drop(journal);
+        // What those who waited do next may need the journal; and whoever freezes the memtable would
+        // wait for batch after batch while writers are fast.
+        unlock_fairly(journal);
         answer(waiters, &result);
         result
     }
@@ -127,10 +128,10 @@ impl Core {
 
     /// Seals the open batch. The caller has the gate for itself.
     pub(super) fn seal_over(&self, open: &mut OpenBatch, memtable: Arc<Memtable>) -> Sealed {
-        let sealed = open.seal(memtable);
+        let mut sealed = open.seal(memtable);
         if !sealed.is_empty() {
             self.sealed.store(sealed.seq.0, Ordering::Release);
-            self.limits.hold(sealed.journal_bytes);
+            sealed.inline_bytes = self.limits.hold(sealed.journal_bytes);
         } else if let Some(redo) = self.redo.as_ref().filter(|_| sealed.is_used) {
             // What was done came to nothing, and the next batch has this number. What is still to
             // be done again in a batch that nothing was done in stays.
@@ -344,7 +345,7 @@ impl Core {
     /// wrote leave more and shorter runs than were counted when they came: then all go to packs,
     /// or the batch might not fit in the journal.
     fn inline_limit(&self, sealed: &Sealed, waited: bool, total: usize) -> usize {
-        let most = self.limits.inline_beside(sealed.journal_bytes);
+        let most = sealed.inline_bytes;
         if waited && total <= most {
             return most;
         }

@@ -1,10 +1,11 @@
 //! The door to the store: its core, its checkpointer and, where the volume has threads, those.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
-use razorfs_format::key::Key;
+use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::{Branch, Ino};
 
@@ -50,10 +51,6 @@ impl Deref for Store {
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
-/// Steps of cleaning between two looks at what else is due, where space is short: with fewer,
-/// checkpoints that follow each other would leave no time for it.
-const CLEAN_AT_ONCE: u32 = 4;
-
 /// Rollbacks for which files that are open can be read on.
 const LEFT_MOST: usize = 8;
 
@@ -85,17 +82,11 @@ impl Maintenance for Upkeep {
         }
     }
     fn clean(&self) -> Result<bool> {
-        if !self.background {
-            return Ok(false);
+        if self.background {
+            self.checkpointer.clean_some()
+        } else {
+            Ok(false)
         }
-        let is_urgent = self.checkpointer.core.is_confined();
-        let most = if is_urgent { CLEAN_AT_ONCE } else { 1 };
-        let mut steps = 0;
-        while steps < most && self.checkpointer.clean()? {
-            steps += 1;
-        }
-        // Where there is time a step comes with each look, so that programs have most of the disk.
-        Ok(is_urgent && steps > 0)
     }
     fn reap(&self) -> Result<bool> {
         (self.reaper)()
@@ -202,6 +193,16 @@ impl Store {
         self.extents_at(&self.at, ino, from, to, each)
     }
 
+    /// The keys of a table that were written in this or the other state and not in what both go back
+    /// to; nothing if the other is one of another volume.
+    pub fn written_apart(&self, other: &Self, tag: Tag) -> Result<Option<BTreeSet<Key>>> {
+        let (a, b) = (&self.checkpointer.core, &other.checkpointer.core);
+        if !Arc::ptr_eq(a, b) {
+            return Ok(None);
+        }
+        Core::written_apart(a, &self.at, &other.at, tag).map(Some)
+    }
+
     /// Fails if nothing can be written through this handle.
     pub fn check_writable(&self) -> Result<()> {
         match &self.viewing {
@@ -252,7 +253,7 @@ impl Store {
     }
 
     /// The snapshots that were not given up, oldest first.
-    pub fn snapshots(&self) -> Vec<SnapshotMeta> {
+    pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
         let live = timeline.snapshots().iter().filter(|s| !s.gone);
         let mut live: Vec<SnapshotMeta> = live.cloned().collect();

@@ -43,10 +43,12 @@ impl Limits {
         self.max_batch.store(ring.max_batch(), Ordering::Relaxed);
     }
 
-    /// A batch was sealed that will take so many bytes.
-    pub fn hold(&self, bytes: usize) {
-        // And data that a sync puts inline.
-        self.ahead.lock().held = Some(bytes + self.inline_beside(bytes));
+    /// A batch was sealed that will take so many bytes; answers how many bytes of data it may have
+    /// inline besides, if somebody waits for it.
+    pub fn hold(&self, bytes: usize) -> usize {
+        let inline = self.inline_beside(bytes);
+        self.ahead.lock().held = Some(bytes + inline);
+        inline
     }
 
     /// It was written.
@@ -67,7 +69,7 @@ impl Limits {
 
     /// The same for a batch that takes `bytes` without: the ring may have grown since that was
     /// taken in, and then more goes inline than was counted with, but a batch lies in one file.
-    pub fn inline_beside(&self, bytes: usize) -> usize {
+    fn inline_beside(&self, bytes: usize) -> usize {
         let batch = self.max_batch.load(Ordering::Relaxed);
         self.inline_sync().min(batch.saturating_sub(bytes))
     }

@@ -86,12 +86,11 @@ impl World {
         if sealed == 0 {
             return;
         }
-        self.limits.hold(sealed);
+        let inline = self.limits.hold(sealed);
         for _ in 0..self.below(4) {
             self.take_some();
         }
         self.seq += 1;
-        let inline = self.limits.inline_beside(sealed);
         let payload = vec![self.seq as u8; sealed + self.below(inline + 1)];
         let appended = self.ring.append(&Batch {
             seq: BatchSeq(self.seq),
@@ -213,5 +212,22 @@ fn the_largest_transaction_has_room_after_a_checkpoint() {
         w.limits.note(&w.ring);
         while w.grow() {}
         assert!(w.limits.is_roomy(), "seed {seed}");
+    }
+}
+
+/// A batch that waits for room on the host is written after the ring has grown: what may go inline
+/// is what was counted, and not what a look at the ring would say by then.
+#[test]
+fn no_more_goes_inline_than_was_counted_when_the_batch_was_sealed() {
+    for seed in 0..20 {
+        let mut w = World::new(seed);
+        let inline = w.limits.hold(1000);
+        let before = w.ring.capacity();
+        while w.grow() {}
+        let held = w.limits.ahead.lock().held;
+        assert_eq!(held, Some(1000 + inline), "seed {seed}");
+        if w.ring.capacity() > before && inline < super::INLINE_SYNC as usize {
+            assert!(w.limits.inline_beside(1000) > inline, "seed {seed}");
+        }
     }
 }

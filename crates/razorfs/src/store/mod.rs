@@ -9,6 +9,7 @@
 mod admit;
 mod ballast;
 mod batch;
+mod changes;
 mod commit;
 #[cfg(test)]
 mod full_tests;
@@ -200,6 +201,8 @@ pub(crate) struct Counts {
     pub cleaned_packs: AtomicU64,
     /// Packs that were removed.
     pub removed_packs: AtomicU64,
+    /// Nanoseconds that writers were told to wait, so that space comes back.
+    pub slowed_ns: AtomicU64,
     /// Bytes written to packs.
     pub pack_bytes: Arc<AtomicU64>,
     /// Bytes written to segments.

@@ -39,6 +39,7 @@ impl Core {
             let nap = pause(over, most).max(pause(waste, stored / 16));
             if nap > 0 {
                 thread::park_timeout(Duration::from_nanos(nap));
+                self.counts.slowed_ns.fetch_add(nap, Ordering::Relaxed);
             }
         }
     }
@@ -63,7 +64,60 @@ fn pause(over: u64, most: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use razorfs_disk::sim::{SimDisk, SimEnv};
+
     use super::*;
+    use crate::{CreateOptions, Durability, Options, Volume};
+
+    /// Whether it waits where there is much waste.
+    fn is_slowed(volume: &Volume, what: &dyn Fn()) -> bool {
+        // A step of cleaning beside it finds that there is none.
+        (0..50).any(|_| {
+            let waste = &volume.inner.store.waste_over;
+            waste.store(u64::MAX, Ordering::Relaxed);
+            let before = volume.stats().slowed_ns;
+            what();
+            volume.stats().slowed_ns > before
+        })
+    }
+
+    #[test]
+    fn all_that_write_data_are_slowed_down_and_nobody_else() {
+        let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
+        let create = CreateOptions {
+            limit: Some(1 << 20),
+            ..CreateOptions::default()
+        };
+        Volume::create_on(disk.clone(), env.clone(), &create).unwrap();
+        let volume = Volume::open_on(disk, env, Options::default()).unwrap();
+        let fs = volume.root();
+        fs.write("a", vec![1; 400_000]).unwrap();
+        fs.write("b", vec![2; 400_000]).unwrap();
+        let ino = |name: &str| volume.find_by_path(name.as_bytes()).unwrap();
+        let (a, b) = (ino("a"), ino("b"));
+        let is_slowed = |what: &dyn Fn()| is_slowed(&volume, what);
+        assert!(is_slowed(&|| {
+            volume.write(a, 0, b"x").unwrap();
+        }));
+        assert!(is_slowed(&|| {
+            volume.append(a, b"x").unwrap();
+        }));
+        assert!(is_slowed(&|| {
+            let mut tx = fs.transaction();
+            tx.write("c", b"x").unwrap();
+            tx.commit(Durability::Async).unwrap();
+        }));
+        assert!(is_slowed(&|| {
+            assert_eq!(volume.copy_range(a, 0, b, 0, 8192).unwrap(), 8192);
+        }));
+        assert!(is_slowed(&|| volume.collapse_range(a, 0, 4096).unwrap()));
+        assert!(is_slowed(&|| volume.insert_range(b, 4096, 4096).unwrap()));
+        let rename = || fs.rename("c", "d").and_then(|()| fs.rename("d", "c"));
+        assert!(!is_slowed(&|| rename().unwrap()));
+        volume.close().unwrap();
+    }
 
     #[test]
     fn writers_are_slowed_down_smoothly_and_by_no_more_than_ten_milliseconds() {

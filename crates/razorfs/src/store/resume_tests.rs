@@ -73,6 +73,32 @@ fn what_no_journal_has_is_there_after_a_death() {
     assert_eq!(volume.stat(ino).unwrap().size, 100_003);
 }
 
+/// Nobody was told of the snapshot, whose batch had nothing else, but the batch after it is done
+/// again under its number.
+#[test]
+fn a_snapshot_that_did_not_get_to_the_journal_leaves_no_gap_after_a_death() {
+    let mut machine = Machine::new();
+    let volume = machine.open().unwrap();
+    make(&volume, "before").unwrap();
+    volume.sync().unwrap();
+    let before = machine.disk.image();
+    volume.snapshot("lost").unwrap();
+    let later = make(&volume, "later").unwrap();
+    drop(volume);
+    machine.disk = SimDisk::from_image(&before);
+    for _ in 0..2 {
+        let volume = machine.open().unwrap();
+        assert_eq!(volume.lookup(Ino::ROOT, b"later").unwrap().ino, later);
+        assert!(volume.snapshots().is_empty());
+    }
+    let volume = machine.open().unwrap();
+    volume.snapshot("taken").unwrap();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.lookup(Ino::ROOT, b"later").unwrap().ino, later);
+    assert_eq!(volume.snapshots().len(), 1);
+}
+
 #[test]
 fn a_batch_that_waits_for_room_on_the_host_waits_on_after_a_death() {
     let machine = Machine::new();
@@ -231,6 +257,35 @@ fn what_a_request_without_an_answer_has_made_is_not_removed_before_it_comes_agai
     assert!(volume.not_held(seen));
     while volume.step(Step::Reap).unwrap() {}
     assert!(volume.stat(seen).is_err() && volume.stat(answered).is_err());
+}
+
+/// It was answered and forgotten before, and nothing but the slot of its thread is left of it.
+#[test]
+fn what_nobody_holds_may_go_once_all_requests_have_come_again() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let node = NewNode::file(0o600);
+    let unnamed = |volume: &Volume, number| {
+        as_request(number, || volume.create_unnamed(Ino::ROOT, &node))
+            .unwrap()
+            .ino
+    };
+    let forgotten = unnamed(&volume, 40);
+    volume.pin(forgotten, 1);
+    volume.unpin(forgotten, 1);
+    drop(volume);
+    let volume = machine.open().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(!volume.not_held(forgotten));
+    volume.all_came_again();
+    assert!(volume.not_held(forgotten));
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(forgotten).is_err());
+    // What is made from now on is known.
+    let held = unnamed(&volume, 42);
+    volume.pin(held, 1);
+    while volume.step(Step::Reap).unwrap() {}
+    assert!(volume.stat(held).is_ok() && volume.doubtful().is_empty());
 }
 
 /// The kernel holds it, so that it had the answer.

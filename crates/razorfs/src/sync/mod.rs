@@ -19,6 +19,18 @@ pub use std::{
     thread,
 };
 
+/// Unlocks, and lets whoever waits longest go first: for who locks again at once, over and over.
+#[cfg(not(feature = "shuttle"))]
+pub fn unlock_fairly<T>(guard: MutexGuard<'_, T>) {
+    MutexGuard::unlock_fair(guard);
+}
+
+/// Unlocks; who goes first is the scheduler's choice.
+#[cfg(feature = "shuttle")]
+pub fn unlock_fairly<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 #[cfg(feature = "shuttle")]
 pub use scheduled::{
     ArcSwap, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, thread,

@@ -212,24 +212,22 @@ impl Levels {
         Versions(self.merge(from, to, Epoch(0)))
     }
 
-    /// The newest version that a view shows of each key of a table that was written after epoch
-    /// `after`; more of them, perhaps, that were written before. Segments that are older are not
-    /// looked at.
+    /// All versions of a table that were written after epoch `after`; more of them, perhaps, that
+    /// were written before. What is older is, as far as that goes, not read.
     #[must_use]
-    pub fn written_after(&self, tag: Tag, after: Epoch, view: &View) -> Range {
+    pub fn written_after(&self, tag: Tag, after: Epoch) -> Versions {
         let (from, to) = (Key::first_of(tag), Key::last_of(tag));
-        Range {
-            merge: self.merge(&from, &to, after),
-            view: view.clone(),
-            last: None,
-            failed: false,
-        }
+        Versions(self.merge(&from, &to, after))
     }
 
     /// Merges what is newer than `after` of the lists that have something of a range.
     fn merge(&self, from: &Key, to: &Key, after: Epoch) -> Merge {
         debug_assert_eq!(from.tag(), to.tag(), "a range lies in one table");
-        let bounds = Bounds::range(from, to);
+        let mut bounds = Bounds::range(from, to);
+        if after > Epoch(0) {
+            // A whole table would only flush the cache.
+            (bounds.after, bounds.cached) = (after, false);
+        }
         let sources = self.table(from.tag()).lists().filter_map(|list| {
             let list = match after {
                 Epoch(0) => Arc::clone(list),

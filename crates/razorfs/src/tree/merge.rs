@@ -29,6 +29,8 @@ pub(super) struct Bounds {
     pub(super) to: Option<Key>,
     /// Through the block cache.
     pub(super) cached: bool,
+    /// Records that are older may be left out; 0: none.
+    pub(super) after: Epoch,
     /// The hash that all keys of the range have, if they share one: filters are asked first.
     pub(super) hash: Option<u64>,
 }
@@ -41,6 +43,7 @@ impl Bounds {
             from: *from,
             to: Some(*to),
             cached: true,
+            after: Epoch(0),
             hash,
         }
     }
@@ -52,6 +55,7 @@ impl Bounds {
             from,
             to: None,
             cached: false,
+            after: Epoch(0),
             hash: None,
         })
     }
@@ -129,7 +133,8 @@ impl Source {
             // Were the rest of the range in later segments, this one's last key would be in it.
             return Ok(segment.meta.last < *from && self.next_segment()?);
         }
-        let mut cursor = Cursor::new(Arc::clone(&segment.file), self.bounds.cached);
+        let cursor = Cursor::new(Arc::clone(&segment.file), self.bounds.cached);
+        let mut cursor = cursor.younger(self.bounds.after);
         if segment.meta.first < *from {
             cursor.seek(from)?;
         }

@@ -179,7 +179,7 @@ impl World {
     /// What can be looked at.
     fn views(&self) -> Vec<View> {
         let snapshots = self.timeline.snapshots().iter();
-        let at = |s: &SnapshotMeta| self.timeline.view(s.epoch);
+        let at = |s: &Arc<SnapshotMeta>| self.timeline.view(s.epoch);
         let mut views: Vec<View> = snapshots.map(at).collect();
         views.push(self.timeline.head());
         views
@@ -205,7 +205,7 @@ impl World {
         epoch
     }
 
-    fn chosen(&mut self) -> Option<SnapshotMeta> {
+    fn chosen(&mut self) -> Option<Arc<SnapshotMeta>> {
         let all = self.timeline.snapshots();
         let n = self.rng.below(all.len().max(1) as u64) as usize;
         all.get(n).cloned()

@@ -193,6 +193,8 @@ pub(super) struct Cursor {
     file: Arc<SegmentFile>,
     /// Whether blocks come from and go to the cache: a scan of everything would only flush it.
     cached: bool,
+    /// Blocks in which nothing is younger are passed over.
+    after: Epoch,
     /// The next partition of the top index.
     partition: usize,
     /// Offset of the index partition, its bytes, and the next block in it.
@@ -211,6 +213,7 @@ impl Cursor {
         Self {
             file,
             cached,
+            after: Epoch(0),
             partition: 0,
             index: None,
             block: None,
@@ -219,6 +222,17 @@ impl Cursor {
             room: ValueBuf::default(),
             ahead: (0, Vec::new()),
         }
+    }
+
+    /// Only what may be younger than `after` is read.
+    pub(super) fn younger(mut self, after: Epoch) -> Self {
+        self.after = after;
+        self
+    }
+
+    /// Whether a block or a partition has nothing that is wanted.
+    fn is_too_old(&self, entry: &IndexEntry) -> bool {
+        self.after > Epoch(0) && entry.epoch_max <= self.after
     }
 
     fn tag(&self) -> Tag {
@@ -272,25 +286,35 @@ impl Cursor {
     }
 
     fn next_partition(&mut self) -> Result<bool> {
-        let Some(entry) = self.file.top()?.get(self.partition)? else {
-            return Ok(false);
+        let entry = loop {
+            let Some(entry) = self.file.top()?.get(self.partition)? else {
+                return Ok(false);
+            };
+            self.partition += 1;
+            if !self.is_too_old(&entry) {
+                break entry;
+            }
         };
-        self.partition += 1;
         let raw = self.fetch(BlockKind::Index, entry.handle)?;
         self.index = Some((entry.handle.offset, raw, 0));
         Ok(true)
     }
 
     fn next_block(&mut self) -> Result<bool> {
-        let Some((offset, raw, next)) = &mut self.index else {
-            return Ok(false);
+        let entry = loop {
+            let Some((offset, raw, next)) = &mut self.index else {
+                return Ok(false);
+            };
+            let place = self.file.id.place(u64::from(*offset));
+            let Some(entry) = Index::parse(self.file.id.tag, false, raw, place)?.get(*next)? else {
+                self.index = None;
+                return Ok(false);
+            };
+            *next += 1;
+            if !self.is_too_old(&entry) {
+                break entry;
+            }
         };
-        let place = self.file.id.place(u64::from(*offset));
-        let Some(entry) = Index::parse(self.file.id.tag, false, raw, place)?.get(*next)? else {
-            self.index = None;
-            return Ok(false);
-        };
-        *next += 1;
         self.last = Some(entry.last);
         self.block = Some((
             entry.handle.offset,

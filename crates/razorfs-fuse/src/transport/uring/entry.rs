@@ -85,7 +85,7 @@ struct Part {
 }
 
 /// What the threads that may answer share with the one that waits for the answer.
-struct Slot {
+pub(super) struct Slot {
     memory: Mapping,
     owner: Thread,
     answer: Mutex<Answer>,
@@ -278,6 +278,16 @@ impl Entry {
         }
     }
 
+    /// What was asked for last, and was refused.
+    pub(super) fn again(&self, fuse: RawFd, user_data: u64) -> Sqe {
+        // No request has this number.
+        if self.commit_id == 0 {
+            self.register(fuse, user_data)
+        } else {
+            self.commit(fuse, user_data)
+        }
+    }
+
     /// Has the request that the kernel sent carried out, and waits for the answer, wherever that
     /// comes from.
     pub(super) fn serve(&mut self, carry_out: &mut dyn FnMut(&[u8], ReplyTo)) {
@@ -364,6 +374,17 @@ impl Entry {
                 .write(answer.header);
             slot.memory.at(IN_OUT).cast::<InOut>().write(in_out);
         }
+    }
+
+    /// The answer is one to this request.
+    #[cfg(test)]
+    pub(super) fn commit_is(&mut self, id: u64) {
+        self.commit_id = id;
+    }
+
+    /// The memory, to be kept longer than this.
+    pub(super) fn memory(&self) -> Arc<Slot> {
+        Arc::clone(&self.slot)
     }
 
     /// Whether something large went through since this was asked last.

@@ -1,0 +1,229 @@
+//! What snapshots, rollbacks and diffs cost in a large volume, and how many snapshots it bears.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use razorfs::{Ino, NewNode, Options, Volume};
+use serde_json::json;
+
+use crate::clock::Stopwatch;
+use crate::failure::{At, Result};
+use crate::room::Room;
+use crate::{bulk, system};
+
+/// Files that are changed between the two states that are compared.
+const CHANGES: u64 = 1000;
+/// Lookups of a round.
+const LOOKUPS: u64 = 20_000;
+/// Rounds of lookups, before and after in turns is not possible: so there are several of each.
+const ROUNDS: usize = 5;
+
+/// What is done.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Files of the volume
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    files: u64,
+    /// Snapshots that are taken while a program writes
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    snapshots: usize,
+    /// Snapshots that the volume has in the end
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    most: usize,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+    /// Where to measure
+    #[arg(long, value_name = "DIR", default_value = "target")]
+    dir: PathBuf,
+}
+
+/// Seconds that something took, each time.
+struct Times(Vec<f64>);
+
+impl Times {
+    fn of(n: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Self> {
+        let mut times = Vec::with_capacity(n);
+        for i in 0..n {
+            let watch = Stopwatch::start();
+            work(i)?;
+            times.push(watch.seconds());
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        Ok(Self(times))
+    }
+
+    /// The time, in milliseconds, within which so many hundredths of them were done.
+    fn ms(&self, hundredths: usize) -> f64 {
+        let at = (self.0.len() * hundredths).div_ceil(100).saturating_sub(1);
+        self.0.get(at).copied().unwrap_or(0.0) * 1e3
+    }
+}
+
+/// Runs it and prints what was seen.
+pub fn run(args: &Args) -> Result<()> {
+    let room = Room::make(&args.dir)?;
+    let dir = room.path().join("snapshots");
+    bulk::make(&dir, args.files)?;
+    let volume = Volume::open(&dir, Options::default()).at("open", &dir)?;
+    let flush = flushes(room.path())?;
+    let with_writer = with_writer(&volume, args.snapshots, &dir)?;
+    volume.checkpoint().at("write a checkpoint of", &dir)?;
+    let before = system::used(&dir)?;
+    let idle = take(&volume, "idle", args.snapshots, &dir)?;
+    volume.checkpoint().at("write a checkpoint of", &dir)?;
+    let each = system::used(&dir)?.saturating_sub(before) / args.snapshots.max(1) as u64;
+    let diff = diff(&volume, args.files, &dir)?;
+    let rollback = rollback(&volume, &dir)?;
+    let few = lookups(&volume, args.files, &dir)?;
+    let many = many(&volume, args, &dir)?;
+    let there = volume.snapshots().len();
+    let loaded = lookups(&volume, args.files, &dir)?;
+    volume.close().at("close", &dir)?;
+    let watch = Stopwatch::start();
+    let volume = Volume::open(&dir, Options::default()).at("open", &dir)?;
+    let opening = watch.seconds() * 1e3;
+    volume.close().at("close", &dir)?;
+    let figures = [
+        ("a flush of the host, p50, ms", flush.ms(50)),
+        ("a flush of the host, p99, ms", flush.ms(99)),
+        (
+            "snapshot while a program writes, p50, ms",
+            with_writer.ms(50),
+        ),
+        (
+            "snapshot while a program writes, p99, ms",
+            with_writer.ms(99),
+        ),
+        ("snapshot of an unchanged volume, p50, ms", idle.ms(50)),
+        ("bytes of the host for one of those", each as f64),
+        ("diff of 1000 changes, ms", diff.ms(50)),
+        ("rollback, p50, ms", rollback.ms(50)),
+        ("snapshots in the end", there as f64),
+        ("snapshot, one change after the other, p99, ms", many.ms(99)),
+        ("lookup with few snapshots, us", few * 1e6),
+        ("lookup with all snapshots, us", loaded * 1e6),
+        ("opening with all snapshots, ms", opening),
+    ];
+    if args.json {
+        let pairs = figures
+            .iter()
+            .map(|(what, value)| json!({"what": what, "value": value}));
+        let all: Vec<_> = pairs.collect();
+        println!("{:#}", json!({"files": args.files, "figures": all}));
+        return Ok(());
+    }
+    println!("| {} files | |\n|---|---|", args.files);
+    for (what, value) in figures {
+        println!("| {what} | {value:.2} |");
+    }
+    Ok(())
+}
+
+/// How long the host takes to make a page durable.
+fn flushes(dir: &Path) -> Result<Times> {
+    use std::os::unix::fs::FileExt;
+    let path = dir.join("page");
+    let file = std::fs::File::create(&path).at("create", &path)?;
+    file.write_all_at(&[1; 1 << 20], 0).at("write to", &path)?;
+    file.sync_all().at("sync", &path)?;
+    Times::of(100, |n| {
+        file.write_all_at(&[2; 4096], n as u64 * 4096)
+            .at("write to", &path)?;
+        file.sync_data().at("sync", &path)
+    })
+}
+
+fn take(volume: &Volume, prefix: &str, n: usize, dir: &Path) -> Result<Times> {
+    Times::of(n, |i| {
+        let taken = volume.snapshot(format!("{prefix}-{i}"));
+        taken.map(drop).at("take a snapshot of", dir)
+    })
+}
+
+/// Snapshots every twentieth of a second, while files are made as fast as it goes.
+fn with_writer(volume: &Volume, n: usize, dir: &Path) -> Result<Times> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| -> razorfs::Result<()> {
+            let node = NewNode::directory(0o755);
+            let dir = volume.create_node(Ino::ROOT, b"written", &node)?.ino;
+            for i in 0u64.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let name = format!("file-{i}");
+                let file = volume.create_node(dir, name.as_bytes(), &NewNode::file(0o644))?;
+                volume.write(file.ino, 0, &[i as u8; 3000])?;
+            }
+            Ok(())
+        });
+        let times = Times::of(n, |i| {
+            std::thread::sleep(Duration::from_millis(50));
+            let taken = volume.snapshot(format!("written-{i}"));
+            taken.map(drop).at("take a snapshot of", dir)
+        });
+        over.store(true, Ordering::Relaxed);
+        match writer.join() {
+            Ok(written) => written.at("write to", dir)?,
+            Err(_) => return Err("the writer ended with a panic".into()),
+        }
+        // Without the pause before each.
+        times.map(|Times(all)| Times(all.into_iter().map(|t| (t - 0.05).max(0.0)).collect()))
+    })
+}
+
+/// Some files of the whole volume are changed, and found.
+fn diff(volume: &Volume, files: u64, dir: &Path) -> Result<Times> {
+    volume.snapshot("compared").at("take a snapshot of", dir)?;
+    let old = volume
+        .at_snapshot("compared")
+        .at("look at a snapshot of", dir)?;
+    let root = volume.root();
+    for n in 0..CHANGES {
+        let path = bulk::path(n * (files / CHANGES).max(1) % files);
+        root.write(path, b"changed").at("write to", dir)?;
+    }
+    volume.checkpoint().at("write a checkpoint of", dir)?;
+    Times::of(ROUNDS, |_| {
+        let found = old.diff(volume).at("compare states of", dir)?;
+        match found.len() as u64 {
+            n if n >= CHANGES.min(files) => Ok(()),
+            n => Err(format!("{n} differences were found, and not {CHANGES}")),
+        }
+    })
+}
+
+fn rollback(volume: &Volume, dir: &Path) -> Result<Times> {
+    Times::of(ROUNDS, |_| {
+        volume.rollback("compared").map(drop).at("take back", dir)
+    })
+}
+
+/// Seconds of a lookup; the median of the rounds.
+fn lookups(volume: &Volume, files: u64, dir: &Path) -> Result<f64> {
+    let times = Times::of(ROUNDS, |round| {
+        for i in 0..LOOKUPS {
+            let n = (i + round as u64 * LOOKUPS).wrapping_mul(0x9e37_79b9_7f4a_7c15) % files;
+            let path = bulk::path(n);
+            volume
+                .find_by_path(path.as_os_str().as_encoded_bytes())
+                .at("look up a file of", dir)?;
+        }
+        Ok(())
+    })?;
+    Ok(times.ms(50) / 1e3 / LOOKUPS as f64)
+}
+
+/// So many snapshots that there are `most`, with a change between each two.
+fn many(volume: &Volume, args: &Args, dir: &Path) -> Result<Times> {
+    let more = args.most.saturating_sub(volume.snapshots().len());
+    let root = volume.root();
+    Times::of(more, |i| {
+        root.write("changing", i.to_le_bytes())
+            .at("write to", dir)?;
+        let taken = volume.snapshot(format!("many-{i}"));
+        taken.map(drop).at("take a snapshot of", dir)
+    })
+}

@@ -1,0 +1,58 @@
+//! What was written since two states of the volume parted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::timeline::View;
+
+use super::{At, Core, Version};
+use crate::{Error, Result};
+
+impl Core {
+    /// The keys of a table that were written in one of two states and not in what both go back to.
+    /// The time it takes grows with what was written, and very little with the volume.
+    pub fn written_apart(&self, a: &At, b: &At, tag: Tag) -> Result<BTreeSet<Key>> {
+        let mut version = self.version.load_full();
+        loop {
+            match version.written_apart(a, b, tag) {
+                Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
+                    // A segment may have gone meanwhile: the newer version has what it needs.
+                    let newer = self.version.load_full();
+                    if Arc::ptr_eq(&newer, &version) {
+                        return Err(e);
+                    }
+                    version = newer;
+                }
+                found => return found,
+            }
+        }
+    }
+}
+
+impl Version {
+    fn view_of<'a>(&'a self, at: &'a At) -> &'a View {
+        match at {
+            At::Head => &self.head,
+            At::Snapshot(view) => view,
+        }
+    }
+
+    fn written_apart(&self, a: &At, b: &At, tag: Tag) -> Result<BTreeSet<Key>> {
+        let (a, b) = (self.view_of(a), self.view_of(b));
+        let parted = a.parting(b);
+        let is_apart = |epoch| epoch > parted && (a.sees(epoch) || b.sees(epoch));
+        let mut keys = BTreeSet::new();
+        for memtable in self.memtables().filter(|m| is_apart(m.epoch)) {
+            let written = memtable.sorted(tag, |_| ());
+            keys.extend(written.into_iter().map(|(key, ())| key));
+        }
+        let mut young = self.levels.written_after(tag, parted);
+        while let Some(record) = young.next()? {
+            if is_apart(record.epoch) {
+                keys.insert(record.key);
+            }
+        }
+        Ok(keys)
+    }
+}
