@@ -289,11 +289,11 @@ fn read(
 }
 
 /// The names of the snapshots that were not given up, oldest first.
-fn names_of(snapshots: &[SnapshotMeta]) -> Vec<String> {
+fn names_of(snapshots: &[Arc<SnapshotMeta>]) -> Vec<String> {
     let mut live: Vec<_> = snapshots.iter().filter(|s| !s.gone).collect();
     live.sort_by_key(|s| s.id);
-    let name = |s: &&SnapshotMeta| String::from_utf8_lossy(&s.name).into_owned();
-    live.iter().map(name).collect()
+    let names = live.iter().map(|s| String::from_utf8_lossy(&s.name));
+    names.map(Into::into).collect()
 }
 
 /// Which volume it is, where no superblock says so.

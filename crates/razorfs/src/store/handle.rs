@@ -256,7 +256,7 @@ impl Store {
     pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
         let live = timeline.snapshots().iter().filter(|s| !s.gone);
-        let mut live: Vec<SnapshotMeta> = live.cloned().collect();
+        let mut live: Vec<Arc<SnapshotMeta>> = live.cloned().collect();
         // One that was taken right after a rollback is of an older epoch than that before it.
         live.sort_by_key(|s| s.id);
         live
