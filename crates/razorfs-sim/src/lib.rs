@@ -10,6 +10,7 @@ pub mod bits;
 pub mod content;
 pub mod coverage;
 mod crash;
+mod doubt;
 pub mod driver;
 pub mod dump;
 pub mod engine;

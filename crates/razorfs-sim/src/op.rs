@@ -355,6 +355,16 @@ impl Op {
         matches!(self, Self::Take(_) | Self::Delete(_) | Self::Rollback(_))
     }
 
+    fn fmt_of_snapshot(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Take(n) => write!(f, "snapshot {}", points::name(*n)),
+            Self::Delete(which) => write!(f, "delete snapshot {which}"),
+            Self::Rollback(which) => write!(f, "rollback {which}"),
+            Self::View(which) => write!(f, "look at snapshot {which}"),
+            _ => Ok(()),
+        }
+    }
+
     /// A short word for statistics.
     #[must_use]
     pub fn word(&self) -> String {
@@ -481,10 +491,9 @@ impl fmt::Display for Op {
             Self::Close(slot) => write!(f, "close @{slot}"),
             Self::Step(work) => write!(f, "step {work:?}"),
             Self::Fault(fault) => write!(f, "fault {fault:?}"),
-            Self::Take(n) => write!(f, "snapshot {}", points::name(*n)),
-            Self::Delete(which) => write!(f, "delete snapshot {which}"),
-            Self::Rollback(which) => write!(f, "rollback {which}"),
-            Self::View(which) => write!(f, "look at snapshot {which}"),
+            Self::Take(_) | Self::Delete(_) | Self::Rollback(_) | Self::View(_) => {
+                self.fmt_of_snapshot(f)
+            }
             Self::CheckAll => f.write_str("compare everything"),
             Self::Reopen => f.write_str("close and open"),
             Self::Sync | Self::SyncThen | Self::Checkpoint => f.write_str(&self.word()),

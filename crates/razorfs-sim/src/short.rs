@@ -1,7 +1,7 @@
 //! All short workloads: one or two operations on a small tree that is durable, then a sync; and one
 //! between a snapshot and going back to it, or its deletion. Each is cut at every call of the disk,
-//! and each cut leaves every outcome that it may where there are few. File systems' known crash bugs
-//! need no more than three operations on a fresh file system (Mohan et al., "Finding
+//! and each cut leaves every outcome that it may where there are few. File systems' known crash
+//! bugs need no more than three operations on a fresh file system (Mohan et al., "Finding
 //! Crash-Consistency Bugs with Bounded Black-Box Crash Testing", 2018).
 
 mod workloads;

@@ -291,7 +291,7 @@ kinds! {
         "Restore the file from a backup, or run `razorfs repair`: it puts back what packs have.";
     HeldWrong = 618 Error
         "What snapshots hold is not what the volume says: data could be removed too early."
-        "Do not write to the volume; copy what you need of its snapshots, then run `razorfs repair`.";
+        "Do not write to the volume; copy what you need of snapshots, then run `razorfs repair`.";
     HeldMissing = 619 Warning
         "Data that only snapshots show are not listed so: their space may not come back."
         "None as long as you keep the snapshots; after deleting them, run `razorfs repair`.";

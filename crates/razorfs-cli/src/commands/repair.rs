@@ -39,7 +39,8 @@ Exit code 0: nothing to repair, or repaired (also where something was lost, whic
 --json prints one object: schema (1), needed, healed (groups of shards, by parity), committed (the \
 generation, or null), lossless, source {generation, fallback, listed, superblock_lost}, gap (null, \
 or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
-(array of what, inode, path, from, to, meaning), more_losses, lost_snapshots (array of names), fixed (object of counts), inodes, \
+(array of what, inode, path, from, to, meaning), more_losses, \
+lost_snapshots (array of names), fixed (object of counts), inodes, \
 bytes, quarantined (array), clean (what a check found afterwards, or null).
 
 Examples:
