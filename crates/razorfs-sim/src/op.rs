@@ -491,12 +491,11 @@ impl fmt::Display for Op {
             Self::Close(slot) => write!(f, "close @{slot}"),
             Self::Step(work) => write!(f, "step {work:?}"),
             Self::Fault(fault) => write!(f, "fault {fault:?}"),
-            Self::Take(_) | Self::Delete(_) | Self::Rollback(_) | Self::View(_) => {
-                self.fmt_of_snapshot(f)
-            }
+            Self::View(_) => self.fmt_of_snapshot(f),
+            op if op.is_of_points() => op.fmt_of_snapshot(f),
             Self::CheckAll => f.write_str("compare everything"),
             Self::Reopen => f.write_str("close and open"),
-            Self::Sync | Self::SyncThen | Self::Checkpoint => f.write_str(&self.word()),
+            _ => f.write_str(&self.word()),
         }
     }
 }
