@@ -19,6 +19,7 @@ mod names;
 mod options;
 mod pack;
 mod place;
+mod placing;
 mod progress;
 mod remount;
 mod server;

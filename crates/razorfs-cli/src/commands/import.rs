@@ -8,6 +8,7 @@ use crate::archive::{self, Counted};
 use crate::commands::create;
 use crate::failure::{Failure, Result};
 use crate::place::{self, Opened, split};
+use crate::placing::make_parents;
 use crate::progress::{Progress, Unit};
 use crate::signals::{self, Interruptible};
 use crate::tree::{Copy, CopyOptions, HostTree, Tree, keep_apart, measure};
@@ -125,7 +126,7 @@ fn fill_tree(source: Source, tree: &dyn Tree, path: &Path, progress: &mut Progre
             let from = HostTree::new(&dir);
             let root = Path::new("");
             keep_apart(&from, root, tree, path)?;
-            archive::make_parents(tree, path)?;
+            make_parents(tree, path)?;
             progress.set_total(measure(&from, root)?.0);
             let options = CopyOptions {
                 preserve: true,
@@ -134,7 +135,7 @@ fn fill_tree(source: Source, tree: &dyn Tree, path: &Path, progress: &mut Progre
             Copy::new(&from, tree, options, progress).run(root, path)
         }
         Source::Tar(data, total) => {
-            archive::make_parents(tree, path)?;
+            make_parents(tree, path)?;
             let counted = Counted::new(data);
             let count = counted.count();
             if let Some(total) = total {
