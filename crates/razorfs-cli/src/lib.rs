@@ -13,6 +13,7 @@ mod holders;
 mod hostile_tests;
 mod keeper;
 mod kept;
+pub mod legacy;
 mod log;
 mod mountinfo;
 mod names;
@@ -21,6 +22,7 @@ mod pack;
 mod place;
 mod placing;
 mod progress;
+pub mod prototype;
 mod remount;
 mod server;
 mod signals;
@@ -52,7 +54,7 @@ use failure::{COULD_NOT_RUN, Failure, ORDINARY, Result};
 or not, or its mount point. No command needs root.
 
 Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify, \
-repair and scrub: 4 damage was found and is still there.
+repair, scrub and import --salvage: 4 damage was found and is still there.
 
 Examples:
   razorfs mount demo.rzfs mnt     makes demo.rzfs and mnt if they are missing

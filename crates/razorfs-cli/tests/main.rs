@@ -5,12 +5,15 @@
     reason = "a test that panics has done its work"
 )]
 
+#[path = "bodies/prototype.rs"]
+mod bodies;
 mod commands;
 mod crash;
 mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod prototype;
 mod support;
 mod transport;
 mod tree;
