@@ -92,8 +92,8 @@ fn a_journal_beside_a_razr_file_counts_up_to_its_first_bad_entry() {
     let output = import(&file, &mount.at("in"), &[]);
     assert_eq!(output.status.code(), Some(0));
     let said = String::from_utf8(output.stderr).unwrap();
-    let cut = "razorfs.dat.journal counts up to byte 73, 2 entries: an entry takes 32 bytes, and 30 \
-               are left; the last 30 bytes are left out\n";
+    let cut = "razorfs.dat.journal counts up to byte 74, 2 entries: an entry takes 32 bytes, and \
+               30 are left; the last 30 bytes are left out\n";
     assert!(said.ends_with(cut), "{said}");
     let now = [Known::file(2, "/a", "new"), Known::file(3, "/b", "more")];
     compare(&mount.dir.join("in"), &now);

@@ -193,7 +193,7 @@ fn header<'a>(bytes: &'a [u8], findings: &mut Vec<Finding<'a>>) -> Result<Header
     doubt(60, wrong, cause);
     let reserved = take.rest().iter().any(|byte| *byte != 0);
     doubt(64, reserved, "zeros of the header are none");
-    let odd = inodes.bytes.len() as u64 % INODE != 0;
+    let odd = !(inodes.bytes.len() as u64).is_multiple_of(INODE);
     doubt(inodes.at, odd, "the inode table ends inside an inode");
     Ok(Header {
         next,
