@@ -106,7 +106,7 @@ impl fmt::Display for Finding<'_> {
             ""
         };
         write!(f, "at byte {}{journal}", self.at)?;
-        if let Some(name) = self.name {
+        if let Some(name) = self.name.filter(|name| !name.is_empty()) {
             write!(f, ", {}", crate::failure::shown_bytes(name))?;
         }
         write!(f, ": {}", self.cause)
