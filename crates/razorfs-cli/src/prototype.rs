@@ -73,20 +73,20 @@ impl Prototype {
     pub fn decode(&self, salvage: bool) -> Result<Found<'_>> {
         let found = legacy::decode(self.form, &self.bytes, self.journal.as_deref());
         let found = found.map_err(|refusal| Failure::at("import", &self.path, refusal))?;
-        if let Some(first) = found.findings.first().filter(|_| !salvage) {
-            let more = match found.findings.len() - 1 {
-                0 => String::new(),
-                more => format!(" (and {more} more)"),
-            };
-            let remedy = "`--salvage` imports the files that are whole and lists the rest";
-            return Err(Failure::with(
-                "import",
-                &self.path,
-                format!("{first}{more}"),
-                remedy,
-            ));
-        }
-        Ok(found)
+        let Some(first) = found.findings.first() else {
+            return Ok(found);
+        };
+        let more = match found.findings.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let remedy = match salvage {
+            true if !found.items.is_empty() => return Ok(found),
+            true => "nothing in it is whole; check that it is the right file",
+            false => "`--salvage` imports the files that are whole and lists the rest",
+        };
+        let cause = format!("{first}{more}");
+        Err(Failure::with("import", &self.path, cause, remedy))
     }
 
     /// Says what was left out: of the journal, which is nothing unusual where the prototype has

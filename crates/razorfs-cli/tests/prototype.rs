@@ -144,4 +144,10 @@ fn a_damaged_file_is_refused_and_salvaged() {
     fs::write(&file, [0; 1024]).unwrap();
     let line = fails(1, ["import", "--salvage", file.to_str().unwrap(), volume]);
     assert!(line.contains("no file of the prototype"), "{line}");
+    fs::write(&file, [b'?'; 1024]).unwrap();
+    let fresh = mount.room.path().join("fresh.rzfs");
+    let fresh = fresh.to_str().unwrap();
+    let line = fails(1, ["import", "--salvage", file.to_str().unwrap(), fresh]);
+    assert!(line.contains("nothing in it is whole"), "{line}");
+    assert!(!Path::new(fresh).exists());
 }
