@@ -1,7 +1,6 @@
 //! Tars, plain, gzip or zstd, unpacked into trees.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{BufRead, ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
@@ -13,8 +12,9 @@ use tar::{Archive, Entry, EntryType, Header};
 
 use crate::bounded::{Bound, Bounded};
 use crate::failure::{Failure, Result, plain};
+use crate::placing::Placing;
 use crate::sparse::{Marks, Sparse, listed};
-use crate::tree::{Meta, Piece, Source, Tree, Xattr, id, inner};
+use crate::tree::{Meta, Piece, Source, Tree, id, inner};
 
 /// How a tar is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,33 +87,6 @@ pub fn decompress<'a>(mut data: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>>
     }
 }
 
-/// Makes the directories above and at `path` that are missing.
-pub fn make_parents(tree: &dyn Tree, path: &Path) -> Result<()> {
-    let mut dirs: Vec<&Path> = path.ancestors().collect();
-    dirs.pop();
-    dirs.into_iter()
-        .rev()
-        .try_for_each(|dir| make_directory(tree, dir))
-}
-
-/// Makes a directory if it is missing.
-fn make_directory(tree: &dyn Tree, dir: &Path) -> Result<()> {
-    match tree.find(dir)? {
-        Some(meta) if meta.is_dir() => Ok(()),
-        Some(_) => {
-            let (cause, remedy) = ("it is not a directory", "name another target");
-            Err(Failure::with("write to", tree.shown(dir), cause, remedy))
-        }
-        None => {
-            let now = Time::from_unix_nanos(crate::env().now());
-            let mut meta = Meta::new(FileKind::Directory, 0o755);
-            (meta.atime, meta.mtime) = (now, now);
-            tree.make(dir, &meta, Path::new(""))?;
-            tree.dress(dir, &meta)
-        }
-    }
-}
-
 /// Unpacks a tar below `root`. `step` is called after each piece of data, and with true after
 /// each file; an error of it stops the work between two operations.
 pub fn unpack(
@@ -124,14 +97,7 @@ pub fn unpack(
 ) -> Result<()> {
     let (data, bound) = Bounded::new(data);
     let mut archive = Archive::new(data);
-    let mut unpack = Unpack {
-        tree,
-        root,
-        step,
-        directories: Vec::new(),
-        real: HashSet::new(),
-        temporary: 0,
-    };
+    let mut unpack = Unpack(Placing::new(tree, root, step));
     let entries = archive.entries().map_err(broken)?;
     bound.headers(0);
     for entry in entries {
@@ -145,17 +111,7 @@ pub fn unpack(
         };
         bound.headers(stored);
     }
-    // The times of directories last, because filling them changes them; the deepest first. Their
-    // attributes too: what is created in a directory inherits its default access list.
-    while let Some((path, meta, xattrs)) = unpack.directories.pop() {
-        if tree.find(&path)?.is_some_and(|there| there.is_dir()) {
-            for xattr in &xattrs {
-                tree.set_xattr(&path, xattr)?;
-            }
-            tree.dress(&path, &meta)?;
-        }
-    }
-    Ok(())
+    unpack.0.finish()
 }
 
 /// What has data in a sparse file in the format of GNU tar, and how many bytes these are.
@@ -178,15 +134,7 @@ fn broken(e: std::io::Error) -> Failure {
 /// An entry of a tar that is read within bounds.
 type Tarred<'a, R> = Entry<'a, Bounded<R>>;
 
-struct Unpack<'a> {
-    tree: &'a dyn Tree,
-    root: &'a Path,
-    step: &'a mut dyn FnMut(bool) -> Result<()>,
-    directories: Vec<(PathBuf, Meta, Vec<Xattr>)>,
-    /// Paths that are known to be directories, and no symbolic links.
-    real: HashSet<PathBuf>,
-    temporary: u64,
-}
+struct Unpack<'a>(Placing<'a>);
 
 impl Unpack<'_> {
     fn entry<R: Read>(&mut self, entry: &mut Tarred<'_, R>, bound: &Bound<R>) -> Result<()> {
@@ -198,91 +146,26 @@ impl Unpack<'_> {
         let name = sparse.name().unwrap_or_else(|| entry.path_bytes());
         let name = PathBuf::from(OsString::from_vec(name.into_owned()));
         check_depth(&name)?;
-        let path = self.root.join(inner(&name)?);
+        let path = self.0.root.join(inner(&name)?);
         let sparse = sparse.size().map_err(broken)?;
-        self.parents(&path, true)?;
-        let there = self.tree.find(&path)?;
         let kind = entry.header().entry_type();
         let directory = meta.is_dir() && kind != EntryType::Link;
-        if path == self.root || (directory && there.is_some_and(|there| there.is_dir())) {
-            self.dress_later(path, meta, xattrs)?;
-            return (self.step)(false);
-        }
-        if let Some(there) = there
-            && (there.is_dir() || directory)
-        {
-            let cause = "something of another kind is there";
-            let remedy = "remove it, or unpack elsewhere";
-            return Err(Failure::with(
-                "replace",
-                self.tree.shown(&path),
-                cause,
-                remedy,
-            ));
-        }
-        let at = match there {
-            None => path.clone(),
-            Some(_) => {
-                self.temporary += 1;
-                let name = format!(".razorfs-{}-{}", std::process::id(), self.temporary);
-                path.with_file_name(name)
-            }
+        let Some(at) = self.0.spot(&path, directory)? else {
+            self.0.dress_later(path, meta, xattrs)?;
+            return (self.0.step)(false);
         };
         self.create(entry, bound, &at, &meta, sparse)?;
         if kind != EntryType::Link {
             for xattr in xattrs.iter().filter(|_| !directory) {
-                self.tree.set_xattr(&at, xattr)?;
+                self.0.tree.set_xattr(&at, xattr)?;
             }
-            self.tree.dress(&at, &meta)?;
+            self.0.tree.dress(&at, &meta)?;
         }
-        if at != path {
-            self.tree.rename(&at, &path)?;
-            // Two names of one inode are not renamed over each other.
-            if self.tree.find(&at)?.is_some() {
-                self.tree.remove(&at, false)?;
-            }
-        }
+        self.0.settle(&at, &path)?;
         if directory {
-            self.dress_later(path, meta, xattrs)?;
+            self.0.dress_later(path, meta, xattrs)?;
         }
-        (self.step)(!directory)
-    }
-
-    /// A directory gets its times when nothing in it changes any more, and with them what its
-    /// children would have from it. Other attributes are not kept for that long: a tar can have
-    /// more of them than there is memory.
-    fn dress_later(&mut self, path: PathBuf, meta: Meta, xattrs: Vec<Xattr>) -> Result<()> {
-        let mut kept = Vec::new();
-        for xattr in xattrs {
-            if xattr.0 == INHERITED {
-                kept.push(xattr);
-            } else {
-                self.tree.set_xattr(&path, &xattr)?;
-            }
-        }
-        self.directories.push((path, meta, kept));
-        Ok(())
-    }
-
-    /// Makes the missing directories above `path`, if `make`. None of them may be a symbolic link:
-    /// a tar could otherwise lead us out of the tree.
-    fn parents(&mut self, path: &Path, make: bool) -> Result<()> {
-        let mut unknown = Vec::new();
-        for dir in path.ancestors().skip(1) {
-            if dir == self.root || self.real.contains(dir) || dir.as_os_str().is_empty() {
-                break;
-            }
-            unknown.push(dir);
-        }
-        for dir in unknown.into_iter().rev() {
-            if !make && self.tree.find(dir)?.is_none() {
-                return Ok(());
-            }
-            make_directory(self.tree, dir)?;
-            self.real.insert(dir.to_path_buf());
-            (self.step)(false)?;
-        }
-        Ok(())
+        (self.0.step)(!directory)
     }
 
     fn create<R: Read>(
@@ -297,31 +180,31 @@ impl Unpack<'_> {
         let target = PathBuf::from(OsString::from_vec(target));
         if entry.header().entry_type() == EntryType::Link {
             check_depth(&target)?;
-            let first = self.root.join(inner(&target)?);
+            let first = self.0.root.join(inner(&target)?);
             // A link to something outside would let it be read and written from inside.
-            self.parents(&first, false)?;
-            return self.tree.link(&first, at);
+            self.0.parents(&first, false)?;
+            return self.0.tree.link(&first, at);
         }
         if meta.kind != FileKind::Regular {
-            return self.tree.make(at, meta, &target);
+            return self.0.tree.make(at, meta, &target);
         }
-        let step = &mut *self.step;
+        let step = &mut *self.0.step;
         if entry.header().entry_type() == EntryType::GNUSparse {
             let (pieces, left) = pieces_of(entry, bound)?;
             let inner = bound.past();
             let data = Whole { inner, left };
             let mut data = Sparse::of(data, pieces, entry.size()).map_err(broken)?;
-            return self.tree.write(at, meta, &mut data, &mut |_| step(false));
+            return self.0.tree.write(at, meta, &mut data, &mut |_| step(false));
         }
         let mut data = Whole {
             left: entry.size(),
             inner: entry,
         };
         match sparse {
-            None => self.tree.write(at, meta, &mut data, &mut |_| step(false)),
+            None => self.0.tree.write(at, meta, &mut data, &mut |_| step(false)),
             Some(size) => {
                 let mut data = Sparse::new(data, size).map_err(broken)?;
-                self.tree.write(at, meta, &mut data, &mut |_| step(false))
+                self.0.tree.write(at, meta, &mut data, &mut |_| step(false))
             }
         }
     }
@@ -415,8 +298,6 @@ fn extensions<R: Read>(entry: &mut Entry<'_, R>, meta: &mut Meta) -> std::io::Re
 
 /// Bytes of an extended attribute, at most: as Linux has it.
 const XATTR_MAX: usize = 64 << 10;
-/// The attribute of a directory that others have from it.
-const INHERITED: &str = "system.posix_acl_default";
 /// Bytes of a path in a tar, at most.
 const PATH_MAX: usize = 128 << 10;
 /// Names in it, at most. Each is looked for from the root, so that work grows with their square.

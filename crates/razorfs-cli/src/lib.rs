@@ -16,15 +16,18 @@ mod holders;
 mod hostile_tests;
 mod keeper;
 mod kept;
+pub mod legacy;
 mod log;
 mod mountinfo;
 mod names;
 mod options;
 mod pack;
 mod place;
+mod placing;
 mod points;
 mod program;
 mod progress;
+pub mod prototype;
 mod remount;
 mod server;
 mod signals;
@@ -57,7 +60,7 @@ or not, or its mount point. Commands that read take PLACE@NAME for what a snapsh
 needs root.
 
 Exit codes: 0 done; 1 an error, said in one line; 2 could not run; verify, \
-repair and scrub: 4 damage was found and is still there.
+repair, scrub and import --salvage: 4 damage was found and is still there.
 
 Examples:
   razorfs mount demo.rzfs mnt     makes demo.rzfs and mnt if they are missing

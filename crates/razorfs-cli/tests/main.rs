@@ -5,6 +5,8 @@
     reason = "a test that panics has done its work"
 )]
 
+#[path = "bodies/prototype.rs"]
+mod bodies;
 mod commands;
 mod crash;
 mod diff;
@@ -12,6 +14,7 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod prototype;
 mod snapshots;
 mod snapshots_live;
 mod support;

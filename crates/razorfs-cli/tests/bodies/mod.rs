@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each user takes a part of it")]
 
 mod forger;
+pub mod legacy;
+pub mod prototype;
 
 use std::ffi::OsString;
 use std::io::{BufReader, Read};
