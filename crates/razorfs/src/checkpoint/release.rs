@@ -39,7 +39,13 @@ type Frames = BTreeMap<(PackId, u64), u64>;
 impl Checkpointer {
     /// Releases snapshots that were given up; answers whether there were any.
     pub fn release(&self) -> Result<bool> {
-        let released = self.release_unlatched();
+        let mut released = self.release_unlatched();
+        // On a full host this is what gives space back.
+        if matches!(released, Err(Error::NoSpace))
+            && self.core.ballast.release(self.core.disk.as_ref())
+        {
+            released = self.release_unlatched();
+        }
         self.core.latching(released)
     }
 

@@ -225,10 +225,14 @@ impl Store {
         self.take_snapshot(name)
     }
 
-    /// Gives a snapshot up.
+    /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone since
+    /// cannot be read on.
     pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
-        self.drop_snapshot(name)
+        let gone = self.drop_snapshot(name)?;
+        let is_other = |store: &Arc<Self>| store.viewed().is_none_or(|s| s.id != gone.id);
+        self.left.write().retain(is_other);
+        Ok(gone)
     }
 
     /// Goes back to a snapshot, and answers the one that was taken before. The caller keeps
