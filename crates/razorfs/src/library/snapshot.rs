@@ -92,8 +92,8 @@ impl Volume {
     /// volume.
     ///
     /// Files that are open go on: those that the snapshot has show what it has; those that it does
-    /// not have can be read as they were, and everything else fails with
-    /// [`crate::Error::RolledBack`].
+    /// not have can be read as they were, until the snapshot that was taken is deleted, and
+    /// everything else fails with [`crate::Error::RolledBack`].
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
         let now = self.inner.store.env.now();
         let safety = self.safety_name(now);

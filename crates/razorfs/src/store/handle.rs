@@ -228,7 +228,11 @@ impl Store {
     /// Gives a snapshot up.
     pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
-        self.drop_snapshot(name)
+        let dropped = self.drop_snapshot(name)?;
+        // Whoever deletes what was before a rollback wants its space, and not at the next mount.
+        let stays = |before: &Arc<Self>| before.viewed().is_none_or(|s| s.id != dropped.id);
+        self.left.write().retain(stays);
+        Ok(dropped)
     }
 
     /// Goes back to a snapshot, and answers the one that was taken before. The caller keeps
