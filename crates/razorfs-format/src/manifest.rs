@@ -311,7 +311,13 @@ pub(crate) fn put_snapshot(meta: &SnapshotMeta, out: &mut Vec<u8>) {
 
 /// A snapshot, as the manifest and the journal have it.
 pub(crate) fn take_snapshot(t: &mut Take<'_>) -> Result<SnapshotMeta> {
-    let (id, branch, epoch) = (t.varint()?, Branch(t.varint32()?), Epoch(t.varint()?));
+    let (id, branch) = (t.varint()?, Branch(t.varint32()?));
+    let at_epoch = *t;
+    let epoch = Epoch(t.varint()?);
+    if epoch >= Span::OPEN {
+        // Releasing it would take the head away.
+        return Err(at_epoch.error("an epoch that has an end", epoch));
+    }
     let at_flags = *t;
     let gone = match t.u8()? {
         0 => false,

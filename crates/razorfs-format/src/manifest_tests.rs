@@ -252,3 +252,16 @@ fn lines_and_what_was_given_up_read_back() {
     let spans = manifest.timeline.spans().to_vec();
     assert!(Timeline::new(vec![back(2, 9)], spans).is_err());
 }
+
+#[test]
+fn a_snapshot_of_the_epoch_that_never_ends_is_refused() {
+    let mut manifest = sample();
+    let epoch = Epoch(u64::MAX);
+    let forged = SnapshotMeta {
+        epoch,
+        ..snapshot()
+    };
+    manifest.timeline = Arc::new(Timeline::new(vec![forged], Vec::new()).unwrap());
+    let bytes = manifest.to_bytes(VID);
+    assert!(Manifest::decode(&bytes, VID, manifest.id).is_err());
+}

@@ -18,6 +18,7 @@
 //! Source: the births and kill times of blocks are those of ZFS's dead lists (Bonwick and others),
 //! kept by the epoch of the kill, so that giving up a snapshot moves no list.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::Epoch;
@@ -164,11 +165,15 @@ impl Timeline {
             return Err("lines from the first epoch to the last");
         }
         let timeline = Self::assemble(snapshots, spans);
+        // The first run of each line; an image may have very many.
+        let mut begins: BTreeMap<u64, &Span> = BTreeMap::new();
         for span in &timeline.spans {
-            let start = timeline.start(span.line);
-            let root = start == Some(Epoch(0));
+            begins.entry(span.line).or_insert(span);
+        }
+        for span in &timeline.spans {
+            let begins = begins.get(&span.line);
+            let root = begins.is_some_and(|s| s.first == Epoch(0));
             let parent = timeline.span(span.parent);
-            let begins = timeline.spans.iter().find(|s| s.line == span.line);
             let agrees = begins.is_some_and(|s| s.parent == span.parent);
             let goes_on = span.parent < begins.map_or(Epoch(0), |s| s.first)
                 && parent.is_some_and(|p| p.line != span.line);
@@ -176,19 +181,12 @@ impl Timeline {
                 return Err("lines that go on from an older one");
             }
         }
-        if timeline
-            .snapshots
-            .iter()
-            .any(|s| timeline.span(s.epoch).is_none())
-        {
+        let mut snapshots = timeline.snapshots.iter();
+        if snapshots.any(|s| timeline.span(s.epoch).is_none()) {
             return Err("snapshots on a line");
         }
-        let pinned = |span: &Span| timeline.snapshots.iter().any(|s| s.epoch == span.parent);
-        if !timeline
-            .spans
-            .iter()
-            .all(|s| s.parent == Epoch(0) || pinned(s))
-        {
+        let mut parents = timeline.spans.iter().map(|s| s.parent);
+        if !parents.all(|p| p == Epoch(0) || timeline.count_at(p) > 0) {
             return Err("lines that go on from snapshots");
         }
         Ok(timeline)
@@ -253,15 +251,16 @@ impl Timeline {
         self.span(epoch).map(|span| span.line)
     }
 
-    /// Its first epoch.
-    fn start(&self, line: u64) -> Option<Epoch> {
-        let span = self.spans.iter().find(|s| s.line == line);
-        span.map(|s| s.first)
-    }
-
     fn tip(&self, line: u64) -> Option<Epoch> {
         let span = self.spans.iter().rev().find(|s| s.line == line);
         span.map(|s| s.last)
+    }
+
+    /// Snapshots of an epoch; of more than one two are enough to know.
+    fn count_at(&self, epoch: Epoch) -> usize {
+        let from = self.snapshots.partition_point(|s| s.epoch < epoch);
+        let here = self.snapshots.iter().skip(from);
+        here.take(2).take_while(|s| s.epoch == epoch).count()
     }
 
     fn points_of(&self, line: u64) -> &[(u64, Epoch)] {
@@ -280,17 +279,21 @@ impl Timeline {
     #[must_use]
     pub fn view(&self, at: Epoch) -> View {
         let mut runs = Vec::new();
-        let mut at = Some(at);
-        while let Some(tip) = at {
-            let Some(line) = self.span(tip).map(|s| (s.line, s.parent)) else {
+        // The end of what is seen of a line, its number and what it goes on from. All of a line is
+        // younger than that, so one way through the runs of epochs meets everything.
+        let start = |tip| self.span(tip).map(|s| (tip, s.line, s.parent));
+        let mut at = start(at);
+        for span in self.spans.iter().rev() {
+            let Some((mut tip, mut line, parent)) = at else {
                 break;
             };
-            let (line, parent) = line;
-            let spans = self.spans.iter().rev();
-            let mine = spans.filter(|s| s.line == line && s.first <= tip);
-            runs.extend(mine.map(|s| (s.first, s.last.min(tip))));
-            // A parent is older than its line, so this comes to an end.
-            at = (parent != Epoch(0)).then_some(parent);
+            if span.line != line && parent != Epoch(0) && span.has(parent) {
+                at = start(parent);
+                (tip, line) = (parent, span.line);
+            }
+            if span.line == line && span.first <= tip {
+                runs.push((span.first, span.last.min(tip)));
+            }
         }
         View(runs.into())
     }
@@ -404,39 +407,59 @@ impl Timeline {
         true
     }
 
+    /// What giving up the last snapshot of an epoch frees, or nothing if it has to stay for now.
+    fn freed_at(&self, epoch: Epoch) -> Option<Release> {
+        if self.count_at(epoch) > 1 {
+            return Some(Release::Nothing);
+        }
+        let line = self.line(epoch)?;
+        let is_end = self.tip(line) == Some(epoch);
+        let after = self.before(epoch).unwrap_or(Epoch(0));
+        let held = |line| {
+            let next = self.next_on(line, epoch);
+            let killed = self.runs(line, epoch.next(), next);
+            Some(Release::Held { killed, after })
+        };
+        match (is_end, &*self.children(epoch)) {
+            (true, []) => Some(Release::End { after }),
+            (false, []) => held(line),
+            (true, [child]) => held(*child),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Self::release`] takes the snapshot away.
+    #[must_use]
+    pub fn can_release(&self, id: u64) -> bool {
+        let found = self.snapshots.iter().find(|s| s.id == id && s.gone);
+        found.is_some_and(|s| self.freed_at(s.epoch).is_some())
+    }
+
     /// Takes a snapshot away that was given up. Answers what that frees, or nothing if it has to
     /// stay for now.
     pub fn release(&mut self, id: u64) -> Option<Release> {
         let at = self.snapshots.iter().position(|s| s.id == id && s.gone)?;
         let epoch = self.snapshots.get(at)?.epoch;
-        if self.snapshots.iter().filter(|s| s.epoch == epoch).count() > 1 {
-            self.snapshots.remove(at);
-            return Some(Release::Nothing);
-        }
         let span = *self.span(epoch)?;
-        let is_end = self.tip(span.line) == Some(epoch);
-        let children = self.children(epoch);
-        let after = self.before(epoch).unwrap_or(Epoch(0));
-        let release = match (is_end, &*children) {
-            (true, []) => {
-                self.cut_back(span.line, after);
-                Release::End { after }
-            }
-            (false, []) => {
-                let next = self.next_on(span.line, epoch);
-                let killed = self.runs(span.line, epoch.next(), next);
-                Release::Held { killed, after }
-            }
-            (true, [child]) => {
-                let next = self.next_on(*child, epoch);
-                let killed = self.runs(*child, epoch.next(), next);
-                self.join(span, *child);
-                Release::Held { killed, after }
-            }
-            _ => return None,
-        };
+        let release = self.freed_at(epoch)?;
         self.snapshots.remove(at);
-        self.find_points();
+        match (&release, &*self.children(epoch)) {
+            (Release::Nothing, _) => {}
+            (Release::End { after }, _) => {
+                self.cut_back(span.line, *after);
+                self.find_points();
+            }
+            (Release::Held { .. }, [child]) => {
+                self.join(span, *child);
+                self.find_points();
+            }
+            // Nothing else changes, and there may be very many to be released.
+            (Release::Held { .. }, _) => {
+                if let Ok(point) = self.points.binary_search(&(span.line, epoch)) {
+                    self.points.remove(point);
+                }
+            }
+        }
         Some(release)
     }
 
@@ -463,9 +486,8 @@ impl Timeline {
     /// What releasing a snapshot would free now, and leaves everything as it is.
     #[must_use]
     pub fn would_release(&self, id: u64) -> Option<Release> {
-        let mut copy = self.clone();
-        copy.give_up(id);
-        copy.release(id)
+        let found = self.snapshots.iter().find(|s| s.id == id);
+        self.freed_at(found?.epoch)
     }
 }
 

@@ -309,8 +309,51 @@ proptest! {
             for id in 1..5 {
                 let _ = timeline.would_release(id);
                 let _ = timeline.give_up(id);
-                let _ = timeline.release(id);
+                let can = timeline.can_release(id);
+                assert_eq!(timeline.release(id).is_some(), can);
             }
         }
     }
+}
+
+/// An image may have very many lines; what takes the square of their number is as good as a hang:
+/// half a million took a quarter of an hour.
+#[test]
+fn very_many_lines_are_read_in_one_go() {
+    let n = 500_000;
+    let snapshots = (1..n).map(|i| snapshot(i, i * 2)).collect();
+    let spans = (0..n).map(|i| Span {
+        first: Epoch(if i == 0 { 0 } else { i * 2 + 1 }),
+        last: match i + 1 == n {
+            true => Span::OPEN,
+            false => Epoch(i * 2 + 2),
+        },
+        line: i,
+        parent: Epoch(i * 2),
+    });
+    let timeline = Timeline::new(snapshots, spans.collect()).unwrap();
+    let head = timeline.head();
+    assert!(head.sees(Epoch(2)) && head.sees(Epoch(n)) && head.sees(Epoch(n * 2)));
+    assert_eq!(head.newest(Epoch(n - 1)), Some(Epoch(n - 1)));
+}
+
+#[test]
+fn very_many_snapshots_are_released_in_one_go() {
+    let n = 50_000;
+    let gone = |i| SnapshotMeta {
+        gone: true,
+        ..snapshot(i, i * 2)
+    };
+    let mut timeline = Timeline::new((1..=n).map(gone).collect(), Vec::new()).unwrap();
+    for id in 1..=n {
+        assert!(timeline.can_release(id));
+        let next = match id == n {
+            true => Span::OPEN,
+            false => Epoch(id * 2 + 2),
+        };
+        let killed = vec![(Epoch(id * 2 + 1), next)];
+        let after = Epoch(0);
+        assert_eq!(timeline.release(id), Some(Release::Held { killed, after }));
+    }
+    assert!(timeline.is_trivial());
 }

@@ -76,13 +76,15 @@ impl Replay {
                 _ => {}
             }
         }
-        if end < self.epoch {
+        if end < self.begun {
             let passed = self.changes.is_empty() || !goes_back;
             return passed
                 .then_some(())
                 .ok_or("a rollback in an epoch that has passed");
         }
-        self.epoch = end.next();
+        // Frames may be of a later epoch, of which nothing was left when the snapshot was taken.
+        self.begun = end.next();
+        self.epoch = self.epoch.max(self.begun);
         let changes = std::mem::take(&mut self.changes);
         if !changes.is_empty() {
             self.cut_off.push((end, changes));

@@ -33,6 +33,8 @@ pub struct Replay {
     changes: Changes,
     /// The epoch of that, at least.
     epoch: Epoch,
+    /// The first one that it can be of.
+    begun: Epoch,
     /// What it changes up to each snapshot, with the epoch of that; the oldest first.
     cut_off: Vec<(Epoch, Changes)>,
     /// The snapshots after it.
@@ -49,6 +51,7 @@ impl Replay {
         Self {
             changes: Changes::new(),
             epoch: roots.manifest.counters.epoch.next(),
+            begun: roots.manifest.counters.epoch.next(),
             cut_off: Vec::new(),
             timeline: Timeline::clone(&roots.manifest.timeline),
             frames: BTreeMap::new(),

@@ -29,6 +29,9 @@ use crate::{Error, Result};
 
 /// Frames that one generation gives back, about.
 const AT_ONCE: usize = 64 << 10;
+/// Snapshots that one generation releases, at most: whoever does anything waits while they are taken
+/// from the list.
+const SNAPSHOTS_AT_ONCE: usize = 256;
 
 /// Records of segments passed their block's checksum; the place only names the table.
 const SEGMENTS: Place = Place::new(FileName::Segment(SegmentId(0)), 0);
@@ -68,19 +71,22 @@ impl Checkpointer {
         let mut now = Timeline::clone(&version.timeline);
         let (mut frames, mut ids) = (Frames::new(), Vec::new());
         for snapshot in gone {
-            if frames.len() >= AT_ONCE {
+            if frames.len() >= AT_ONCE || ids.len() >= SNAPSHOTS_AT_ONCE {
                 break;
             }
+            let id = snapshot.id;
+            if !flushed.can_release(id) {
+                marks::hit(Mark::ReleaseWaits);
+                continue;
+            }
             let view = now.view(snapshot.epoch);
-            let mut without = (flushed.clone(), now.clone());
-            let there = without.0.release(snapshot.id).is_some();
-            let Some(release) = without.1.release(snapshot.id).filter(|_| there) else {
+            let Some(release) = now.release(id) else {
                 marks::hit(Mark::ReleaseWaits);
                 continue;
             };
+            flushed.release(id);
             gather(&version, &snapshot, &view, release, &mut frames)?;
-            (flushed, now) = without;
-            ids.push(snapshot.id);
+            ids.push(id);
         }
         if ids.is_empty() {
             return Ok(false);
@@ -210,3 +216,7 @@ impl Installer {
         Arc::new(timeline)
     }
 }
+
+#[cfg(test)]
+#[path = "release_tests.rs"]
+mod tests;

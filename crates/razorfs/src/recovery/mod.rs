@@ -248,6 +248,8 @@ struct Replay {
     host: Host,
     vid: VolumeId,
     memtable: Memtable,
+    /// The first epoch that what is in it can be of; its own one is the last.
+    begun: Epoch,
     /// What snapshots in the journal cut off, newest first.
     frozen: Vec<Arc<Frozen>>,
     levels: Levels,
@@ -280,12 +282,14 @@ impl Replay {
             next_ino: manifest.counters.next_ino,
             lsn: manifest.counters.lsn,
         };
-        let memtable = Memtable::new(manifest.counters.epoch.next());
+        let begun = manifest.counters.epoch.next();
+        let memtable = Memtable::new(begun);
         let frames = BTreeMap::new();
         Self {
             host,
             vid,
             memtable,
+            begun,
             frozen: Vec::new(),
             levels,
             timeline: Timeline::clone(&manifest.timeline),
@@ -393,15 +397,17 @@ impl Replay {
             }
             point.redo(&mut self.timeline, &mut self.counters)?;
         }
-        if end < self.memtable.epoch {
+        if end < self.begun {
             // What is in the memtable came later, and a snapshot does not show it.
             let passed = self.memtable.is_empty() || !goes_back;
             return passed
                 .then_some(())
                 .ok_or("a rollback in an epoch that has passed");
         }
+        // Frames may be of a later epoch, of which nothing was left when the snapshot was taken.
+        self.begun = end.next();
+        let next = Memtable::new(self.begun.max(self.memtable.epoch));
         self.memtable.epoch = end;
-        let next = Memtable::new(end.next());
         let memtable = std::mem::replace(&mut self.memtable, next);
         if !memtable.is_empty() {
             marks::hit(Mark::RecoverySnapshot);

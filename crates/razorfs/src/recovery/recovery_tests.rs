@@ -4,10 +4,11 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use razorfs_disk::os::OsEnv;
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 
-use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Volume};
+use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Step, Volume};
 
 fn options() -> Options {
     Options {
@@ -201,4 +202,90 @@ fn a_volume_whose_very_first_batch_is_damaged_is_refused_and_not_shown_empty() {
     let error = try_open(&disk).map(drop).unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error}");
     assert!(error.to_string().contains("J-0000"), "{error}");
+}
+
+/// Writes a file that never had a name, durably, and lets go of it.
+fn come_and_go(volume: &Volume) {
+    let node = NewNode::file(0o600);
+    let ino = volume.create_unnamed(Ino::ROOT, &node).unwrap().ino;
+    volume.pin(ino, 1);
+    volume.write(ino, 0, &[7; 30_000]).unwrap();
+    volume.sync().unwrap();
+    volume.unpin(ino, 1);
+    while volume.step(Step::Reap).unwrap() {}
+}
+
+/// The frames of such a file are of the next epoch, and nothing else is left of that.
+fn check_snapshot_after(disk: &SimDisk) {
+    let volume = open(disk);
+    volume.lookup(Ino::ROOT, b"a").unwrap();
+    let seen = volume.at_snapshot("s").unwrap();
+    seen.lookup(Ino::ROOT, b"a").unwrap();
+    volume.lookup(Ino::ROOT, b"b").unwrap();
+    assert!(seen.lookup(Ino::ROOT, b"b").is_err());
+    drop(seen);
+    volume.rollback("s").unwrap();
+    volume.lookup(Ino::ROOT, b"a").unwrap();
+    assert!(volume.lookup(Ino::ROOT, b"b").is_err());
+    volume.close().unwrap();
+    let volume = open(disk);
+    volume.lookup(Ino::ROOT, b"a").unwrap();
+    volume
+        .at_snapshot("s")
+        .unwrap()
+        .lookup(Ino::ROOT, b"a")
+        .unwrap();
+}
+
+#[test]
+fn a_snapshot_shows_what_was_frozen_though_a_nameless_file_came_and_went_before_a_crash() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    volume.checkpoint().unwrap();
+    create(&volume, "a");
+    // A checkpoint that does not come to its end.
+    assert!(volume.inner.store.freeze(false).unwrap());
+    come_and_go(&volume);
+    volume.snapshot("s").unwrap();
+    create(&volume, "b");
+    volume.sync().unwrap();
+    check_snapshot_after(&cut(&disk));
+}
+
+#[test]
+fn the_generation_before_the_newest_shows_snapshots_as_they_were() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    volume.checkpoint().unwrap();
+    let old = superblocks(&disk);
+    create(&volume, "a");
+    volume.checkpoint().unwrap();
+    come_and_go(&volume);
+    volume.snapshot("s").unwrap();
+    create(&volume, "b");
+    volume.sync().unwrap();
+    let disk = cut(&disk);
+    put_superblocks(&disk, &old);
+    check_snapshot_after(&disk);
+}
+
+#[test]
+fn a_snapshot_that_was_deleted_before_a_crash_is_released_though_nobody_writes() {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "a");
+    volume.snapshot("s").unwrap();
+    volume.checkpoint().unwrap();
+    volume.delete_snapshot("s").unwrap();
+    let options = Options {
+        threads: true,
+        ..options()
+    };
+    let volume = Volume::open_on(Arc::new(cut(&disk)), Arc::new(OsEnv), options).unwrap();
+    let left = || volume.inner.store.version.load().timeline.snapshots().len();
+    assert!((0..6000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        left() == 0
+    }));
+    volume.close().unwrap();
 }

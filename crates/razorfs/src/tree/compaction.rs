@@ -300,9 +300,17 @@ fn bury(table: &Table, tag: Tag, options: &CompactionOptions) -> Option<Job> {
     if options.crowded(tombstones, entries) {
         return Some(flatten_runs(table, tag, options));
     }
+    // Their keys only grow: nothing newer is ever merged with what no snapshot needs any more.
+    let oldest = options.timeline.snapshots().first().map(|s| s.epoch);
+    let is_void = |meta: &SegmentMeta| {
+        tag == Tag::Held && oldest.is_none_or(|oldest| oldest >= meta.last.killed())
+    };
     for (level, list) in (1u8..).zip(&table.levels) {
         for segment in list.iter() {
             let meta = &segment.meta;
+            if is_void(meta) {
+                return Some(rewrite(table, tag, segment, level));
+            }
             if !options.crowded(meta.tombstones, meta.entries) {
                 continue;
             }
@@ -313,19 +321,22 @@ fn bury(table: &Table, tag: Tag, options: &CompactionOptions) -> Option<Job> {
             let snapshots = options.timeline.snapshots();
             if snapshots.iter().all(|s| s.epoch >= meta.epoch_max) {
                 marks::hit(Mark::CompactionBuried);
-                let below = below(table, level);
-                let merges = vec![vec![[Arc::clone(segment)].into()]];
-                return Some(Job {
-                    tag,
-                    output_level: level,
-                    merges,
-                    moved: Vec::new(),
-                    below,
-                });
+                return Some(rewrite(table, tag, segment, level));
             }
         }
     }
     None
+}
+
+/// A segment of `level` without what nobody sees, where it is.
+fn rewrite(table: &Table, tag: Tag, segment: &Arc<Segment>, level: u8) -> Job {
+    Job {
+        tag,
+        output_level: level,
+        merges: vec![vec![[Arc::clone(segment)].into()]],
+        moved: Vec::new(),
+        below: below(table, level),
+    }
 }
 
 impl Job {
