@@ -39,6 +39,12 @@ impl<M: Machine> Runner<M> {
         &mut self,
         op: &Op,
     ) -> Result<(Result<Answer, Error>, Option<String>), Failure> {
+        if matches!(op, Op::Delete(Which::Safety(_))) {
+            // What they are read from may be what goes.
+            for slot in 0..SLOTS {
+                self.close_left(slot)?;
+            }
+        }
         let Op::Rollback(which) = op else {
             return Ok((perform::change(self.fs()?, &self.model, op), None));
         };
