@@ -65,8 +65,8 @@ impl Replay {
                 Mutation::Back { id, end: at } => {
                     end = end.max(at);
                     goes_back = true;
-                    let all = self.timeline.snapshots().iter();
-                    let to = all.cloned().find(|s| s.id == id);
+                    let mut all = self.timeline.snapshots().iter();
+                    let to = all.find(|s| s.id == id).cloned();
                     let to = to.ok_or("a rollback to a snapshot that is not there")?;
                     if !self.timeline.roll_back(to.epoch, at) {
                         return Err("a rollback to what is not before it");
