@@ -29,8 +29,8 @@ use crate::{Error, Result};
 
 /// Frames that one generation gives back, about.
 const AT_ONCE: usize = 64 << 10;
-/// Snapshots that one generation releases, at most: whoever does anything waits while they are taken
-/// from the list.
+/// Snapshots that one generation releases, at most: whoever does anything waits while they are
+/// taken from the list.
 const SNAPSHOTS_AT_ONCE: usize = 256;
 
 /// Records of segments passed their block's checksum; the place only names the table.

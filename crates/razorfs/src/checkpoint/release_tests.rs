@@ -10,8 +10,8 @@ fn held(volume: &Volume) -> usize {
     segments.filter(|s| s.tag == Tag::Held).count()
 }
 
-/// Keys of what is held only grow, so nothing newer is merged with the segments that have them: they
-/// stayed for ever.
+/// Keys of what is held only grow, so nothing newer is merged with the segments that have them:
+/// they stayed for ever.
 #[test]
 fn what_snapshots_held_is_not_listed_for_ever_after_their_release() {
     let volume = Volume::for_tests(Options::default());

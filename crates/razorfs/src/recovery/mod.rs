@@ -283,18 +283,16 @@ impl Replay {
             lsn: manifest.counters.lsn,
         };
         let begun = manifest.counters.epoch.next();
-        let memtable = Memtable::new(begun);
-        let frames = BTreeMap::new();
         Self {
             host,
             vid,
-            memtable,
+            memtable: Memtable::new(begun),
             begun,
             frozen: Vec::new(),
             levels,
             timeline: Timeline::clone(&manifest.timeline),
             counters,
-            frames,
+            frames: BTreeMap::new(),
             awaited: BTreeSet::new(),
         }
     }
@@ -369,8 +367,7 @@ impl Replay {
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
         }
-        let end = batch.first_lsn.0.saturating_add(batch.n_ops.into());
-        self.counters.lsn = Lsn(end);
+        self.counters.lsn = Lsn(batch.first_lsn.0.saturating_add(batch.n_ops.into()));
         if !points.is_empty() {
             let what = format!("{points:?}");
             let done = self.redo_points(batch.seq.next(), points);
