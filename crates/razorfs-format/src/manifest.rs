@@ -503,6 +503,16 @@ impl Manifest {
         let (found, lines) = (snapshots.len(), spans.len());
         let got = format_args!("{found} snapshots and {lines} runs of epochs").to_string();
         let timeline = Timeline::new(snapshots, spans).map_err(|why| t.error(why, got))?;
+        let epoch = manifest.counters.epoch;
+        let begun = timeline
+            .spans()
+            .last()
+            .is_none_or(|s| s.first <= epoch.next());
+        let mut taken = timeline.snapshots().iter();
+        if !begun || taken.any(|s| s.epoch > epoch) {
+            // What is written next would not be seen, or be seen by a snapshot.
+            return Err(t.error(format_args!("snapshots up to epoch {epoch}"), "later ones"));
+        }
         manifest.timeline = Arc::new(timeline);
         Ok(manifest)
     }

@@ -32,6 +32,7 @@ mod search;
 pub mod superfile;
 mod upkeep;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use razorfs_disk::{Dir, Name};
@@ -76,6 +77,8 @@ pub(crate) struct Installer {
     searched: Generation,
     /// Snapshots that were released while memtables were frozen that know them still.
     released: Vec<u64>,
+    /// Snapshots of which it cannot be told what they hold, since records are damaged.
+    unreleasable: BTreeSet<u64>,
     /// The journal's first needed batch of the newest generation.
     cut: BatchSeq,
     /// That of the generation before it.
@@ -122,6 +125,7 @@ impl Installer {
             unreadable: Unreadable::default(),
             searched: Generation(0),
             released: Vec::new(),
+            unreleasable: BTreeSet::new(),
             next_run,
         }
     }

@@ -62,6 +62,7 @@ impl Checkpointer {
             .snapshots()
             .iter()
             .filter(|s| s.gone && !self.core.is_viewed(s.id))
+            .filter(|s| !installer.unreleasable.contains(&s.id))
             .cloned()
             .collect();
         if gone.is_empty() {
@@ -80,12 +81,24 @@ impl Checkpointer {
                 continue;
             }
             let view = now.view(snapshot.epoch);
-            let Some(release) = now.release(id) else {
+            let Some(release) = now.would_release(id) else {
                 marks::hit(Mark::ReleaseWaits);
                 continue;
             };
+            let mut more = Frames::new();
+            match gather(&version, &snapshot, &view, release, &mut more) {
+                Ok(()) => {}
+                Err(e) if e.is_loss() => {
+                    // It will be as damaged the next time. The others go on.
+                    tracing::warn!(error = %e, "what a deleted snapshot holds is not given back");
+                    installer.unreleasable.insert(id);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            frames.extend(more);
+            now.release(id);
             flushed.release(id);
-            gather(&version, &snapshot, &view, release, &mut frames)?;
             ids.push(id);
         }
         if ids.is_empty() {
