@@ -93,9 +93,9 @@ impl Volume {
     /// volume.
     ///
     /// Files that are open go on: those that the snapshot has show what it has; those that it does
-    /// not have can be read as they were, until the snapshot of that is deleted, and everything else
-    /// fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since the
-    /// volume was opened.
+    /// not have can be read as they were, until the snapshot of that is deleted, and everything
+    /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
+    /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
         let now = self.inner.store.env.now();
         let safety = self.safety_name(now);

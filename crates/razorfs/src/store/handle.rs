@@ -225,8 +225,8 @@ impl Store {
         self.take_snapshot(name)
     }
 
-    /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone since
-    /// cannot be read on.
+    /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone
+    /// since cannot be read on.
     pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let gone = self.drop_snapshot(name)?;
@@ -240,8 +240,12 @@ impl Store {
     pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let taken = self.roll_back(to, safety)?;
+        // Somebody may have deleted it by now: what was open is gone then, and all else is done.
+        let Ok(before) = self.snapshot(safety) else {
+            return Ok(taken);
+        };
         let mut left = self.left.write();
-        left.push(Arc::new(self.snapshot(safety)?));
+        left.push(Arc::new(before));
         if left.len() > LEFT_MOST {
             left.remove(0);
         }
@@ -297,6 +301,11 @@ impl Store {
             background,
         };
         let core = Arc::clone(&self.checkpointer.core);
+        let timeline = Arc::clone(&core.version.load().timeline);
+        if timeline.snapshots().iter().any(|s| s.gone) {
+            // Space comes back once a generation knows of it, which only the journal may do so far.
+            core.want_checkpoint();
+        }
         *self.workers.lock() = Some(Workers::start(core, Arc::new(upkeep))?);
         Ok(())
     }
