@@ -453,6 +453,10 @@ impl FileSystem for WithSnapshots {
         self.volume.not_held(ino);
     }
 
+    fn all_came_again(&self) {
+        self.volume.all_came_again();
+    }
+
     fn panicked(&self, request: &str) {
         let why = format!("a {request} request ended with a panic");
         self.volume.refuse_writes(&why);
