@@ -45,8 +45,12 @@ pub fn run(args: &Args) -> Result<u8> {
         return copy(&from, args).map(|()| 0);
     }
     let taken = snapshot::do_at(&from.place, &Points::Create(None))?;
-    let name = taken.get("name").and_then(|name| name.as_str());
-    let name = name.unwrap_or_default().to_owned();
+    let Some(name) = taken.get("name").and_then(|name| name.as_str()) else {
+        let cause = "its daemon does not say which snapshot it took";
+        let remedy = "look at `razorfs snapshot list`, and clone that one";
+        return Err(Failure::with("clone", &args.place, cause, remedy));
+    };
+    let name = name.to_owned();
     let of_now = Spot {
         snapshot: Some(name.clone()),
         ..from

@@ -20,12 +20,16 @@ const INSTALL: &str = "install the package fuse3";
 /// All of them.
 pub(super) fn checks() -> Vec<Check> {
     let is_root = rustix::process::geteuid().is_root();
-    let conf = std::fs::read_to_string("/etc/fuse.conf").ok();
+    let conf = match std::fs::read("/etc/fuse.conf") {
+        // Without it nothing is allowed beyond the default.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        conf => conf.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    };
     vec![
         device(),
         mounting(Obstacle::of_this_process(), is_root),
         helper(is_root),
-        allow_other(conf.as_deref(), is_root),
+        allow_other(conf.as_ref().map(String::as_str), is_root),
         kernel(),
         io_uring(),
         read_ahead(is_root),
@@ -98,9 +102,15 @@ fn why_not_root(path: &Path) -> Option<(&'static str, &'static str)> {
 }
 
 /// Whether `-o allow_other` is, by what /etc/fuse.conf says.
-fn allow_other(conf: Option<&str>, is_root: bool) -> Check {
+fn allow_other(conf: Result<&str, &std::io::Error>, is_root: bool) -> Check {
     const NAME: &str = "allow_other";
-    let mut lines = conf.unwrap_or_default().lines();
+    let mut lines = match conf {
+        Ok(conf) => conf.lines(),
+        Err(e) => {
+            let found = format!("cannot be told: /etc/fuse.conf: {}", plain(e));
+            return Check::warning(NAME, found, "have root make that file readable for all");
+        }
+    };
     let is_there = lines.any(|line| line.trim() == "user_allow_other");
     match (is_there, is_root) {
         (true, _) => Check::ok(NAME, "is there for all, by /etc/fuse.conf"),
@@ -279,12 +289,14 @@ mod tests {
 
     #[test]
     fn a_line_of_fuse_conf_allows_others_and_a_comment_does_not() {
+        let unreadable = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         for (conf, is_root, state) in [
-            (Some("# a\n user_allow_other \n"), false, State::Ok),
-            (Some("#user_allow_other\n"), false, State::Warning),
-            (Some("mount_max = 9\n"), false, State::Warning),
-            (None, false, State::Warning),
-            (None, true, State::Ok),
+            (Ok("# a\n user_allow_other \n"), false, State::Ok),
+            (Ok("#user_allow_other\n"), false, State::Warning),
+            (Ok("mount_max = 9\n"), false, State::Warning),
+            (Ok(""), false, State::Warning),
+            (Ok(""), true, State::Ok),
+            (Err(&unreadable), true, State::Warning),
         ] {
             assert_eq!(allow_other(conf, is_root).state, state, "{conf:?}");
         }
