@@ -12,6 +12,9 @@
 //! | `X` | ino, hash of the name, seq u8 | [`crate::record::Xattr`] |
 //! | `Z` | epoch of the kill, pack, position of the frame | [`crate::record::Held`] |
 //!
+//! The branch tells what is in the journal and in RAM apart. Segments have [`Branch::HEAD`] in all
+//! keys: there the epoch of a record says whose it is ([`crate::timeline`]).
+//!
 //! `P` and `R` are reserved. Ino is always the eight bytes at offset 5; in an `S` key they are the
 //! pack, in a `Z` key the epoch; the branch of both is that of the head.
 
@@ -252,6 +255,16 @@ impl Key {
             Some(tag) => tag,
             None => unreachable!("a key is only made with a known tag"),
         }
+    }
+
+    /// The same key in another branch.
+    #[must_use]
+    pub fn on(&self, branch: Branch) -> Self {
+        let mut key = *self;
+        if let Some(room) = key.buf.get_mut(1..5) {
+            room.copy_from_slice(&branch.0.to_be_bytes());
+        }
+        key
     }
 
     /// The branch.

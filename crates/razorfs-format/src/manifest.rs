@@ -23,6 +23,7 @@
 //! | 4 BRANCHES | each: `id v | parent v | epoch v | name bytes` |
 //! | 5 SNAPSHOTS | each: `id v | branch v | epoch v | flags u8 | time u64 | inodes v | bytes u128 | name bytes`; flag 1: it was given up, and what only it holds is not released yet |
 //! | 6 LINES | each: `first v | last v | line v | parent v` ([`crate::timeline`]); only where the volume was rolled back |
+//! | 7 FORKS | `number of the next branch v`, then each: `id v | parent v | epoch v | time u64 | inodes v | bytes u128 | name bytes | line v | base v` ([`crate::timeline::Fork`]); only where there ever was a branch |
 //! | 2³¹ SIZES | `bytes u128`; only where `bytes` of COUNTERS is all ones, because the sum needs more than 64 bits |
 
 use std::collections::BTreeSet;
@@ -34,7 +35,7 @@ use crate::ids::{Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, Segmen
 use crate::key::{Key, Tag};
 use crate::layout::FileName;
 use crate::record::NAME_MAX;
-use crate::timeline::{Span, Timeline};
+use crate::timeline::{Fork, Forks, Span, Timeline};
 use crate::wire::{Put, Take};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RZMF");
@@ -125,6 +126,25 @@ pub struct BranchMeta {
     pub name: Box<[u8]>,
 }
 
+/// A branch that was forked from another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForkMeta {
+    /// The branch; never reused, and never [`Branch::HEAD`].
+    pub id: Branch,
+    /// The branch it was forked from, which may be gone.
+    pub parent: Branch,
+    /// It goes on from what its parent showed up to this epoch.
+    pub epoch: Epoch,
+    /// When it was forked, in nanoseconds since 1970.
+    pub time: u64,
+    /// Inodes that it shows.
+    pub inodes: u64,
+    /// Sum of the sizes of the files that it shows.
+    pub bytes: u128,
+    /// Its name, at most 255 bytes.
+    pub name: Box<[u8]>,
+}
+
 /// A snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotMeta {
@@ -159,9 +179,9 @@ pub struct Manifest {
     pub packs: Vec<PackMeta>,
     /// The counters.
     pub counters: Counters,
-    /// All branches.
+    /// The head; what was forked stands in the timeline.
     pub branches: Vec<BranchMeta>,
-    /// The snapshots, and the lines of time that they stand on.
+    /// The snapshots, and the branches, and the lines of time that they stand on.
     pub timeline: Arc<Timeline>,
 }
 
@@ -309,6 +329,72 @@ pub(crate) fn put_snapshot(meta: &SnapshotMeta, out: &mut Vec<u8>) {
     out.put_bytes(&meta.name);
 }
 
+/// When something was made, and its inodes and the sum of its sizes.
+fn take_counts(t: &mut Take<'_>) -> Result<(u64, u64, u128)> {
+    let (time, inodes) = (t.u64()?, t.varint()?);
+    let at_bytes = *t;
+    let bytes = u128::from_le_bytes(t.array()?);
+    if bytes > i128::MAX as u128 {
+        return Err(at_bytes.error("a sum of sizes", bytes));
+    }
+    Ok((time, inodes, bytes))
+}
+
+/// Appends a branch.
+pub(crate) fn put_fork(meta: &ForkMeta, out: &mut Vec<u8>) {
+    out.put_varint(u64::from(meta.id.0));
+    out.put_varint(u64::from(meta.parent.0));
+    out.put_varint(meta.epoch.0);
+    out.put_u64(meta.time);
+    out.put_varint(meta.inodes);
+    out.extend_from_slice(&meta.bytes.to_le_bytes());
+    out.put_bytes(&meta.name);
+}
+
+/// A branch, as the manifest and the journal have it.
+pub(crate) fn take_fork(t: &mut Take<'_>) -> Result<ForkMeta> {
+    let (id, parent) = (Branch(t.varint32()?), Branch(t.varint32()?));
+    let at_epoch = *t;
+    let epoch = Epoch(t.varint()?);
+    if epoch >= Span::OPEN {
+        return Err(at_epoch.error("an epoch that has an end", epoch));
+    }
+    let (time, inodes, bytes) = take_counts(t)?;
+    Ok(ForkMeta {
+        id,
+        parent,
+        epoch,
+        time,
+        inodes,
+        bytes,
+        name: t.bytes(NAME_MAX)?.into(),
+    })
+}
+
+fn put_forks(forks: &Forks) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_varint(u64::from(forks.next.0));
+    for fork in &forks.list {
+        put_fork(&fork.meta, &mut out);
+        out.put_varint(fork.line);
+        out.put_varint(fork.base.0);
+    }
+    out
+}
+
+fn take_forks(mut t: Take<'_>) -> Result<Forks> {
+    let next = Branch(t.varint32()?);
+    let take = |t: &mut Take<'_>| {
+        Ok(Fork {
+            meta: Arc::new(take_fork(t)?),
+            line: t.varint()?,
+            base: Epoch(t.varint()?),
+        })
+    };
+    let list = take_all(t, take)?;
+    Ok(Forks { next, list })
+}
+
 /// A snapshot, as the manifest and the journal have it.
 pub(crate) fn take_snapshot(t: &mut Take<'_>) -> Result<SnapshotMeta> {
     let (id, branch) = (t.varint()?, Branch(t.varint32()?));
@@ -324,12 +410,7 @@ pub(crate) fn take_snapshot(t: &mut Take<'_>) -> Result<SnapshotMeta> {
         1 => true,
         other => return Err(at_flags.error("0 or 1", other)),
     };
-    let (time, inodes) = (t.u64()?, t.varint()?);
-    let at_bytes = *t;
-    let bytes = u128::from_le_bytes(t.array()?);
-    if bytes > i128::MAX as u128 {
-        return Err(at_bytes.error("a sum of sizes", bytes));
-    }
+    let (time, inodes, bytes) = take_counts(t)?;
     Ok(SnapshotMeta {
         id,
         branch,
@@ -406,8 +487,12 @@ impl Manifest {
                 put_all(self.timeline.snapshots(), |s, out| put_snapshot(s, out)),
             ),
         ];
-        if !self.timeline.spans().is_empty() {
+        let forks = self.timeline.forks();
+        if !self.timeline.spans().is_empty() || !forks.is_trivial() {
             sections.push((6, put_all(self.timeline.spans(), put_span)));
+        }
+        if !forks.is_trivial() {
+            sections.push((7, put_forks(forks)));
         }
         if self.counters.bytes > u128::from(u64::MAX) {
             sections.push((SIZES, self.counters.bytes.to_le_bytes().to_vec()));
@@ -457,6 +542,7 @@ impl Manifest {
             ..Self::default()
         };
         let (mut known, mut snapshots, mut spans) = (0, Vec::new(), Vec::new());
+        let mut forks = Forks::default();
         for _ in 0..sections {
             let (kind, payload) = decode_section(&mut t, volume, id)?;
             if kind < OPTIONAL {
@@ -476,6 +562,7 @@ impl Manifest {
                 4 => manifest.branches = take_all(payload, take_branch)?,
                 5 => snapshots = take_all(payload, take_snapshot)?,
                 6 => spans = take_all(payload, take_span)?,
+                7 => forks = take_forks(payload)?,
                 SIZES => {
                     let mut payload = payload;
                     let counter = manifest.counters.bytes;
@@ -502,7 +589,8 @@ impl Manifest {
         unique(t, snapshots.iter().map(|m| m.id))?;
         let (found, lines) = (snapshots.len(), spans.len());
         let got = format_args!("{found} snapshots and {lines} runs of epochs").to_string();
-        let timeline = Timeline::new(snapshots, spans).map_err(|why| t.error(why, got))?;
+        let timeline = Timeline::with_forks(snapshots, spans, forks);
+        let timeline = timeline.map_err(|why| t.error(why, got))?;
         let epoch = manifest.counters.epoch;
         let begun = timeline
             .spans()

@@ -244,7 +244,7 @@ fn lines_and_what_was_given_up_read_back() {
     };
     let timeline = Arc::make_mut(&mut manifest.timeline);
     timeline.add(back(2, 9));
-    assert!(timeline.roll_back(Epoch(6), Epoch(9)));
+    assert!(timeline.roll_back(Branch::HEAD, Epoch(6), Epoch(9)));
     // What is written next belongs to the line that began then.
     assert!(Manifest::decode(&manifest.to_bytes(VID), VID, manifest.id).is_err());
     manifest.counters.epoch = Epoch(9);

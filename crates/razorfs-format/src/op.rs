@@ -12,8 +12,13 @@
 //! | TAKE | `7 | a snapshot as in the manifest`: what is before it, in this batch and those before, belongs to its epoch or an earlier one; what follows, to a later one |
 //! | DROP | `8 | id varint`: the snapshot is given up |
 //! | BACK | `9 | id varint | end varint`: the volume goes on from the snapshot; epoch `end` is the last of what was before, and the counters become the snapshot's |
+//! | FORK | `10 | a branch as in the manifest`: a branch of that name goes on from its epoch, of which there is a snapshot |
+//! | PRUNE | `11 | branch varint`: the branch is gone |
+//! | EPOCH | `12 | branch varint | epoch varint`: what a branch writes from here on is of that epoch |
+//! | CTR OF | `13 | branch varint | counter u8 | signed varint`: CTR, of a branch other than the head |
+//! | BACK OF | `14 | branch varint | id varint | end varint`: BACK, of a branch other than the head |
 //!
-//! TAKE, DROP and BACK follow everything else in their batch, in the order in which they stand.
+//! TAKE, DROP, BACK, FORK and PRUNE follow everything else in their batch, in the order in which they stand.
 //!
 //! Keys are those of any table but `S` and `Z`, which follow from the extents. What is PUT, or NEW,
 //! is no extent: those are patched.
@@ -22,9 +27,11 @@
 //! memtable is flushed, so that redo reads nothing and an appended log line is logged once.
 
 use crate::error::{Place, Result};
-use crate::ids::Epoch;
+use crate::ids::{Branch, Epoch};
 use crate::key::{Key, Tag};
-use crate::manifest::{SnapshotMeta, put_snapshot, take_snapshot};
+use crate::manifest::{
+    ForkMeta, SnapshotMeta, put_fork, put_snapshot, take_fork, take_snapshot,
+};
 use crate::record::Fragment;
 use crate::wire::{Put, Take};
 
@@ -134,6 +141,8 @@ pub enum Mutation {
     },
     /// A counter changes.
     Count {
+        /// Of which branch.
+        branch: Branch,
         /// Which.
         counter: Counter,
         /// By how much.
@@ -155,12 +164,28 @@ pub enum Mutation {
         /// Its number.
         id: u64,
     },
-    /// The volume goes back to a snapshot.
+    /// A branch goes back to a snapshot.
     Back {
+        /// Which branch.
+        branch: Branch,
         /// Its number.
         id: u64,
         /// The last epoch before.
         end: Epoch,
+    },
+    /// A branch begins.
+    Fork(ForkMeta),
+    /// A branch ends.
+    Prune {
+        /// Which.
+        branch: Branch,
+    },
+    /// A branch writes in an epoch from here on.
+    Begin {
+        /// Which branch.
+        branch: Branch,
+        /// The epoch.
+        epoch: Epoch,
     },
 }
 
@@ -181,8 +206,12 @@ impl Mutation {
                 out.put_bytes(key.as_bytes());
                 fragment.encode(out);
             }
-            Self::Count { counter, delta } => {
-                out.put_u8(4);
+            Self::Count {
+                branch,
+                counter,
+                delta,
+            } => {
+                put_kind(4, 13, *branch, out);
                 out.put_u8(*counter as u8);
                 out.put_signed(*delta);
             }
@@ -200,10 +229,19 @@ impl Mutation {
                 out.put_u8(8);
                 out.put_varint(*id);
             }
-            Self::Back { id, end } => {
-                out.put_u8(9);
+            Self::Back { branch, id, end } => {
+                put_kind(9, 14, *branch, out);
                 out.put_varint(*id);
                 out.put_varint(end.0);
+            }
+            Self::Fork(meta) => {
+                out.put_u8(10);
+                put_fork(meta, out);
+            }
+            Self::Prune { branch } => put_kind(11, 11, *branch, out),
+            Self::Begin { branch, epoch } => {
+                put_kind(12, 12, *branch, out);
+                out.put_varint(epoch.0);
             }
         }
     }
@@ -244,12 +282,14 @@ impl Mutation {
                     fragment: Fragment::decode(t)?,
                 }
             }
-            4 => {
+            kind @ (4 | 13) => {
+                let branch = take_branch(kind == 13, t)?;
                 let at = *t;
                 let byte = t.u8()?;
                 let counter =
                     Counter::from_byte(byte).ok_or_else(|| at.error("a counter", byte))?;
                 Self::Count {
+                    branch,
                     counter,
                     delta: t.signed()?,
                 }
@@ -261,12 +301,43 @@ impl Mutation {
             },
             7 => Self::Take(take_snapshot(t)?),
             8 => Self::Drop { id: t.varint()? },
-            9 => Self::Back {
+            kind @ (9 | 14) => Self::Back {
+                branch: take_branch(kind == 14, t)?,
                 id: t.varint()?,
                 end: Epoch(t.varint()?),
             },
+            10 => Self::Fork(take_fork(t)?),
+            11 => Self::Prune {
+                branch: take_branch(true, t)?,
+            },
+            12 => Self::Begin {
+                branch: take_branch(true, t)?,
+                epoch: Epoch(t.varint()?),
+            },
             other => return Err(start.error("a mutation", other)),
         })
+    }
+}
+
+/// Appends the kind of a mutation of the head, or that of another branch and which.
+fn put_kind(head: u8, other: u8, branch: Branch, out: &mut Vec<u8>) {
+    if branch == Branch::HEAD && head != other {
+        out.put_u8(head);
+    } else {
+        out.put_u8(other);
+        out.put_varint(u64::from(branch.0));
+    }
+}
+
+/// The branch of a mutation, which stands there if it is not the head.
+fn take_branch(stands: bool, t: &mut Take<'_>) -> Result<Branch> {
+    if !stands {
+        return Ok(Branch::HEAD);
+    }
+    let start = *t;
+    match Branch(t.varint32()?) {
+        Branch::HEAD => Err(start.error("a branch other than the head", 0)),
+        branch => Ok(branch),
     }
 }
 

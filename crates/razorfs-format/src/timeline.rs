@@ -15,21 +15,27 @@
 //! ([`Timeline::release`]). One from which two ways lead on, its own line and a rollback's, or two
 //! rollbacks, stays until one of them has gone: what it shows is shown by both.
 //!
+//! A branch is a line that stays open besides the head: see [`Fork`].
+//!
 //! Source: the births and kill times of blocks are those of ZFS's dead lists (Bonwick and others),
 //! kept by the epoch of the kill, so that giving up a snapshot moves no list.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::Epoch;
+use crate::ids::{Branch, Epoch};
 use crate::manifest::SnapshotMeta;
+
+mod forks;
+
+pub use forks::{Fork, Forks};
 
 /// A run of epochs that belongs to one line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
     /// Its first epoch.
     pub first: Epoch,
-    /// Its last one; of the head [`Span::OPEN`].
+    /// Its last one; of the newest run, which is the head's, [`Span::OPEN`].
     pub last: Epoch,
     /// The line: a number that tells lines apart and nothing else.
     pub line: u64,
@@ -138,6 +144,7 @@ pub struct Timeline {
     spans: Vec<Span>,
     /// The points of each line: (line, epoch), ordered.
     points: Vec<(u64, Epoch)>,
+    forks: Forks,
 }
 
 impl Default for Timeline {
@@ -149,6 +156,10 @@ impl Default for Timeline {
 impl Timeline {
     /// From what a manifest lists. Answers why not, if it cannot be.
     pub fn new(snapshots: Vec<SnapshotMeta>, spans: Vec<Span>) -> Result<Self, &'static str> {
+        Self::with_forks(snapshots, spans, Forks::default())
+    }
+
+    fn unforked(snapshots: Vec<SnapshotMeta>, spans: Vec<Span>) -> Result<Self, &'static str> {
         if spans.is_empty() {
             return Ok(Self::assemble(snapshots, vec![Span::WHOLE]));
         }
@@ -198,6 +209,7 @@ impl Timeline {
             snapshots: snapshots.into_iter().map(Arc::new).collect(),
             spans,
             points: Vec::new(),
+            forks: Forks::default(),
         };
         timeline.find_points();
         timeline
@@ -229,7 +241,7 @@ impl Timeline {
     /// Whether there is nothing but the head.
     #[must_use]
     pub fn is_trivial(&self) -> bool {
-        self.snapshots.is_empty() && self.spans().is_empty()
+        self.snapshots.is_empty() && self.spans().is_empty() && self.forks.is_trivial()
     }
 
     /// The snapshot of this name that was not given up.
@@ -306,8 +318,7 @@ impl Timeline {
         let Some(line) = self.line(epoch) else {
             return false;
         };
-        let tip = self.tip(line);
-        if newer.is_none() && tip == Some(Span::OPEN) {
+        if newer.is_none() && self.is_open(line) {
             return true;
         }
         let points = self.points_of(line);
@@ -343,6 +354,7 @@ impl Timeline {
         let next = points.partition_point(|(_, at)| *at <= after);
         match points.get(next) {
             Some((_, at)) => *at,
+            None if self.is_open(line) => Span::OPEN,
             None => self.tip(line).unwrap_or(after),
         }
     }
@@ -362,6 +374,12 @@ impl Timeline {
         {
             if !lines.contains(&span.line) {
                 lines.push(span.line);
+            }
+        }
+        // Those to which nothing was written yet.
+        for fork in self.forks.list.iter().filter(|f| f.base == of) {
+            if of != Epoch(0) && !lines.contains(&fork.line) {
+                lines.push(fork.line);
             }
         }
         lines
@@ -384,21 +402,33 @@ impl Timeline {
         found.is_some_and(|s| !std::mem::replace(&mut Arc::make_mut(s).gone, true))
     }
 
-    /// The head goes on from the point `to` after epoch `end`. Answers false if it cannot.
-    pub fn roll_back(&mut self, to: Epoch, end: Epoch) -> bool {
-        let Some(head) = self.spans.last().copied() else {
+    /// A branch goes on from the point `to` after epoch `end`, the newest that it has written in.
+    /// Answers false if it cannot.
+    pub fn roll_back(&mut self, branch: Branch, to: Epoch, end: Epoch) -> bool {
+        let is_point = self.snapshots.iter().any(|s| s.epoch == to);
+        if !is_point || end >= Span::OPEN || to == Epoch(0) {
+            return false;
+        }
+        if branch != Branch::HEAD {
+            return self.newest_of(branch) == Some(end) && self.roll_fork_back(branch, to);
+        }
+        let line = self.next_line();
+        let Some(head) = self.spans.pop() else {
             return false;
         };
-        let is_point = self.snapshots.iter().any(|s| s.epoch == to);
-        if !is_point || to > end || end < head.first || end >= Span::OPEN || to == Epoch(0) {
+        // Branches may have got epochs since the head got its own.
+        let newest = self.spans.iter().rev().find(|s| s.line == head.line);
+        let is_its_own = end >= head.first || newest.is_some_and(|newest| newest.has(end));
+        let first = head.first.max(end.next());
+        if !is_its_own || to >= first {
+            self.spans.push(head);
             return false;
         }
-        if let Some(last) = self.spans.last_mut() {
-            last.last = end;
+        if head.first <= end {
+            self.spans.push(Span { last: end, ..head });
         }
-        let line = self.spans.iter().map(|s| s.line).max().unwrap_or(0) + 1;
         self.spans.push(Span {
-            first: end.next(),
+            first,
             last: Span::OPEN,
             line,
             parent: to,
@@ -413,7 +443,7 @@ impl Timeline {
             return Some(Release::Nothing);
         }
         let line = self.line(epoch)?;
-        let is_end = self.tip(line) == Some(epoch);
+        let is_end = !self.is_open(line) && self.tip(line) == Some(epoch);
         let after = self.before(epoch).unwrap_or(Epoch(0));
         let held = |line| {
             let next = self.next_on(line, epoch);
@@ -480,6 +510,9 @@ impl Timeline {
         for span in self.spans.iter_mut().filter(|s| s.line == child) {
             span.line = to.line;
             span.parent = to.parent;
+        }
+        for fork in self.forks.list.iter_mut().filter(|f| f.line == child) {
+            (fork.line, fork.base) = (to.line, to.parent);
         }
     }
 

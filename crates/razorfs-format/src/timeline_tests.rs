@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::Branch;
+use crate::manifest::ForkMeta;
 
 fn snapshot(id: u64, epoch: u64) -> SnapshotMeta {
     SnapshotMeta {
@@ -23,7 +24,12 @@ fn snapshot(id: u64, epoch: u64) -> SnapshotMeta {
 struct Model {
     timeline: Timeline,
     parents: BTreeMap<u64, u64>,
+    /// The epoch that the head writes in.
     now: u64,
+    /// The newest epoch that anybody got.
+    last: u64,
+    /// The newest epoch of each branch.
+    forks: BTreeMap<u32, u64>,
     next_id: u64,
     /// Birth and kills of each frame.
     frames: Vec<(u64, Vec<u64>)>,
@@ -38,6 +44,8 @@ impl Model {
             timeline: Timeline::default(),
             parents: BTreeMap::from([(1, 0)]),
             now: 1,
+            last: 1,
+            forks: BTreeMap::new(),
             next_id: 1,
             frames: Vec::new(),
             held: Vec::new(),
@@ -68,9 +76,7 @@ impl Model {
         assert!(self.freed.insert(frame), "frame {frame} is freed twice");
     }
 
-    /// The present epoch is flushed, and the next one begins.
-    fn flush(&mut self, births: usize, kills: &[usize]) {
-        let now = self.now;
+    fn change(&mut self, now: u64, births: usize, kills: &[usize]) {
         let alive = self.alive(now);
         let chosen: BTreeSet<usize> = kills
             .iter()
@@ -88,19 +94,102 @@ impl Model {
         for _ in 0..births {
             self.frames.push((now, Vec::new()));
         }
-        self.parents.insert(now + 1, now);
-        self.now = now + 1;
     }
 
-    fn take(&mut self) -> u64 {
-        // Of what was flushed last.
-        let epoch = self.parents[&self.now];
+    /// The present epoch is flushed, and the next one begins.
+    fn flush(&mut self, births: usize, kills: &[usize]) {
+        self.change(self.now, births, kills);
+        self.last += 1;
+        self.parents.insert(self.last, self.now);
+        self.now = self.last;
+    }
+
+    /// The n-th branch, if there are any.
+    fn branch(&self, n: usize) -> Option<u32> {
+        let all: Vec<u32> = self.forks.keys().copied().collect();
+        all.get(n % all.len().max(1)).copied()
+    }
+
+    /// A branch writes, and is flushed before the head.
+    fn flush_branch(&mut self, n: usize, births: usize, kills: &[usize]) {
+        let Some(branch) = self.branch(n) else { return };
+        self.last += 1;
+        let epoch = self.last;
+        self.parents.insert(epoch, self.forks[&branch]);
+        assert!(self.timeline.begin(Branch(branch), Epoch(epoch)));
+        self.forks.insert(branch, epoch);
+        self.change(epoch, births, kills);
+    }
+
+    fn take_at(&mut self, epoch: u64) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         if epoch != 0 {
             self.timeline.add(snapshot(id, epoch));
         }
+        id
+    }
+
+    fn take(&mut self) -> u64 {
+        // Of what was flushed last.
+        let epoch = self.parents[&self.now];
+        self.take_at(epoch);
         epoch
+    }
+
+    fn take_branch(&mut self, n: usize) {
+        if let Some(branch) = self.branch(n) {
+            self.take_at(self.forks[&branch]);
+        }
+    }
+
+    /// Of the head, or of a branch.
+    fn fork(&mut self, n: usize) {
+        let parent = n.checked_sub(1).and_then(|n| self.branch(n));
+        let epoch = match parent {
+            Some(branch) => self.forks[&branch],
+            None => self.parents[&self.now],
+        };
+        if epoch == 0 {
+            return;
+        }
+        let point = self.take_at(epoch);
+        let id = self.timeline.forks().next;
+        let meta = ForkMeta {
+            id,
+            parent: parent.map_or(Branch::HEAD, Branch),
+            epoch: Epoch(epoch),
+            time: 0,
+            inodes: 0,
+            bytes: 0,
+            name: format!("b{id}").into_bytes().into(),
+        };
+        assert!(self.timeline.fork(meta));
+        assert!(self.timeline.give_up(point));
+        self.forks.insert(id.0, epoch);
+    }
+
+    fn prune(&mut self, n: usize) {
+        let Some(branch) = self.branch(n) else { return };
+        let end = self.take_at(self.forks[&branch]);
+        assert!(self.timeline.prune(Branch(branch)));
+        assert!(self.timeline.give_up(end));
+        self.forks.remove(&branch);
+    }
+
+    fn roll_branch_back(&mut self, n: usize) {
+        let live = self.live();
+        let to = live.get(n % live.len().max(1)).copied();
+        let (Some(to), Some(branch)) = (to, self.branch(n)) else {
+            return;
+        };
+        let end = self.forks[&branch];
+        self.take_at(end);
+        assert!(
+            self.timeline
+                .roll_back(Branch(branch), Epoch(to), Epoch(end))
+        );
+        self.forks.insert(branch, to);
     }
 
     fn live(&self) -> Vec<u64> {
@@ -116,7 +205,10 @@ impl Model {
         // A safety snapshot of an epoch of its own.
         self.flush(1, &[n]);
         let end = self.take();
-        assert!(self.timeline.roll_back(Epoch(*to), Epoch(end)));
+        assert!(
+            self.timeline
+                .roll_back(Branch::HEAD, Epoch(*to), Epoch(end))
+        );
         self.parents.insert(self.now, *to);
     }
 
@@ -172,6 +264,15 @@ impl Model {
     fn check(&self) {
         let mut tips = self.live();
         tips.push(self.now);
+        tips.extend(self.forks.values().filter(|tip| **tip != 0));
+        for (branch, tip) in &self.forks {
+            let view = self.timeline.view_of(Branch(*branch)).unwrap();
+            let path = self.path(*tip);
+            for epoch in 1..=self.last {
+                let sees = view.sees(Epoch(epoch));
+                assert_eq!(sees, path.contains(&epoch), "{epoch} in branch {branch}");
+            }
+        }
         for tip in &tips {
             for frame in self.alive(*tip) {
                 assert!(
@@ -186,7 +287,7 @@ impl Model {
             };
             let view = self.timeline.view(at);
             let path = self.path(*tip);
-            for epoch in 1..=self.now {
+            for epoch in 1..=self.last {
                 assert_eq!(
                     view.sees(Epoch(epoch)),
                     path.contains(&epoch),
@@ -195,9 +296,10 @@ impl Model {
             }
         }
         let (snapshots, spans) = (self.timeline.snapshots(), self.timeline.spans());
-        let again = Timeline::new(
+        let again = Timeline::with_forks(
             snapshots.iter().map(|s| SnapshotMeta::clone(s)).collect(),
             spans.to_vec(),
+            self.timeline.forks().clone(),
         );
         assert_eq!(again.as_ref(), Ok(&self.timeline));
         self.check_seen(&tips);
@@ -216,7 +318,7 @@ impl Model {
 
     /// A record that is written in some epochs: what a tip sees of it is kept.
     fn check_seen(&self, tips: &[u64]) {
-        let written: Vec<u64> = (1..=self.now).filter(|e| e % 3 == 1).collect();
+        let written: Vec<u64> = (1..=self.last).filter(|e| e % 3 == 1).collect();
         let mut seen = Seen::default();
         let newest_first = written.iter().rev().copied();
         let kept: BTreeSet<u64> = newest_first
@@ -237,16 +339,31 @@ enum Step {
     RollBack(usize),
     GiveUp(usize),
     Release,
+    Fork(usize),
+    FlushBranch(usize, usize, Vec<usize>),
+    TakeBranch(usize),
+    RollBranchBack(usize),
+    Prune(usize),
+}
+
+fn changes() -> (std::ops::Range<usize>, impl Strategy<Value = Vec<usize>>) {
+    (0..3usize, proptest::collection::vec(0..50usize, 0..3))
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..3usize, proptest::collection::vec(0..50usize, 0..3))
+        6 => changes()
             .prop_map(|(births, kills)| Step::Flush(births, kills)),
         4 => Just(Step::Take),
         2 => (0..50usize).prop_map(Step::RollBack),
         3 => (0..50usize).prop_map(Step::GiveUp),
         3 => Just(Step::Release),
+        2 => (0..4usize).prop_map(Step::Fork),
+        4 => (0..4usize, changes())
+            .prop_map(|(n, (births, kills))| Step::FlushBranch(n, births, kills)),
+        2 => (0..4usize).prop_map(Step::TakeBranch),
+        1 => (0..50usize).prop_map(Step::RollBranchBack),
+        1 => (0..4usize).prop_map(Step::Prune),
     ]
 }
 
@@ -264,8 +381,16 @@ proptest! {
                 Step::RollBack(n) => model.roll_back(n),
                 Step::GiveUp(n) => model.give_up(n),
                 Step::Release => model.release(),
+                Step::Fork(n) => model.fork(n),
+                Step::FlushBranch(n, births, kills) => model.flush_branch(n, births, &kills),
+                Step::TakeBranch(n) => model.take_branch(n),
+                Step::RollBranchBack(n) => model.roll_branch_back(n),
+                Step::Prune(n) => model.prune(n),
             }
             model.check();
+        }
+        while !model.forks.is_empty() {
+            model.prune(0);
         }
         while !model.live().is_empty() {
             model.give_up(0);
@@ -288,7 +413,25 @@ proptest! {
         spans in proptest::collection::vec((0..30u64, 0..30u64, 0..4u64, 0..30u64), 0..6),
         epochs in proptest::collection::vec(0..30u64, 0..4),
         open in any::<bool>(),
+        forks in proptest::collection::vec((0..3u32, 0..5u64, 0..30u64), 0..3),
     ) {
+        let fork = |(id, line, base)| Fork {
+            meta: std::sync::Arc::new(ForkMeta {
+                id: Branch(id),
+                parent: Branch::HEAD,
+                epoch: Epoch(base),
+                time: 0,
+                inodes: 0,
+                bytes: 0,
+                name: Box::default(),
+            }),
+            line,
+            base: Epoch(base),
+        };
+        let forks = Forks {
+            next: Branch(3),
+            list: forks.into_iter().map(fork).collect(),
+        };
         let span = |(first, last, line, parent)| Span {
             first: Epoch(first),
             last: Epoch(last),
@@ -300,11 +443,16 @@ proptest! {
             last.last = Span::OPEN;
         }
         let snapshots = (1..).zip(epochs).map(|(id, epoch)| snapshot(id, epoch)).collect();
-        if let Ok(mut timeline) = Timeline::new(snapshots, spans) {
+        if let Ok(mut timeline) = Timeline::with_forks(snapshots, spans, forks) {
             for epoch in 0..32 {
                 let _ = timeline.view(Epoch(epoch));
                 let _ = timeline.before(Epoch(epoch));
                 let _ = timeline.is_seen(Epoch(epoch), None);
+            }
+            for branch in 0..3 {
+                let _ = timeline.view_of(Branch(branch));
+                let _ = timeline.begin(Branch(branch), Epoch(31));
+                let _ = timeline.prune(Branch(branch));
             }
             for id in 1..5 {
                 let _ = timeline.would_release(id);

@@ -267,6 +267,7 @@ fn ops() -> Vec<u8> {
     let mut all = vec![put(true), put(false), Mutation::Del { key }];
     all.extend(patch);
     all.push(Mutation::Count {
+        branch: Branch::HEAD,
         counter: Counter::Bytes,
         delta: i64::MIN,
     });
