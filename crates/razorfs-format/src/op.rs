@@ -14,11 +14,11 @@
 //! | BACK | `9 | id varint | end varint`: the volume goes on from the snapshot; epoch `end` is the last of what was before, and the counters become the snapshot's |
 //! | FORK | `10 | a branch as in the manifest`: a branch of that name goes on from its epoch, of which there is a snapshot |
 //! | PRUNE | `11 | branch varint`: the branch is gone |
-//! | EPOCH | `12 | branch varint | epoch varint`: what a branch writes from here on is of that epoch |
+//! | EPOCH | `12 | branch varint | epoch varint`: what a branch writes from here on is of that epoch; if it is the head, of that one or a later one, and all that is before in the journal is of older ones |
 //! | CTR OF | `13 | branch varint | counter u8 | signed varint`: CTR, of a branch other than the head |
 //! | BACK OF | `14 | branch varint | id varint | end varint`: BACK, of a branch other than the head |
 //!
-//! TAKE, DROP, BACK, FORK and PRUNE follow everything else in their batch, in the order in which they stand.
+//! TAKE, DROP, BACK, FORK, PRUNE and the EPOCH of the head follow everything else in their batch, in the order in which they stand.
 //!
 //! Keys are those of any table but `S` and `Z`, which follow from the extents. What is PUT, or NEW,
 //! is no extent: those are patched.
@@ -29,9 +29,7 @@
 use crate::error::{Place, Result};
 use crate::ids::{Branch, Epoch};
 use crate::key::{Key, Tag};
-use crate::manifest::{
-    ForkMeta, SnapshotMeta, put_fork, put_snapshot, take_fork, take_snapshot,
-};
+use crate::manifest::{ForkMeta, SnapshotMeta, put_fork, put_snapshot, take_fork, take_snapshot};
 use crate::record::Fragment;
 use crate::wire::{Put, Take};
 
@@ -180,7 +178,7 @@ pub enum Mutation {
         /// Which.
         branch: Branch,
     },
-    /// A branch writes in an epoch from here on.
+    /// A branch writes in an epoch from here on; of the head: in that one or a later one.
     Begin {
         /// Which branch.
         branch: Branch,
@@ -238,9 +236,13 @@ impl Mutation {
                 out.put_u8(10);
                 put_fork(meta, out);
             }
-            Self::Prune { branch } => put_kind(11, 11, *branch, out),
+            Self::Prune { branch } => {
+                out.put_u8(11);
+                out.put_varint(u64::from(branch.0));
+            }
             Self::Begin { branch, epoch } => {
-                put_kind(12, 12, *branch, out);
+                out.put_u8(12);
+                out.put_varint(u64::from(branch.0));
                 out.put_varint(epoch.0);
             }
         }
@@ -311,7 +313,7 @@ impl Mutation {
                 branch: take_branch(true, t)?,
             },
             12 => Self::Begin {
-                branch: take_branch(true, t)?,
+                branch: Branch(t.varint32()?),
                 epoch: Epoch(t.varint()?),
             },
             other => return Err(start.error("a mutation", other)),
@@ -321,7 +323,7 @@ impl Mutation {
 
 /// Appends the kind of a mutation of the head, or that of another branch and which.
 fn put_kind(head: u8, other: u8, branch: Branch, out: &mut Vec<u8>) {
-    if branch == Branch::HEAD && head != other {
+    if branch == Branch::HEAD {
         out.put_u8(head);
     } else {
         out.put_u8(other);

@@ -19,6 +19,12 @@ pub enum Error {
     /// was in it can be read as long as it is open.
     #[error("the file is gone since the volume was rolled back; open it anew")]
     RolledBack,
+    /// ESTALE: the branch was deleted.
+    #[error("the branch is gone: it was deleted")]
+    BranchGone,
+    /// EBUSY: somebody has the branch open.
+    #[error("the branch is in use; unmount it, or close it")]
+    BranchInUse,
     /// EEXIST.
     #[error("it exists already")]
     Exists,
@@ -125,7 +131,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
-            Self::RolledBack => libc::ESTALE,
+            Self::RolledBack | Self::BranchGone => libc::ESTALE,
             Self::Exists => libc::EEXIST,
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,
@@ -142,6 +148,7 @@ impl Error {
             Self::NoAttribute => libc::ENODATA,
             Self::BufferTooSmall => libc::ERANGE,
             Self::AttributeTooLarge => libc::E2BIG,
+            Self::BranchInUse => libc::EBUSY,
             Self::BeyondEnd => libc::ENXIO,
             Self::Unsupported(_) => libc::EOPNOTSUPP,
             Self::Locked(_) => libc::EBUSY,

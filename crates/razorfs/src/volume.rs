@@ -74,7 +74,7 @@ impl Volume {
         let inner = Arc::new(Namespace::new(store)?);
         let weak = Arc::downgrade(&inner);
         inner.store.start(Box::new(move || match weak.upgrade() {
-            Some(namespace) => namespace.reap_step(),
+            Some(namespace) => namespace.reap_any(),
             None => Ok(false),
         }))?;
         Ok(Self { inner })
@@ -104,7 +104,12 @@ impl Volume {
 
     /// Writes everything to the disk, marks the volume as properly closed and lets go of it.
     /// Dropping the last clone without it is safe too, but the next opening has to recover.
+    ///
+    /// A branch ([`Volume::branch`]) is synced, and the volume stays open.
     pub fn close(self) -> Result<()> {
+        if self.branch_name().is_some() {
+            return self.sync();
+        }
         self.inner.store.close()
     }
 }

@@ -1,14 +1,16 @@
 //! A frozen memtable becomes segments: patches are resolved against what lies below, inline bytes
 //! that grew too large move into packs, and what came and went of the references to frames is
-//! summed up.
+//! summed up. Each branch that has written in it is a part of its own, over what that branch shows,
+//! and with an epoch of its own.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SegmentMeta;
 use razorfs_format::record::{Extent, Fragment, FragmentKind, Held};
-use razorfs_format::timeline::Timeline;
-use razorfs_format::{Epoch, PackId, SegmentId};
+use razorfs_format::timeline::{Timeline, View};
+use razorfs_format::{Branch, Epoch, PackId, SegmentId};
 
 use super::Installer;
 use super::clean::Moves;
@@ -30,8 +32,6 @@ pub(super) struct Flushed {
     pub segments: Vec<SegmentMeta>,
     /// Frames that have other places now.
     moves: Arc<Moves>,
-    /// The references to frames that came and went.
-    turnover: Turnover,
     /// What that means for the packs.
     pub settled: Settled,
     /// The snapshots, as of the end of the memtable.
@@ -45,10 +45,19 @@ impl Flushed {
             timeline,
             segments: Vec::new(),
             moves,
-            turnover: Turnover::default(),
             settled: Settled::default(),
         }
     }
+}
+
+/// What one branch has written.
+struct Part {
+    branch: Branch,
+    epoch: Epoch,
+    /// The references to frames that came and went.
+    turnover: Turnover,
+    /// What that means for the tree.
+    settled: Settled,
 }
 
 /// Writes the segments of a frozen memtable. After an error `flushed` has those that were written.
@@ -60,29 +69,33 @@ pub(super) fn flush(
     flushed: &mut Flushed,
 ) -> Result<()> {
     let run = installer.next_run;
-    let epoch = frozen.memtable.epoch;
-    // What is below it, which is not what the present shows if the volume was rolled back since.
-    let view = flushed.timeline.view(epoch);
-    let base = version.at(&view);
+    let writers = frozen.memtable.writers().into_iter();
+    let mut parts: Vec<(Part, View)> = writers
+        .map(|(branch, epoch)| {
+            // What is below it, which is not what the present shows if that was rolled back since.
+            let view = flushed.timeline.view(epoch);
+            let part = Part {
+                branch,
+                epoch,
+                turnover: Turnover::default(),
+                settled: Settled::default(),
+            };
+            (part, view)
+        })
+        .collect();
     for tag in Tag::ALL {
-        let records: Vec<Record> = match tag {
-            Tag::Extent => extents(core, installer, base, frozen, flushed)?,
-            // After the extents, from which they follow.
-            Tag::Shared => shared(base, epoch, flushed)?,
-            Tag::Held => held(epoch, flushed),
-            _ => {
-                let records = frozen.memtable.sorted(tag, |slot| match slot {
-                    Slot::Put { value, .. } => Some(std::sync::Arc::clone(value)),
-                    Slot::Del | Slot::Block(_) => None,
-                });
-                records
-                    .into_iter()
-                    .map(|(key, value)| Record { key, epoch, value })
-                    .collect()
-            }
-        };
+        let mut records: Vec<Record> = Vec::new();
+        for (part, view) in &mut parts {
+            let base = version.at(view);
+            records.extend(records_of(
+                core, installer, tag, base, frozen, part, flushed,
+            )?);
+        }
         if records.is_empty() {
             continue;
+        }
+        if parts.len() > 1 {
+            records.sort_unstable_by_key(|r| (r.key, Reverse(r.epoch)));
         }
         let mut new_id = || -> SegmentId { core.ids.segment() };
         let mut records = records.into_iter().map(Ok);
@@ -100,16 +113,46 @@ pub(super) fn flush(
     Ok(())
 }
 
+/// What a branch has written of a table.
+fn records_of(
+    core: &Core,
+    installer: &mut Installer,
+    tag: Tag,
+    base: Sight<'_>,
+    frozen: &Frozen,
+    part: &mut Part,
+    flushed: &mut Flushed,
+) -> Result<Vec<Record>> {
+    let epoch = part.epoch;
+    Ok(match tag {
+        Tag::Extent => extents(core, installer, base, frozen, part, flushed)?,
+        // After the extents, from which they follow.
+        Tag::Shared => shared(base, part, flushed)?,
+        Tag::Held => held(part),
+        _ => {
+            let records = frozen.memtable.sorted(part.branch, tag, |slot| match slot {
+                Slot::Put { value, .. } => Some(Arc::clone(value)),
+                Slot::Del | Slot::Block(_) => None,
+            });
+            let records = records.into_iter();
+            let record = |(key, value)| Record { key, epoch, value };
+            records.map(record).collect()
+        }
+    })
+}
+
 /// The counts of shared frames that the flush changes.
-fn shared(base: Sight<'_>, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Record>> {
-    let turnover = std::mem::take(&mut flushed.turnover);
+fn shared(base: Sight<'_>, part: &mut Part, flushed: &mut Flushed) -> Result<Vec<Record>> {
+    let epoch = part.epoch;
+    let turnover = std::mem::take(&mut part.turnover);
     // The newest snapshot that shows what was there before.
     let newest = flushed.timeline.before(epoch);
-    flushed.settled = turnover.settle(newest, |pack, pos| base.shared(pack, pos))?;
-    if flushed.settled.any_died() {
+    part.settled = turnover.settle(newest, |pack, pos| base.shared(pack, pos))?;
+    if part.settled.any_died() {
         marks::hit(Mark::FlushFrameDied);
     }
-    let counts = flushed.settled.counts.iter();
+    flushed.settled.add(&part.settled);
+    let counts = part.settled.counts.iter();
     if counts.len() > 0 {
         marks::hit(Mark::FlushShared);
     }
@@ -123,8 +166,9 @@ fn shared(base: Sight<'_>, epoch: Epoch, flushed: &mut Flushed) -> Result<Vec<Re
 }
 
 /// The frames that the flush takes from the present and a snapshot holds.
-fn held(epoch: Epoch, flushed: &Flushed) -> Vec<Record> {
-    let mut frames: Vec<_> = flushed.settled.held.iter().collect();
+fn held(part: &Part) -> Vec<Record> {
+    let epoch = part.epoch;
+    let mut frames: Vec<_> = part.settled.held.iter().collect();
     if !frames.is_empty() {
         marks::hit(Mark::FlushFrameHeld);
     }
@@ -152,10 +196,11 @@ fn extents(
     installer: &mut Installer,
     base: Sight<'_>,
     frozen: &Frozen,
+    part: &mut Part,
     flushed: &mut Flushed,
 ) -> Result<Vec<Record>> {
-    let pinned = flushed.timeline.before(frozen.memtable.epoch);
-    let blocks = frozen.memtable.sorted(Tag::Extent, |slot| match slot {
+    let pinned = flushed.timeline.before(part.epoch);
+    let each = |slot: &Slot| match slot {
         Slot::Block(block) => Changed {
             below: block.below,
             fresh: block.fresh,
@@ -168,19 +213,26 @@ fn extents(
             pieces: Vec::new(),
             is_written: true,
         },
-    });
-    let blocks = with_moved(blocks, &flushed.moves);
+    };
+    let blocks = frozen.memtable.sorted(part.branch, Tag::Extent, each);
+    // What cleaning moves is nobody's but the head's.
+    let moves = match part.branch {
+        Branch::HEAD => Arc::clone(&flushed.moves),
+        _ => Arc::default(),
+    };
+    let blocks = with_moved(blocks, &moves);
     let mut records = Vec::with_capacity(blocks.len());
     let mut gathered: Vec<Resolved> = Vec::new();
     let mut bytes = 0;
     for (key, block) in blocks {
         let is_written = block.is_written;
         let unreadable = &mut installer.unreadable;
-        let Some(before) = before(core, unreadable, base, frozen, &key, &block)? else {
+        let of = (frozen, part.branch);
+        let Some(before) = before(core, unreadable, base, of, &key, &block)? else {
             continue;
         };
         let mut after = resolve(&before, block.below, &block.pieces);
-        flushed.moves.relocate(&key, pinned, &mut after);
+        moves.relocate(&key, pinned, &mut after);
         if !is_written && after == before {
             continue;
         }
@@ -192,25 +244,11 @@ fn extents(
             is_written,
         });
         if bytes >= GATHER {
-            finish(
-                core,
-                installer,
-                frozen,
-                &mut gathered,
-                flushed,
-                &mut records,
-            )?;
+            finish(core, installer, part, &mut gathered, &mut records)?;
             bytes = 0;
         }
     }
-    finish(
-        core,
-        installer,
-        frozen,
-        &mut gathered,
-        flushed,
-        &mut records,
-    )?;
+    finish(core, installer, part, &mut gathered, &mut records)?;
     Ok(records)
 }
 
@@ -228,7 +266,7 @@ fn before(
     core: &Core,
     unreadable: &mut Unreadable,
     base: Sight<'_>,
-    frozen: &Frozen,
+    frozen: (&Frozen, Branch),
     key: &Key,
     block: &Changed,
 ) -> Result<Option<Vec<Fragment>>> {
@@ -295,12 +333,11 @@ struct Run {
 fn finish(
     core: &Core,
     installer: &mut Installer,
-    frozen: &Frozen,
+    part: &mut Part,
     gathered: &mut Vec<Resolved>,
-    flushed: &mut Flushed,
     records: &mut Vec<Record>,
 ) -> Result<()> {
-    let epoch = frozen.memtable.epoch;
+    let epoch = part.epoch;
     let mut runs = Vec::new();
     for (n, block) in gathered.iter().enumerate() {
         collect_runs(core, n, block, &mut runs);
@@ -349,7 +386,7 @@ fn finish(
         let value = (!extent.fragments.is_empty()).then(|| extent.to_bytes().into());
         records.push(Record { key, epoch, value });
         if block.before != extent.fragments {
-            flushed.turnover.note(&block.before, &extent.fragments);
+            part.turnover.note(&block.before, &extent.fragments);
         }
     }
     Ok(())

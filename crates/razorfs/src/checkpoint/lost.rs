@@ -8,7 +8,7 @@ use std::time::Duration;
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, Fragment, FragmentKind, Inode};
-use razorfs_format::{Place, SegmentId};
+use razorfs_format::{Branch, Place, SegmentId};
 
 use crate::store::{Core, Frozen, Sight};
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ impl Unreadable {
         &mut self,
         core: &Core,
         base: Sight<'_>,
-        frozen: &Frozen,
+        frozen: (&Frozen, Branch),
         key: &Key,
         error: Error,
     ) -> Result<Vec<Fragment>> {
@@ -72,12 +72,12 @@ impl Unreadable {
 
 /// How much of a block can have been in use when its record was written: what lies beyond the end
 /// of the file is zeros, whatever the record said.
-fn reach(base: Sight<'_>, frozen: &Frozen, key: &Key) -> u32 {
+fn reach(base: Sight<'_>, (frozen, branch): (&Frozen, Branch), key: &Key) -> u32 {
     let inode = Key::inode(key.branch(), key.ino());
     let value = match base.flushed(&inode) {
         Ok(value) => value,
         // Damaged as well. What was written over is in a file whose inode has changed since.
-        Err(_) => match frozen.memtable.get(&inode) {
+        Err(_) => match frozen.memtable.get(&inode.on(branch)) {
             Some(value) => value,
             None => return BLOCK,
         },

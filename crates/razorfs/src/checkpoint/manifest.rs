@@ -35,10 +35,13 @@ impl Checkpointer {
             next.timeline = Arc::clone(timeline);
         }
         if let Some(frozen) = &edit.flushed {
-            next.counters.epoch = frozen.memtable.epoch;
+            next.counters.epoch = frozen.memtable.last_epoch();
             next.counters.inodes = frozen.counters.inodes;
             next.counters.bytes = frozen.counters.bytes;
             next.counters.lsn = frozen.counters.lsn;
+            for (branch, (inodes, bytes)) in &frozen.counters.forks {
+                Arc::make_mut(&mut next.timeline).count_fork(*branch, *inodes, *bytes);
+            }
         }
         next
     }

@@ -551,13 +551,13 @@ impl Checkpointer {
         for id in &edit.released {
             Arc::make_mut(&mut timeline).release(*id);
         }
-        self.core.version.store(Arc::new(Version {
-            active: Arc::clone(&version.active),
-            frozen,
-            levels: version.levels.with(&edit.added, &edit.removed),
-            head: timeline.head(),
-            timeline,
-        }));
+        let levels = version.levels.with(&edit.added, &edit.removed);
+        let active = Arc::clone(&version.active);
+        let next = match edit.released.is_empty() {
+            true => version.with_layers(active, frozen, levels),
+            false => Version::new(active, frozen, levels, timeline),
+        };
+        self.core.version.store(Arc::new(next));
     }
 }
 

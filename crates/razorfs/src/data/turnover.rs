@@ -65,6 +65,12 @@ impl Settled {
         }
     }
 
+    /// And what came of another part of the same flush, as far as the packs are concerned.
+    pub fn add(&mut self, other: &Self) {
+        self.born.extend_from_slice(&other.born);
+        self.died.extend_from_slice(&other.died);
+    }
+
     /// Whether a frame lost its last reference.
     pub fn any_died(&self) -> bool {
         !self.died.is_empty()

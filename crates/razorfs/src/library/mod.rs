@@ -32,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod branch;
 mod dir;
 mod file;
 mod metadata;
@@ -46,6 +47,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use branch::Branch;
 pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;

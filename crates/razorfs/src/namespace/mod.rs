@@ -10,6 +10,7 @@
 mod acl;
 mod atime;
 mod attributes;
+mod branches;
 mod copy;
 mod create;
 mod dentries;
@@ -44,6 +45,7 @@ mod shift_flush_tests;
 #[cfg(test)]
 mod shift_tests;
 
+use branches::Family;
 use dentries::Dentries;
 use locks::LockTable;
 use operation::Afterwards;
@@ -51,6 +53,8 @@ use pins::PinTable;
 use razorfs_format::key::Tag;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{Inode, Time};
+
+use std::sync::Arc;
 
 pub(crate) use create::root_inode;
 pub(crate) use operation::Operation;
@@ -101,11 +105,17 @@ pub(crate) struct Namespace {
     renames: Mutex<()>,
     /// What reading does to the time of access.
     atime: atime::Policy,
+    /// The branches that are open.
+    family: Arc<Family>,
 }
 
 impl Namespace {
     /// Over an opened store, whose orphans are handed to the reaper.
     pub(crate) fn new(store: Store) -> Result<Self> {
+        Self::of(store, Arc::default())
+    }
+
+    fn of(store: Store, family: Arc<Family>) -> Result<Self> {
         let namespace = Self {
             store,
             locks: LockTable::new(),
@@ -113,6 +123,7 @@ impl Namespace {
             dentries: Dentries::new(),
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
+            family,
         };
         if namespace.store.viewed().is_some() {
             return Ok(namespace);

@@ -1,27 +1,31 @@
 //! Snapshots of the names and files, and going back to one.
 
+use std::sync::Arc;
+
 use razorfs_format::manifest::SnapshotMeta;
 
 use super::Namespace;
 use crate::{Error, Result};
 
-/// Longest name of a snapshot, in bytes.
+/// Longest name of a snapshot or a branch, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Fails unless it is a name that a snapshot may have: such as commands and paths can say.
+/// Fails unless it is a name that a snapshot or a branch may have: such as commands and paths can say.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > NAME_MAX {
-        return Err(Error::Invalid("the name of a snapshot has 1 to 255 bytes"));
+        return Err(Error::Invalid(
+            "the name of a snapshot or a branch has 1 to 255 bytes",
+        ));
     }
     if matches!(name, "." | "..") || name.starts_with('-') {
         return Err(Error::Invalid(
-            "the name of a snapshot is not `.` or `..`, and does not begin with `-`",
+            "the name of a snapshot or a branch is not `.` or `..`, and does not begin with `-`",
         ));
     }
     let is_bad = |c: char| matches!(c, '/' | '@') || c.is_control();
     if name.contains(is_bad) {
         return Err(Error::Invalid(
-            "the name of a snapshot has no `/`, `@` or control characters",
+            "the name of a snapshot or a branch has no `/`, `@` or control characters",
         ));
     }
     Ok(())
@@ -30,7 +34,10 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 impl Namespace {
     /// As one of the snapshots shows it.
     pub(crate) fn snapshot(&self, name: &str) -> Result<Self> {
-        Self::new(self.store.snapshot(name.as_bytes())?)
+        Self::of(
+            self.store.snapshot(name.as_bytes())?,
+            Arc::clone(&self.family),
+        )
     }
 
     /// Goes back to a snapshot, after taking one of the present. Nobody is in the middle of

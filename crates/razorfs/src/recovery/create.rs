@@ -77,6 +77,7 @@ fn first_batch(env: &dyn Env, options: &CreateOptions, seq: BatchSeq) -> Batch {
     }
     .encode(&mut mutations);
     Mutation::Count {
+        branch: Branch::HEAD,
         counter: Counter::Inodes,
         delta: 1,
     }

@@ -62,7 +62,7 @@ impl Opening {
             c.next_manifest.0,
             c.next_segment.0,
             c.next_pack.0,
-            self.replay.memtable.epoch.0,
+            self.replay.memtable.last_epoch().0,
             self.replay.counters.lsn.0,
         ];
         let most = numbers.into_iter().max().unwrap_or_default();

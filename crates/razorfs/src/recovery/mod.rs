@@ -276,11 +276,15 @@ impl Replay {
             healer: parity.then(|| Arc::new(Healer::new(vid))),
         };
         let levels = Levels::open(host.clone(), vid, cache, manifest.segments.clone());
+        let forks = manifest.timeline.forks().list.iter();
         let counters = CountersAt {
             inodes: manifest.counters.inodes,
             bytes: manifest.counters.bytes,
             next_ino: manifest.counters.next_ino,
             lsn: manifest.counters.lsn,
+            forks: forks
+                .map(|f| (f.meta.id, (f.meta.inodes, f.meta.bytes)))
+                .collect(),
         };
         let begun = manifest.counters.epoch.next();
         Self {
@@ -364,6 +368,13 @@ impl Replay {
                 {
                     self.refer(frame);
                 }
+                if let Mutation::Begin { branch, epoch } = &mutation
+                    && *branch != Branch::HEAD
+                    && !self.timeline.begin(*branch, *epoch)
+                {
+                    let got = format_args!("{epoch} of branch {branch}").to_string();
+                    return Err(place.error("journal", "an epoch that is new", got).into());
+                }
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
         }
@@ -382,16 +393,26 @@ impl Replay {
         cut: BatchSeq,
         points: Vec<Point>,
     ) -> std::result::Result<(), &'static str> {
-        let (mut end, mut goes_back) = (Epoch(0), false);
-        for point in points {
-            match &point {
-                Point::Take(snapshot) => end = end.max(snapshot.epoch),
-                Point::Back { end: at, .. } => {
+        let (mut end, mut goes_back, mut next) = (Epoch(0), false, None);
+        for point in &points {
+            match point {
+                Point::Take(taken) if taken.branch == Branch::HEAD => end = end.max(taken.epoch),
+                Point::Back {
+                    branch: Branch::HEAD,
+                    end: at,
+                    ..
+                } => {
                     end = end.max(*at);
                     goes_back = true;
                 }
-                Point::Drop(_) => {}
+                Point::Next(epoch) => next = Some(*epoch),
+                _ => {}
             }
+        }
+        if let Some(next) = next {
+            return self.end_epochs(cut, points, end, next);
+        }
+        for point in points {
             point.redo(&mut self.timeline, &mut self.counters)?;
         }
         if end < self.begun {
@@ -403,20 +424,52 @@ impl Replay {
         }
         // Frames may be of a later epoch, of which nothing was left when the snapshot was taken.
         self.begun = end.next();
-        let next = Memtable::new(self.begun.max(self.memtable.epoch));
+        let next = self.begun.max(self.memtable.epoch);
         self.memtable.epoch = end;
+        self.freeze(cut, next);
+        Ok(())
+    }
+
+    /// Whatever is in the memtable is older than epoch `next`, of branches too, and of the head it
+    /// is of epoch `end` if that has not passed.
+    fn end_epochs(
+        &mut self,
+        cut: BatchSeq,
+        points: Vec<Point>,
+        end: Epoch,
+        next: Epoch,
+    ) -> std::result::Result<(), &'static str> {
+        let newest = self.timeline.head().newest(Epoch(next.0.saturating_sub(1)));
+        if self.memtable.writers().iter().skip(1).any(|w| w.1 >= next) || next < self.begun {
+            return Err("an epoch of the head that has passed");
+        }
+        for point in points {
+            point.redo(&mut self.timeline, &mut self.counters)?;
+        }
+        let following = next.max(self.memtable.epoch);
+        self.memtable.epoch = match end >= self.begun {
+            true => end,
+            false => newest.unwrap_or(self.memtable.epoch),
+        };
+        self.begun = next;
+        self.freeze(cut, following);
+        Ok(())
+    }
+
+    /// What is in the memtable is complete; what follows is of epoch `next` or a later one.
+    fn freeze(&mut self, cut: BatchSeq, next: Epoch) {
+        let next = Memtable::new(next);
         let memtable = std::mem::replace(&mut self.memtable, next);
         if !memtable.is_empty() {
             marks::hit(Mark::RecoverySnapshot);
             let frozen = Frozen {
                 memtable: Arc::new(memtable),
                 cut,
-                counters: self.counters,
+                counters: self.counters.clone(),
                 timeline: Arc::new(self.timeline.clone()),
             };
             self.frozen.insert(0, Arc::new(frozen));
         }
-        Ok(())
     }
 }
 
@@ -449,7 +502,7 @@ impl Opening {
 
     /// The packs as the manifest and the journal have them; at most three go on growing.
     fn packs(&self) -> (Vec<PackMeta>, Vec<PackMeta>) {
-        let birth = self.replay.memtable.epoch;
+        let birth = self.replay.memtable.last_epoch();
         let mut packs: BTreeMap<PackId, PackMeta> =
             self.manifest.packs.iter().map(|p| (p.id, *p)).collect();
         for (id, end) in &self.replay.frames {
@@ -530,14 +583,13 @@ impl Opening {
             None => None,
         };
         let segments = self.manifest.segments.iter().map(|s| s.bytes);
-        let counters = self.replay.counters;
-        let version = Version {
-            active: Arc::new(self.replay.memtable),
-            frozen: self.replay.frozen,
-            levels: self.replay.levels,
-            head: self.replay.timeline.head(),
-            timeline: Arc::new(self.replay.timeline),
-        };
+        let counters = self.replay.counters.clone();
+        let version = Version::new(
+            Arc::new(self.replay.memtable),
+            self.replay.frozen,
+            self.replay.levels,
+            Arc::new(self.replay.timeline),
+        );
         let core = Core::new(Start {
             disk: Arc::clone(&self.disk),
             env: self.env,
@@ -558,6 +610,7 @@ impl Opening {
             ids,
             inodes: counters.inodes as i64,
             bytes: counters.bytes,
+            forks: counters.forks,
             pack_bytes: Arc::clone(&pack_bytes),
             redo: options.redo.clone().filter(|_| self.read_only.is_none()),
             read_only: self.read_only,

@@ -11,6 +11,8 @@ use super::{Asked, HEADER};
 const MUTATIONS: u64 = 1;
 const TOUCH: u64 = 2;
 const WRITE: u64 = 3;
+/// The same as a touch, in a branch other than the head.
+const TOUCH_OF: u64 = 4;
 const COMPLETE: u64 = 1 << 32;
 /// Bytes that are copied and summed at a time, while they are in the processor's cache.
 const PIECE: usize = 16 << 10;
@@ -20,7 +22,7 @@ pub(crate) enum Part<'a> {
     /// Encoded mutations.
     Mutations(&'a [u8]),
     /// The record of an inode.
-    Touch(Ino, &'a [u8]),
+    Touch(Branch, Ino, &'a [u8]),
     /// Bytes of a block of a file.
     Write { key: Key, off: u32, bytes: &'a [u8] },
 }
@@ -29,7 +31,7 @@ pub(crate) enum Part<'a> {
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum OwnedPart {
     Mutations(Vec<u8>),
-    Touch(Ino, Vec<u8>),
+    Touch(Branch, Ino, Vec<u8>),
     Write { key: Key, off: u32, bytes: Vec<u8> },
 }
 
@@ -52,7 +54,11 @@ impl Part<'_> {
     fn open(&self) -> (u64, Extra, &[u8]) {
         match self {
             Part::Mutations(bytes) => (MUTATIONS, Extra::none(), bytes),
-            Part::Touch(ino, bytes) => (TOUCH, Extra::of([ino.0, 0, 0], 1), bytes),
+            Part::Touch(Branch::HEAD, ino, bytes) => (TOUCH, Extra::of([ino.0, 0, 0], 1), bytes),
+            Part::Touch(branch, ino, bytes) => {
+                let extra = Extra::of([ino.0, u64::from(branch.0), 0], 2);
+                (TOUCH_OF, extra, bytes)
+            }
             Part::Write { key, off, bytes } => {
                 let place = u64::from(key.branch().0) << 32 | u64::from(*off);
                 let extra = Extra::of([key.ino().0, key.second(), place], 3);
@@ -200,6 +206,7 @@ fn read_part(body: &mut &[AtomicU64], crc: &mut Crc) -> Option<OwnedPart> {
     let extra = match head >> 56 {
         MUTATIONS => take(0, crc)?,
         TOUCH => take(1, crc)?,
+        TOUCH_OF => take(2, crc)?,
         WRITE => take(3, crc)?,
         _ => return None,
     };
@@ -209,7 +216,11 @@ fn read_part(body: &mut &[AtomicU64], crc: &mut Crc) -> Option<OwnedPart> {
     crc.add(&bytes);
     Some(match extra.as_slice() {
         [] => OwnedPart::Mutations(bytes),
-        [ino] => OwnedPart::Touch(Ino(*ino), bytes),
+        [ino] => OwnedPart::Touch(Branch::HEAD, Ino(*ino), bytes),
+        [ino, branch] => {
+            let branch = Branch(u32::try_from(*branch).ok()?);
+            OwnedPart::Touch(branch, Ino(*ino), bytes)
+        }
         [ino, block, place] => OwnedPart::Write {
             key: Key::extent(Branch((place >> 32) as u32), Ino(*ino), *block),
             off: *place as u32,

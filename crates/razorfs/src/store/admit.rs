@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::op::Counter;
 use razorfs_format::{BatchSeq, Branch, Epoch};
 
 use super::batch::OpenBatch;
@@ -54,7 +53,7 @@ impl Core {
         self.check_writable()?;
         let size = self.journal_bytes(&tx);
         if tx.adds_records() {
-            self.reserve(size as u64, 0)?;
+            self.reserve(tx.branch, size as u64, 0)?;
         }
         let encoded = Encoded::of(&tx, size);
         let Some(admitted) = self.admit(&tx, &encoded, size, epoch)? else {
@@ -97,10 +96,15 @@ impl Core {
             let mut open = self.open.lock();
             // Again, under the gate: closing the volume waits for whoever is inside.
             self.check_writable()?;
-            if epoch.is_some_and(|epoch| epoch != self.version.load().active.epoch) {
+            let version = self.version.load();
+            if epoch.is_some_and(|epoch| epoch != version.active.epoch) {
                 marks::hit(Mark::AdmitEpochPassed);
                 return Ok(None);
             }
+            if tx.branch != Branch::HEAD && !version.forks.contains_key(&tx.branch) {
+                return Err(Error::BranchGone);
+            }
+            drop(version);
             let dirty = self.dirty.load(Ordering::Relaxed);
             let mut full = (open.journal_bytes > 0
                 && open.journal_bytes + size > self.limits.soft_batch())
@@ -174,6 +178,9 @@ impl Core {
         size: usize,
     ) -> (BatchSeq, bool) {
         let empty = open.is_empty();
+        if tx.branch != Branch::HEAD {
+            self.begin_on(open, tx.branch);
+        }
         if empty {
             open.since = self.env.monotonic();
         }
@@ -184,11 +191,12 @@ impl Core {
         for step in &tx.steps {
             match step {
                 Step::Touch(ino, value) => {
-                    open.touched.insert(*ino, Arc::clone(value));
+                    let of = (tx.branch, *ino);
+                    open.touched.insert(of, Arc::clone(value));
                 }
                 // What is written among the operations must not be followed by an older touch.
                 Step::Put { key, .. } | Step::Del(key) if key.tag() == Tag::Inode => {
-                    open.touched.remove(&key.ino());
+                    open.touched.remove(&(tx.branch, key.ino()));
                 }
                 _ => {}
             }
@@ -207,6 +215,7 @@ impl Core {
         let memtable = &version.active;
         let mut pieces = Vec::new();
         let mut grown = 0;
+        let branch = tx.branch;
         for step in tx.steps {
             match step {
                 Step::Put { key, value, new } => memtable.put(key, value, new),
@@ -214,9 +223,9 @@ impl Core {
                 Step::Patch(key, fragment) => {
                     pieces.extend(memtable.patch(key, fragment, batch));
                 }
-                Step::Count(counter, delta) => self.count(counter, delta),
+                Step::Count(counter, delta) => self.count(branch, counter, delta),
                 Step::Touch(ino, value) => {
-                    memtable.put(Key::inode(Branch::HEAD, ino), value, false);
+                    memtable.put(Key::inode(branch, ino), value, false);
                 }
                 Step::Write { key, off, bytes } => {
                     let (new, more) = memtable.write(key, batch, off, &bytes);
@@ -234,16 +243,6 @@ impl Core {
             if was < self.tuning.batch_data && open.dirty_bytes >= self.tuning.batch_data {
                 self.signals.commit.notify_one();
             }
-        }
-    }
-
-    fn count(&self, counter: Counter, delta: i64) {
-        match counter {
-            Counter::Inodes => {
-                self.inodes.fetch_add(delta, Ordering::Relaxed);
-            }
-            Counter::Bytes => self.bytes.add(delta),
-            Counter::NextIno => {}
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct OpenBatch {
     /// Their encodings.
     pub ops: Vec<u8>,
     /// The newest record of each inode that changed beside them.
-    pub touched: HashMap<Ino, Bytes>,
+    pub touched: HashMap<(Branch, Ino), Bytes>,
     /// File data to be placed.
     pub dirty: Vec<Arc<RamPiece>>,
     /// Bytes of it, at most.
@@ -114,7 +114,7 @@ pub(super) struct Sealed {
     /// Operations, data and touched inodes included; 0 if the batch is empty.
     pub n_ops: u32,
     pub ops: Vec<u8>,
-    pub touched: HashMap<Ino, Bytes>,
+    pub touched: HashMap<(Branch, Ino), Bytes>,
     pub dirty: Vec<Arc<RamPiece>>,
     pub dirty_bytes: usize,
     /// Bytes of the journal that were counted for it.
@@ -144,9 +144,9 @@ impl Sealed {
         }
         let mut mutations = Vec::new();
         let mut inodes: Vec<_> = self.touched.iter().collect();
-        inodes.sort_unstable_by_key(|(ino, _)| **ino);
-        for (ino, value) in inodes {
-            let key = Key::inode(Branch::HEAD, *ino);
+        inodes.sort_unstable_by_key(|(of, _)| **of);
+        for ((branch, ino), value) in inodes {
+            let key = Key::inode(*branch, *ino);
             Mutation::Put {
                 key,
                 value: value.as_ref().into(),

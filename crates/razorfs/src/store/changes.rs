@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::timeline::View;
 
 use super::{At, Core, Version};
 use crate::{Error, Result};
@@ -31,21 +30,16 @@ impl Core {
 }
 
 impl Version {
-    fn view_of<'a>(&'a self, at: &'a At) -> &'a View {
-        match at {
-            At::Head => &self.head,
-            At::Snapshot(view) => view,
-        }
-    }
-
     fn written_apart(&self, a: &At, b: &At, tag: Tag) -> Result<BTreeSet<Key>> {
-        let (a, b) = (self.view_of(a), self.view_of(b));
+        let (a, b) = (self.view_at(a)?, self.view_at(b)?);
         let parted = a.parting(b);
         let is_apart = |epoch| epoch > parted && (a.sees(epoch) || b.sees(epoch));
         let mut keys = BTreeSet::new();
-        for memtable in self.memtables().filter(|m| is_apart(m.epoch)) {
-            let written = memtable.sorted(tag, |_| ());
-            keys.extend(written.into_iter().map(|(key, ())| key));
+        for memtable in self.memtables() {
+            for (branch, _) in memtable.writers().into_iter().filter(|w| is_apart(w.1)) {
+                let written = memtable.sorted(branch, tag, |_| ());
+                keys.extend(written.into_iter().map(|(key, ())| key));
+            }
         }
         let mut young = self.levels.written_after(tag, parted);
         while let Some(record) = young.next()? {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use razorfs_format::op::{Mutation, OpType, encode_op};
 use razorfs_format::record::{Fragment, FragmentKind};
 use razorfs_format::timeline::Timeline;
-use razorfs_format::{BatchSeq, Generation, Ino};
+use razorfs_format::{BatchSeq, Branch, Generation, Ino};
 
 use super::batch::{OpenBatch, Sealed};
 use super::tx::OVERHEAD;
@@ -189,7 +189,7 @@ impl Core {
     pub(super) fn begin_cut(&self) {
         self.since_cut.store(0, Ordering::Relaxed);
         self.placed_since_cut.store(0, Ordering::Relaxed);
-        let bytes = self.bytes.saturated();
+        let bytes = self.bytes_in_all();
         self.bytes_at_cut.store(bytes, Ordering::Relaxed);
     }
 
@@ -200,6 +200,7 @@ impl Core {
             bytes: self.bytes.get(),
             next_ino: Ino(self.ids.ino.load(Ordering::Relaxed)),
             lsn,
+            forks: self.fork_counts(),
         }
     }
 
@@ -212,7 +213,7 @@ impl Core {
         timeline: Arc<Timeline>,
     ) {
         let memtable = Arc::clone(&version.active);
-        let active = Self::next_memtable(memtable.epoch);
+        let active = Self::next_memtable(&memtable);
         let mut frozen = vec![Arc::new(Frozen {
             memtable,
             cut,
@@ -220,14 +221,12 @@ impl Core {
             timeline: Arc::clone(&timeline),
         })];
         frozen.extend(version.frozen.iter().cloned());
-        let head = timeline.head();
-        self.version.store(Arc::new(Version {
-            active,
-            frozen,
-            levels: version.levels.clone(),
-            timeline,
-            head,
-        }));
+        let levels = version.levels.clone();
+        let next = match Arc::ptr_eq(&timeline, &version.timeline) {
+            true => version.with_layers(active, frozen, levels),
+            false => Version::new(active, frozen, levels, timeline),
+        };
+        self.version.store(Arc::new(next));
     }
 
     /// Places the data of a sealed batch, appends it to the journal and flushes that if asked to
@@ -374,7 +373,8 @@ impl Core {
             if !is_inline(data.bytes.len()) {
                 frames.push(FrameWrite {
                     identity: FrameIdentity {
-                        branch: piece.key.branch(),
+                        // Segments have no branches, and it is found by what they have.
+                        branch: Branch::HEAD,
                         ino: piece.key.ino(),
                         block: piece.key.second(),
                         off: data.off,

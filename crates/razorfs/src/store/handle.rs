@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::manifest::SnapshotMeta;
-use razorfs_format::{Branch, Ino};
+use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::{Branch, Epoch, Ino};
 
-use super::{At, Bytes, Core, RoomMaker, Ticket, Viewing};
+use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
@@ -28,8 +28,8 @@ pub(crate) struct Store {
     uuid: [u8; 16],
     /// What is read through this handle.
     at: At,
-    /// The snapshot that this is, if it is one.
-    viewing: Option<Viewing>,
+    /// Which part of the volume it is.
+    role: Role,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
     left: RwLock<Vec<Arc<Self>>>,
@@ -38,6 +38,16 @@ pub(crate) struct Store {
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
+}
+
+/// What a handle is for.
+enum Role {
+    /// The volume: the head, and everything that is done once for all.
+    Volume,
+    /// A snapshot, for reading.
+    Snapshot(Viewing),
+    /// A branch.
+    Branch(Tenure),
 }
 
 impl Deref for Store {
@@ -133,8 +143,8 @@ impl Store {
             durability: options.durability,
             recovery: summary,
             uuid,
-            at: At::Head,
-            viewing: None,
+            at: At::Tip(Branch::HEAD),
+            role: Role::Volume,
             left: RwLock::default(),
             resumed,
             workers: Mutex::new(None),
@@ -146,18 +156,62 @@ impl Store {
     /// dropped.
     pub fn snapshot(&self, name: &[u8]) -> Result<Self> {
         let (viewing, view) = Viewing::new(&self.checkpointer.core, name)?;
-        Ok(Self {
+        Ok(self.with_role(At::Snapshot(view), Role::Snapshot(viewing)))
+    }
+
+    /// One of the volume's branches, which stays at least until this is dropped.
+    pub fn open_branch(&self, branch: Branch) -> Result<Self> {
+        let tenure = Tenure::new(&self.checkpointer.core, branch)?;
+        Ok(self.with_role(At::Tip(branch), Role::Branch(tenure)))
+    }
+
+    fn with_role(&self, at: At, role: Role) -> Self {
+        Self {
             checkpointer: Arc::clone(&self.checkpointer),
             durability: self.durability,
             recovery: RecoverySummary::default(),
             uuid: self.uuid,
-            at: At::Snapshot(view),
-            viewing: Some(viewing),
+            at,
+            role,
             left: RwLock::default(),
-            resumed: false,
+            resumed: self.resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(None),
-        })
+        }
+    }
+
+    /// The branch that is written to through this handle; of a snapshot it is the head.
+    pub fn branch(&self) -> Branch {
+        match &self.role {
+            Role::Branch(tenure) => tenure.branch,
+            Role::Volume | Role::Snapshot(_) => Branch::HEAD,
+        }
+    }
+
+    /// Makes a transaction visible, and durable with its batch. All of it or, on an error, nothing.
+    pub fn commit(&self, tx: Tx<'_>) -> Result<Ticket> {
+        Core::commit(self, tx.on(self.branch()))
+    }
+
+    /// The same if it becomes part of `epoch`; answers nothing, and changes nothing, if that was
+    /// frozen before.
+    pub fn commit_in(&self, tx: Tx<'_>, epoch: Option<Epoch>) -> Result<Option<Ticket>> {
+        Core::commit_in(self, tx.on(self.branch()), epoch)
+    }
+
+    /// Reserves room for `bytes` of data, which let files grow by `growth`.
+    pub fn reserve(&self, bytes: u64, growth: u64) -> Result<()> {
+        Core::reserve(self, self.branch(), bytes, growth)
+    }
+
+    /// The inodes that wait to be reaped or trimmed.
+    pub fn orphans(&self) -> Result<Vec<Ino>> {
+        self.orphans_at(&self.at)
+    }
+
+    /// Where the bytes of a block stand. The caller holds the inode's lock.
+    pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
+        self.layout_at(&self.at, ino, block)
     }
 
     /// A record; not for extents.
@@ -205,24 +259,27 @@ impl Store {
 
     /// Fails if nothing can be written through this handle.
     pub fn check_writable(&self) -> Result<()> {
-        match &self.viewing {
-            Some(viewing) => {
+        match &self.role {
+            Role::Snapshot(viewing) => {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
                 Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
             }
-            None => Core::check_writable(self),
+            Role::Volume | Role::Branch(_) => Core::check_writable(self),
         }
     }
 
     /// The snapshot that this is.
     pub fn viewed(&self) -> Option<&SnapshotMeta> {
-        self.viewing.as_ref().map(|viewing| &viewing.snapshot)
+        match &self.role {
+            Role::Snapshot(viewing) => Some(&viewing.snapshot),
+            Role::Volume | Role::Branch(_) => None,
+        }
     }
 
     /// Takes a snapshot.
     pub fn take(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
-        self.take_snapshot(name)
+        self.take_snapshot(self.branch(), name)
     }
 
     /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone
@@ -239,7 +296,7 @@ impl Store {
     /// everybody out who changes anything or remembers what he reads.
     pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
-        let taken = self.roll_back(to, safety)?;
+        let taken = self.roll_back(self.branch(), to, safety)?;
         // Somebody may have deleted it by now: what was open is gone then, and all else is done.
         let Ok(before) = self.snapshot(safety) else {
             return Ok(taken);
@@ -270,6 +327,35 @@ impl Store {
         live
     }
 
+    /// The branches, in the order in which they were made.
+    pub fn forks(&self) -> Vec<ForkMeta> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let list = timeline.forks().list.iter();
+        let now = |fork: &razorfs_format::timeline::Fork| {
+            let mut meta = ForkMeta::clone(&fork.meta);
+            (meta.inodes, meta.bytes) = (self.inodes_of(meta.id), self.sizes_of(meta.id));
+            meta
+        };
+        list.map(now).collect()
+    }
+
+    /// Makes a branch of what this shows, or of a snapshot.
+    pub fn fork(&self, name: &[u8], from: Option<&[u8]>) -> Result<ForkMeta> {
+        Core::check_writable(self)?;
+        let here = self.viewed().map(|snapshot| snapshot.name.clone());
+        Core::fork(self, self.branch(), name, from.or(here.as_deref()))
+    }
+
+    /// Ends a branch that nobody has open.
+    pub fn end_branch(&self, branch: Branch) -> Result<()> {
+        Core::check_writable(self)?;
+        let tenures = self.tenures.lock();
+        if tenures.contains_key(&branch) {
+            return Err(Error::BranchInUse);
+        }
+        Core::prune(self, branch)
+    }
+
     /// Bytes that each snapshot alone holds.
     pub fn held_by_snapshots(&self) -> Result<std::collections::BTreeMap<u64, u64>> {
         self.checkpointer.held_by()
@@ -277,7 +363,7 @@ impl Store {
 
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
-        let space = Core::space(self)?;
+        let space = Core::space(self, self.branch())?;
         let Some(snapshot) = self.viewed() else {
             return Ok(space);
         };
@@ -379,7 +465,7 @@ impl Store {
 
     /// From now on nothing is written any more, as if the disk had failed.
     pub fn shut_down(&self) {
-        if self.viewing.is_some() {
+        if !matches!(self.role, Role::Volume) {
             return;
         }
         let core = &self.checkpointer.core;
@@ -472,7 +558,7 @@ impl Drop for Store {
     /// Without [`Store::close`] the volume is left as a crash would leave it, but for what a last
     /// commit can save.
     fn drop(&mut self) {
-        if self.viewing.is_some() {
+        if !matches!(self.role, Role::Volume) {
             return;
         }
         self.close_door();

@@ -16,6 +16,8 @@
 //! So a reference that is committed was made while the frame was referred to, in the epoch of the
 //! look or before, by something that the flush of that epoch sees too.
 
+use std::sync::Arc;
+
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::record::{BLOCK, FragmentKind, Origin, PackRef};
@@ -61,9 +63,9 @@ pub(crate) struct Layout {
 
 impl Core {
     /// Where the bytes of a block stand. The caller holds the inode's lock.
-    pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
+    pub fn layout_at(&self, at: &At, ino: Ino, block: u64) -> Result<Layout> {
         let key = Key::extent(Branch::HEAD, ino, block);
-        self.with_sight(&At::Head, |sight| {
+        self.with_sight(at, |sight| {
             let pieces = sight.pieces(&key)?;
             let mut holes = Vec::with_capacity(4);
             holes.push(0..BLOCK);
@@ -120,8 +122,9 @@ impl Sight<'_> {
     /// list makes it longer by two at most.
     fn is_steady(self, key: &Key) -> Result<bool> {
         let mut pieces = Vec::new();
-        for frozen in &self.version.frozen {
-            frozen.memtable.pieces(key, &mut pieces);
+        let active = &self.version.active;
+        for (memtable, branch) in self.memtables().filter(|(m, _)| !Arc::ptr_eq(m, active)) {
+            memtable.pieces(&key.on(branch), &mut pieces);
         }
         if pieces.is_empty() {
             return Ok(true);

@@ -11,6 +11,7 @@ mod ballast;
 mod batch;
 mod changes;
 mod commit;
+mod forks;
 #[cfg(test)]
 mod full_tests;
 mod handle;
@@ -38,10 +39,10 @@ use std::sync::{Arc, OnceLock};
 
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::op::{Counter, Mutation};
+use razorfs_format::op::Mutation;
 use razorfs_format::record::Time;
 use razorfs_format::timeline::{Timeline, View};
-use razorfs_format::{BatchSeq, Branch, Epoch, Generation, Ino, Lsn, VolumeId};
+use razorfs_format::{BatchSeq, Branch, Generation, Ino, Lsn, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
 use crate::fence::Fence;
@@ -57,6 +58,8 @@ use crate::{Error, Result, VolumeSpace};
 pub(crate) use ballast::Ballast;
 pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
+use forks::Tally;
+pub(crate) use forks::Tenure;
 pub(crate) use handle::Store;
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
@@ -81,12 +84,14 @@ pub(crate) struct Frozen {
 }
 
 /// The counters of the volume between two batches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CountersAt {
     pub inodes: u64,
     pub bytes: u128,
     pub next_ino: Ino,
     pub lsn: Lsn,
+    /// Inodes and bytes of each branch.
+    pub forks: BTreeMap<Branch, (u64, u128)>,
 }
 
 /// What is visible: the layers of the tree, newest first.
@@ -99,9 +104,54 @@ pub(crate) struct Version {
     pub timeline: Arc<Timeline>,
     /// What of the layers the present shows.
     pub head: View,
+    /// What of them each branch shows.
+    pub forks: Arc<BTreeMap<Branch, View>>,
 }
 
 impl Version {
+    /// Of these layers.
+    pub fn new(
+        active: Arc<Memtable>,
+        frozen: Vec<Arc<Frozen>>,
+        levels: Levels,
+        timeline: Arc<Timeline>,
+    ) -> Self {
+        let head = timeline.head();
+        let ids = timeline.forks().list.iter().map(|f| f.meta.id);
+        let forks = ids.filter_map(|id| Some((id, timeline.view_of(id)?)));
+        Self {
+            active,
+            frozen,
+            levels,
+            head,
+            forks: Arc::new(forks.collect()),
+            timeline,
+        }
+    }
+
+    /// The same layers with another timeline.
+    pub fn with_timeline(&self, timeline: Arc<Timeline>) -> Self {
+        let (frozen, levels) = (self.frozen.clone(), self.levels.clone());
+        Self::new(Arc::clone(&self.active), frozen, levels, timeline)
+    }
+
+    /// Other layers with the same timeline.
+    pub fn with_layers(
+        &self,
+        active: Arc<Memtable>,
+        frozen: Vec<Arc<Frozen>>,
+        levels: Levels,
+    ) -> Self {
+        Self {
+            active,
+            frozen,
+            levels,
+            timeline: Arc::clone(&self.timeline),
+            head: self.head.clone(),
+            forks: Arc::clone(&self.forks),
+        }
+    }
+
     /// The memtables, newest first, those of lines that were left among them.
     pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.frozen.iter().map(|f| &f.memtable))
@@ -252,6 +302,8 @@ pub(crate) struct Core {
     pub inodes: AtomicI64,
     /// Sum of the sizes of all files.
     pub bytes: Sum,
+    /// The same of each branch.
+    forks: RwLock<BTreeMap<Branch, Arc<Tally>>>,
     failed: OnceLock<Arc<str>>,
     /// Whether the volume is still this host's.
     pub fence: Arc<Fence>,
@@ -280,6 +332,8 @@ pub(crate) struct Core {
     room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
     /// How many look at each snapshot.
     viewed: Mutex<BTreeMap<u64, usize>>,
+    /// How many have each branch open.
+    tenures: Mutex<BTreeMap<Branch, usize>>,
 }
 
 /// What a store starts with.
@@ -304,6 +358,8 @@ pub(crate) struct Start {
     pub ids: Arc<Ids>,
     pub inodes: i64,
     pub bytes: u128,
+    /// Inodes and bytes of each branch.
+    pub forks: BTreeMap<Branch, (u64, u128)>,
     pub read_only: Option<Arc<str>>,
     pub fence: Arc<Fence>,
     pub healer: Option<Arc<Healer>>,
@@ -350,6 +406,7 @@ impl Core {
             ids: start.ids,
             inodes: AtomicI64::new(start.inodes),
             bytes: Sum::new(start.bytes),
+            forks: RwLock::new(forks::tallies(start.forks)),
             failed: OnceLock::new(),
             fence: start.fence,
             healer: start.healer,
@@ -369,6 +426,7 @@ impl Core {
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),
             viewed: Mutex::default(),
+            tenures: Mutex::default(),
         }
     }
 
@@ -459,10 +517,10 @@ impl Core {
         self.failed.get().cloned()
     }
 
-    /// Reserves room for `bytes` of data, which let files grow by `growth`, so that running out
-    /// of space is told here and not at a later sync.
-    pub fn reserve(&self, bytes: u64, growth: u64) -> Result<()> {
-        let used = self.bytes.saturated();
+    /// Reserves room for `bytes` of data, which let files of a branch grow by `growth`, so that
+    /// running out of space is told here and not at a later sync.
+    pub fn reserve(&self, branch: Branch, bytes: u64, growth: u64) -> Result<()> {
+        let used = self.bytes_of(branch);
         if let Some(limit) = self.tuning.limit
             && growth > 0
             && used.saturating_add(growth) > limit
@@ -503,10 +561,10 @@ impl Core {
 
     /// Space of the volume: what it holds, and what the host and the limit leave it. What others
     /// have on the same host is no part of it.
-    pub fn space(&self) -> Result<VolumeSpace> {
+    pub fn space(&self, branch: Branch) -> Result<VolumeSpace> {
         let host = self.disk.space()?;
-        let used = self.bytes.saturated();
-        let inodes = self.inodes.load(Ordering::Relaxed).max(0) as u64;
+        let used = self.bytes_of(branch);
+        let inodes = self.inodes_of(branch);
         let left = self
             .tuning
             .limit
@@ -519,20 +577,22 @@ impl Core {
         })
     }
 
-    /// The inodes that wait to be reaped or trimmed.
-    pub fn orphans(&self) -> Result<Vec<Ino>> {
+    /// The inodes that wait to be reaped or trimmed in what a reader looks at.
+    pub fn orphans_at(&self, at: &At) -> Result<Vec<Ino>> {
         let from = Key::orphan(Branch::HEAD, Ino(0));
         let to = Key::orphan(Branch::HEAD, Ino(u64::MAX));
         let version = self.version.load_full();
         let mut alive = std::collections::BTreeMap::new();
-        for record in version.levels.range(&from, &to, &version.head) {
+        let sight = version.at(version.view_at(at)?);
+        for record in version.levels.range(&from, &to, sight.view()) {
             let record = record?;
             alive.insert(record.key.ino(), record.value.is_some());
         }
-        let oldest_first = version.frozen.iter().rev().map(|f| &f.memtable);
-        let memtables = oldest_first.chain(std::iter::once(&version.active));
-        for memtable in memtables.filter(|m| version.head.sees(m.epoch)) {
-            let records = memtable.sorted(Tag::Orphan, |slot| matches!(slot, Slot::Put { .. }));
+        let mut oldest_first: Vec<_> = sight.memtables().collect();
+        oldest_first.reverse();
+        for (memtable, branch) in oldest_first {
+            let is_put = |slot: &Slot| matches!(slot, Slot::Put { .. });
+            let records = memtable.sorted(branch, Tag::Orphan, is_put);
             alive.extend(records.into_iter().map(|(key, put)| (key.ino(), put)));
         }
         Ok(alive
@@ -556,28 +616,28 @@ impl Core {
                 let split = memtable.patch(key, fragment, BatchSeq(u64::MAX));
                 debug_assert!(split.is_empty());
             }
-            Mutation::Count { counter, delta } => match counter {
-                Counter::Inodes => {
-                    counters.inodes = counters.inodes.saturating_add_signed(delta);
-                }
-                Counter::Bytes => {
-                    counters.bytes = counters.bytes.saturating_add_signed(delta.into());
-                }
-                Counter::NextIno => {
-                    counters.next_ino = Ino(counters.next_ino.0.saturating_add_signed(delta));
-                }
-            },
+            Mutation::Count {
+                branch,
+                counter,
+                delta,
+            } => counters.add(branch, counter, delta),
+            Mutation::Begin { branch, epoch } if branch != Branch::HEAD => {
+                memtable.begin(branch, epoch);
+            }
             // Those of the snapshots come at the end of their batch.
             Mutation::Who { .. }
             | Mutation::Take(_)
             | Mutation::Drop { .. }
-            | Mutation::Back { .. } => {}
+            | Mutation::Back { .. }
+            | Mutation::Fork(_)
+            | Mutation::Prune { .. }
+            | Mutation::Begin { .. } => {}
         }
     }
 
-    /// The memtable that follows epoch `epoch`.
-    pub fn next_memtable(epoch: Epoch) -> Arc<Memtable> {
-        Arc::new(Memtable::new(epoch.next()))
+    /// The memtable that follows another one.
+    pub fn next_memtable(memtable: &Memtable) -> Arc<Memtable> {
+        Arc::new(Memtable::new(memtable.last_epoch().next()))
     }
 }
 

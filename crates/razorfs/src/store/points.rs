@@ -1,9 +1,13 @@
-//! Snapshots: taking one, giving one up, going back to one. Each is one operation of the journal,
-//! and durable when the call returns.
+//! Snapshots and branches: making one, giving one up, going back to one. Each is one operation of
+//! the journal, and durable when the call returns.
 //!
 //! A snapshot is the end of an epoch. Taking one freezes the memtable, as a checkpoint does; its
 //! operation ends the last batch of that epoch, so that a replay freezes at the same place. What is
 //! in a batch beside such an operation comes before it, wherever it stands.
+//!
+//! Where there are branches, each of these operations ends the epochs of all of them, unless nobody
+//! has written anything in these, and says which one the head has next: a replay has several epochs
+//! in one memtable, and could not tell otherwise whose have come to their end.
 //!
 //! Going back is a change of what the present shows of the layers, and nothing is moved. Its
 //! operation is durable before anybody sees the change: nothing can be done in the new state, and
@@ -11,7 +15,7 @@
 
 use std::sync::Arc;
 
-use razorfs_format::manifest::SnapshotMeta;
+use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::op::{Mutation, OpType};
 use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{Branch, Epoch};
@@ -20,7 +24,6 @@ use super::batch::OpenBatch;
 use super::tx::OVERHEAD;
 use super::{Core, CountersAt, Journal, Version, Waiter};
 use crate::marks::{self, Mark};
-use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// How often room is made in the journal for one of these operations.
@@ -35,6 +38,14 @@ enum Change<'a> {
         /// Name of the snapshot that is taken before.
         safety: &'a [u8],
     },
+    /// A branch of that name begins.
+    Fork {
+        name: &'a [u8],
+        /// The snapshot that it goes on from, or the present.
+        from: Option<&'a [u8]>,
+    },
+    /// The branch ends.
+    Prune,
 }
 
 /// What becomes of the volume.
@@ -44,41 +55,80 @@ struct Planned {
     timeline: Timeline,
     /// The active memtable is frozen.
     freezes: bool,
-    /// The counters, unless they stay.
+    /// The counters of the branch, unless they stay.
     counters: Option<(u64, u128)>,
     /// The snapshot that it is about.
     snapshot: SnapshotMeta,
+    /// The branch that begins.
+    forked: Option<ForkMeta>,
+}
+
+impl Planned {
+    /// What is done to the snapshots by these operations.
+    fn new(mutations: &[Mutation], timeline: Timeline, snapshot: SnapshotMeta) -> Self {
+        let mut encoded = Vec::new();
+        for mutation in mutations {
+            mutation.encode(&mut encoded);
+        }
+        Self {
+            mutations: encoded,
+            timeline,
+            freezes: false,
+            counters: None,
+            snapshot,
+            forked: None,
+        }
+    }
 }
 
 impl Core {
-    /// Takes a snapshot of the present under a name that no other has. On the disk when this
-    /// returns.
-    pub fn take_snapshot(&self, name: &[u8]) -> Result<SnapshotMeta> {
-        self.change_points(&Change::Take(name))
+    /// Takes a snapshot of the present of a branch under a name that no other has. On the disk when
+    /// this returns.
+    pub fn take_snapshot(&self, branch: Branch, name: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(branch, &Change::Take(name))
+            .map(|planned| planned.snapshot)
     }
 
     /// Gives a snapshot up; what only it holds is given back in the background. On the disk when
     /// this returns.
     pub fn drop_snapshot(&self, name: &[u8]) -> Result<SnapshotMeta> {
-        self.change_points(&Change::Drop(name))
+        self.change_points(Branch::HEAD, &Change::Drop(name))
+            .map(|planned| planned.snapshot)
     }
 
-    /// Goes back to a snapshot, after taking one of the present, which is answered. On the disk
-    /// when this returns. The caller keeps everybody out who has read what is gone then.
-    pub fn roll_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
-        self.change_points(&Change::Back { to, safety })
+    /// A branch goes back to a snapshot, after one was taken of its present, which is answered. On
+    /// the disk when this returns. The caller keeps everybody out who has read what is gone then.
+    pub fn roll_back(&self, branch: Branch, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(branch, &Change::Back { to, safety })
+            .map(|planned| planned.snapshot)
     }
 
-    fn change_points(&self, change: &Change<'_>) -> Result<SnapshotMeta> {
+    /// Makes a branch that goes on from a snapshot, or from the present of another branch, under a
+    /// name that no snapshot or branch has. On the disk when this returns.
+    pub fn fork(&self, parent: Branch, name: &[u8], from: Option<&[u8]>) -> Result<ForkMeta> {
+        let planned = self.change_points(parent, &Change::Fork { name, from })?;
+        match planned.forked {
+            Some(meta) => Ok(meta),
+            None => unreachable!("a fork makes a branch"),
+        }
+    }
+
+    /// Ends a branch, which nobody has open; what only it holds is given back in the background.
+    /// On the disk when this returns.
+    pub fn prune(&self, branch: Branch) -> Result<()> {
+        self.change_points(branch, &Change::Prune).map(drop)
+    }
+
+    fn change_points(&self, branch: Branch, change: &Change<'_>) -> Result<Planned> {
         for _ in 0..ROOM_TRIES {
             let mut journal = self.journal();
             let mut waiters = Vec::new();
-            let changed = self.change_locked(&mut journal, change, &mut waiters);
+            let changed = self.change_locked(&mut journal, branch, change, &mut waiters);
             drop(journal);
             let told = changed.as_ref().map(|_| true).map_err(Clone::clone);
             super::commit::answer(waiters, &told);
             match changed? {
-                Some(snapshot) => return Ok(snapshot),
+                Some(planned) => return Ok(planned),
                 None => {
                     marks::hit(Mark::PointWaitsForRoom);
                     self.checkpoint_for_room()?;
@@ -92,16 +142,17 @@ impl Core {
     fn change_locked(
         &self,
         journal: &mut Journal,
+        branch: Branch,
         change: &Change<'_>,
         waiters: &mut Vec<Waiter>,
-    ) -> Result<Option<SnapshotMeta>> {
+    ) -> Result<Option<Planned>> {
         self.check_writable()?;
         // The bulk first: if the host has no room for it nothing has changed yet.
         self.commit_locked(journal, false, waiters)?;
         let gate = self.gate.write();
         let version = self.version.load_full();
         let mut open = self.open.lock();
-        let planned = self.plan(change, &version, &open)?;
+        let planned = self.plan(branch, change, &version, &open)?;
         let size = planned.mutations.len() + OVERHEAD;
         if !self.limits.fits(open.journal_bytes + size) {
             return Ok(None);
@@ -112,18 +163,19 @@ impl Core {
         let mut sealed = self.seal_over(&mut open, Arc::clone(&version.active));
         waiters.append(&mut sealed.waiters);
         let (cut, lsn) = (open.seq, open.first_lsn);
-        let snapshot = planned.snapshot.clone();
         if let Some((inodes, bytes)) = planned.counters {
             // The gate stays shut until it is durable; whatever goes wrong, the journal decides.
             drop(open);
             self.write_sealed(journal, sealed, true)
                 .inspect_err(|e| self.fail(e))?;
-            self.inodes.store(inodes as i64, Ordering::Relaxed);
-            self.bytes.set(bytes);
-            self.publish_points(&version, planned, cut, lsn);
+            self.set_tally(branch, inodes, bytes);
+            self.publish_points(&version, &planned, cut, lsn);
             drop(gate);
         } else {
-            self.publish_points(&version, planned, cut, lsn);
+            if let Some(meta) = &planned.forked {
+                self.set_tally(meta.id, meta.inodes, meta.bytes);
+            }
+            self.publish_points(&version, &planned, cut, lsn);
             drop(open);
             drop(gate);
             self.write_sealed(journal, sealed, true)?;
@@ -131,104 +183,204 @@ impl Core {
         match change {
             // Space comes back once a generation knows of it.
             Change::Drop(_) => self.want_checkpoint(),
+            Change::Prune => {
+                self.forget_tally(branch);
+                self.want_checkpoint();
+            }
             _ => self.wake_maintenance(),
         }
-        Ok(Some(snapshot))
+        Ok(Some(planned))
     }
 
-    fn plan(&self, change: &Change<'_>, version: &Version, open: &OpenBatch) -> Result<Planned> {
+    fn plan(
+        &self,
+        branch: Branch,
+        change: &Change<'_>,
+        version: &Version,
+        open: &OpenBatch,
+    ) -> Result<Planned> {
         let mut timeline = Timeline::clone(&version.timeline);
-        let mut mutations = Vec::new();
         let find = |name: &[u8]| version.timeline.find(name).cloned().ok_or(Error::NotFound);
-        let (snapshot, freezes, counters) = match change {
+        let tip = tip(version, branch)?;
+        match change {
             Change::Take(name) => {
-                let now = version.active.epoch;
-                // Where nothing has changed since, the epoch before shows the same.
-                let before = version.head.newest(Epoch(now.0 - 1));
-                let before = before.filter(|epoch| epoch.0 > 0 && version.active.is_empty());
-                let taken = self.taken(version, open, name, before.unwrap_or(now))?;
-                Mutation::Take(taken.clone()).encode(&mut mutations);
+                check_free(version, name)?;
+                let taken = self.taken(branch, open, name, tip);
                 timeline.add(taken.clone());
-                (taken, before.is_none(), None)
+                let freezes = tip == version.active.epoch;
+                Ok(plan_end(
+                    version,
+                    vec![Mutation::Take(taken.clone())],
+                    timeline,
+                    taken,
+                    freezes,
+                ))
             }
             Change::Drop(name) => {
                 let dropped = find(name)?;
-                Mutation::Drop { id: dropped.id }.encode(&mut mutations);
-                timeline.give_up(dropped.id);
-                (dropped, false, None)
+                let id = dropped.id;
+                timeline.give_up(id);
+                let mutations = vec![Mutation::Drop { id }];
+                Ok(Planned::new(&mutations, timeline, dropped))
             }
             Change::Back { to, safety } => {
                 let to = find(to)?;
-                let end = version.active.epoch;
-                let taken = self.taken(version, open, safety, end)?;
-                let (id, inodes, bytes) = (to.id, to.inodes, to.bytes);
-                Mutation::Take(taken.clone()).encode(&mut mutations);
-                Mutation::Back { id, end }.encode(&mut mutations);
+                check_free(version, safety)?;
+                let end = match branch {
+                    // Also where nothing was written: the head has this epoch.
+                    Branch::HEAD => version.active.epoch,
+                    _ => tip,
+                };
+                let taken = self.taken(branch, open, safety, end);
                 timeline.add(taken.clone());
-                if !timeline.roll_back(to.epoch, end) {
+                if !timeline.roll_back(branch, to.epoch, end) {
                     return Err(Error::Invalid(
                         "the snapshot is not on the way to the present",
                     ));
                 }
-                (taken, true, Some((inodes, bytes)))
+                let take = Mutation::Take(taken.clone());
+                let id = to.id;
+                let mutations = vec![take, Mutation::Back { branch, id, end }];
+                let freezes = branch == Branch::HEAD;
+                let mut planned = plan_end(version, mutations, timeline, taken, freezes);
+                planned.counters = Some((to.inodes, to.bytes));
+                Ok(planned)
             }
+            Change::Fork { name, from } => {
+                check_free(version, name)?;
+                let from = from.map(find).transpose()?;
+                let parent = (branch, tip);
+                self.plan_fork(version, parent, name, from, timeline, open)
+            }
+            Change::Prune => {
+                let mut taken = self.taken(branch, open, b"", tip);
+                taken.gone = true;
+                timeline.add(taken.clone());
+                timeline.prune(branch);
+                let take = Mutation::Take(taken.clone());
+                let mutations = vec![take, Mutation::Prune { branch }];
+                Ok(plan_end(version, mutations, timeline, taken, false))
+            }
+        }
+    }
+
+    /// A branch that goes on from a snapshot, or from the tip of its parent.
+    fn plan_fork(
+        &self,
+        version: &Version,
+        (parent, tip): (Branch, Epoch),
+        name: &[u8],
+        from: Option<SnapshotMeta>,
+        mut timeline: Timeline,
+        open: &OpenBatch,
+    ) -> Result<Planned> {
+        let freezes = from.is_none() && tip == version.active.epoch;
+        // It stays as long as something goes on from it, and nobody sees it.
+        let mut point = self.taken(parent, open, b"", tip);
+        point.gone = true;
+        if let Some(from) = from {
+            (point.epoch, point.branch) = (from.epoch, from.branch);
+            (point.inodes, point.bytes) = (from.inodes, from.bytes);
+        }
+        let meta = ForkMeta {
+            id: timeline.forks().next,
+            parent: point.branch,
+            epoch: point.epoch,
+            time: point.time,
+            inodes: point.inodes,
+            bytes: point.bytes,
+            name: name.into(),
         };
-        Ok(Planned {
-            mutations,
-            timeline,
-            freezes,
-            counters,
-            snapshot,
-        })
+        timeline.add(point.clone());
+        if !timeline.fork(meta.clone()) {
+            return Err(Error::Invalid("the volume takes no more branches"));
+        }
+        let mutations = vec![Mutation::Take(point.clone()), Mutation::Fork(meta.clone())];
+        let mut planned = plan_end(version, mutations, timeline, point, freezes);
+        planned.forked = Some(meta);
+        Ok(planned)
     }
 
     /// The snapshot that is taken of the present.
-    fn taken(
-        &self,
-        version: &Version,
-        open: &OpenBatch,
-        name: &[u8],
-        epoch: Epoch,
-    ) -> Result<SnapshotMeta> {
-        if version.timeline.find(name).is_some() {
-            return Err(Error::Exists);
-        }
-        Ok(SnapshotMeta {
+    fn taken(&self, branch: Branch, open: &OpenBatch, name: &[u8], epoch: Epoch) -> SnapshotMeta {
+        SnapshotMeta {
             // The number of its operation, which no other has.
             id: open.first_lsn.0 + u64::from(open.n_ops),
-            branch: Branch::HEAD,
+            branch,
             epoch,
             gone: false,
             time: self.env.now(),
-            inodes: self.inodes.load(Ordering::Relaxed).max(0) as u64,
-            bytes: self.bytes.get(),
+            inodes: self.inodes_of(branch),
+            bytes: self.sizes_of(branch),
             name: name.into(),
-        })
+        }
     }
 
     /// Everybody sees it from now on. The caller has the gate for itself.
     fn publish_points(
         &self,
         version: &Version,
-        planned: Planned,
+        planned: &Planned,
         cut: razorfs_format::BatchSeq,
         lsn: razorfs_format::Lsn,
     ) {
-        let timeline = Arc::new(planned.timeline);
+        let timeline = Arc::new(planned.timeline.clone());
         if planned.freezes {
             let counters = self.counters_at(lsn);
             self.push_frozen(version, cut, counters, timeline);
             self.begin_cut();
             return;
         }
-        let head = timeline.head();
-        self.version.store(Arc::new(Version {
-            active: Arc::clone(&version.active),
-            frozen: version.frozen.clone(),
-            levels: version.levels.clone(),
-            timeline,
-            head,
-        }));
+        self.version
+            .store(Arc::new(version.with_timeline(timeline)));
+    }
+}
+
+/// The newest epoch of what a branch shows now.
+fn tip(version: &Version, branch: Branch) -> Result<Epoch> {
+    let active = &version.active;
+    if branch != Branch::HEAD {
+        return version.timeline.newest_of(branch).ok_or(Error::BranchGone);
+    }
+    // Where nothing has changed since, the epoch before shows the same.
+    let is_idle = active.is_empty() && !active.has_forks();
+    let before = Epoch(active.epoch.0.saturating_sub(1));
+    let before = version.head.newest(before);
+    let before = before.filter(|epoch| is_idle && epoch.0 > 0);
+    Ok(before.unwrap_or(active.epoch))
+}
+
+/// The plan of an operation that ends epochs: that of the head if it `freezes`, and where there are
+/// branches, all that are in use.
+fn plan_end(
+    version: &Version,
+    mut mutations: Vec<Mutation>,
+    timeline: Timeline,
+    snapshot: SnapshotMeta,
+    freezes: bool,
+) -> Planned {
+    let active = &version.active;
+    let mut freezes = freezes;
+    if !timeline.forks().is_trivial() {
+        freezes |= !active.is_empty() || active.has_forks();
+        let epoch = match freezes {
+            true => active.last_epoch().next(),
+            false => active.epoch,
+        };
+        let branch = Branch::HEAD;
+        mutations.insert(0, Mutation::Begin { branch, epoch });
+    }
+    let mut planned = Planned::new(&mutations, timeline, snapshot);
+    planned.freezes = freezes;
+    planned
+}
+
+/// Fails if a snapshot or a branch has the name.
+fn check_free(version: &Version, name: &[u8]) -> Result<()> {
+    let timeline = &version.timeline;
+    match timeline.find(name).is_some() || timeline.find_fork(name).is_some() {
+        true => Err(Error::Exists),
+        false => Ok(()),
     }
 }
 
@@ -277,7 +429,15 @@ impl Core {
 pub(crate) enum Point {
     Take(SnapshotMeta),
     Drop(u64),
-    Back { id: u64, end: Epoch },
+    Back {
+        branch: Branch,
+        id: u64,
+        end: Epoch,
+    },
+    Fork(ForkMeta),
+    Prune(Branch),
+    /// The head writes in this epoch or a later one, and whatever is before is older.
+    Next(Epoch),
 }
 
 impl Point {
@@ -286,7 +446,17 @@ impl Point {
         Some(match mutation {
             Mutation::Take(snapshot) => Self::Take(snapshot.clone()),
             Mutation::Drop { id } => Self::Drop(*id),
-            Mutation::Back { id, end } => Self::Back { id: *id, end: *end },
+            Mutation::Back { branch, id, end } => Self::Back {
+                branch: *branch,
+                id: *id,
+                end: *end,
+            },
+            Mutation::Fork(meta) => Self::Fork(meta.clone()),
+            Mutation::Prune { branch } => Self::Prune(*branch),
+            Mutation::Begin {
+                branch: Branch::HEAD,
+                epoch,
+            } => Self::Next(*epoch),
             _ => return None,
         })
     }
@@ -308,14 +478,29 @@ impl Point {
                 // It may have been released since.
                 timeline.give_up(id);
             }
-            Self::Back { id, end } => {
+            Self::Back { branch, id, end } => {
                 let to = timeline.snapshots().iter().find(|s| s.id == id).cloned();
                 let to = to.ok_or("a rollback to a snapshot that is not there")?;
-                if !timeline.roll_back(to.epoch, end) {
+                if !timeline.roll_back(branch, to.epoch, end) {
                     return Err("a rollback to what is not before it");
                 }
-                (counters.inodes, counters.bytes) = (to.inodes, to.bytes);
+                counters.set(branch, to.inodes, to.bytes);
             }
+            Self::Fork(meta) => {
+                let (id, inodes, bytes) = (meta.id, meta.inodes, meta.bytes);
+                if !timeline.fork(meta) {
+                    return Err("a branch that goes on from nothing, or that is there already");
+                }
+                counters.set(id, inodes, bytes);
+            }
+            Self::Prune(branch) => {
+                if !timeline.prune(branch) {
+                    return Err("the end of a branch that is not there");
+                }
+                counters.forks.remove(&branch);
+            }
+            // The memtable's matter.
+            Self::Next(_) => {}
         }
         Ok(())
     }

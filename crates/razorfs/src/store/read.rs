@@ -31,8 +31,8 @@ const CHUNK: usize = if cfg!(test) { 3 } else { 256 };
 /// What a reader looks at.
 #[derive(Clone, Debug)]
 pub(crate) enum At {
-    /// The present.
-    Head,
+    /// The present of a branch.
+    Tip(Branch),
     /// A snapshot.
     Snapshot(View),
 }
@@ -48,6 +48,15 @@ impl Version {
     /// The present.
     pub fn head(&self) -> Sight<'_> {
         self.at(&self.head)
+    }
+
+    /// What a reader looks at; fails if the branch is gone.
+    pub(super) fn view_at<'a>(&'a self, at: &'a At) -> Result<&'a View> {
+        match at {
+            At::Tip(Branch::HEAD) => Ok(&self.head),
+            At::Tip(branch) => self.forks.get(branch).ok_or(Error::NotFound),
+            At::Snapshot(view) => Ok(view),
+        }
     }
 
     /// What a view shows.
@@ -67,11 +76,7 @@ impl Core {
     ) -> Result<R> {
         let mut version = self.version.load();
         loop {
-            let sight = match at {
-                At::Head => version.head(),
-                At::Snapshot(view) => version.at(view),
-            };
-            match read(sight) {
+            match read(version.at(version.view_at(at)?)) {
                 Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
                     let newer = self.version.load();
                     if Arc::ptr_eq(&newer, &version) {
@@ -167,15 +172,21 @@ impl Core {
 }
 
 impl<'a> Sight<'a> {
-    /// The memtables that are seen, newest first.
-    fn memtables(self) -> impl Iterator<Item = &'a Arc<Memtable>> {
+    /// The memtables that are seen, newest first, and which branch's records of each.
+    pub(super) fn memtables(self) -> impl Iterator<Item = (&'a Arc<Memtable>, Branch)> {
         let (version, view) = (self.version, self.view);
-        version.memtables().filter(|m| view.sees(m.epoch))
+        let shown = move |m: &'a Arc<Memtable>| Some((m, m.shown_by(view)?));
+        version.memtables().filter_map(shown)
+    }
+
+    /// Its view.
+    pub(super) fn view(self) -> &'a View {
+        self.view
     }
 
     fn get(self, key: &Key) -> Result<Option<Bytes>> {
-        for memtable in self.memtables() {
-            if let Some(found) = memtable.get(key) {
+        for (memtable, branch) in self.memtables() {
+            if let Some(found) = memtable.get(&key.on(branch)) {
                 return Ok(found);
             }
         }
@@ -238,10 +249,14 @@ impl<'a> Sight<'a> {
     /// A chunk of each memtable's records, newest memtable first, cut where the shortest full
     /// chunk ends; that key is answered too.
     fn memtable_chunks(self, from: &Key, to: &Key) -> (Vec<Layer>, Option<Key>) {
-        let mut chunks: Vec<_> = self
-            .memtables()
-            .map(|memtable| memtable.range(from, to, CHUNK))
-            .collect();
+        let chunk = |(memtable, branch): (&Arc<Memtable>, Branch)| {
+            let mut chunk = memtable.range(&from.on(branch), &to.on(branch), CHUNK);
+            for (key, _) in &mut chunk {
+                *key = key.on(Branch::HEAD);
+            }
+            chunk
+        };
+        let mut chunks: Vec<_> = self.memtables().map(chunk).collect();
         let full = chunks.iter().filter(|c| c.len() == CHUNK);
         let horizon = full.filter_map(|c| c.last().map(|(key, _)| *key)).min();
         if let Some(last) = horizon {
@@ -274,8 +289,8 @@ impl<'a> Sight<'a> {
     /// What lies over a block, newest first, the segments' extent included.
     pub(super) fn pieces(self, key: &Key) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
-        for memtable in self.memtables() {
-            if !memtable.pieces(key, &mut pieces) {
+        for (memtable, branch) in self.memtables() {
+            if !memtable.pieces(&key.on(branch), &mut pieces) {
                 return Ok(pieces);
             }
         }
@@ -288,8 +303,8 @@ impl<'a> Sight<'a> {
     /// Whether memtables show something else in all of these ranges of a block.
     pub fn covers(self, key: &Key, ranges: &[Range<u32>]) -> bool {
         let mut pieces = Vec::new();
-        for memtable in self.memtables() {
-            if !memtable.pieces(key, &mut pieces) {
+        for (memtable, branch) in self.memtables() {
+            if !memtable.pieces(&key.on(branch), &mut pieces) {
                 return true;
             }
         }
@@ -468,10 +483,10 @@ impl Core {
         let head = version.head();
         let mut keys = BTreeSet::new();
         for tag in razorfs_format::key::Tag::ALL {
-            for memtable in head.memtables() {
+            for (memtable, branch) in head.memtables() {
                 keys.extend(
                     memtable
-                        .sorted(tag, |_| ())
+                        .sorted(branch, tag, |_| ())
                         .into_iter()
                         .map(|(key, ())| key),
                 );

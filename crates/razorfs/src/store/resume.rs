@@ -7,12 +7,11 @@
 use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use razorfs_format::BatchSeq;
 use razorfs_format::key::Tag;
 use razorfs_format::op::{Mutation, OpType};
 use razorfs_format::record::{FragmentKind, PackRef};
 use razorfs_format::wire::Take;
-use razorfs_format::{Ino, Place, layout::FileName};
+use razorfs_format::{BatchSeq, Branch, Ino, Place, layout::FileName};
 
 use super::batch::OpenBatch;
 use super::tx::Step;
@@ -36,7 +35,7 @@ impl Encoded {
             if step.is_beside() {
                 cuts.push(mutations.len());
             } else {
-                step.encode(&mut mutations);
+                step.encode(tx.branch, &mut mutations);
             }
         }
         Self { mutations, cuts }
@@ -56,7 +55,7 @@ impl Encoded {
         for (step, cut) in beside.zip(&self.cuts) {
             run(*cut, each);
             match step {
-                Step::Touch(ino, value) => each(Part::Touch(*ino, value)),
+                Step::Touch(ino, value) => each(Part::Touch(tx.branch, *ino, value)),
                 Step::Write { key, off, bytes } => each(Part::Write {
                     key: *key,
                     off: *off,
@@ -126,21 +125,40 @@ fn tx_of(record: Record) -> Result<Tx<'static>> {
     let mut tx = Tx::new(ty.ok_or(Error::Invalid("the memory for redo has no such operation"))?);
     for part in record.parts {
         match part {
-            OwnedPart::Touch(ino, value) => tx.steps.push(Step::Touch(ino, value.into())),
-            OwnedPart::Write { key, off, bytes } => tx.steps.push(Step::Write {
-                key,
-                off,
-                bytes: bytes.into(),
-            }),
+            OwnedPart::Touch(branch, ino, value) => {
+                tx.branch = branch;
+                tx.steps.push(Step::Touch(ino, value.into()));
+            }
+            OwnedPart::Write { key, off, bytes } => {
+                tx.branch = key.branch();
+                tx.steps.push(Step::Write {
+                    key,
+                    off,
+                    bytes: bytes.into(),
+                });
+            }
             OwnedPart::Mutations(bytes) => {
                 let mut take = Take::new(&bytes, place, "transaction in the memory for redo");
                 while !take.is_empty() {
-                    tx.steps.extend(step_of(Mutation::decode(&mut take)?));
+                    let mutation = Mutation::decode(&mut take)?;
+                    tx.branch = branch_of(&mutation).unwrap_or(tx.branch);
+                    tx.steps.extend(step_of(mutation));
                 }
             }
         }
     }
     Ok(tx)
+}
+
+/// The branch that a mutation of a transaction changes: all of them change the same.
+fn branch_of(mutation: &Mutation) -> Option<Branch> {
+    match mutation {
+        Mutation::Put { key, .. } | Mutation::Del { key } | Mutation::Patch { key, .. } => {
+            Some(key.branch())
+        }
+        Mutation::Count { branch, .. } => Some(*branch),
+        _ => None,
+    }
 }
 
 fn step_of(mutation: Mutation) -> Option<Step<'static>> {
@@ -152,12 +170,16 @@ fn step_of(mutation: Mutation) -> Option<Step<'static>> {
         },
         Mutation::Del { key } => Step::Del(key),
         Mutation::Patch { key, fragment } => Step::Patch(key, fragment),
-        Mutation::Count { counter, delta } => Step::Count(counter, delta),
+        Mutation::Count { counter, delta, .. } => Step::Count(counter, delta),
         // Those of snapshots are not done again: they are durable before anybody is told of them.
         Mutation::Who { .. }
         | Mutation::Take(_)
         | Mutation::Drop { .. }
-        | Mutation::Back { .. } => return None,
+        | Mutation::Back { .. }
+        | Mutation::Fork(_)
+        | Mutation::Prune { .. }
+        // A branch gets another epoch when it is written to again.
+        | Mutation::Begin { .. } => return None,
     })
 }
 

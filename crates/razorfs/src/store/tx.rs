@@ -37,7 +37,7 @@ impl Step<'_> {
     }
 
     /// Appends the mutation, of what is journaled among the operations.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, branch: Branch, out: &mut Vec<u8>) {
         match self {
             Self::Put { key, value, new } => encode_put(key, value, *new, out),
             Self::Del(key) => Mutation::Del { key: *key }.encode(out),
@@ -50,6 +50,7 @@ impl Step<'_> {
             }
             Self::Count(counter, delta) => {
                 Mutation::Count {
+                    branch,
                     counter: *counter,
                     delta: *delta,
                 }
@@ -64,7 +65,8 @@ impl Step<'_> {
 pub(crate) struct Tx<'a> {
     pub(super) ty: OpType,
     pub(super) steps: Vec<Step<'a>>,
-    branch: Branch,
+    /// The branch that it changes: all keys are of it.
+    pub(super) branch: Branch,
 }
 
 /// Stands for a committed transaction until it is durable.
@@ -87,6 +89,24 @@ impl<'a> Tx<'a> {
             steps: Vec::with_capacity(8),
             branch: Branch::HEAD,
         }
+    }
+
+    /// The same in a branch, of one that was made for the head.
+    pub fn on(mut self, branch: Branch) -> Self {
+        if branch == self.branch {
+            return self;
+        }
+        self.branch = branch;
+        for step in &mut self.steps {
+            match step {
+                Step::Put { key, .. }
+                | Step::Del(key)
+                | Step::Patch(key, _)
+                | Step::Write { key, .. } => *key = key.on(branch),
+                Step::Count(..) | Step::Touch(..) => {}
+            }
+        }
+        self
     }
 
     /// Writes a record that may exist.
@@ -182,7 +202,12 @@ impl<'a> Tx<'a> {
             Step::Write { bytes, .. } if bytes.len() <= inline => bytes.len() + OVERHEAD,
             Step::Write { .. } => OVERHEAD,
         };
-        self.steps.iter().map(size).sum()
+        // A branch may have to get an epoch first.
+        let begin = match self.branch {
+            Branch::HEAD => 0,
+            _ => OVERHEAD,
+        };
+        self.steps.iter().map(size).sum::<usize>() + begin
     }
 
     /// Whether it makes something that stays: what a full host refuses, unlike what removes or

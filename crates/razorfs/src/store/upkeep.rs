@@ -132,7 +132,7 @@ impl Core {
         let was = self.bytes_at_cut.load(Ordering::Relaxed);
         let might = placed.saturating_add(was);
         let stored = self.stored.load(Ordering::Relaxed);
-        let gone = might.saturating_sub(self.bytes.saturated());
+        let gone = might.saturating_sub(self.bytes_in_all());
         gone.min(placed.saturating_add(stored))
     }
 

@@ -1,6 +1,10 @@
 //! The newest layer of the tree: one epoch's records in RAM, sharded by inode, so that every scan
 //! of a directory or a file stays in one shard.
 //!
+//! What branches write is in the same memtable, under keys of the branch: each of them that writes
+//! has an epoch of its own, newer than that of the head. So all of them are frozen and flushed at
+//! once, with one cut of the journal.
+//!
 //! One version of each record is kept. A record that did not exist when the epoch wrote it for the
 //! first time is *fresh*: deleting it again removes it without a tombstone, so that temporary
 //! files cost journal bytes only.
@@ -12,7 +16,8 @@ use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::record::Fragment;
-use razorfs_format::{BatchSeq, Epoch, Ino};
+use razorfs_format::timeline::View;
+use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
 
 use super::Bytes;
 use super::piece::{Block, Piece, RamPiece};
@@ -40,8 +45,10 @@ type Shard = RwLock<BTreeMap<Key, Slot>>;
 
 /// One epoch's records.
 pub(crate) struct Memtable {
-    /// The epoch.
+    /// The epoch of what the head writes.
     pub epoch: Epoch,
+    /// The epochs of the branches that write, in the order in which they got them.
+    forks: RwLock<Vec<(Branch, Epoch)>>,
     shards: Box<[Shard]>,
     bytes: AtomicUsize,
 }
@@ -55,6 +62,7 @@ impl Memtable {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         Self {
             epoch,
+            forks: RwLock::default(),
             shards,
             bytes: AtomicUsize::new(0),
         }
@@ -78,6 +86,52 @@ impl Memtable {
     /// Whether nothing was written.
     pub fn is_empty(&self) -> bool {
         self.shards.iter().all(|s| s.read().is_empty())
+    }
+
+    /// A branch writes in an epoch, which is newer than all others of the memtable.
+    pub fn begin(&self, branch: Branch, epoch: Epoch) {
+        let mut forks = self.forks.write();
+        forks.retain(|(b, _)| *b != branch);
+        forks.push((branch, epoch));
+    }
+
+    /// The epoch of what a branch writes, if it has one.
+    pub fn epoch_of(&self, branch: Branch) -> Option<Epoch> {
+        if branch == Branch::HEAD {
+            return Some(self.epoch);
+        }
+        let forks = self.forks.read();
+        let found = forks.iter().find(|(b, _)| *b == branch);
+        found.map(|(_, epoch)| *epoch)
+    }
+
+    /// Whether a branch has an epoch.
+    pub fn has_forks(&self) -> bool {
+        !self.forks.read().is_empty()
+    }
+
+    /// The branches that may have written, with their epochs; the head is the first.
+    pub fn writers(&self) -> Vec<(Branch, Epoch)> {
+        let mut all = vec![(Branch::HEAD, self.epoch)];
+        all.extend(self.forks.read().iter().copied());
+        all
+    }
+
+    /// The newest of its epochs.
+    pub fn last_epoch(&self) -> Epoch {
+        let forks = self.forks.read();
+        let newest = forks.iter().map(|(_, epoch)| *epoch).max();
+        newest.map_or(self.epoch, |newest| newest.max(self.epoch))
+    }
+
+    /// The branch whose records a view shows; there is one at most.
+    pub fn shown_by(&self, view: &View) -> Option<Branch> {
+        if view.sees(self.epoch) {
+            return Some(Branch::HEAD);
+        }
+        let forks = self.forks.read();
+        let seen = forks.iter().find(|(_, epoch)| view.sees(*epoch));
+        seen.map(|(branch, _)| *branch)
     }
 
     fn grew(&self, by: usize) {
@@ -237,13 +291,15 @@ impl Memtable {
         records.take(limit).collect()
     }
 
-    /// All records of a table, in the order of their keys.
-    pub fn sorted<R>(&self, tag: Tag, each: impl Fn(&Slot) -> R) -> Vec<(Key, R)> {
+    /// All records of a table that a branch has written, in the order of their keys, which are
+    /// those of the head.
+    pub fn sorted<R>(&self, branch: Branch, tag: Tag, each: impl Fn(&Slot) -> R) -> Vec<(Key, R)> {
+        let (from, to) = (Key::first_of(tag).on(branch), Key::last_of(tag).on(branch));
         let mut records = Vec::new();
         for shard in &self.shards {
             let shard = shard.read();
-            let of_tag = shard.iter().filter(|(key, _)| key.tag() == tag);
-            records.extend(of_tag.map(|(key, slot)| (*key, each(slot))));
+            let of_branch = shard.range(from..=to);
+            records.extend(of_branch.map(|(key, slot)| (key.on(Branch::HEAD), each(slot))));
         }
         records.sort_unstable_by_key(|(key, _)| *key);
         records

@@ -1,0 +1,81 @@
+//! The branches of a volume that are open: each has names, locks and pins of its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use razorfs_format::Branch;
+use razorfs_format::manifest::ForkMeta;
+
+use super::{Namespace, check_name};
+use crate::sync::Mutex;
+use crate::{Error, Result};
+
+/// All that are open, whoever has opened them.
+#[derive(Default)]
+pub(super) struct Family {
+    open: Mutex<BTreeMap<Branch, Weak<Namespace>>>,
+}
+
+impl Family {
+    /// The branch as somebody has it open, or opens it now: two of one would not know of each
+    /// other's locks.
+    fn get(
+        &self,
+        branch: Branch,
+        open: impl FnOnce() -> Result<Namespace>,
+    ) -> Result<Arc<Namespace>> {
+        let mut all = self.open.lock();
+        if let Some(there) = all.get(&branch).and_then(Weak::upgrade) {
+            return Ok(there);
+        }
+        all.retain(|_, namespace| namespace.strong_count() > 0);
+        let namespace = Arc::new(open()?);
+        all.insert(branch, Arc::downgrade(&namespace));
+        Ok(namespace)
+    }
+
+    fn all(&self) -> Vec<Arc<Namespace>> {
+        let open = self.open.lock();
+        open.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Namespace {
+    fn find_branch(&self, name: &str) -> Result<ForkMeta> {
+        let forks = self.store.forks().into_iter();
+        let mut named = forks.filter(|meta| *meta.name == *name.as_bytes());
+        named.next().ok_or(Error::NotFound)
+    }
+
+    /// One of the branches.
+    pub(crate) fn branch(&self, name: &str) -> Result<Arc<Self>> {
+        let branch = self.find_branch(name)?.id;
+        let family = || Arc::clone(&self.family);
+        let open = || Self::of(self.store.open_branch(branch)?, family());
+        self.family.get(branch, open)
+    }
+
+    /// Makes a branch of what this shows.
+    pub(crate) fn create_branch(&self, name: &str) -> Result<ForkMeta> {
+        check_name(name)?;
+        self.store.fork(name.as_bytes(), None)
+    }
+
+    /// Ends a branch that nobody has open.
+    pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
+        self.store.end_branch(self.find_branch(name)?.id)
+    }
+
+    /// One step of the reaper, here or in one of the branches that are open.
+    pub(crate) fn reap_any(&self) -> Result<bool> {
+        if self.reap_step()? {
+            return Ok(true);
+        }
+        for branch in self.family.all() {
+            if branch.reap_step()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
