@@ -12,7 +12,7 @@ use razorfs_disk::Dir;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Counters;
 use razorfs_format::timeline::{self, Timeline};
-use razorfs_format::{Epoch, Ino, PackId};
+use razorfs_format::{Branch, Epoch, Ino, PackId};
 
 use crate::roots::Roots;
 use crate::session::Session;
@@ -30,51 +30,79 @@ pub type Changes = BTreeMap<Key, Change>;
 /// What replaying the journal gives.
 pub struct Replay {
     /// What it changes, after the last snapshot in it.
-    changes: Changes,
-    /// The epoch of that, at least.
-    epoch: Epoch,
-    /// The first one that it can be of.
+    layer: Layer,
+    /// The first epoch that this can be of.
     begun: Epoch,
-    /// What it changes up to each snapshot, with the epoch of that; the oldest first.
-    cut_off: Vec<(Epoch, Changes)>,
+    /// What it changes up to each snapshot; the oldest first.
+    cut_off: Vec<Layer>,
     /// The snapshots after it.
     pub timeline: Timeline,
     /// Ends of the frames that it names, by pack.
     pub frames: BTreeMap<PackId, u64>,
     /// Inodes, bytes and the next inode number after it.
     pub counters: Counters,
+    /// Inodes and bytes of each branch after it.
+    pub forks: BTreeMap<Branch, (u64, u128)>,
+}
+
+/// What is changed between two snapshots.
+pub struct Layer {
+    /// The epoch of what the head changes, at least.
+    epoch: Epoch,
+    /// Those of the branches.
+    forks: BTreeMap<Branch, Epoch>,
+    /// By keys of the branches.
+    changes: Changes,
+}
+
+impl Layer {
+    fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            forks: BTreeMap::new(),
+            changes: Changes::new(),
+        }
+    }
+
+    /// The branch whose changes a view shows.
+    fn shown_by(&self, view: &timeline::View) -> Option<Branch> {
+        if view.sees(self.epoch) {
+            return Some(Branch::HEAD);
+        }
+        let seen = self.forks.iter().find(|(_, epoch)| view.sees(**epoch));
+        seen.map(|(branch, _)| *branch)
+    }
 }
 
 impl Replay {
     /// One that changes nothing.
     pub fn of(roots: &Roots) -> Self {
+        let forks = roots.manifest.timeline.forks().list.iter();
         Self {
-            changes: Changes::new(),
-            epoch: roots.manifest.counters.epoch.next(),
+            layer: Layer::new(roots.manifest.counters.epoch.next()),
             begun: roots.manifest.counters.epoch.next(),
             cut_off: Vec::new(),
             timeline: Timeline::clone(&roots.manifest.timeline),
             frames: BTreeMap::new(),
             counters: roots.manifest.counters,
+            forks: forks
+                .map(|f| (f.meta.id, (f.meta.inodes, f.meta.bytes)))
+                .collect(),
         }
     }
 
     /// What the part of it changes that a view shows.
     pub fn changes_in(&self, view: &timeline::View) -> Changes {
-        let active = (self.epoch, &self.changes);
-        let cut_off = self
-            .cut_off
-            .iter()
-            .map(|(epoch, changes)| (*epoch, changes));
         let mut all = Changes::new();
-        for (_, changes) in cut_off
-            .chain([active])
-            .filter(|(epoch, _)| view.sees(*epoch))
-        {
-            for (key, change) in changes {
-                match all.get_mut(key) {
+        for layer in self.cut_off.iter().chain([&self.layer]) {
+            let Some(branch) = layer.shown_by(view) else {
+                continue;
+            };
+            for (key, change) in layer.changes.iter().filter(|(k, _)| k.branch() == branch) {
+                let key = key.on(Branch::HEAD);
+                match all.get_mut(&key) {
                     Some(below) => below.then(change),
-                    None => drop(all.insert(*key, change.clone())),
+                    None => drop(all.insert(key, change.clone())),
                 }
             }
         }

@@ -258,7 +258,13 @@ impl Tree {
             Mutation::Put { key, value, new }.encode(&mut mutations);
         }
         for (counter, delta) in [(Counter::Inodes, self.inodes), (Counter::Bytes, self.bytes)] {
-            Mutation::Count { counter, delta }.encode(&mut mutations);
+            let branch = Branch::HEAD;
+            Mutation::Count {
+                branch,
+                counter,
+                delta,
+            }
+            .encode(&mut mutations);
         }
         let mut payload = Vec::new();
         encode_op(OpType::Note, &mutations, &mut payload);

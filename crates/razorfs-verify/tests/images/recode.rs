@@ -266,6 +266,9 @@ fn operations(payload: &[u8], place: Place, seen: &mut Seen) {
                 Mutation::Take(_) => "TAKE",
                 Mutation::Drop { .. } => "DROP",
                 Mutation::Back { .. } => "BACK",
+                Mutation::Fork(_) => "FORK",
+                Mutation::Prune { .. } => "PRUNE",
+                Mutation::Begin { .. } => "EPOCH",
             });
             if let Mutation::Put { key, value, .. } = mutation {
                 record(key, value, seen).unwrap();

@@ -41,6 +41,8 @@ mod snapshot;
 mod transaction;
 
 #[cfg(test)]
+mod branch_tests;
+#[cfg(test)]
 mod library_tests;
 
 use std::io;

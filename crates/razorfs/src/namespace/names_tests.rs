@@ -595,7 +595,7 @@ fn temporary_names_leave_no_record_behind() {
     v.checkpoint().unwrap();
     let all = |v: &Volume| {
         let version = v.inner.store.version.load_full();
-        let of = |tag| version.active.sorted(tag, |_| ()).len();
+        let of = |tag| version.active.sorted(Branch::HEAD, tag, |_| ()).len();
         Tag::ALL.map(|tag| if tag == Tag::Inode { 0 } else { of(tag) })
     };
     for round in 0..3 {

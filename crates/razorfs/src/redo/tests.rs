@@ -79,7 +79,8 @@ fn all_parts_come_back() {
     let data = vec![5; 40_001];
     let parts = [
         Part::Mutations(b"abc"),
-        Part::Touch(Ino(6), b"inode six"),
+        Part::Touch(Branch::HEAD, Ino(6), b"inode six"),
+        Part::Touch(Branch(9), Ino(6), b"inode six of a branch"),
         Part::Write {
             key,
             off: 17,
@@ -99,7 +100,8 @@ fn all_parts_come_back() {
         record.parts,
         [
             OwnedPart::Mutations(b"abc".to_vec()),
-            OwnedPart::Touch(Ino(6), b"inode six".to_vec()),
+            OwnedPart::Touch(Branch::HEAD, Ino(6), b"inode six".to_vec()),
+            OwnedPart::Touch(Branch(9), Ino(6), b"inode six of a branch".to_vec()),
             OwnedPart::Write { key, off, bytes },
             OwnedPart::Mutations(Vec::new()),
         ]

@@ -215,7 +215,7 @@ impl World {
         self.flush();
         let end = self.take();
         if let Some(to) = self.chosen() {
-            assert!(self.timeline.roll_back(to.epoch, end));
+            assert!(self.timeline.roll_back(Branch::HEAD, to.epoch, end));
         }
     }
 

@@ -1,0 +1,253 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+
+use crate::{CreateOptions, Error, Geometry, Options, Step, Volume};
+
+/// The main tree, or a branch.
+type Which = Option<String>;
+/// Files with their contents.
+type Tree = BTreeMap<String, Vec<u8>>;
+
+/// A volume with branches beside what it should show.
+struct World {
+    disk: SimDisk,
+    env: Arc<SimEnv>,
+    volume: Volume,
+    trees: BTreeMap<Which, Tree>,
+    snapshots: BTreeMap<String, Tree>,
+    made: u32,
+}
+
+fn options() -> Options {
+    Options {
+        geometry: Geometry::tiny(),
+        threads: false,
+        ..Options::default()
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let (disk, env) = (SimDisk::new(), Arc::new(SimEnv::new(1)));
+        let create = CreateOptions::from(&options());
+        Volume::create_on(Arc::new(disk.clone()), env.clone(), &create).unwrap();
+        let volume = Volume::open_on(Arc::new(disk.clone()), env.clone(), options()).unwrap();
+        Self {
+            disk,
+            env,
+            volume,
+            trees: BTreeMap::from([(None, Tree::new())]),
+            snapshots: BTreeMap::new(),
+            made: 0,
+        }
+    }
+
+    fn which(&self, n: usize) -> Which {
+        let all: Vec<&Which> = self.trees.keys().collect();
+        all[n % all.len()].clone()
+    }
+
+    fn open(&self, which: &Which) -> Volume {
+        match which {
+            None => self.volume.clone(),
+            Some(name) => self.volume.branch(name).unwrap(),
+        }
+    }
+
+    fn name(&mut self, what: &str) -> String {
+        self.made += 1;
+        format!("{what}{}", self.made)
+    }
+
+    fn write(&mut self, which: &Which, file: u8, bytes: Vec<u8>) {
+        let path = format!("f{file}");
+        self.open(which).root().write(&path, &bytes).unwrap();
+        self.trees.get_mut(which).unwrap().insert(path, bytes);
+    }
+
+    /// Lays bytes over a part of a file that is there.
+    fn overwrite(&mut self, which: &Which, file: u8, at: usize, bytes: &[u8]) {
+        let path = format!("f{file}");
+        let Some(old) = self.trees.get_mut(which).unwrap().get_mut(&path) else {
+            return;
+        };
+        let at = at % (old.len() + 1);
+        old.resize(old.len().max(at + bytes.len()), 0);
+        old[at..at + bytes.len()].copy_from_slice(bytes);
+        let volume = self.open(which);
+        let ino = volume.find_by_path(format!("/{path}").as_bytes()).unwrap();
+        volume.write(ino, at as u64, bytes).unwrap();
+    }
+
+    fn remove(&mut self, which: &Which, file: u8) {
+        let path = format!("f{file}");
+        let had = self.trees.get_mut(which).unwrap().remove(&path).is_some();
+        let removed = self.open(which).root().remove_file(&path);
+        assert_eq!(removed.is_ok(), had, "{removed:?}");
+    }
+
+    fn fork(&mut self, which: &Which) {
+        if self.trees.len() < 6 {
+            let name = self.name("b");
+            self.open(which).create_branch(&name).unwrap();
+            let tree = self.trees[which].clone();
+            self.trees.insert(Some(name), tree);
+        }
+    }
+
+    fn delete(&mut self, which: &Which) {
+        if let Some(name) = which {
+            let held = self.open(which);
+            assert!(matches!(
+                self.volume.delete_branch(name),
+                Err(Error::BranchInUse)
+            ));
+            drop(held);
+            self.volume.delete_branch(name).unwrap();
+            self.trees.remove(which);
+        }
+    }
+
+    fn take(&mut self, which: &Which) {
+        let name = self.name("s");
+        self.open(which).snapshot(&name).unwrap();
+        self.snapshots.insert(name, self.trees[which].clone());
+    }
+
+    fn roll_back(&mut self, which: &Which, n: usize) {
+        let Some(to) = self.snapshots.keys().nth(n % self.snapshots.len().max(1)) else {
+            return;
+        };
+        let to = to.clone();
+        let safety = self.open(which).rollback(&to).unwrap();
+        let tree = self.snapshots[&to].clone();
+        let before = self.trees.insert(which.clone(), tree).unwrap();
+        self.snapshots.insert(safety.name, before);
+    }
+
+    fn give_up(&mut self, n: usize) {
+        let name = self.snapshots.keys().nth(n % self.snapshots.len().max(1));
+        if let Some(name) = name.cloned() {
+            self.volume.delete_snapshot(&name).unwrap();
+            self.snapshots.remove(&name);
+        }
+    }
+
+    fn step(&self, n: usize) {
+        let steps = [
+            Step::Commit,
+            Step::Checkpoint,
+            Step::Compact,
+            Step::Release,
+            Step::Clean,
+        ];
+        self.volume.step(steps[n % steps.len()]).unwrap();
+        for which in self.trees.keys() {
+            while self.open(which).step(Step::Reap).unwrap() {}
+        }
+    }
+
+    /// The power fails after a sync, and the volume is opened again.
+    fn crash(&mut self) {
+        self.volume.sync().unwrap();
+        self.made += 1;
+        self.disk = self.disk.power_cut(&mut SimRng::new(self.made.into()));
+        let (disk, env) = (Arc::new(self.disk.clone()), self.env.clone());
+        self.volume = Volume::open_on(disk, env, options()).unwrap();
+    }
+
+    fn check(&self) {
+        for (which, tree) in &self.trees {
+            check_tree(&self.open(which), tree, &format!("{which:?}"));
+        }
+        for (name, tree) in &self.snapshots {
+            let shown = self.volume.at_snapshot(name).unwrap();
+            check_tree(&shown, tree, name);
+        }
+        let names: BTreeSet<String> = self.volume.branches().into_iter().map(|b| b.name).collect();
+        let expected: BTreeSet<String> = self.trees.keys().flatten().cloned().collect();
+        assert_eq!(names, expected);
+    }
+}
+
+fn check_tree(volume: &Volume, tree: &Tree, what: &str) {
+    let fs = volume.root();
+    let names: BTreeSet<String> = fs
+        .read_dir("/")
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, tree.keys().cloned().collect(), "names of {what}");
+    for (path, bytes) in tree {
+        assert_eq!(&fs.read(path).unwrap(), bytes, "{path} of {what}");
+    }
+    if let Some(branch) = volume.branch_name() {
+        let all = volume.branches();
+        let sum: usize = tree.values().map(Vec::len).sum();
+        let of = all.iter().find(|b| b.name == branch).unwrap();
+        assert_eq!(of.bytes, sum as u64, "bytes of {what}");
+        assert_eq!(of.inodes, tree.len() as u64 + 1, "inodes of {what}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Do {
+    Write(usize, u8, Vec<u8>),
+    Overwrite(usize, u8, usize, Vec<u8>),
+    Remove(usize, u8),
+    Fork(usize),
+    Delete(usize),
+    Take(usize),
+    RollBack(usize, usize),
+    GiveUp(usize),
+    Step(usize),
+    Crash,
+}
+
+fn one() -> impl Strategy<Value = Do> {
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..3000);
+    let n = || 0..20usize;
+    prop_oneof![
+        8 => (n(), 0..5u8, bytes()).prop_map(|(b, f, bytes)| Do::Write(b, f, bytes)),
+        8 => (n(), 0..5u8, 0..3000usize, bytes())
+            .prop_map(|(b, f, at, bytes)| Do::Overwrite(b, f, at, bytes)),
+        4 => (n(), 0..5u8).prop_map(|(b, f)| Do::Remove(b, f)),
+        3 => n().prop_map(Do::Fork),
+        1 => n().prop_map(Do::Delete),
+        3 => n().prop_map(Do::Take),
+        1 => (n(), n()).prop_map(|(b, s)| Do::RollBack(b, s)),
+        1 => n().prop_map(Do::GiveUp),
+        8 => n().prop_map(Do::Step),
+        2 => Just(Do::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn each_branch_shows_what_was_done_in_it(todo in proptest::collection::vec(one(), 1..120)) {
+        let mut world = World::new();
+        for what in todo {
+            match what {
+                Do::Write(b, file, bytes) => world.write(&world.which(b), file, bytes),
+                Do::Overwrite(b, file, at, bytes) => {
+                    world.overwrite(&world.which(b), file, at, &bytes);
+                }
+                Do::Remove(b, file) => world.remove(&world.which(b), file),
+                Do::Fork(b) => world.fork(&world.which(b)),
+                Do::Delete(b) => world.delete(&world.which(b)),
+                Do::Take(b) => world.take(&world.which(b)),
+                Do::RollBack(b, to) => world.roll_back(&world.which(b), to),
+                Do::GiveUp(n) => world.give_up(n),
+                Do::Step(n) => world.step(n),
+                Do::Crash => world.crash(),
+            }
+            world.check();
+        }
+        world.crash();
+        world.check();
+    }
+}
