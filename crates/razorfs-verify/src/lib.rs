@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0 | superblock, manifest, every sector of the journal, the batches to replay |
 //! | 1 | every byte of every segment, and that no file is missing or unlisted |
-//! | 2 | the name space: segments and replayed journal together |
+//! | 2 | the name space, also that of each branch: segments and replayed journal together |
 //! | 3 | every frame of every pack, every reference to one, the counts of shared frames, what snapshots hold, the account of the packs, and their parity |
 //! | 4 | that recovery shards are those of their objects; the filling of batches; names, files and references of each snapshot |
 //!
@@ -74,6 +74,13 @@ pub fn verify(disk: &dyn Disk, level: u8, progress: &mut dyn FnMut(Progress)) ->
     Ok(session.into_report())
 }
 
+/// Compares the counts of shared frames of one branch, all of whose blocks were looked at.
+fn settle(s: &mut Session<'_>, data: &mut Option<(Option<shares::Shares>, packs::Packs)>) {
+    if let Some(shares) = data.as_mut().and_then(|(shares, _)| shares.take()) {
+        shares.settle(s);
+    }
+}
+
 fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
     s.progress("superblock", 0, 1);
     let Some(roots) = roots::check(s)? else {
@@ -104,17 +111,27 @@ fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
     let mut data = (level >= 3).then(|| (Some(shares::Shares::read(s, &view)), packs));
     extents::check(s, &nodes, &view, data.as_mut());
     paths::name_findings(s, &nodes, &view);
-    if let Some((shares, packs)) = &mut data {
-        if let Some(shares) = shares.take() {
-            shares.settle(s);
+    settle(s, &mut data);
+    for fork in &replay.timeline.forks().list {
+        s.look_at(Some(("branch", &fork.meta.name)));
+        let view = view::View::branch(&roots, &replay, fork);
+        let nodes = namespace::check(s, &roots, &view);
+        if let Some((shares, _)) = &mut data {
+            *shares = Some(shares::Shares::read(s, &view));
         }
+        extents::check(s, &nodes, &view, data.as_mut());
+        paths::name_findings(s, &nodes, &view);
+        settle(s, &mut data);
+    }
+    s.look_at(None);
+    if let Some((_, packs)) = &mut data {
         if !replay.timeline.is_trivial() {
             held::check(s, &roots, &replay, packs);
         }
     }
     if level >= 4 {
         for snapshot in replay.timeline.snapshots().iter().filter(|s| !s.gone) {
-            s.look_at(Some(&String::from_utf8_lossy(&snapshot.name)));
+            s.look_at(Some(("snapshot", &snapshot.name)));
             let view = view::View::of(&roots, &replay, snapshot);
             let nodes = namespace::check(s, &roots, &view);
             extents::check(s, &nodes, &view, data.as_mut());

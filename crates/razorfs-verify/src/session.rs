@@ -62,7 +62,7 @@ pub struct Session<'a> {
     /// Findings about inodes, whose paths are looked up in the end.
     about: Vec<(usize, Ino)>,
     /// The snapshot that is being looked at.
-    snapshot: Option<String>,
+    place: Option<String>,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -83,7 +83,7 @@ impl<'a> Session<'a> {
             findings: Vec::new(),
             dropped: 0,
             about: Vec::new(),
-            snapshot: None,
+            place: None,
             progress,
         }
     }
@@ -116,8 +116,8 @@ impl<'a> Session<'a> {
             self.dropped += 1;
             return false;
         }
-        let object = match &self.snapshot {
-            Some(name) => format!("{} in snapshot {name}", object.to_string()),
+        let object = match &self.place {
+            Some(place) => format!("{} in {place}", object.to_string()),
             None => object.to_string(),
         };
         self.findings
@@ -167,10 +167,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What is found from now on is found in a snapshot, or in the present.
-    pub fn look_at(&mut self, snapshot: Option<&str>) {
+    /// What is found from now on is found in a snapshot or a branch, or in the present of the head.
+    pub fn look_at(&mut self, place: Option<(&'static str, &[u8])>) {
         self.about.clear();
-        self.snapshot = snapshot.map(|name| name.escape_default().to_string());
+        self.place = place.map(|(what, name)| {
+            let name = String::from_utf8_lossy(name);
+            format!("{what} {}", name.escape_default())
+        });
     }
 
     /// The inodes that findings are about.

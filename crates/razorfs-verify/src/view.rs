@@ -92,7 +92,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Segments and journal together, as the present or a snapshot shows them.
+/// Segments and journal together, as the head, a branch or a snapshot shows them.
 pub struct View {
     segments: Vec<SegmentMeta>,
     changes: Changes,
@@ -111,6 +111,24 @@ impl View {
             changes: replay.changes_in(&sight),
             sight,
             counters: replay.counters,
+        }
+    }
+
+    /// A branch.
+    pub fn branch(roots: &Roots, replay: &Replay, fork: &timeline::Fork) -> Self {
+        let id = fork.meta.id;
+        let head = || replay.timeline.head();
+        let sight = replay.timeline.view_of(id).unwrap_or_else(head);
+        let (inodes, bytes) = replay.forks.get(&id).copied().unwrap_or_default();
+        Self {
+            segments: roots.manifest.segments.clone(),
+            changes: replay.changes_in(&sight),
+            sight,
+            counters: Counters {
+                inodes,
+                bytes,
+                ..replay.counters
+            },
         }
     }
 

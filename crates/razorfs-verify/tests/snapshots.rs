@@ -89,6 +89,8 @@ fn assert_clean(report: &Report, what: &str) {
 }
 
 struct World {
+    /// The volume itself.
+    head: Volume,
     disk: SimDisk,
     env: SimEnv,
     volume: Volume,
@@ -96,19 +98,86 @@ struct World {
     /// What each snapshot shows.
     taken: BTreeMap<String, Shown>,
     next: u64,
+    /// The branch that is worked in, which is the volume that is open; the head has no name.
+    branch: String,
+    /// What the others show, the head among them.
+    others: BTreeMap<String, Shown>,
+    /// Branches are made.
+    forks: bool,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let (disk, env) = (SimDisk::new(), SimEnv::new(seed));
         create(&disk, &env);
+        let head = open(&disk, &env);
         Self {
-            volume: open(&disk, &env),
+            volume: head.clone(),
+            head,
             disk,
             env,
             rng: Rng(seed),
             taken: BTreeMap::new(),
             next: 0,
+            branch: String::new(),
+            others: BTreeMap::new(),
+            forks: false,
+        }
+    }
+
+    fn with_branches(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.forks = true;
+        world
+    }
+
+    fn on(&self, branch: &str) -> Volume {
+        match branch {
+            "" => self.head.clone(),
+            _ => self.head.branch(branch).unwrap(),
+        }
+    }
+
+    /// Goes to another branch, and leaves this one as it is.
+    fn switch(&mut self) {
+        let all: Vec<String> = self.others.keys().cloned().collect();
+        let Some(to) = self.pick(&all) else { return };
+        let left = std::mem::replace(&mut self.branch, to.clone());
+        self.others.insert(left, shown(&self.volume));
+        self.volume = self.on(&to);
+        assert_eq!(Some(shown(&self.volume)), self.others.remove(&to), "{to}");
+    }
+
+    fn fork(&mut self) {
+        if self.others.len() < 4 {
+            let name = format!("b{}", self.next);
+            self.next += 1;
+            let from = match self.rng.below(3) {
+                0 => self.taken.keys().next().cloned(),
+                _ => None,
+            };
+            let from = from.map(|name| (self.head.at_snapshot(&name).unwrap(), name));
+            let (parent, tree) = match from {
+                Some((at, name)) => (at, self.taken[&name].clone()),
+                None => (self.volume.clone(), shown(&self.volume)),
+            };
+            parent.create_branch(&name).unwrap();
+            self.others.insert(name, tree);
+        }
+    }
+
+    fn delete_branch(&mut self) {
+        let all = self.others.keys().filter(|name| !name.is_empty());
+        let all: Vec<String> = all.cloned().collect();
+        if let Some(name) = self.pick(&all) {
+            self.head.delete_branch(&name).unwrap();
+            self.others.remove(&name);
+        }
+    }
+
+    fn check_others(&self) {
+        for (name, expected) in &self.others {
+            assert_eq!(shown(&self.on(name)), *expected, "branch {name}");
         }
     }
 
@@ -240,12 +309,22 @@ impl World {
         let report = check(&image, 4);
         assert_clean(&report, "after a crash");
         self.disk = SimDisk::from_image(&image);
-        self.volume = open(&self.disk, &self.env);
+        self.head = open(&self.disk, &self.env);
+        self.volume = self.on(&self.branch);
         assert_eq!(shown(&self.volume), now, "after a crash");
+        self.check_others();
     }
 
     fn step(&mut self) {
         let v = self.volume.clone();
+        if self.forks {
+            match self.rng.below(30) {
+                0 => return self.fork(),
+                1 | 2 => return self.switch(),
+                3 if self.rng.below(3) == 0 => return self.delete_branch(),
+                _ => {}
+            }
+        }
         match self.rng.below(24) {
             0 | 1 => self.snapshot(),
             2 => self.roll_back(),
@@ -329,6 +408,53 @@ impl World {
             let at = self.volume.at_snapshot(name).unwrap();
             assert_eq!(shown(&at), *expected, "snapshot {name}");
         }
+        self.check_others();
+    }
+}
+
+#[test]
+fn branches_show_what_was_done_in_each_and_what_they_hold_is_accounted_for() {
+    let seeds = std::env::var("RAZORFS_SEEDS").map_or(500..525, |n| {
+        let n: u64 = n.parse().unwrap();
+        n..n + 200
+    });
+    for seed in seeds {
+        println!("seed {seed}");
+        let mut world = World::with_branches(seed);
+        for _ in 0..160 {
+            world.step();
+        }
+        world.check();
+        world.volume.checkpoint().unwrap();
+        let report = check(&image_of(&world.disk), 4);
+        assert_clean(&report, "in the end");
+        // Without snapshots and branches there is nothing left but what the head shows.
+        world.volume = world.head.clone();
+        let now = shown(&world.volume);
+        for branch in world.head.branches() {
+            world.head.delete_branch(&branch).unwrap();
+        }
+        for name in world.taken.keys() {
+            world.head.delete_snapshot(name).unwrap();
+        }
+        let v = world.head.clone();
+        v.checkpoint().unwrap();
+        while v.step(Step::Reap).unwrap() {}
+        v.checkpoint().unwrap();
+        while v.step(Step::Release).unwrap() {}
+        while v.step(Step::Compact).unwrap() {}
+        assert_eq!(shown(&v), now);
+        let image = image_of(&world.disk);
+        assert_clean(&check(&image, 4), "without branches");
+        drop(world.volume);
+        drop(v);
+        world.head.close().unwrap();
+        let volume = open(&world.disk, &world.env);
+        assert_eq!(shown(&volume), now);
+        assert!(volume.branches().is_empty() && volume.snapshots().is_empty());
+    }
+    for mark in [Mark::ForkBegan, Mark::ReleaseLine, Mark::FlushFrameHeld] {
+        assert!(count(mark) > 0, "{}", mark.text());
     }
 }
 
@@ -394,7 +520,8 @@ fn what_a_snapshot_alone_holds_comes_back_when_it_is_deleted() {
         }
         // Whoever had files open at a rollback may read them until the volume is closed.
         world.volume.close().unwrap();
-        world.volume = open(&world.disk, &world.env);
+        world.head = open(&world.disk, &world.env);
+        world.volume = world.head.clone();
         let v = world.volume.clone();
         v.checkpoint().unwrap();
         while v.step(Step::Release).unwrap() {}
