@@ -18,7 +18,8 @@
 //! | CTR OF | `13 | branch varint | counter u8 | signed varint`: CTR, of a branch other than the head |
 //! | BACK OF | `14 | branch varint | id varint | end varint`: BACK, of a branch other than the head |
 //!
-//! TAKE, DROP, BACK, FORK, PRUNE and the EPOCH of the head follow everything else in their batch, in the order in which they stand.
+//! TAKE, DROP, BACK, FORK, PRUNE and the EPOCH of the head follow everything else in their batch,
+//! in the order in which they stand.
 //!
 //! Keys are those of any table but `S` and `Z`, which follow from the extents. What is PUT, or NEW,
 //! is no extent: those are patched.

@@ -124,10 +124,8 @@ fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
         settle(s, &mut data);
     }
     s.look_at(None);
-    if let Some((_, packs)) = &mut data {
-        if !replay.timeline.is_trivial() {
-            held::check(s, &roots, &replay, packs);
-        }
+    if let Some((_, packs)) = data.as_mut().filter(|_| !replay.timeline.is_trivial()) {
+        held::check(s, &roots, &replay, packs);
     }
     if level >= 4 {
         for snapshot in replay.timeline.snapshots().iter().filter(|s| !s.gone) {

@@ -10,7 +10,8 @@ use crate::{Error, Result};
 /// Longest name of a snapshot or a branch, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Fails unless it is a name that a snapshot or a branch may have: such as commands and paths can say.
+/// Fails unless it is a name that a snapshot or a branch may have: such as commands and paths can
+/// say.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > NAME_MAX {
         return Err(Error::Invalid(

@@ -33,6 +33,7 @@ pub(crate) mod stress_tests;
 mod sum;
 mod tx;
 mod upkeep;
+mod version;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -41,7 +42,6 @@ use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::op::Mutation;
 use razorfs_format::record::Time;
-use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{BatchSeq, Branch, Generation, Ino, Lsn, VolumeId};
 
 use crate::data::{Compression, PackReader, PackWriter};
@@ -51,7 +51,6 @@ use crate::parity::Healer;
 use crate::redo::RedoMemory;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, RwLock};
-use crate::tree::Levels;
 use crate::tree::memtable::{Memtable, Slot};
 use crate::{Error, Result, VolumeSpace};
 
@@ -70,93 +69,9 @@ pub(crate) use resume::Left;
 use sum::Sum;
 pub(crate) use tx::{OVERHEAD, Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
+pub(crate) use version::{CountersAt, Frozen, Version};
 
 pub(crate) use crate::tree::Bytes;
-
-/// A frozen memtable on its way to the segments, with the state of the volume at its end.
-pub(crate) struct Frozen {
-    pub memtable: Arc<Memtable>,
-    /// The first batch that it does not hold.
-    pub cut: BatchSeq,
-    pub counters: CountersAt,
-    /// The snapshots at its end, one of that end among them.
-    pub timeline: Arc<Timeline>,
-}
-
-/// The counters of the volume between two batches.
-#[derive(Clone, Debug)]
-pub(crate) struct CountersAt {
-    pub inodes: u64,
-    pub bytes: u128,
-    pub next_ino: Ino,
-    pub lsn: Lsn,
-    /// Inodes and bytes of each branch.
-    pub forks: BTreeMap<Branch, (u64, u128)>,
-}
-
-/// What is visible: the layers of the tree, newest first.
-pub(crate) struct Version {
-    pub active: Arc<Memtable>,
-    /// Newest first.
-    pub frozen: Vec<Arc<Frozen>>,
-    pub levels: Levels,
-    /// The snapshots, and the lines that they stand on.
-    pub timeline: Arc<Timeline>,
-    /// What of the layers the present shows.
-    pub head: View,
-    /// What of them each branch shows.
-    pub forks: Arc<BTreeMap<Branch, View>>,
-}
-
-impl Version {
-    /// Of these layers.
-    pub fn new(
-        active: Arc<Memtable>,
-        frozen: Vec<Arc<Frozen>>,
-        levels: Levels,
-        timeline: Arc<Timeline>,
-    ) -> Self {
-        let head = timeline.head();
-        let ids = timeline.forks().list.iter().map(|f| f.meta.id);
-        let forks = ids.filter_map(|id| Some((id, timeline.view_of(id)?)));
-        Self {
-            active,
-            frozen,
-            levels,
-            head,
-            forks: Arc::new(forks.collect()),
-            timeline,
-        }
-    }
-
-    /// The same layers with another timeline.
-    pub fn with_timeline(&self, timeline: Arc<Timeline>) -> Self {
-        let (frozen, levels) = (self.frozen.clone(), self.levels.clone());
-        Self::new(Arc::clone(&self.active), frozen, levels, timeline)
-    }
-
-    /// Other layers with the same timeline.
-    pub fn with_layers(
-        &self,
-        active: Arc<Memtable>,
-        frozen: Vec<Arc<Frozen>>,
-        levels: Levels,
-    ) -> Self {
-        Self {
-            active,
-            frozen,
-            levels,
-            timeline: Arc::clone(&self.timeline),
-            head: self.head.clone(),
-            forks: Arc::clone(&self.forks),
-        }
-    }
-
-    /// The memtables, newest first, those of lines that were left among them.
-    pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
-        std::iter::once(&self.active).chain(self.frozen.iter().map(|f| &f.memtable))
-    }
-}
 
 /// How the store behaves; from the volume's options.
 #[derive(Clone, Copy, Debug)]
