@@ -56,6 +56,7 @@ marks! {
     CommitHeldWritten = "commit: a held batch was written",
     CommitNothingInline = "commit: data went to packs lest the batch grow too large",
     ForkBegan = "fork: a branch got an epoch of its own in a memtable",
+    MergeAgain = "merge: the target had changed meanwhile, it was merged anew",
     AdmitSealed = "admit: a full batch was written first",
     AdmitCheckpointed = "admit: the journal was full, a checkpoint came first",
     AdmitEpochPassed = "admit: the memtable of a look had been frozen",

@@ -72,6 +72,7 @@ impl Volume {
     pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
         let store = Store::open(disk, env, &options)?;
         let inner = Arc::new(Namespace::new(store)?);
+        inner.remove_leftovers()?;
         let weak = Arc::downgrade(&inner);
         inner.store.start(Box::new(move || match weak.upgrade() {
             Some(namespace) => namespace.reap_any(),

@@ -49,7 +49,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-pub use branch::Branch;
+pub use branch::{Branch, Committed, Conflict, OnConflict};
 pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;

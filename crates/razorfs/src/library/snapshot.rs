@@ -25,7 +25,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(meta: &SnapshotMeta) -> Self {
+    pub(super) fn of(meta: &SnapshotMeta) -> Self {
         Self {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
@@ -97,8 +97,7 @@ impl Volume {
     /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
     /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
-        let now = self.inner.store.env.now();
-        let safety = self.safety_name(now);
+        let safety = self.safety_name("before-rollback");
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(&taken))
     }
@@ -120,14 +119,18 @@ impl Volume {
     }
 
     /// A name that says what the snapshot is, and that none has.
-    fn safety_name(&self, now: u64) -> String {
+    pub(super) fn safety_name(&self, what: &str) -> String {
+        let now = self.inner.store.env.now();
         let taken = self.snapshots();
-        let base = format!("before-rollback-{}", utc(now / 1_000_000_000));
+        let base = format!("{what}-{}", utc(now / 1_000_000_000));
         let tries = (1u32..).map(|n| match n {
             1 => base.clone(),
             _ => format!("{base}-{n}"),
         });
-        let is_free = |name: &String| taken.iter().all(|s| s.name != *name);
+        let branches = self.branches();
+        let is_free = |name: &String| {
+            taken.iter().all(|s| s.name != *name) && branches.iter().all(|b| b.name != *name)
+        };
         let mut free = tries.filter(is_free);
         match free.next() {
             Some(name) => name,

@@ -18,6 +18,7 @@ mod diff;
 mod directory;
 mod file;
 mod locks;
+mod merge;
 mod operation;
 mod path;
 mod pins;
@@ -57,6 +58,7 @@ use razorfs_format::record::{Inode, Time};
 use std::sync::Arc;
 
 pub(crate) use create::root_inode;
+pub(crate) use merge::{Clash, Merged};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
 pub(crate) use rename::Spot;
