@@ -362,7 +362,10 @@ impl Session {
     /// What tells the kernel of changes that do not come through the mount.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
-        Notifier(self.transport.sink())
+        Notifier {
+            sink: self.transport.sink(),
+            underway: self.operations.underway(),
+        }
     }
 }
 

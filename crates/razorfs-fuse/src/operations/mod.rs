@@ -29,6 +29,7 @@ use crate::protocol::{
 };
 use crate::statistics::Statistics;
 use crate::transport::{Handler, Reply, ReplyTo, Scratch};
+use crate::underway::{Unanswered, Underway};
 use privileges::Privileges;
 
 pub use attributes::SYNC_IOCTL;
@@ -62,6 +63,7 @@ pub struct Operations {
     negotiated: OnceLock<Negotiated>,
     privileges: Privileges,
     statistics: Arc<Statistics>,
+    underway: Arc<Underway>,
     ready: Mutex<Option<Ready>>,
 }
 
@@ -80,6 +82,7 @@ impl Operations {
             negotiated: OnceLock::new(),
             privileges: Privileges::default(),
             statistics: Arc::default(),
+            underway: Arc::default(),
             ready: Mutex::new(None),
         }
     }
@@ -110,6 +113,11 @@ impl Operations {
     #[must_use]
     pub fn statistics(&self) -> Arc<Statistics> {
         self.statistics.clone()
+    }
+
+    /// The requests that are being carried out.
+    pub(crate) fn underway(&self) -> Arc<Underway> {
+        Arc::clone(&self.underway)
     }
 
     /// The mount has ended.
@@ -292,7 +300,8 @@ impl Operations {
 }
 
 impl Handler for Operations {
-    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) {
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) -> Unanswered {
+        let unanswered = self.underway.begin();
         match protocol::parse(message, self.dialect()) {
             Ok(request) => {
                 self.statistics.count_request(request.header.opcode);
@@ -315,5 +324,6 @@ impl Handler for Operations {
                 }
             }
         }
+        unanswered
     }
 }
