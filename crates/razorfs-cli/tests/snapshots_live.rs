@@ -175,3 +175,29 @@ fn a_mount_gives_up_old_snapshots_of_its_own_and_no_others() {
     assert!(!mount.log().contains("ERROR"), "{}", mount.log());
     mount.verify();
 }
+
+#[test]
+fn a_mount_takes_a_snapshot_by_itself_after_so_many_operations() {
+    let mount = Mount::with(&["-o", "autosnap=200ops"]);
+    let automatic = || {
+        let mut names = names(&mount.volume);
+        names.retain(|name| name.starts_with("auto-"));
+        names.len()
+    };
+    assert_eq!(mount.info()["options"]["autosnap"], "200ops");
+    for n in 0..20 {
+        fs::create_dir(mount.dir.join(format!("few{n}"))).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(automatic(), 0, "so few are not enough");
+    for round in 1..=2 {
+        for n in 0..250 {
+            fs::create_dir(mount.dir.join(format!("r{round}-{n}"))).unwrap();
+        }
+        wait_until("a snapshot was taken", || automatic() == round);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(automatic(), 2, "nothing has changed since");
+    mount.umount();
+    mount.verify();
+}
