@@ -264,6 +264,9 @@ fn mounted(
         leaving: Vec::new(),
         is_kept: beginning.keeper.is_some(),
     };
+    if beginning.rolls_back {
+        mounts.tell_of_newest_rollback();
+    }
     let mut autosnap = None;
     if let Some(listener) = listener {
         let desk = Arc::new(Desk::new(Arc::clone(&mounts)));

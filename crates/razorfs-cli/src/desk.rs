@@ -131,14 +131,7 @@ impl Desk {
                 mounts.snapshot_changed(name);
                 Ok(done)
             }),
-            Points::Rollback(to) => mounts.changing(|| {
-                let done = answer()?;
-                let safety = text(&done, "safety");
-                tracing::info!(to, safety, "the volume is back at a snapshot");
-                mounts.rolled_back(safety);
-                mounts.snapshot_changed(safety);
-                Ok(done)
-            }),
+            Points::Rollback(to) => mounts.changing(|| mounts.roll_back(to, answer)),
         }
     }
 }

@@ -53,12 +53,13 @@ pub struct Held {
 pub enum Message {
     /// To a daemon: mount.
     Start,
-    /// To a daemon: go on with what another one has left, who was the so-manieth that died. So
-    /// many mounts follow.
+    /// To a daemon: go on with what another one has left, who was the so-manieth that died, perhaps
+    /// in the middle of a rollback. So many mounts follow.
     Resume {
         estate: Estate,
         deaths: u64,
         mounts: usize,
+        rolls_back: bool,
     },
     /// To the keeper: what another daemon needs, and that all mounts that it was told of are served.
     Ready(Estate),
@@ -66,6 +67,8 @@ pub enum Message {
     Mount(Held),
     /// To the keeper: this mount is gone.
     Gone(u64),
+    /// To the keeper: a rollback begins, or the kernel has been told of all that it has changed.
+    RollsBack(bool),
     /// To the keeper: mounts that cannot be gone on with. It is not needed.
     Leave,
     /// To the keeper: the daemon ends as it should, with this exit code; with the reason, where it
@@ -167,13 +170,18 @@ impl Message {
                 estate,
                 deaths,
                 mounts,
-            } => {
-                let estate = estate.document();
-                json!({"say": "resume", "estate": estate, "deaths": deaths, "mounts": mounts})
-            }
+                rolls_back,
+            } => json!({
+                "say": "resume",
+                "estate": estate.document(),
+                "deaths": deaths,
+                "mounts": mounts,
+                "rolls_back": rolls_back,
+            }),
             Self::Ready(estate) => json!({"say": "ready", "estate": estate.document()}),
             Self::Mount(held) => held.document(),
             Self::Gone(id) => json!({"say": "gone", "id": id}),
+            Self::RollsBack(yes) => json!({"say": "rolls back", "yes": yes}),
             Self::Ending { code, refused } => {
                 json!({"say": "ending", "code": code, "refused": refused})
             }
@@ -189,12 +197,17 @@ impl Message {
                 let connection = held.connection.iter();
                 connection.map(|c| c.fuse.as_fd()).collect()
             }
-            Self::Start | Self::Leave | Self::Gone(_) | Self::Ending { .. } => Vec::new(),
+            Self::Start
+            | Self::Leave
+            | Self::Gone(_)
+            | Self::RollsBack(_)
+            | Self::Ending { .. } => Vec::new(),
         }
     }
 
     fn read(document: &Value, descriptors: Vec<OwnedFd>) -> Option<Self> {
         let number = |name| document.get(name).and_then(Value::as_u64);
+        let is = |name| document.get(name).and_then(Value::as_bool);
         let estate = document.get("estate");
         Some(match document.get("say")?.as_str()? {
             "start" => Self::Start,
@@ -203,10 +216,12 @@ impl Message {
                 estate: Estate::read(estate?, descriptors)?,
                 deaths: number("deaths")?,
                 mounts: usize::try_from(number("mounts")?).ok()?,
+                rolls_back: is("rolls_back")?,
             },
             "ready" => Self::Ready(Estate::read(estate?, descriptors)?),
             "mount" => Self::Mount(Held::read(document, descriptors)?),
             "gone" => Self::Gone(number("id")?),
+            "rolls back" => Self::RollsBack(is("yes")?),
             "ending" => Self::Ending {
                 code: u8::try_from(number("code")?).ok()?,
                 refused: document.get("refused")?.as_str().map(str::to_owned),
@@ -302,6 +317,7 @@ mod tests {
             estate,
             deaths,
             mounts,
+            rolls_back: true,
         };
         send(here.as_fd(), &resume).unwrap();
         let agreed = Agreed {
@@ -320,6 +336,7 @@ mod tests {
             send(here.as_fd(), &Message::Mount(held.try_clone().unwrap())).unwrap();
         }
         send(here.as_fd(), &Message::Gone(9)).unwrap();
+        send(here.as_fd(), &Message::RollsBack(false)).unwrap();
         send(here.as_fd(), &Message::Leave).unwrap();
         let refused = Some("damaged".to_owned());
         send(here.as_fd(), &Message::Ending { code: 4, refused }).unwrap();
@@ -329,6 +346,7 @@ mod tests {
             estate,
             deaths: 3,
             mounts: 2,
+            rolls_back: true,
         }) = next()
         else {
             panic!("another message");
@@ -344,6 +362,7 @@ mod tests {
             assert_eq!(found, connected.then_some((agreed, 78)));
         }
         assert!(matches!(next(), Some(Message::Gone(9))));
+        assert!(matches!(next(), Some(Message::RollsBack(false))));
         assert!(matches!(next(), Some(Message::Leave)));
         match next() {
             Some(Message::Ending { code: 4, refused }) => {

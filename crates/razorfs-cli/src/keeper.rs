@@ -56,6 +56,8 @@ struct Kept {
     /// None as long as nothing is mounted.
     estate: Option<Estate>,
     mounts: BTreeMap<u64, Held>,
+    /// The kernel may have to be told of a rollback.
+    rolls_back: bool,
 }
 
 impl Kept {
@@ -65,6 +67,7 @@ impl Kept {
             estate: estate.try_clone()?,
             deaths,
             mounts: self.mounts.len(),
+            rolls_back: self.rolls_back,
         }];
         for held in self.mounts.values() {
             messages.push(Message::Mount(held.try_clone()?));
@@ -262,6 +265,7 @@ fn serve(daemon: &mut Daemon, signals: &OwnedFd, kept: &mut Kept, asked: &mut bo
                 Ok(Some(Message::Gone(id))) => {
                     kept.mounts.remove(&id);
                 }
+                Ok(Some(Message::RollsBack(yes))) => kept.rolls_back = yes,
                 Ok(Some(Message::Ready(estate))) => {
                     kept.estate = Some(estate);
                     daemon.is_ready = true;

@@ -36,6 +36,8 @@ pub struct Beginning {
     pub estate: Option<Estate>,
     /// Its mounts.
     pub mounts: Vec<Held>,
+    /// It may have died in a rollback, before the kernel was told of it.
+    pub rolls_back: bool,
 }
 
 /// Asks the keeper, who is at standard input, how to begin.
@@ -47,13 +49,14 @@ pub fn begin() -> Result<Beginning> {
     let socket = socket.map_err(failed)?;
     let next = || handover::receive(socket.as_fd()).map_err(failed);
     let odd = || failed(std::io::Error::other("it said something else"));
-    let (estate, deaths, count) = match next()? {
-        Some(Message::Start) => (None, 0, 0),
+    let (estate, deaths, count, rolls_back) = match next()? {
+        Some(Message::Start) => (None, 0, 0, false),
         Some(Message::Resume {
             estate,
             deaths,
             mounts,
-        }) => (Some(estate), deaths, mounts),
+            rolls_back,
+        }) => (Some(estate), deaths, mounts, rolls_back),
         _ => return Err(odd()),
     };
     let mut mounts = Vec::new();
@@ -78,6 +81,7 @@ pub fn begin() -> Result<Beginning> {
         keeper: Some(keeper),
         estate,
         mounts,
+        rolls_back,
     })
 }
 
@@ -132,6 +136,11 @@ impl Keeper {
     /// Has it hold a mount, or know that there is about to be one.
     pub fn hold(&self, held: Held) -> std::io::Result<()> {
         self.tell(&Message::Mount(held))
+    }
+
+    /// A rollback begins, or the kernel has been told of all that it has changed.
+    pub fn rolls_back(&self, yes: bool) -> std::io::Result<()> {
+        self.tell(&Message::RollsBack(yes))
     }
 
     /// A mount is gone.

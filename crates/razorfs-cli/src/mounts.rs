@@ -287,8 +287,10 @@ impl Mounts {
     /// taken away: that was not usable yet, or shows what is not there any more.
     pub fn go_on(&self, held: Held) -> Result<()> {
         let id = held.id;
-        let latest = &mut locked(&self.all).latest;
-        *latest = id.max(*latest);
+        {
+            let mut known = locked(&self.all);
+            known.latest = known.latest.max(id);
+        }
         let odd = || Failure::new("what the keeper has of a mount is not understood");
         let plan = Plan::new(Wanted::from_json(&held.what).ok_or_else(odd)?)?;
         let gone = |why: &str| {
@@ -385,8 +387,47 @@ impl Mounts {
         Some(mount.plan.dir.clone())
     }
 
+    /// Goes back, and tells the kernel of it. If this process dies in between, the next does.
+    pub fn roll_back(&self, to: &str, back: impl FnOnce() -> Result<Value>) -> Result<Value> {
+        let keeper = self.keeper();
+        let tell = |yes| {
+            keeper
+                .as_ref()
+                .map_or(Ok(()), |keeper| keeper.rolls_back(yes))
+        };
+        tell(true).map_err(|e| no_keeper(&e))?;
+        let done = back();
+        if let Ok(done) = &done {
+            let safety = done.get("safety").and_then(Value::as_str);
+            let safety = safety.unwrap_or_default();
+            tracing::info!(to, safety, "the volume is back at a snapshot");
+            self.rolled_back(safety);
+            self.snapshot_changed(safety);
+        }
+        if let Err(e) = tell(false) {
+            // Another daemon would tell the kernel more than is needed.
+            tracing::warn!("the keeper cannot be told of the end of a rollback: {e}");
+        }
+        done
+    }
+
+    /// A daemon that has died may have gone back without telling the kernel. Then it was by the
+    /// newest rollback; if not, the kernel forgets more than it would have to.
+    pub fn tell_of_newest_rollback(&self) {
+        let snapshots = self.volume.snapshots().into_iter().rev();
+        let mut safe = snapshots.filter(|s| s.name.starts_with(razorfs::BEFORE_ROLLBACK));
+        if let Some(safety) = safe.next() {
+            tracing::warn!(safety = safety.name, "a daemon may have died in a rollback");
+            self.rolled_back(&safety.name);
+            self.snapshot_changed(&safety.name);
+        }
+        if let Some(Err(e)) = self.keeper().map(|keeper| keeper.rolls_back(false)) {
+            tracing::warn!("the keeper cannot be told of the end of a rollback: {e}");
+        }
+    }
+
     /// The volume is another one than at `safety` from now on.
-    pub fn rolled_back(&self, safety: &str) {
+    fn rolled_back(&self, safety: &str) {
         let Some(head) = self.head() else {
             return;
         };
