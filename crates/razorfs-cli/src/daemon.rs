@@ -243,9 +243,8 @@ fn mounted(
     match beginning.is_resumed() {
         false => mounts.add(job.first.clone())?,
         true => {
-            let left = std::mem::take(&mut beginning.mounts).into_iter();
-            left.map(|held| mounts.go_on(held))
-                .collect::<Result<()>>()?;
+            let mut left = std::mem::take(&mut beginning.mounts).into_iter();
+            left.try_for_each(|held| mounts.go_on(held))?;
         }
     }
     hand_over(opened, &mounts, listener.as_ref()).inspect_err(|_| {

@@ -1,7 +1,7 @@
 //! Where a daemon answers commands.
 
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -105,7 +105,7 @@ impl Desk {
         Ok(json!({}))
     }
 
-    fn remounted(&self, dir: &PathBuf) -> Result<Value> {
+    fn remounted(&self, dir: &Path) -> Result<Value> {
         let mount = self.mounts.meant(Some(dir))?;
         let atime = remount::atime_of(dir);
         mount.set_atime(atime);

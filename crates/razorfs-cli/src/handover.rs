@@ -61,7 +61,7 @@ pub enum Message {
         mounts: usize,
         rolls_back: bool,
     },
-    /// To the keeper: what another daemon needs, and that all mounts that it was told of are served.
+    /// To the keeper: what another daemon needs, and all mounts that it was told of are served.
     Ready(Estate),
     /// Either way: a mount there is, or is about to be.
     Mount(Held),

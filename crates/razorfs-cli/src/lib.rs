@@ -19,6 +19,7 @@ mod keeper;
 mod kept;
 pub mod legacy;
 mod log;
+mod memory;
 mod mountinfo;
 mod mounts;
 mod names;

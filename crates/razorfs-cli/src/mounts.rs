@@ -18,7 +18,7 @@ use crate::options::MountOptions;
 use crate::server::{Server, Serving};
 use crate::shows::Shows;
 use crate::socket::Wanted;
-use crate::{mountinfo, place, unmount};
+use crate::{memory, mountinfo, place, unmount};
 
 /// What is to be mounted where, and how.
 #[derive(Clone, Debug)]
@@ -370,6 +370,7 @@ impl Mounts {
         if let Some(keeper) = self.keeper() {
             keeper.gone(id);
         }
+        memory::give_back();
         finished
     }
 

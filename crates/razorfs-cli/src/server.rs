@@ -144,13 +144,15 @@ fn atime_of(plan: &Plan, volume: &Path) -> Atime {
 impl Serving<'_> {
     fn options(&self) -> SessionOptions {
         let (plan, given) = (self.plan, &self.plan.options);
-        let mut options = SessionOptions::default();
-        options.transport = given.transport;
-        if self.is_kept && options.transport == TransportChoice::Auto {
-            options.transport = TransportChoice::Device;
-        }
-        // Numbers begin anew when there have been very many.
-        options.origin = (self.id % (1 << 15)) as u16;
+        let mut options = SessionOptions {
+            transport: match given.transport {
+                TransportChoice::Auto if self.is_kept => TransportChoice::Device,
+                given => given,
+            },
+            // Numbers begin anew when there have been very many.
+            origin: (self.id % (1 << 15)) as u16,
+            ..SessionOptions::default()
+        };
         options.mount.source = plan.shows.source(self.volume);
         if given.allow_other {
             options.mount.allow_other = Some(true);

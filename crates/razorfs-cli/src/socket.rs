@@ -139,8 +139,8 @@ impl Wanted {
     }
 }
 
-/// What a command asks the daemon to do. Where it is about one of the mounts, that is the one on the
-/// directory; without one it is the one of what is there now, or the oldest.
+/// What a command asks the daemon to do. Where it is about one of the mounts, that is the one on
+/// the directory; without one it is the one of what is there now, or the oldest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// What `razorfs info` shows.

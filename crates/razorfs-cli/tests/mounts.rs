@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use serde_json::Value;
 
 use crate::support::{
-    Mount, fails, info, is_alive, is_mounted, mounted_below, ok, razorfs, same_trees, signal,
-    wait_until,
+    Mount, RAZORFS, fails, info, is_alive, is_mounted, mounted_below, ok, razorfs, run, same_trees,
+    signal, wait_until,
 };
 
 /// A directory beside the mount point.
@@ -42,6 +43,20 @@ fn with_past(options: &[&str]) -> Mount {
     }
     fs::write(mount.dir.join("a"), "three").unwrap();
     mount
+}
+
+/// The same, kept by somebody with more patience than usual; none where nobody keeps mounts.
+fn that_dies_often() -> Option<Mount> {
+    let mount = with_past(&[]);
+    mount.umount();
+    let mut again = Command::new(RAZORFS);
+    again.arg("mount").args([&mount.volume, &mount.dir]);
+    run(again.env("RAZORFS_DEATHS", "1000"));
+    if mount.keeper().is_none() {
+        eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
+        return None;
+    }
+    Some(mount)
 }
 
 #[test]
@@ -183,7 +198,7 @@ fn a_further_mount_has_options_of_its_own_and_is_refused_those_of_the_volume() {
         [
             "mount",
             "--snapshot",
-            "tow",
+            "twoo",
             volume,
             beside(&mount, "x").to_str().unwrap(),
         ],
@@ -313,11 +328,9 @@ fn under_load(mount: &Mount, shown: &[(&Path, &str)], work: impl FnOnce()) {
 
 #[test]
 fn a_daemon_that_dies_under_load_is_followed_by_one_that_serves_all_its_mounts() {
-    let mount = with_past(&[]);
-    if mount.keeper().is_none() {
-        eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
+    let Some(mount) = that_dies_often() else {
         return;
-    }
+    };
     let (one, two) = (beside(&mount, "one"), beside(&mount, "two"));
     show(&mount, "one", &one, &["-o", "noexec"]);
     show(&mount, "two", &two, &[]);
@@ -357,21 +370,9 @@ fn a_daemon_that_dies_under_load_is_followed_by_one_that_serves_all_its_mounts()
 
 #[test]
 fn mounts_that_come_and_go_while_daemons_die_are_neither_lost_nor_left() {
-    let mount = with_past(&[]);
-    let Some(keeper) = mount.keeper() else {
-        eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
+    let Some(mount) = that_dies_often() else {
         return;
     };
-    mount.umount();
-    wait_until("it is over", || !is_alive(keeper));
-    // More often than a keeper has patience for.
-    let many = [("RAZORFS_DEATHS", "1000")];
-    let volume = mount.volume.to_str().unwrap().to_owned();
-    let mut first = std::process::Command::new(crate::support::RAZORFS);
-    first
-        .args(["mount", &volume, mount.dir.to_str().unwrap()])
-        .envs(many);
-    crate::support::run(&mut first);
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {
         let works = (0..4).map(|n| {
@@ -407,7 +408,12 @@ fn mounts_that_come_and_go_while_daemons_die_are_neither_lost_nor_left() {
     });
     assert_eq!(text(mount.dir.join("a")), "three");
     assert_eq!(mounted_below(mount.volume.parent().unwrap()), [&*mount.dir]);
-    assert_eq!(mount.info()["mounts"].as_array().unwrap().len(), 1);
+    // What ended while there was no daemon it has found out in a moment.
+    wait_until("the others are forgotten", || {
+        mount.info()["mounts"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1)
+    });
     mount.umount();
     mount.verify();
 }
@@ -512,7 +518,7 @@ fn a_mount_in_use_stays_and_the_others_end() {
     drop(open);
     // Without any command.
     let pid = info(&one)["pid"].as_u64().unwrap();
-    crate::support::run(std::process::Command::new("umount").arg(&one));
+    run(Command::new("umount").arg(&one));
     wait_until("the daemon is gone", || {
         !is_alive(u32::try_from(pid).unwrap())
     });

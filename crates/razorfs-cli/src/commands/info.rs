@@ -23,8 +23,8 @@ scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery 
 ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
 acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), \
 transport (uring or dev) and snapshot (that it shows, or null) of the mount, which is the one that \
-was named, or that of what is there now, mounts (array of all: dir, snapshot, read_only, transport; \
-absent if there are none), damage and healed \
+was named, or that of what is there now, mounts (array of all: dir, snapshot, read_only, \
+transport; absent if there are none), damage and healed \
 (arrays of lines), read_only (why, or null), failing (array of lines: maintenance whose last try \
 failed, it is tried again), health (ok, failing, read-only or damaged). Sizes are in bytes.
 
