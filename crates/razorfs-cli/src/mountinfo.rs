@@ -14,7 +14,9 @@ pub const FS_TYPE: &str = "fuse.razorfs";
 pub struct Mount {
     /// Where it is mounted.
     pub dir: PathBuf,
-    /// The volume, which the daemon gives as the name of the source.
+    /// What the daemon has named as the source.
+    pub source: PathBuf,
+    /// The volume of that.
     pub volume: PathBuf,
     /// What of it is shown, if not what is there now: `NAME` where the source is `VOLUME@NAME`.
     pub shows: Option<String>,
@@ -54,7 +56,8 @@ fn parse(line: &[u8], is_volume: &dyn Fn(&Path) -> bool) -> Option<Mount> {
     if fields.next()? != FS_TYPE.as_bytes() {
         return None;
     }
-    let (volume, shows) = split(unescape(fields.next()?), is_volume);
+    let source = unescape(fields.next()?);
+    let (volume, shows) = split(source.clone(), is_volume);
     let options = text(fields.next().unwrap_or_default());
     let mut owners = options
         .split(',')
@@ -62,6 +65,7 @@ fn parse(line: &[u8], is_volume: &dyn Fn(&Path) -> bool) -> Option<Mount> {
     let owner = owners.next().and_then(|id| id.parse().ok());
     Some(Mount {
         dir,
+        source,
         volume,
         shows,
         flags,
@@ -126,6 +130,7 @@ mod tests {
             parse(ours, &|_| false),
             Some(Mount {
                 dir: "/mnt/a b".into(),
+                source: "/v\\x".into(),
                 volume: "/v\\x".into(),
                 shows: None,
                 flags: "rw,nosuid".into(),

@@ -55,10 +55,9 @@ impl Plan {
     /// Whether it is what is on its directory: it may have been taken away, as `umount -l` does,
     /// and there may be another one by now.
     pub fn is_there(&self, volume: &Path) -> bool {
-        let is_it = |mount: &mountinfo::Mount| {
-            mount.volume == volume && mount.shows.as_deref() == self.shows.name()
-        };
-        mountinfo::at(&self.dir).is_some_and(|mount| is_it(&mount))
+        // Not by the volume: it may have been moved.
+        let source = self.shows.source(volume);
+        mountinfo::at(&self.dir).is_some_and(|mount| mount.source == source)
     }
 }
 
@@ -334,7 +333,8 @@ impl Mounts {
         let same = |mount: &&Arc<Mount>| mount.plan.shows == plan.shows;
         if let Some(other) = all.iter().find(same).filter(|_| !plan.shows.is_fixed()) {
             let dir = shown(&other.plan.dir);
-            let cause = format!("{} is mounted on {dir} already", plan.shows.text());
+            let (pid, what) = (std::process::id(), plan.shows.text());
+            let cause = format!("razorfs (pid {pid}) has {what} mounted on {dir} already");
             let remedy = format!("use it there, or `razorfs umount {dir}` first");
             return refuse(cause, &remedy);
         }

@@ -12,6 +12,7 @@ use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result, shown};
+use crate::holders;
 use crate::mountinfo::{self, Mount};
 use crate::points::{self, word};
 use crate::shows::Shows;
@@ -451,10 +452,13 @@ pub fn open_on(disk: OsDisk, options: Options) -> Result<Volume> {
     })
 }
 
-/// Whether another process has a volume, for reading or for writing.
-pub fn is_locked(volume: &Path) -> bool {
-    let locked = OsDisk::new(volume).lock(LockMode::Exclusive);
-    locked.is_err_and(|e| e.source.kind() == std::io::ErrorKind::WouldBlock)
+/// Whether another process has a volume for writing, as its lock tells. It is not taken to find
+/// out, which would keep somebody else from it.
+pub fn is_held(volume: &Path) -> bool {
+    let text = std::fs::read_to_string(volume.join("LOCK")).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("pid "));
+    let pid = lines.next().and_then(|pid| pid.parse().ok());
+    pid.is_some_and(holders::is_running)
 }
 
 /// Takes the lock of a volume for reading its files.

@@ -126,6 +126,7 @@ mod tests {
     fn mount() -> Mount {
         Mount {
             dir: "/d".into(),
+            source: "/v".into(),
             volume: "/v".into(),
             shows: None,
             flags: "rw,nosuid,noexec,relatime".into(),

@@ -184,7 +184,7 @@ fn a_further_mount_has_options_of_its_own_and_is_refused_those_of_the_volume() {
     let line = fails(1, ["mount", volume, two.to_str().unwrap()]);
     let dir = mount.dir.to_str().unwrap();
     assert!(
-        line.contains(&format!("the present is mounted on {dir} already")),
+        line.contains(&format!("has the present mounted on {dir} already")),
         "{line}"
     );
     show(&mount, "one", &two, &[]);

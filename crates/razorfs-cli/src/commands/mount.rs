@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use razorfs_fuse::Obstacle;
 use rustix::fs::{Access, access};
-use rustix::io::Errno;
 
 use crate::commands::umount;
 use crate::daemon::{self, Job};
@@ -25,8 +24,10 @@ use crate::program;
 use crate::shows::Shows;
 use crate::socket::{self, Request};
 
-/// How often a daemon is tried to be reached, or to be started, where one comes or goes meanwhile.
-const PATIENCE: u32 = 200;
+/// How often a daemon is asked, where one goes meanwhile; and how often it is tried to start one,
+/// where somebody else has the volume and may be one that is about to listen.
+const ASKED: u32 = 200;
+const STARTED: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// Mounts a volume on a directory
@@ -132,35 +133,44 @@ pub fn run(args: &Args) -> Result<u8> {
     if args.kept {
         return keeper::run(&job, &command_line(args, &job, &["--daemon", "--kept"]));
     }
-    prepare(&job)?;
-    let mut patience = PATIENCE;
-    loop {
+    let is_made = prepare(&job)?;
+    let outcome = mount(args, &job);
+    if outcome.is_err() && is_made {
+        // What was made for nothing goes; if it is in use by now it stays.
+        let _ = std::fs::remove_dir(&job.first.dir);
+    }
+    outcome.map(|()| 0)
+}
+
+/// Asks the daemon of the volume, or starts one.
+fn mount(args: &Args, job: &Job) -> Result<()> {
+    for tries in 0.. {
         if let Some(mut stream) = socket::connect(&job.volume) {
             if args.foreground {
-                return Err(has_a_daemon(&job));
+                return Err(has_a_daemon(job));
             }
-            match ask(&job, &mut stream) {
-                Asked::Mounted => return Ok(0),
+            match ask(job, &mut stream) {
+                Asked::Mounted => return Ok(()),
                 Asked::Refused(failure) => return Err(failure),
                 // Another one goes on, or the volume is closed by now.
-                Asked::Left(failure) if patience == 0 => return Err(failure),
-                Asked::Left(_) => {}
+                Asked::Left(_) if tries < ASKED => {}
+                Asked::Left(failure) => return Err(failure),
             }
         } else {
             let started = match args.foreground {
-                true => daemon::in_foreground(&job),
-                false => start(args, &job),
+                true => daemon::in_foreground(job),
+                false => start(args, job),
             };
             match started {
-                Ok(()) => return Ok(0),
-                // Somebody else was faster, and will listen in a moment.
-                Err(_) if patience > 0 && place::is_locked(&job.volume) => {}
-                Err(failure) => return Err(failure),
+                // In the foreground it has begun to take signals, and is not begun twice.
+                Err(failure) if args.foreground => return Err(failure),
+                Err(_) if tries < STARTED && place::is_held(&job.volume) => {}
+                started => return started,
             }
         }
-        patience -= 1;
         std::thread::sleep(BETWEEN_TRIES);
     }
+    Ok(())
 }
 
 /// What is to be done.
@@ -183,7 +193,7 @@ fn job(args: &Args) -> Result<Job> {
     }
     let shows = Shows::named(name.as_deref());
     // A volume that cannot be written to shows its snapshots, too.
-    let no_writes = || access(&volume, Access::WRITE_OK) == Err(Errno::ROFS);
+    let no_writes = || access(&volume, Access::WRITE_OK).is_err();
     let read_only = options.read_only || shows.is_fixed() && no_writes();
     options.check()?;
     options.read_only |= shows.is_fixed();
@@ -234,8 +244,8 @@ fn has_a_daemon(job: &Job) -> Failure {
     Failure::with("mount", &job.volume, cause, remedy)
 }
 
-/// Refuses what cannot work, and makes the mount point.
-fn prepare(job: &Job) -> Result<()> {
+/// Refuses what cannot work, and makes the mount point; says whether it did.
+fn prepare(job: &Job) -> Result<bool> {
     descriptors::have_enough()?;
     let (volume, dir) = (&job.volume, &job.first.dir);
     let device = std::fs::File::options()
@@ -287,18 +297,19 @@ fn prepare(job: &Job) -> Result<()> {
     make(dir)
 }
 
-/// Makes the mount point, if it is not there.
-fn make(dir: &Path) -> Result<()> {
+/// Makes the mount point, if it is not there; says whether it did.
+fn make(dir: &Path) -> Result<bool> {
     match std::fs::metadata(dir) {
-        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(meta) if meta.is_dir() => Ok(false),
         Ok(_) => {
             let (cause, remedy) = ("it is not a directory", "use another path");
             Err(Failure::with("mount on", dir, cause, remedy))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => match std::fs::create_dir(dir) {
+            Ok(()) => Ok(true),
             // By another command.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.map_err(|e| Failure::host("create", dir, &e)),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Failure::host("create", dir, &e)),
         },
         Err(e) => Err(Failure::host("mount on", dir, &e)),
     }

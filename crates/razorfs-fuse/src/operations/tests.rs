@@ -222,6 +222,17 @@ fn whatever_changes_the_content_clears_setuid_but_for_root() {
     }
 }
 
+/// Opens a volume, that goes on from what the memory has.
+fn with_redo(path: &std::path::Path, ram: &Arc<razorfs_disk::Ram>) -> razorfs::Volume {
+    let redo = razorfs::redo::RedoMemory::new(Arc::clone(ram)).unwrap();
+    let options = razorfs::Options {
+        threads: false,
+        redo: Some(Arc::new(redo)),
+        ..razorfs::Options::default()
+    };
+    razorfs::Volume::open(path, options).unwrap()
+}
+
 #[test]
 fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     use crate::protocol::RESENT;
@@ -230,13 +241,7 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
     // Each one goes on where the one before was let go of, without being closed.
     let begin = || {
-        let redo = razorfs::redo::RedoMemory::new(Arc::clone(&ram)).unwrap();
-        let options = razorfs::Options {
-            threads: false,
-            redo: Some(Arc::new(redo)),
-            ..razorfs::Options::default()
-        };
-        let volume = razorfs::Volume::open(room.path(), options).unwrap();
+        let volume = with_redo(room.path(), &ram);
         let operations = Operations::new(
             Arc::new(WithSnapshots::new(volume)),
             Limits::default(),
@@ -441,15 +446,7 @@ fn a_request_of_one_mount_is_not_taken_for_that_of_another_of_the_volume() {
     let room = tempfile::tempdir().unwrap();
     let ram = Arc::new(razorfs_disk::Ram::new(4 << 20));
     razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
-    let begin = || {
-        let redo = razorfs::redo::RedoMemory::new(Arc::clone(&ram)).unwrap();
-        let options = razorfs::Options {
-            threads: false,
-            redo: Some(Arc::new(redo)),
-            ..razorfs::Options::default()
-        };
-        razorfs::Volume::open(room.path(), options).unwrap()
-    };
+    let begin = || with_redo(room.path(), &ram);
     let serve = |volume: &razorfs::Volume, origin| {
         let fs = Arc::new(WithSnapshots::new(volume.clone()));
         let operations = Operations::new(fs, Limits::default(), Validity::default());
