@@ -323,7 +323,9 @@ impl Volume {
     /// made, or 0.
     #[must_use]
     pub fn applied(&self, request: u64) -> Option<Ino> {
-        let redo = self.inner.store.redo.as_ref();
+        let store = &self.inner.store;
+        // Nothing is applied to a snapshot, and others may have requests of the same number.
+        let redo = store.redo.as_ref().filter(|_| store.viewed().is_none());
         redo.and_then(|redo| redo.applied(request))
     }
 

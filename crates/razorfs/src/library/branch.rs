@@ -9,6 +9,9 @@ use crate::library::Snapshot;
 use crate::namespace::{Clash, Merged};
 use crate::{Result, Volume};
 
+/// What the names begin with that are given to what was before a commit.
+pub const BEFORE_COMMIT: &str = "before-commit-";
+
 /// A branch of the volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -123,7 +126,7 @@ impl Volume {
     /// The time it takes grows with what was changed; if nothing was changed here since, it is that
     /// of a rollback. Files that are open here go on as after a rollback ([`Volume::rollback`]).
     pub fn commit_branch(&self, branch: &Self, on_conflict: OnConflict) -> Result<Committed> {
-        let safety = self.safety_name("before-commit");
+        let safety = self.safety_name(BEFORE_COMMIT);
         let force = on_conflict == OnConflict::TakeBranch;
         let conflict = |Clash { path, why }| Conflict { path, why };
         Ok(match self.inner.merge(&branch.inner, &safety, force)? {

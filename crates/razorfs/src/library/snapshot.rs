@@ -8,6 +8,9 @@ use razorfs_format::record::Time;
 use crate::namespace::check_name;
 use crate::{Change, Result, Stale, Volume};
 
+/// What the names of the snapshots begin with that [`Volume::rollback`] takes.
+pub const BEFORE_ROLLBACK: &str = "before-rollback-";
+
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -97,7 +100,7 @@ impl Volume {
     /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
     /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
-        let safety = self.safety_name("before-rollback");
+        let safety = self.safety_name(BEFORE_ROLLBACK);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(&taken))
     }
@@ -122,7 +125,7 @@ impl Volume {
     pub(super) fn safety_name(&self, what: &str) -> String {
         let now = self.inner.store.env.now();
         let taken = self.snapshots();
-        let base = format!("{what}-{}", utc(now / 1_000_000_000));
+        let base = format!("{what}{}", utc(now / 1_000_000_000));
         let tries = (1u32..).map(|n| match n {
             1 => base.clone(),
             _ => format!("{base}-{n}"),

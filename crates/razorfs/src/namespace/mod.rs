@@ -230,7 +230,10 @@ impl Namespace {
     /// Nobody holds anything from before.
     pub(crate) fn nobody_is_left(&self) {
         self.pins.nobody_is_left();
-        if let Some(redo) = &self.store.redo {
+        // Those who look at a snapshot are not the ones whose requests are noted.
+        if self.store.viewed().is_none()
+            && let Some(redo) = &self.store.redo
+        {
             redo.nobody_is_left();
         }
     }
