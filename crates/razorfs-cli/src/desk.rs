@@ -8,11 +8,13 @@ use std::sync::mpsc::Sender;
 
 use serde_json::{Value, json};
 
+use crate::branches::{self, Branches};
 use crate::commands::{info, scrub, stats};
 use crate::daemon::{Event, spawn};
 use crate::failure::{Failure, Result, shown};
 use crate::kept::Keeper;
 use crate::mounts::Mounts;
+use crate::shows::Shows;
 use crate::socket::{self, Points, Request};
 use crate::{check, diff, points, remount};
 
@@ -60,7 +62,8 @@ impl Desk {
             }
             Request::Sync => self.sync(),
             Request::Remounted(dir) => self.remounted(&dir),
-            Request::Snapshots(points) => self.snapshots(&points),
+            Request::Snapshots(points, of) => self.snapshots(&points, of.as_deref()),
+            Request::Branches(what) => self.branches(&what),
             Request::Diff(ends) => {
                 let mut hand_on = |some: Value| {
                     let gone = |_| Failure::new("the command has gone away");
@@ -88,7 +91,8 @@ impl Desk {
             fields.insert("acl".into(), plan.options.acl.into());
         }
         if let Some(fields) = document.as_object_mut() {
-            fields.insert("snapshot".into(), plan.shows.name().into());
+            fields.insert("snapshot".into(), plan.shows.snapshot().into());
+            fields.insert("branch".into(), plan.shows.branch().into());
             fields.insert("options".into(), options);
             let keeper = all.keeper();
             let keeper = keeper.as_ref().map(Keeper::document);
@@ -113,9 +117,31 @@ impl Desk {
         self.sync()
     }
 
-    fn snapshots(&self, points: &Points) -> Result<Value> {
+    fn branches(&self, what: &Branches) -> Result<Value> {
         let (mounts, path) = (&self.mounts, &self.mounts.path);
-        let answer = || points::answer(&mounts.volume, path, points);
+        let answer = || branches::answer(&mounts.volume, path, what);
+        match what {
+            Branches::Commit { name, onto, .. } => mounts.changing(|| {
+                let target = match onto {
+                    Some(onto) => Shows::Branch(onto.clone()),
+                    None => Shows::Head,
+                };
+                mounts.roll_back(&target, &format!("the branch {name}"), answer)
+            }),
+            Branches::List | Branches::Create { .. } | Branches::Delete(_) => {
+                mounts.changing(answer)
+            }
+        }
+    }
+
+    /// Of a branch, or of what is there now.
+    fn snapshots(&self, points: &Points, of: Option<&str>) -> Result<Value> {
+        let (mounts, path) = (&self.mounts, &self.mounts.path);
+        let shows = match of {
+            Some(name) => Shows::Named(name.to_owned()).in_volume(&mounts.volume),
+            None => Shows::Head,
+        };
+        let answer = || points::answer_for(&mounts.volume, path, &shows, points);
         match points {
             Points::List => answer(),
             Points::Create(_) => mounts.changing(|| {
@@ -131,7 +157,7 @@ impl Desk {
                 mounts.snapshot_changed(name);
                 Ok(done)
             }),
-            Points::Rollback(to) => mounts.changing(|| mounts.roll_back(to, answer)),
+            Points::Rollback(to) => mounts.changing(|| mounts.roll_back(&shows, to, answer)),
         }
     }
 }

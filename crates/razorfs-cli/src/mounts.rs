@@ -43,6 +43,13 @@ impl Plan {
         })
     }
 
+    /// With what a name stands for in the volume.
+    fn in_volume(mut self, volume: &Volume) -> Self {
+        self.shows = self.shows.in_volume(volume);
+        self.options.read_only |= self.shows.is_fixed();
+        self
+    }
+
     /// For another process.
     pub fn wanted(&self) -> Wanted {
         Wanted {
@@ -92,7 +99,8 @@ impl Mount {
     fn document(&self) -> Value {
         json!({
             "dir": shown(&self.plan.dir),
-            "snapshot": self.plan.shows.name(),
+            "snapshot": self.plan.shows.snapshot(),
+            "branch": self.plan.shows.branch(),
             "read_only": self.plan.options.read_only,
             "transport": self.transport,
         })
@@ -193,6 +201,7 @@ impl Mounts {
     /// Mounts once more; the directory is usable when this returns.
     pub fn add(&self, plan: Plan) -> Result<()> {
         let _changing = locked(&self.changing);
+        let plan = plan.in_volume(&self.volume);
         self.check(&plan)?;
         let volume = plan.shows.of(&self.volume, &self.path)?;
         let id = {
@@ -305,13 +314,9 @@ impl Mounts {
             gone("the daemon died while it was made");
             return Ok(());
         };
-        let is_missing = match plan.shows.name() {
-            Some(name) => self.volume.snapshots().iter().all(|s| s.name != name),
-            None => false,
-        };
-        if is_missing {
+        if !plan.shows.is_there(&self.volume) {
             unmount::lazily(&plan.dir)?;
-            gone("there is no such snapshot any more");
+            gone("there is no such snapshot or branch any more");
             return Ok(());
         }
         let volume = plan.shows.of(&self.volume, &self.path)?;
@@ -388,8 +393,14 @@ impl Mounts {
         Some(mount.plan.dir.clone())
     }
 
-    /// Goes back, and tells the kernel of it. If this process dies in between, the next does.
-    pub fn roll_back(&self, to: &str, back: impl FnOnce() -> Result<Value>) -> Result<Value> {
+    /// Has what is shown go on from elsewhere, and tells the kernel of it. If this process dies in
+    /// between, the next does.
+    pub fn roll_back(
+        &self,
+        shows: &Shows,
+        to: &str,
+        back: impl FnOnce() -> Result<Value>,
+    ) -> Result<Value> {
         let keeper = self.keeper();
         let tell = |yes| {
             keeper
@@ -399,11 +410,13 @@ impl Mounts {
         tell(true).map_err(|e| no_keeper(&e))?;
         let done = back();
         if let Ok(done) = &done {
+            // Without one nothing was changed.
             let safety = done.get("safety").and_then(Value::as_str);
-            let safety = safety.unwrap_or_default();
-            tracing::info!(to, safety, "the volume is back at a snapshot");
-            self.rolled_back(safety);
-            self.snapshot_changed(safety);
+            if let Some(safety) = safety {
+                tracing::info!(of = shows.text(), to, safety, "it goes on from there");
+                self.rolled_back(shows, safety);
+                self.snapshot_changed(safety);
+            }
         }
         if let Err(e) = tell(false) {
             // Another daemon would tell the kernel more than is needed.
@@ -416,10 +429,16 @@ impl Mounts {
     /// newest rollback; if not, the kernel forgets more than it would have to.
     pub fn tell_of_newest_rollback(&self) {
         let snapshots = self.volume.snapshots().into_iter().rev();
-        let mut safe = snapshots.filter(|s| s.name.starts_with(razorfs::BEFORE_ROLLBACK));
+        let is_safety = |name: &str| {
+            name.starts_with(razorfs::BEFORE_ROLLBACK) || name.starts_with(razorfs::BEFORE_COMMIT)
+        };
+        let mut safe = snapshots.filter(|s| is_safety(&s.name));
         if let Some(safety) = safe.next() {
             tracing::warn!(safety = safety.name, "a daemon may have died in a rollback");
-            self.rolled_back(&safety.name);
+            let branches = self.volume.branches();
+            let mut of = branches.into_iter().filter(|b| b.id == safety.branch);
+            let shows = of.next().map_or(Shows::Head, |b| Shows::Branch(b.name));
+            self.rolled_back(&shows, &safety.name);
             self.snapshot_changed(&safety.name);
         }
         if let Some(Err(e)) = self.keeper().map(|keeper| keeper.rolls_back(false)) {
@@ -427,12 +446,13 @@ impl Mounts {
         }
     }
 
-    /// The volume is another one than at `safety` from now on.
-    fn rolled_back(&self, safety: &str) {
-        let Some(head) = self.head() else {
+    /// What is shown is another state than at `safety` from now on.
+    fn rolled_back(&self, shows: &Shows, safety: &str) {
+        let mut all = self.all().into_iter();
+        let Some(mount) = all.find(|mount| mount.plan.shows == *shows) else {
             return;
         };
-        if let Err(e) = forget_stale(&head.shown, safety, &head.notifier) {
+        if let Err(e) = forget_stale(&mount.shown, safety, &mount.notifier) {
             tracing::error!(
                 volume = %shown(&self.path),
                 error = %e,

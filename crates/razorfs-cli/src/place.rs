@@ -11,6 +11,7 @@ use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
+use crate::branches;
 use crate::failure::{Failure, Result, shown};
 use crate::holders;
 use crate::mountinfo::{self, Mount};
@@ -254,15 +255,12 @@ impl Spot {
         Ok(self.snapshot.clone().or(by_mount))
     }
 
-    /// Refuses to write to a snapshot.
-    pub fn check_writable(&self) -> Result<()> {
-        if self.snapshot.is_none() {
-            return Ok(());
-        }
+    /// What is said where a snapshot would have to be written to.
+    pub fn is_fixed(&self) -> Failure {
         let place = shown(&self.place);
         let cause = "a snapshot stays as it is";
         let remedy = format!("write to {place}, or take all of it back with `razorfs rollback`");
-        Err(Failure::with("write to", self.named(), cause, remedy))
+        Failure::with("write to", self.named(), cause, remedy)
     }
 }
 
@@ -336,12 +334,15 @@ pub struct Inside {
 }
 
 impl Inside {
-    fn new(volume: Volume, path: &Path, spot: &Spot) -> Result<Self> {
+    fn new(volume: Volume, path: &Path, spot: &Spot, write: bool) -> Result<Self> {
         let named = spot.named();
         let tree = match &spot.snapshot {
             None => VolumeTree::new(volume.clone(), named),
             Some(name) => {
                 let seen = points::view(&volume, path, name)?;
+                if write && seen.branch_name().is_none() {
+                    return Err(spot.is_fixed());
+                }
                 VolumeTree::new(seen, named).at_home(path)
             }
         };
@@ -353,18 +354,15 @@ impl Inside {
 impl Opened {
     /// Opens the tree of a place.
     pub fn open(spot: &Spot, write: bool) -> Result<Self> {
-        if write {
-            spot.check_writable()?;
-        }
         match Place::find(&spot.place)? {
-            Place::Live(live) => Ok(Self::Mounted(mounted(live, spot)?)),
+            Place::Live(live) => Ok(Self::Mounted(mounted(live, spot, write)?)),
             Place::Closed(path) => {
                 let options = Options {
                     read_only: !write,
                     ..Options::default()
                 };
                 let volume = open(&path, options)?;
-                let inside = Inside::new(volume.clone(), &path, spot).inspect_err(|_| {
+                let inside = Inside::new(volume.clone(), &path, spot, write).inspect_err(|_| {
                     // The failure that is reported is the first one.
                     let _ = volume.close();
                 })?;
@@ -374,11 +372,11 @@ impl Opened {
     }
 
     /// The tree of the same place at another point, where a volume cannot be opened twice.
-    pub fn at(&self, spot: &Spot) -> Option<Result<Self>> {
+    pub fn at(&self, spot: &Spot, write: bool) -> Option<Result<Self>> {
         match self {
             Self::Mounted(_) => None,
             Self::Inside(inside) => {
-                let other = Inside::new(inside.volume.clone(), &inside.path, spot);
+                let other = Inside::new(inside.volume.clone(), &inside.path, spot, write);
                 Some(other.map(|other| Self::Inside(Box::new(other))))
             }
         }
@@ -406,18 +404,32 @@ impl Opened {
 }
 
 /// The tree of a mounted volume, or what a snapshot of it shows.
-fn mounted(mut live: Live, spot: &Spot) -> Result<HostTree> {
-    let seen = live.named.as_deref().or(live.head());
+fn mounted(mut live: Live, spot: &Spot, write: bool) -> Result<HostTree> {
+    let seen = live.named.as_deref().or(live.head()).map(Path::to_owned);
     let Some(name) = &spot.snapshot else {
         let dir = seen.ok_or_else(|| live.no_head())?;
-        return HostTree::of_mount(dir, &live.volume);
+        return HostTree::of_mount(&dir, &live.volume);
     };
+    // It may be mounted itself, as a branch has to be.
+    let mut mounts = live.mounts.iter().rev();
+    let itself = mounts.find(|mount| mount.shows.as_ref() == Some(name));
+    if let Some(mount) = itself {
+        return HostTree::of_mount(&mount.dir, &live.volume);
+    }
+    if branches::names(&mut live).contains(name) {
+        let (volume, name) = (word(&live.volume), word(Path::new(name)));
+        let cause = format!("the branch {name} is not mounted");
+        let remedy = format!("`razorfs mount {volume}@{name} DIR` does that");
+        return Err(Failure::with("use", &live.volume, cause, remedy));
+    }
+    if write {
+        return Err(spot.is_fixed());
+    }
     // Each mount has all snapshots.
-    let any = || live.mounts.last().map(|mount| &*mount.dir);
+    let any = || live.mounts.last().map(|mount| mount.dir.clone());
     let dir = seen
         .or_else(any)
-        .ok_or_else(|| out_of_sight(&live.volume))?
-        .to_owned();
+        .ok_or_else(|| out_of_sight(&live.volume))?;
     let tree = HostTree::of_mount(&dir, &live.volume)?;
     let below = Path::new(points::DIRECTORY).join(name);
     let found = tree.below(&below);
@@ -584,7 +596,7 @@ mod tests {
         let nowhere = dir.path().join("x@a");
         assert_eq!(of(&nowhere, ""), expected(&nowhere, None, ""));
         assert_eq!(of(&plain, "@").snapshot, None);
-        let refused = of(&plain, "@a:/b").check_writable().unwrap_err();
+        let refused = of(&plain, "@a:/b").is_fixed();
         assert!(
             refused.message.contains("v@a: a snapshot stays as it is"),
             "{refused}"

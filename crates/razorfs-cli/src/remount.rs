@@ -30,7 +30,10 @@ pub fn run(dir: &Path, words: &[&str]) -> Result<u8> {
     };
     let info = ask(&mount, Request::Info(Some(dir.clone())))?;
     let flags = new_flags(&mount, words, info.as_ref())?;
-    if mount.shows.is_some() && !flags.read_only {
+    let is_branch = info
+        .as_ref()
+        .is_some_and(|info| info.get("branch") != Some(&Value::Null));
+    if mount.shows.is_some() && !is_branch && !flags.read_only {
         let cause = "what it shows does not change";
         return Err(Failure::with(WHAT, &dir, cause, "leave out `rw`"));
     }

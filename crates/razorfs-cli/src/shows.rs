@@ -1,4 +1,4 @@
-//! What a mount shows: the volume as it is now, or as it was.
+//! What a mount shows: the volume as it is now, a branch of it, or as it was.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,7 +8,7 @@ use razorfs::Volume;
 use serde_json::{Value, json};
 
 use crate::failure::Result;
-use crate::points;
+use crate::{branches, points};
 
 /// What a mount shows of its volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +17,10 @@ pub enum Shows {
     Head,
     /// What this snapshot has.
     Snapshot(String),
+    /// What is there now in this branch.
+    Branch(String),
+    /// The snapshot or the branch of this name: whoever has the volume open knows which.
+    Named(String),
 }
 
 impl Shows {
@@ -24,7 +28,7 @@ impl Shows {
     pub fn named(name: Option<&str>) -> Self {
         match name {
             None => Self::Head,
-            Some(name) => Self::Snapshot(name.to_owned()),
+            Some(name) => Self::Named(name.to_owned()),
         }
     }
 
@@ -32,7 +36,53 @@ impl Shows {
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Head => None,
+            Self::Snapshot(name) | Self::Branch(name) | Self::Named(name) => Some(name),
+        }
+    }
+
+    /// What the name stands for in this volume.
+    pub fn in_volume(self, volume: &Volume) -> Self {
+        match self {
+            Self::Named(name) if has_branch(volume, &name) => Self::Branch(name),
+            Self::Named(name) => Self::Snapshot(name),
+            known => known,
+        }
+    }
+
+    /// The name of the snapshot, if it is one.
+    pub fn snapshot(&self) -> Option<&str> {
+        match self {
             Self::Snapshot(name) => Some(name),
+            Self::Head | Self::Branch(_) | Self::Named(_) => None,
+        }
+    }
+
+    /// The name of the branch, if it is one.
+    pub fn branch(&self) -> Option<&str> {
+        match self {
+            Self::Branch(name) => Some(name),
+            Self::Head | Self::Snapshot(_) | Self::Named(_) => None,
+        }
+    }
+
+    /// What a document has in `snapshot` and `branch`.
+    pub fn of_document(document: &Value) -> Self {
+        let text = |key| document.get(key).and_then(Value::as_str).map(str::to_owned);
+        match (text("snapshot"), text("branch")) {
+            (Some(name), _) => Self::Snapshot(name),
+            (None, Some(name)) => Self::Branch(name),
+            (None, None) => Self::Head,
+        }
+    }
+
+    /// Whether the volume has it.
+    pub fn is_there(&self, volume: &Volume) -> bool {
+        let has_snapshot = |name: &str| volume.snapshots().iter().any(|s| s.name == name);
+        match self {
+            Self::Head => true,
+            Self::Snapshot(name) => has_snapshot(name),
+            Self::Branch(name) => has_branch(volume, name),
+            Self::Named(name) => has_branch(volume, name) || has_snapshot(name),
         }
     }
 
@@ -40,7 +90,7 @@ impl Shows {
     /// changes is mounted once, as each mount has caches of its own in the kernel.
     pub const fn is_fixed(&self) -> bool {
         match self {
-            Self::Head => false,
+            Self::Head | Self::Branch(_) | Self::Named(_) => false,
             Self::Snapshot(_) => true,
         }
     }
@@ -50,7 +100,9 @@ impl Shows {
     pub fn of(&self, volume: &Volume, path: &Path) -> Result<Volume> {
         match self {
             Self::Head => Ok(volume.clone()),
-            Self::Snapshot(name) => points::view(volume, path, name),
+            Self::Snapshot(name) => points::snapshot(volume, path, name),
+            Self::Branch(name) => branches::open(volume, path, name),
+            Self::Named(name) => points::view(volume, path, name),
         }
     }
 
@@ -69,6 +121,8 @@ impl Shows {
         match self {
             Self::Head => "the present".into(),
             Self::Snapshot(name) => format!("the snapshot {name}"),
+            Self::Branch(name) => format!("the branch {name}"),
+            Self::Named(name) => format!("{name:?}"),
         }
     }
 
@@ -77,6 +131,8 @@ impl Shows {
         match self {
             Self::Head => json!({"kind": "head"}),
             Self::Snapshot(name) => json!({"kind": "snapshot", "name": name}),
+            Self::Branch(name) => json!({"kind": "branch", "name": name}),
+            Self::Named(name) => json!({"kind": "named", "name": name}),
         }
     }
 
@@ -86,9 +142,15 @@ impl Shows {
         match value.get("kind")?.as_str()? {
             "head" => Some(Self::Head),
             "snapshot" => name().map(Self::Snapshot),
+            "branch" => name().map(Self::Branch),
+            "named" => name().map(Self::Named),
             _ => None,
         }
     }
+}
+
+fn has_branch(volume: &Volume, name: &str) -> bool {
+    volume.branches().iter().any(|branch| branch.name == name)
 }
 
 /// A path for other processes; one that is no text as its bytes.
@@ -116,7 +178,9 @@ mod tests {
 
     #[test]
     fn what_is_shown_and_where_survives_the_wire() {
-        for shows in [Shows::Head, Shows::Snapshot("\"ä\\".into())] {
+        let name = || "\"ä\\".to_owned();
+        let named = [Shows::Snapshot(name()), Shows::Branch(name())];
+        for shows in named.into_iter().chain([Shows::Head, Shows::Named(name())]) {
             assert_eq!(Shows::from_json(&shows.to_json()), Some(shows));
         }
         for odd in [json!(null), json!({"kind": "snapshot"}), json!({"kind": 7})] {

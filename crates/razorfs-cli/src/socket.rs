@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
+use crate::branches::Branches;
 use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
@@ -66,7 +67,7 @@ impl Scrub {
     }
 }
 
-/// What is to be done with snapshots. The command has brought what the kernel held to the daemon
+/// What is to be done with snapshots, those of a branch or of what is there now. The command has brought what the kernel held to the daemon
 /// before it asks to take one or to go back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Points {
@@ -81,14 +82,16 @@ pub enum Points {
 }
 
 impl Points {
-    fn to_json(&self) -> Value {
+    fn to_json(&self, of: Option<&str>) -> Value {
         let (word, name) = match self {
             Self::List => ("list", None),
             Self::Create(name) => ("create", name.as_deref()),
             Self::Delete(name) => ("delete", Some(name.as_str())),
             Self::Rollback(name) => ("rollback", Some(name.as_str())),
         };
-        json!({"v": VERSION, "request": "snapshots", "do": word, "name": name})
+        json!({
+            "v": VERSION, "request": "snapshots", "do": word, "name": name, "of": of,
+        })
     }
 
     fn from_json(value: &Value) -> std::result::Result<Self, String> {
@@ -156,7 +159,9 @@ pub enum Request {
     /// Has a scrub begin, pause and so on.
     Scrub(Scrub),
     /// Lists snapshots, takes one and so on.
-    Snapshots(Points),
+    Snapshots(Points, Option<String>),
+    /// Lists branches, makes one and so on.
+    Branches(Branches),
     /// Tells what differs between two states.
     Diff(Ends),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
@@ -178,7 +183,10 @@ impl Request {
                 return json!({"v": VERSION, "request": "mount", "mount": wanted.to_json()});
             }
             Self::Scrub(scrub) => return scrub.to_json(),
-            Self::Snapshots(points) => return points.to_json(),
+            Self::Snapshots(points, of) => return points.to_json(of.as_deref()),
+            Self::Branches(what) => {
+                return json!({"v": VERSION, "request": "branches", "what": what.to_json()});
+            }
             Self::Diff(ends) => {
                 return json!({"v": VERSION, "request": "diff", "ends": ends.to_json()});
             }
@@ -215,7 +223,14 @@ impl Request {
                 Self::Mount(wanted.ok_or("what is to be mounted is not understood")?)
             }
             "scrub" => Self::Scrub(Scrub::from_json(value)?),
-            "snapshots" => Self::Snapshots(Points::from_json(value)?),
+            "snapshots" => {
+                let of = value.get("of").and_then(Value::as_str).map(str::to_owned);
+                Self::Snapshots(Points::from_json(value)?, of)
+            }
+            "branches" => {
+                let what = value.get("what").unwrap_or(&Value::Null);
+                Self::Branches(Branches::from_json(what)?)
+            }
             "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
@@ -421,12 +436,13 @@ mod tests {
                 from: Some("monday".into()),
                 to: None,
             }),
-            Request::Snapshots(Points::List),
-            Request::Snapshots(Points::Create(None)),
-            Request::Snapshots(Points::Create(Some("vor dem Umbau".into()))),
+            Request::Snapshots(Points::List, Some("b".into())),
+            Request::Snapshots(Points::Create(None), None),
+            Request::Snapshots(Points::Create(Some("vor dem Umbau".into())), None),
+            Request::Branches(Branches::List),
             // Each byte may take two.
-            Request::Snapshots(Points::Delete("\"".repeat(255))),
-            Request::Snapshots(Points::Rollback("ä\\".into())),
+            Request::Snapshots(Points::Delete("\"".repeat(255)), Some("\"".repeat(255))),
+            Request::Snapshots(Points::Rollback("ä\\".into()), None),
             Request::Umount(None),
             Request::Umount(Some("/d".into())),
             Request::Remounted("/d".into()),

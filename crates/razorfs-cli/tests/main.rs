@@ -7,6 +7,7 @@
 
 #[path = "bodies/prototype.rs"]
 mod bodies;
+mod branches;
 mod commands;
 mod crash;
 mod diff;

@@ -17,7 +17,7 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
-generation, inodes, bytes, snapshots (how many there are), limit (or null), segments {count, \
+generation, inodes, bytes, snapshots and branches (how many there are), limit (or null), segments {count, \
 bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
 scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
 ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
@@ -93,6 +93,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
         "inodes": info.inodes,
         "bytes": info.bytes,
         "snapshots": volume.snapshots().len(),
+        "branches": volume.branches().len(),
         "limit": info.limit,
         "segments": {"count": info.segments, "bytes": info.segment_bytes},
         "packs": {
@@ -162,7 +163,11 @@ fn text(document: &Value) -> String {
             number("/inodes"),
             bytes("/bytes")
         ),
-        format!("snapshots   {}", number("/snapshots")),
+        format!(
+            "snapshots   {}, branches {}",
+            number("/snapshots"),
+            number("/branches")
+        ),
         format!(
             "on disk     packs {} ({} of it in use), segments {}, journal {}",
             bytes("/packs/bytes"),
@@ -220,10 +225,11 @@ fn text(document: &Value) -> String {
 fn mounted(document: &Value) -> String {
     let word = |key: &str| document.get(key).and_then(Value::as_str);
     let pid = document.get("pid").and_then(Value::as_u64).unwrap_or(0);
-    match (word("mounted"), word("snapshot")) {
+    let shows = Shows::of_document(document);
+    match (word("mounted"), &shows) {
         (None, _) => "no".into(),
-        (Some(dir), None) => format!("{dir}, daemon {pid}"),
-        (Some(dir), Some(name)) => format!("{dir}, daemon {pid}, shows the snapshot {name}"),
+        (Some(dir), Shows::Head) => format!("{dir}, daemon {pid}"),
+        (Some(dir), other) => format!("{dir}, daemon {pid}, shows {}", other.text()),
     }
 }
 
@@ -234,7 +240,7 @@ fn also_mounted(document: &Value) -> Vec<String> {
     let others = mounts.into_iter().flatten().filter_map(|mount| {
         let word = |key: &str| mount.get(key).and_then(Value::as_str);
         let dir = word("dir").filter(|dir| Some(*dir) != named)?;
-        let shows = Shows::named(word("snapshot")).text();
+        let shows = Shows::of_document(mount).text();
         Some(format!("            {dir}, shows {shows}"))
     });
     others.collect()

@@ -38,10 +38,11 @@ directory is usable; a daemon then runs in the background and writes its log to 
 VOLUME/razorfs.log. A signal unmounts; while the mount is in use it is taken away and served on,
 and a second signal ends the daemon at once. With --snapshot, or as VOLUME@NAME, the volume is
 shown, read-only, as it was then; in the mount of a volume all snapshots are below
-.razorfs/snapshots, which no directory lists.
+.razorfs/snapshots, which no directory lists. A branch is mounted as VOLUME@NAME, and can be
+written to; nothing of what is done there shows anywhere else.
 
-A volume may be mounted on several directories: what is there now on one of them, snapshots on as
-many as you like. One daemon serves all of them; each comes and goes by itself, and the volume is
+A volume may be mounted on several directories: what is there now, and each branch, on one of
+them, snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and the volume is
 closed with the last. Options of a further mount are its own, and those that are for the whole
 volume are those of the first: durability, order, cache, keeper, autosnap, keep. A snapshot that is
 mounted cannot be deleted.
@@ -81,10 +82,11 @@ Examples:
   razorfs mount demo.rzfs mnt --foreground
   razorfs mount demo.rzfs mnt -o autosnap=10m,keep=24h:hourly,7d:daily
   razorfs mount --snapshot before-import demo.rzfs old
-  razorfs mount demo.rzfs@before-import old           the same"
+  razorfs mount demo.rzfs@before-import old           the same
+  razorfs mount demo.rzfs@attempt-1 work1             a branch"
 )]
 pub struct Args {
-    /// The volume, or VOLUME@SNAPSHOT
+    /// The volume, or VOLUME@NAME for a branch or a snapshot
     volume: PathBuf,
     /// The mount point
     dir: PathBuf,
@@ -191,10 +193,13 @@ fn job(args: &Args) -> Result<Job> {
     if args.read_only {
         options.add("ro")?;
     }
-    let shows = Shows::named(name.as_deref());
+    let shows = match &args.snapshot {
+        Some(name) => Shows::Snapshot(name.clone()),
+        None => Shows::named(name.as_deref()),
+    };
     // A volume that cannot be written to shows its snapshots, too.
     let no_writes = || access(&volume, Access::WRITE_OK).is_err();
-    let read_only = options.read_only || shows.is_fixed() && no_writes();
+    let read_only = options.read_only || shows.name().is_some() && no_writes();
     options.check()?;
     options.read_only |= shows.is_fixed();
     let first = Plan {
@@ -322,14 +327,18 @@ fn command_line(args: &Args, job: &Job, what: &[&str]) -> Vec<OsString> {
     if args.read_only {
         line.push("--read-only".into());
     }
-    if let Some(name) = job.first.shows.name() {
+    if let Some(name) = job.first.shows.snapshot() {
         line.extend(["--snapshot".into(), name.into()]);
     }
     for options in &args.options {
         line.extend(["-o".into(), options.into()]);
     }
     line.push("--".into());
-    line.extend([job.volume.clone().into(), job.first.dir.clone().into()]);
+    let source = match job.first.shows.snapshot() {
+        Some(_) => job.volume.clone().into(),
+        None => job.first.shows.source(&job.volume),
+    };
+    line.extend([source, job.first.dir.clone().into()]);
     line
 }
 

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub name: String,
     /// A number that no other snapshot of the volume ever had, and that later ones exceed.
     pub id: u64,
+    /// The number of the branch that it was taken of; 0 if it was the volume itself.
+    pub branch: u32,
     /// When it was taken.
     pub time: Time,
     /// Files, directories and the like that it has.
@@ -33,6 +35,7 @@ impl Snapshot {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
             id: meta.id,
+            branch: meta.branch.0,
             time: Time::from_unix_nanos(meta.time),
             inodes: meta.inodes,
             bytes: u64::try_from(meta.bytes).unwrap_or(u64::MAX),
