@@ -82,6 +82,7 @@ impl WithSnapshots {
     /// Shows those of `volume`.
     #[must_use]
     pub fn new(volume: Volume) -> Self {
+        volume.somebody_comes();
         Self {
             volume,
             open: Mutex::default(),

@@ -317,8 +317,7 @@ impl Volume {
     /// made, or 0.
     #[must_use]
     pub fn applied(&self, request: u64) -> Option<Ino> {
-        let redo = self.inner.store.redo.as_ref();
-        redo.and_then(|redo| redo.applied(request))
+        self.inner.noted().and_then(|redo| redo.applied(request))
     }
 
     /// The nameless inodes that would be removed if those who used the volume by the process that
@@ -343,6 +342,11 @@ impl Volume {
     /// answered, so that they know of all that was made for them.
     pub fn all_came_again(&self) {
         self.inner.all_came_again();
+    }
+
+    /// Users come, after others or as the first.
+    pub fn somebody_comes(&self) {
+        self.inner.somebody_comes();
     }
 
     /// They hold nothing any more. Without that, what a volume that is closed has in

@@ -222,6 +222,17 @@ fn whatever_changes_the_content_clears_setuid_but_for_root() {
     }
 }
 
+/// Opens a volume, that goes on from what the memory has.
+fn with_redo(path: &std::path::Path, ram: &Arc<razorfs_disk::Ram>) -> razorfs::Volume {
+    let redo = razorfs::redo::RedoMemory::new(Arc::clone(ram)).unwrap();
+    let options = razorfs::Options {
+        threads: false,
+        redo: Some(Arc::new(redo)),
+        ..razorfs::Options::default()
+    };
+    razorfs::Volume::open(path, options).unwrap()
+}
+
 #[test]
 fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     use crate::protocol::RESENT;
@@ -230,13 +241,7 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
     // Each one goes on where the one before was let go of, without being closed.
     let begin = || {
-        let redo = razorfs::redo::RedoMemory::new(Arc::clone(&ram)).unwrap();
-        let options = razorfs::Options {
-            threads: false,
-            redo: Some(Arc::new(redo)),
-            ..razorfs::Options::default()
-        };
-        let volume = razorfs::Volume::open(room.path(), options).unwrap();
+        let volume = with_redo(room.path(), &ram);
         let operations = Operations::new(
             Arc::new(WithSnapshots::new(volume)),
             Limits::default(),
@@ -432,4 +437,43 @@ fn a_name_without_snapshot_is_answered_before_the_kernel_is_told_of_the_snapshot
         |notifier| forget_snapshot("then", notifier),
     );
     assert!(first);
+}
+
+/// The kernel counts the requests of each mount from the same number on.
+#[test]
+fn a_request_of_one_mount_is_not_taken_for_that_of_another_of_the_volume() {
+    use crate::protocol::RESENT;
+    let room = tempfile::tempdir().unwrap();
+    let ram = Arc::new(razorfs_disk::Ram::new(4 << 20));
+    razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
+    let begin = || with_redo(room.path(), &ram);
+    let serve = |volume: &razorfs::Volume, origin| {
+        let fs = Arc::new(WithSnapshots::new(volume.clone()));
+        let operations = Operations::new(fs, Limits::default(), Validity::default());
+        let operations = operations.of_mount(origin);
+        operations.resume(Agreed {
+            minor: 45,
+            flags: 0,
+        });
+        operations
+    };
+    let unlink = |operations: &Operations, unique| {
+        ask_numbered(operations, unique, 0, opcode::UNLINK, 1, b"f\0")[0].0
+    };
+    let volume = begin();
+    let file = razorfs::NewNode::file(0o644);
+    volume.create_node(Ino::ROOT, b"f", &file).unwrap();
+    volume.snapshot("then").unwrap();
+    assert_eq!(unlink(&serve(&volume, 1), 100), 0);
+    drop(volume);
+    let volume = begin();
+    assert_eq!(unlink(&serve(&volume, 1), 100 | RESENT), 0);
+    assert_eq!(unlink(&serve(&volume, 2), 100 | RESENT), libc::ENOENT);
+    // What a snapshot shows is answered, whatever its number.
+    let then = serve(&volume.at_snapshot("then").unwrap(), 1);
+    let (error, found) = ask_numbered(&then, 100 | RESENT, 0, opcode::LOOKUP, 1, b"f\0").remove(0);
+    assert_eq!((error, found[..8] == [0; 8]), (0, false));
+    // Nor does its end mean that nobody is left whose requests are noted.
+    then.ended();
+    assert_eq!(unlink(&serve(&volume, 1), 100 | RESENT), 0);
 }

@@ -50,7 +50,7 @@ pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
-pub use snapshot::Snapshot;
+pub use snapshot::{BEFORE_ROLLBACK, Snapshot};
 pub use transaction::Transaction;
 
 use crate::Error;

@@ -8,6 +8,9 @@ use razorfs_format::record::Time;
 use crate::namespace::check_name;
 use crate::{Change, Result, Stale, Volume};
 
+/// What the names of the snapshots begin with that [`Volume::rollback`] takes.
+pub const BEFORE_ROLLBACK: &str = "before-rollback-";
+
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -122,7 +125,7 @@ impl Volume {
     /// A name that says what the snapshot is, and that none has.
     fn safety_name(&self, now: u64) -> String {
         let taken = self.snapshots();
-        let base = format!("before-rollback-{}", utc(now / 1_000_000_000));
+        let base = format!("{BEFORE_ROLLBACK}{}", utc(now / 1_000_000_000));
         let tries = (1u32..).map(|n| match n {
             1 => base.clone(),
             _ => format!("{base}-{n}"),

@@ -58,6 +58,7 @@ pub(crate) use path::Hint;
 pub(crate) use rename::Spot;
 pub(crate) use snapshot::check_name;
 
+use crate::redo::RedoMemory;
 use crate::store::{Store, Ticket};
 use crate::sync::Mutex;
 use crate::{Ino, Result};
@@ -214,12 +215,25 @@ impl Namespace {
         self.pins.all_told();
     }
 
+    /// Somebody comes who may hold something.
+    pub(crate) fn somebody_comes(&self) {
+        if let Some(redo) = self.noted() {
+            redo.somebody_comes();
+        }
+    }
+
     /// Nobody holds anything from before.
     pub(crate) fn nobody_is_left(&self) {
         self.pins.nobody_is_left();
-        if let Some(redo) = &self.store.redo {
+        if let Some(redo) = self.noted() {
             redo.nobody_is_left();
         }
+    }
+
+    /// Where requests are noted, if they are: those of who looks at a snapshot are not.
+    pub(crate) fn noted(&self) -> Option<&RedoMemory> {
+        let redo = self.store.redo.as_deref();
+        redo.filter(|_| self.store.viewed().is_none())
     }
 
     /// Number of inodes that wait for the reaper.

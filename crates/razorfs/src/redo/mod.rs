@@ -253,6 +253,11 @@ impl RedoMemory {
         self.left.store(true, Ordering::Release);
     }
 
+    /// Somebody comes, perhaps after others.
+    pub(crate) fn somebody_comes(&self) {
+        self.left.store(false, Ordering::Release);
+    }
+
     /// Whether they are.
     pub(crate) fn is_nobody_left(&self) -> bool {
         self.left.load(Ordering::Acquire)
