@@ -12,9 +12,12 @@ use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result, shown};
+use crate::holders;
+use crate::mountinfo::{self, Mount};
+use crate::points::{self, word};
+use crate::shows::Shows;
 use crate::socket::{self, Request};
 use crate::tree::{HostTree, Tree, VolumeTree, inner};
-use crate::{mountinfo, points};
 
 /// The file that every volume has.
 const SUPER: &str = "SUPER";
@@ -31,13 +34,45 @@ pub enum Place {
 pub struct Live {
     /// The volume.
     pub volume: PathBuf,
-    /// Where it is mounted, as far as this process can see it.
-    pub dir: Option<PathBuf>,
+    /// The mount point that was named.
+    pub named: Option<PathBuf>,
+    /// All mounts of it, as far as this process can see them, the newest last.
+    pub mounts: Vec<Mount>,
     /// `None` if the daemon lives, but takes no commands from us.
     stream: Option<UnixStream>,
 }
 
 impl Live {
+    /// Where what is there now is to be seen, as far as this process can see it.
+    pub fn head(&self) -> Option<&Path> {
+        let mut head = self.mounts.iter().filter(|mount| mount.shows.is_none());
+        head.next_back().map(|mount| &*mount.dir)
+    }
+
+    /// What the mount point that was named shows, if it is not what is there now.
+    pub fn shows(&self) -> Option<&str> {
+        let named = self.named.as_ref()?;
+        let mut mounts = self.mounts.iter().rev();
+        mounts.find(|mount| mount.dir == *named)?.shows.as_deref()
+    }
+
+    /// What is said where what is there now is to be seen nowhere.
+    pub fn no_head(&self) -> Failure {
+        let Some(mount) = self.mounts.last() else {
+            return out_of_sight(&self.volume);
+        };
+        let cause = format!(
+            "only {} of it is mounted, on {}",
+            Shows::named(mount.shows.as_deref()).text(),
+            shown(&mount.dir)
+        );
+        let remedy = format!(
+            "`razorfs mount {} DIR` mounts it as well",
+            word(&self.volume)
+        );
+        Failure::with("use", &self.volume, cause, remedy)
+    }
+
     /// Whether the daemon takes commands from us.
     pub fn answers(&self) -> bool {
         self.stream.is_some()
@@ -79,13 +114,16 @@ impl Place {
             if is_dead(&full) {
                 return Err(dead(&full, &mount.volume));
             }
-            let mount_of_daemon = |live: &Live| live.dir.as_ref() == Some(&full);
-            let live = connect(&mount.volume).filter(mount_of_daemon);
-            return Ok(Self::Live(live.unwrap_or(Live {
-                volume: mount.volume,
-                dir: Some(full),
+            let of_daemon = |live: &Live| live.mounts.iter().any(|m| m.dir == full);
+            let live = connect(&mount.volume).filter(of_daemon);
+            let live = live.unwrap_or_else(|| Live {
+                volume: mount.volume.clone(),
+                named: None,
+                mounts: vec![mount],
                 stream: None,
-            })));
+            });
+            let named = Some(full);
+            return Ok(Self::Live(Live { named, ..live }));
         }
         if is_volume(&full) {
             return Ok(match connect(&full) {
@@ -132,11 +170,12 @@ fn connect(volume: &Path) -> Option<Live> {
     let stream = socket::connect(volume)?;
     let daemon = rustix::net::sockopt::socket_peercred(&stream).ok()?.uid;
     // A mount of another user only claims to be that of this volume.
-    let mounts = mountinfo::of(volume).into_iter();
-    let mut mounts = mounts.filter(|m| m.owner == Some(daemon.as_raw()));
+    let mut mounts = mountinfo::of(volume);
+    mounts.retain(|m| m.owner == Some(daemon.as_raw()));
     Some(Live {
-        dir: mounts.next_back().map(|m| m.dir),
         volume: volume.to_path_buf(),
+        named: None,
+        mounts,
         stream: Some(stream),
     })
 }
@@ -207,6 +246,12 @@ impl Spot {
             named.push(name);
         }
         named.into()
+    }
+
+    /// What is to be seen there: a mount may show a snapshot by itself.
+    pub fn shows(&self) -> Result<Option<String>> {
+        let by_mount = mountinfo::at(&absolute(&self.place)?).and_then(|mount| mount.shows);
+        Ok(self.snapshot.clone().or(by_mount))
     }
 
     /// Refuses to write to a snapshot.
@@ -362,13 +407,18 @@ impl Opened {
 
 /// The tree of a mounted volume, or what a snapshot of it shows.
 fn mounted(mut live: Live, spot: &Spot) -> Result<HostTree> {
-    let Some(dir) = live.dir.clone() else {
-        return Err(out_of_sight(&live.volume));
-    };
-    let tree = HostTree::of_mount(&dir, &live.volume)?;
+    let seen = live.named.as_deref().or(live.head());
     let Some(name) = &spot.snapshot else {
-        return Ok(tree);
+        let dir = seen.ok_or_else(|| live.no_head())?;
+        return HostTree::of_mount(dir, &live.volume);
     };
+    // Each mount has all snapshots.
+    let any = || live.mounts.last().map(|mount| &*mount.dir);
+    let dir = seen
+        .or_else(any)
+        .ok_or_else(|| out_of_sight(&live.volume))?
+        .to_owned();
+    let tree = HostTree::of_mount(&dir, &live.volume)?;
     let below = Path::new(points::DIRECTORY).join(name);
     let found = tree.below(&below);
     found.map_err(|e| match points::names(&mut live) {
@@ -400,6 +450,15 @@ pub fn open_on(disk: OsDisk, options: Options) -> Result<Volume> {
         }
         _ => Failure::engine("open", volume, &e),
     })
+}
+
+/// Whether another process has a volume for writing, as its lock tells. It is not taken to find
+/// out, which would keep somebody else from it.
+pub fn is_held(volume: &Path) -> bool {
+    let text = std::fs::read_to_string(volume.join("LOCK")).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("pid "));
+    let pid = lines.next().and_then(|pid| pid.parse().ok());
+    pid.is_some_and(holders::is_running)
 }
 
 /// Takes the lock of a volume for reading its files.

@@ -150,6 +150,13 @@ pub fn missing<'a>(
     Failure::with(&what(doing, name), path, cause, remedy)
 }
 
+/// What is said where a snapshot is to be deleted that is mounted.
+pub fn is_mounted(path: &Path, name: &str, dir: &Path) -> Failure {
+    let cause = format!("it is mounted on {}", shown(dir));
+    let remedy = format!("`razorfs umount {}` first", word(dir));
+    Failure::with(&what("delete", name), path, cause, remedy)
+}
+
 /// The name that is most like this one, if any is.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = (name.chars().count() / 3).clamp(1, 4);

@@ -17,13 +17,14 @@ use serde_json::{Value, json};
 use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
+use crate::shows::{Shows, path_from_json, path_to_json};
 
 /// Version of the protocol.
 pub const VERSION: u64 = 1;
 /// Name of the socket in the volume.
 pub const NAME: &str = "razorfs.sock";
 /// A request is never longer.
-const MAX_REQUEST: usize = 4 << 10;
+const MAX_REQUEST: usize = 64 << 10;
 /// An answer is never longer.
 const MAX_ANSWER: usize = 16 << 20;
 /// How long the daemon waits for the bytes of a request.
@@ -105,15 +106,51 @@ impl Points {
     }
 }
 
-/// What a command asks the daemon to do.
+/// One more mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// The mount point.
+    pub dir: PathBuf,
+    /// What is to be shown there.
+    pub shows: Shows,
+    /// The options, each a word of `-o`.
+    pub words: Vec<String>,
+}
+
+impl Wanted {
+    /// For other processes.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "dir": path_to_json(&self.dir),
+            "shows": self.shows.to_json(),
+            "words": self.words,
+        })
+    }
+
+    /// What they meant.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let words = value.get("words")?.as_array()?.iter();
+        let words: Option<_> = words.map(|w| w.as_str().map(str::to_owned)).collect();
+        Some(Self {
+            dir: path_from_json(value.get("dir")?)?,
+            shows: Shows::from_json(value.get("shows")?)?,
+            words: words?,
+        })
+    }
+}
+
+/// What a command asks the daemon to do. Where it is about one of the mounts, that is the one on
+/// the directory; without one it is the one of what is there now, or the oldest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// What `razorfs info` shows.
-    Info,
+    Info(Option<PathBuf>),
+    /// Mounts once more. The answer comes when the directory is usable.
+    Mount(Wanted),
     /// Everything done so far becomes durable.
     Sync,
     /// What `razorfs stats` shows.
-    Stats,
+    Stats(Option<PathBuf>),
     /// Checks the volume at a level.
     Verify(u8),
     /// Has a scrub begin, pause and so on.
@@ -123,19 +160,23 @@ pub enum Request {
     /// Tells what differs between two states.
     Diff(Ends),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
-    Remounted,
-    /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
-    Umount,
+    Remounted(PathBuf),
+    /// Unmounts this one, or all. With the last one the volume is closed and the daemon ends; the
+    /// connection closes when the process is gone.
+    Umount(Option<PathBuf>),
 }
 
 impl Request {
     fn to_json(&self) -> Value {
-        let name = match self {
-            Self::Info => "info",
-            Self::Sync => "sync",
-            Self::Stats => "stats",
-            Self::Umount => "umount",
-            Self::Remounted => "remounted",
+        let (name, dir) = match self {
+            Self::Sync => ("sync", None),
+            Self::Info(dir) => ("info", dir.as_ref()),
+            Self::Stats(dir) => ("stats", dir.as_ref()),
+            Self::Umount(dir) => ("umount", dir.as_ref()),
+            Self::Remounted(dir) => ("remounted", Some(dir)),
+            Self::Mount(wanted) => {
+                return json!({"v": VERSION, "request": "mount", "mount": wanted.to_json()});
+            }
             Self::Scrub(scrub) => return scrub.to_json(),
             Self::Snapshots(points) => return points.to_json(),
             Self::Diff(ends) => {
@@ -145,7 +186,8 @@ impl Request {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
         };
-        json!({"v": VERSION, "request": name})
+        let dir = dir.map(|dir| path_to_json(dir));
+        json!({"v": VERSION, "request": name, "dir": dir})
     }
 
     fn from_json(value: &Value) -> std::result::Result<Self, String> {
@@ -158,12 +200,20 @@ impl Request {
             ));
         }
         let name = value.get("request").and_then(Value::as_str);
+        let dir = match value.get("dir") {
+            None | Some(Value::Null) => None,
+            Some(dir) => Some(path_from_json(dir).ok_or("what is named is no path")?),
+        };
         Ok(match name.unwrap_or_default() {
-            "info" => Self::Info,
             "sync" => Self::Sync,
-            "stats" => Self::Stats,
-            "umount" => Self::Umount,
-            "remounted" => Self::Remounted,
+            "info" => Self::Info(dir),
+            "stats" => Self::Stats(dir),
+            "umount" => Self::Umount(dir),
+            "remounted" => Self::Remounted(dir.ok_or("a mount point is missing")?),
+            "mount" => {
+                let wanted = value.get("mount").and_then(Wanted::from_json);
+                Self::Mount(wanted.ok_or("what is to be mounted is not understood")?)
+            }
             "scrub" => Self::Scrub(Scrub::from_json(value)?),
             "snapshots" => Self::Snapshots(Points::from_json(value)?),
             "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
@@ -233,22 +283,30 @@ pub fn ask(
             "look at razorfs.log in the volume",
         )
     };
-    send(stream, &request.to_json()).map_err(broken)?;
+    exchange(stream, request, progress).map_err(broken)?
+}
+
+/// The same; an error of the connection is told from an answer that says what failed.
+pub fn exchange(
+    stream: &mut UnixStream,
+    request: Request,
+    progress: &mut dyn FnMut(&Value),
+) -> std::io::Result<Result<Value>> {
+    send(stream, &request.to_json())?;
     loop {
-        let Some(answer) = receive(stream, MAX_ANSWER).map_err(broken)? else {
-            let end = std::io::Error::other("it ended without an answer");
-            return Err(broken(end));
+        let Some(answer) = receive(stream, MAX_ANSWER)? else {
+            return Err(std::io::Error::other("it ended without an answer"));
         };
         if let Some(value) = answer.get("progress") {
             progress(value);
         } else if let Some(text) = answer.get("failed").and_then(Value::as_str) {
             let code = answer.get("code").and_then(Value::as_u64).unwrap_or(1);
-            return Err(Failure::new(text).code(u8::try_from(code).unwrap_or(1)));
+            let code = u8::try_from(code).unwrap_or(1);
+            return Ok(Err(Failure::new(text).code(code)));
         } else if let Some(value) = answer.get("done") {
-            return Ok(value.clone());
+            return Ok(Ok(value.clone()));
         } else {
-            let end = std::io::Error::other("its answer is of another version");
-            return Err(broken(end));
+            return Err(std::io::Error::other("its answer is of another version"));
         }
     }
 }
@@ -345,9 +403,15 @@ mod tests {
     #[test]
     fn requests_survive_the_wire() {
         for request in [
-            Request::Info,
+            Request::Info(None),
+            Request::Info(Some("/d".into())),
             Request::Sync,
-            Request::Stats,
+            Request::Stats(None),
+            Request::Mount(Wanted {
+                dir: "/d\\".into(),
+                shows: Shows::Snapshot("\"".repeat(255)),
+                words: vec!["ro".into(), "transport=dev".into()],
+            }),
             Request::Verify(3),
             Request::Scrub(Scrub::Start(7)),
             Request::Scrub(Scrub::Status),
@@ -363,8 +427,9 @@ mod tests {
             // Each byte may take two.
             Request::Snapshots(Points::Delete("\"".repeat(255))),
             Request::Snapshots(Points::Rollback("ä\\".into())),
-            Request::Umount,
-            Request::Remounted,
+            Request::Umount(None),
+            Request::Umount(Some("/d".into())),
+            Request::Remounted("/d".into()),
         ] {
             let mut wire = Vec::new();
             send(&mut wire, &request.to_json()).unwrap();
@@ -390,6 +455,9 @@ mod tests {
             json!({"v": 2, "request": "info"}),
             json!({"v": 1, "request": "format my disk"}),
             json!({"v": 1, "request": "verify", "level": 999}),
+            json!({"v": 1, "request": "umount", "dir": 7}),
+            json!({"v": 1, "request": "remounted"}),
+            json!({"v": 1, "request": "mount", "mount": {"dir": "/d", "words": []}}),
             json!({"v": 1, "request": "scrub", "do": "dance"}),
             json!({"v": 1, "request": "snapshots", "do": "frame", "name": "a"}),
             json!({"v": 1, "request": "snapshots", "do": "delete"}),

@@ -14,6 +14,7 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod mounts;
 mod prototype;
 mod snapshots;
 mod snapshots_live;

@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<u8> {
         return Err(Failure::with("clone", &args.place, cause, remedy));
     }
     let is_live = matches!(Place::find(&from.place)?, Place::Live(_));
-    if !is_live || from.snapshot.is_some() {
+    if !is_live || from.shows()?.is_some() {
         return copy(&from, args).map(|()| 0);
     }
     let taken = snapshot::do_at(&from.place, &Points::Create(None))?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Live, Place};
-use crate::points;
+use crate::points::{self, word};
 use crate::socket::{Points, Request};
 
 /// Keeps the whole volume as it is, lists what is kept, and gives it up
@@ -112,6 +112,9 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
     match Place::find(place)? {
         Place::Live(mut live) => {
             if matches!(points, Points::Create(_) | Points::Rollback(_)) {
+                if let Some(name) = live.shows() {
+                    return Err(is_fixed(place, name, &live));
+                }
                 settle(&live)?;
             }
             live.ask(Request::Snapshots(points.clone()))
@@ -134,11 +137,22 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
 /// ask for it, and without it a snapshot would lack what was written before it was asked for; after
 /// a rollback the kernel would write it over what was gone back to.
 fn settle(live: &Live) -> Result<()> {
-    let Some(dir) = &live.dir else {
-        return Err(place::out_of_sight(&live.volume));
+    let Some(dir) = live.head() else {
+        // Where only snapshots are mounted nobody writes.
+        return match live.mounts.is_empty() {
+            true => Err(place::out_of_sight(&live.volume)),
+            false => Ok(()),
+        };
     };
     let flushed = std::fs::File::open(dir).and_then(|d| Ok(rustix::fs::syncfs(d)?));
     flushed.map_err(|e| Failure::host("sync", dir, &e))
+}
+
+/// What is said where what a mount shows does not change.
+fn is_fixed(place: &Path, name: &str, live: &Live) -> Failure {
+    let cause = format!("it shows the snapshot {name}, which stays as it is");
+    let remedy = format!("name the volume, {}", word(&live.volume));
+    Failure::with("change", place, cause, remedy)
 }
 
 /// All of them, or none if one is not there.
