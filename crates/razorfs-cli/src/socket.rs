@@ -67,8 +67,8 @@ impl Scrub {
     }
 }
 
-/// What is to be done with snapshots, those of a branch or of what is there now. The command has brought what the kernel held to the daemon
-/// before it asks to take one or to go back.
+/// What is to be done with snapshots, those of a branch or of what is there now. The command has
+/// brought what the kernel held to the daemon before it asks to take one or to go back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Points {
     /// Tells which there are.

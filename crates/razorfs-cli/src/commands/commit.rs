@@ -14,10 +14,11 @@ use crate::points::word;
 /// Does in a volume what was changed in a branch of it
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "What was changed in the branch since it was made, or committed last, is done in \
-the volume, or with --onto in another branch: all of it at once, while programs run. What was there \
-before is a snapshot, whose name is printed: going back to that one undoes it. The branch stays as \
-it is, and can be committed again. Files keep their inodes, links, attributes and times.
+    after_help = "What was changed in the branch since it was made, or committed last, is \
+done in the volume, or with --onto in another branch: all of it at once, while programs run. \
+What was there before is a snapshot, whose name is printed: going back to that one undoes \
+it. The branch stays as it is, and can be committed again. Files keep their inodes, links, \
+attributes and times.
 
 If both have changed the same file or name, these are listed, nothing is done, and the exit code \
 is 1. Then either change one of the two, or say --on-conflict branch: the volume becomes what the \

@@ -15,18 +15,19 @@ use crate::socket::Request;
 /// Shows what a volume is and how it is
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
-or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
-generation, inodes, bytes, snapshots and branches (how many there are), limit (or null), segments {count, \
-bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
-scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
-ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
-acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), \
-transport (uring or dev) and snapshot (that it shows, or null) of the mount, which is the one that \
-was named, or that of what is there now, mounts (array of all: dir, snapshot, read_only, \
-transport; absent if there are none), damage and healed \
-(arrays of lines), read_only (why, or null), failing (array of lines: maintenance whose last try \
-failed, it is tried again), health (ok, failing, read-only or damaged). Sizes are in bytes.
+    after_help = "--json prints one object: schema (1), volume, mounted (the mount point or \
+null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
+generation, inodes, bytes, snapshots and branches (how many there are), limit (or null), \
+segments {count, bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or \
+bytes, missing_packs), scrub (as that of `razorfs scrub`), space {total, free} of the \
+volume, recovery {clean, batches, ops, bytes, torn, orphans, redone} when it was opened \
+(redone: what a daemon that died had acknowledged and no journal had, or null), keeper \
+(null, or {pid (null if it died), restarts}), transport (uring or dev), snapshot and branch \
+(that it shows, or null) of the mount, which is the one that was named, or that of what is \
+there now, mounts (array of all: dir, snapshot, branch, read_only, transport; absent if \
+there are none), damage and healed (arrays of lines), read_only (why, or null), failing \
+(array of lines: maintenance whose last try failed, it is tried again), health (ok, failing, \
+read-only or damaged). Sizes are in bytes.
 
 Examples:
   razorfs info demo.rzfs
@@ -163,11 +164,7 @@ fn text(document: &Value) -> String {
             number("/inodes"),
             bytes("/bytes")
         ),
-        format!(
-            "snapshots   {}, branches {}",
-            number("/snapshots"),
-            number("/branches")
-        ),
+        points(document),
         format!(
             "on disk     packs {} ({} of it in use), segments {}, journal {}",
             bytes("/packs/bytes"),
@@ -219,6 +216,12 @@ fn text(document: &Value) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn points(document: &Value) -> String {
+    let number = |key| document.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let (snapshots, branches) = (number("snapshots"), number("branches"));
+    format!("snapshots   {snapshots}, branches {branches}")
 }
 
 /// Where it is mounted, and what is shown there.

@@ -41,11 +41,11 @@ shown, read-only, as it was then; in the mount of a volume all snapshots are bel
 .razorfs/snapshots, which no directory lists. A branch is mounted as VOLUME@NAME, and can be
 written to; nothing of what is done there shows anywhere else.
 
-A volume may be mounted on several directories: what is there now, and each branch, on one of
-them, snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and the volume is
-closed with the last. Options of a further mount are its own, and those that are for the whole
-volume are those of the first: durability, order, cache, keeper, autosnap, keep. A snapshot that is
-mounted cannot be deleted.
+A volume may be mounted on several directories: what is there now, and each branch, on one of them,
+snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and
+the volume is closed with the last. Options of a further mount are its own, and those that are for
+the whole volume are those of the first: durability, order, cache, keeper, autosnap, keep. A
+snapshot that is mounted cannot be deleted.
 
 Options:
   durability=sync          every operation is on the disk when it returns

@@ -1,10 +1,10 @@
 //! What was changed in one branch is done in another one as well.
 //!
-//! Three states are compared by inode: the one that both go on from, the one that is merged, and the
-//! one that it is merged into. Inode numbers are never used twice, in whatever branch, so what is
-//! new keeps its number, and hard links, attributes and times are those of the branch. A file that
-//! both have changed is a conflict, and so is a name that leads elsewhere in each; of a directory
-//! both may have changed the entries.
+//! Three states are compared by inode: the one that both go on from, the one that is merged, and
+//! the one that it is merged into. Inode numbers are never used twice, in whatever branch, so what
+//! is new keeps its number, and hard links, attributes and times are those of the branch. A file
+//! that both have changed is a conflict, and so is a name that leads elsewhere in each; of a
+//! directory both may have changed the entries.
 //!
 //! It is done in a branch that nobody sees, in as many transactions as it takes; then the target
 //! goes on from there in one operation, as it would go back to a snapshot. Where the target has not

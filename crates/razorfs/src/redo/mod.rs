@@ -95,7 +95,9 @@ pub struct RedoMemory {
     runs: Mutex<Runs>,
     /// Tells this one from others of the same process.
     instance: u64,
-    /// Those who used the volume are gone.
+    /// How many use the volume, of those that are known: each mount is one.
+    users: AtomicU64,
+    /// Some who used the volume are gone.
     left: AtomicBool,
 }
 
@@ -178,6 +180,7 @@ impl RedoMemory {
             memory: Box::new(memory),
             shape,
             runs: Mutex::new(Runs::new(shape.chunks)),
+            users: AtomicU64::new(0),
             left: AtomicBool::new(false),
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
         })
@@ -248,19 +251,25 @@ impl RedoMemory {
         self.store(AT_NONCE, self.load(AT_NEXT_NONCE));
     }
 
-    /// Those who used the volume are gone.
+    /// One who used the volume is gone.
     pub(crate) fn nobody_is_left(&self) {
+        // One that was not told of may have been there before.
+        let _ = self
+            .users
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                Some(n.saturating_sub(1))
+            });
         self.left.store(true, Ordering::Release);
     }
 
-    /// Somebody comes, perhaps after others.
+    /// Somebody comes, perhaps beside others.
     pub(crate) fn somebody_comes(&self) {
-        self.left.store(false, Ordering::Release);
+        self.users.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether they are.
+    /// Whether all who used the volume are gone.
     pub(crate) fn is_nobody_left(&self) -> bool {
-        self.left.load(Ordering::Acquire)
+        self.left.load(Ordering::Acquire) && self.users.load(Ordering::Acquire) == 0
     }
 
     /// Everything is where it stays, and those who used the volume are gone: nothing is to be gone

@@ -28,6 +28,7 @@ mod resume;
 mod resume_tests;
 #[cfg(test)]
 mod scan_tests;
+mod states;
 #[cfg(test)]
 pub(crate) mod stress_tests;
 mod sum;

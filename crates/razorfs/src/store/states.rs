@@ -1,0 +1,145 @@
+//! The states of a volume through its door: snapshots, branches, and what they go on from.
+
+use std::sync::Arc;
+
+use razorfs_format::key::{Key, Tag};
+use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::{Branch, Epoch, Ino};
+
+use super::handle::{Role, is_internal};
+use super::{At, Core, Store};
+use crate::{Error, Result};
+
+/// Rollbacks for which files that are open can be read on.
+const LEFT_MOST: usize = 8;
+
+impl Store {
+    /// Takes a snapshot.
+    pub fn take(&self, name: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        self.take_snapshot(self.branch(), name)
+    }
+
+    /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone
+    /// since cannot be read on.
+    pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        let gone = self.drop_snapshot(name)?;
+        let is_other = |store: &Arc<Self>| store.viewed().is_none_or(|s| s.id != gone.id);
+        self.left.write().retain(is_other);
+        Ok(gone)
+    }
+
+    /// Goes back to a snapshot, and answers the one that was taken before. The caller keeps
+    /// everybody out who changes anything or remembers what he reads.
+    pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        let taken = self.roll_back(self.branch(), to, safety)?;
+        // Somebody may have deleted it by now: what was open is gone then, and all else is done.
+        let Ok(before) = self.snapshot(safety) else {
+            return Ok(taken);
+        };
+        let mut left = self.left.write();
+        left.push(Arc::new(before));
+        if left.len() > LEFT_MOST {
+            left.remove(0);
+        }
+        Ok(taken)
+    }
+
+    /// What the volume was before a rollback and had the inode, which it has not any more.
+    pub fn left_with(&self, ino: Ino) -> Option<Arc<Self>> {
+        let left = self.left.read();
+        let key = Key::inode(Branch::HEAD, ino);
+        let has = |store: &&Arc<Self>| matches!(store.get(&key), Ok(Some(_)));
+        left.iter().rev().find(has).map(Arc::clone)
+    }
+
+    /// The snapshots that were not given up, oldest first.
+    pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let live = timeline.snapshots().iter();
+        let live = live.filter(|s| !s.gone && !is_internal(&s.name));
+        let mut live: Vec<_> = live.cloned().collect();
+        // One that was taken right after a rollback is of an older epoch than that before it.
+        live.sort_by_key(|s| s.id);
+        live
+    }
+
+    /// The branches, in the order in which they were made.
+    pub fn forks(&self) -> Vec<ForkMeta> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let list = timeline.forks().list.iter();
+        let now = |fork: &razorfs_format::timeline::Fork| {
+            let mut meta = ForkMeta::clone(&fork.meta);
+            (meta.inodes, meta.bytes) = (self.inodes_of(meta.id), self.sizes_of(meta.id));
+            meta
+        };
+        let seen = list.filter(|fork| !is_internal(&fork.meta.name));
+        seen.map(now).collect()
+    }
+
+    /// The branches and snapshots that nobody is to see.
+    pub fn internal(&self) -> (Vec<ForkMeta>, Vec<Box<[u8]>>) {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let forks = timeline.forks().list.iter().map(|f| &f.meta);
+        let forks = forks.filter(|meta| is_internal(&meta.name));
+        let points = timeline.snapshots().iter();
+        let points = points.filter(|s| !s.gone && is_internal(&s.name));
+        (
+            forks.map(|meta| ForkMeta::clone(meta)).collect(),
+            points.map(|s| s.name.clone()).collect(),
+        )
+    }
+
+    /// Whether there is such a branch.
+    pub fn has_branch(&self, branch: Branch) -> bool {
+        self.version.load().timeline.fork_of(branch).is_some()
+    }
+
+    /// Whether what was written in an epoch is shown by this.
+    pub fn shows(&self, epoch: Epoch) -> Result<bool> {
+        Ok(self.version.load().view_at(&self.at)?.sees(epoch))
+    }
+
+    /// What this and another branch go on from.
+    pub fn parting(&self, other: &Self) -> Result<Self> {
+        let version = self.version.load_full();
+        let (a, b) = (version.view_at(&self.at)?, version.view_at(&other.at)?);
+        let view = version.timeline.view(a.parting(b));
+        Ok(self.with_role(At::Snapshot(view), Role::Past))
+    }
+
+    /// Whether anything was written in this or the other state since they parted.
+    pub fn differs_from(&self, other: &Self) -> Result<bool> {
+        for tag in [Tag::Dirent, Tag::Inode, Tag::Extent, Tag::Xattr, Tag::Link] {
+            let apart = self.written_apart(other, tag)?;
+            if apart.is_none_or(|keys| !keys.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes a branch of what this shows, or of a snapshot.
+    pub fn fork(&self, name: &[u8], from: Option<&[u8]>) -> Result<ForkMeta> {
+        Core::check_writable(self)?;
+        let here = self.viewed().map(|snapshot| snapshot.name.clone());
+        Core::fork(self, self.branch(), name, from.or(here.as_deref()))
+    }
+
+    /// Ends a branch that nobody has open.
+    pub fn end_branch(&self, branch: Branch) -> Result<()> {
+        Core::check_writable(self)?;
+        let tenures = self.tenures.lock();
+        if tenures.contains_key(&branch) {
+            return Err(Error::BranchInUse);
+        }
+        Core::prune(self, branch)
+    }
+
+    /// Bytes that each snapshot alone holds.
+    pub fn held_by_snapshots(&self) -> Result<std::collections::BTreeMap<u64, u64>> {
+        self.checkpointer.held_by()
+    }
+}
