@@ -134,13 +134,14 @@ fn plan(args: &[String]) -> Result<Plan, String> {
 const SCHEDULES: &str = "1000";
 
 /// What the simulation does besides power cuts.
-const SIMULATIONS: [&[&str]; 6] = [
+const SIMULATIONS: [&[&str]; 7] = [
     &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
     &["--short", "--singles", "4", "--every", "1600"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
     &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
     &["--rotten", "1500", "--complete"],
+    &["--repair", "60"],
 ];
 
 fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {

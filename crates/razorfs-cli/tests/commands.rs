@@ -327,7 +327,9 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
         "{said}"
     );
     assert!(
-        said.contains("lost: the snapshot kept until now; `razorfs export "),
+        said.contains("kept: the snapshot kept until now, but for one loss")
+            && said.contains("lost in snapshots: /hurt (inode ")
+            && said.contains("read as zeros (in kept until now)"),
         "{said}"
     );
     assert!(before == list(), "a dry run changes nothing");
@@ -339,7 +341,13 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
     ]);
     let document: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(document["clean"], Value::Bool(true));
-    assert_eq!(document["lost_snapshots"][0], "kept until now");
+    let shown = &document["snapshots"][0];
+    assert_eq!(
+        (&shown["name"], &shown["kept"]),
+        (&"kept until now".into(), &true.into())
+    );
+    assert_eq!(shown["losses"], document["losses"]);
+    assert_eq!(document["lost_snapshots"].as_array().unwrap().len(), 0);
     let loss = &document["losses"][0];
     assert_eq!(loss["path"], "/hurt");
     let range = loss["from"].as_u64().unwrap() as usize..loss["to"].as_u64().unwrap() as usize;

@@ -39,6 +39,7 @@ pub mod shrink;
 #[cfg(test)]
 mod sim_tests;
 pub mod subject;
+mod told;
 mod touched;
 #[cfg(test)]
 mod toy;

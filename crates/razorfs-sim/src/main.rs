@@ -1,5 +1,7 @@
 //! `razorfs-sim`: runs seeds against the engine on a simulated disk, and says what broke.
 
+mod corpus;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -285,51 +287,6 @@ fn every_call(plan: &Plan, seed: u64, args: &Args) -> ExitCode {
     ExitCode::from(u8::from(!summary.findings.is_empty()))
 }
 
-/// The runs that failed once.
-fn corpus(plan: &Plan) -> ExitCode {
-    let mut failed = 0;
-    let mut runs = 0;
-    let lines = include_str!("../corpus").lines();
-    for line in lines.filter(|line| !line.starts_with('#')) {
-        let (mode, seed) = line.split_once(' ').unwrap_or_default();
-        let (seed, has_snapshots) = match seed.split_once(' ') {
-            Some((seed, "snapshots")) => (seed, true),
-            _ => (seed, false),
-        };
-        let mode = match mode {
-            "cuts" => Mode::Cuts,
-            "deaths" => Mode::Deaths,
-            "faults" => Mode::Faults,
-            _ => {
-                println!("corpus: {line} is not a mode and a seed");
-                return ExitCode::from(2);
-            }
-        };
-        let Ok(seed) = seed.parse() else {
-            println!("corpus: {line} is not a mode and a seed");
-            return ExitCode::from(2);
-        };
-        // They failed when there was one copy of the journal, and most before there were snapshots.
-        let choice = Choice {
-            copies: Some(1),
-            snapshots: Some(has_snapshots),
-        };
-        let plan = Plan {
-            mode,
-            choice,
-            ..*plan
-        };
-        let report = plan.run(seed);
-        runs += 1;
-        if let Some(failure) = &report.failure {
-            println!("{}\n", farm::finding(&plan, seed, &report, failure));
-            failed += 1;
-        }
-    }
-    println!("corpus: {runs} runs, failures: {failed}");
-    ExitCode::from(u8::from(failed > 0))
-}
-
 /// The crash table of docs/faults.md.
 fn table(plan: &Plan) -> ExitCode {
     let effort = outcomes::Effort {
@@ -582,7 +539,7 @@ fn main() -> ExitCode {
         return table(&plan);
     }
     if args.corpus {
-        return corpus(&plan);
+        return corpus::run(&plan);
     }
     match args.seed {
         Some(seed) if args.exhaustive => every_call(&plan, seed, &args),

@@ -4,24 +4,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
-use razorfs::{FileKind, Ino, NewNode};
+use razorfs::{FileKind, Ino, NewNode, SetAttributes};
 use razorfs_disk::Name;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
-use razorfs_verify::{LEVEL_MAX, Lose, Loss, Outcome, RepairError, RepairOptions, repair, verify};
+use razorfs_verify::{
+    FindingKind as K, LEVEL_MAX, Loss, Older, Outcome, RepairError, RepairOptions, Severity, Shown,
+    repair, verify,
+};
 
-use crate::engine::{EngineFs, EngineMachine, is_refusal};
+use crate::dump::dump_tree;
+use crate::engine::{EngineFs, EngineMachine};
 use crate::farm::each_seed;
-use crate::flips::{Bad, PIECE, Victim, attributes, bad, read};
+use crate::flips::{PIECE, Victim, attributes, read};
 use crate::looks::check_stat;
 use crate::marks::Marks;
-use crate::model::{Model, Node};
-use crate::names;
+use crate::model::{Model, differences};
+use crate::op::Work;
 use crate::panics::watch;
 use crate::plant::Plant;
 use crate::points::Point;
 use crate::rng::{Rng, mix};
 use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
+use crate::told::Told;
 
 /// What is checked.
 struct Trial<'v> {
@@ -61,7 +66,16 @@ impl Trial<'_> {
         let before = disk.op_count();
         let done = run_repair(&disk, self.seed, true).map_err(|e| format!("repair: {e}"))?;
         let calls = disk.op_count() - before;
-        if (&dry.losses, &dry.fixes, &dry.gap) != (&done.losses, &done.fixes, &done.gap) {
+        let told = |o: &Outcome| {
+            let of_snapshots = (o.snapshots.clone(), o.olders.clone());
+            (
+                o.losses.clone(),
+                o.fixes.clone(),
+                o.gap.clone(),
+                of_snapshots,
+            )
+        };
+        if told(&dry) != told(&done) {
             return Err("the dry run told of other losses".into());
         }
         if done.needed != done.committed.is_some() {
@@ -90,19 +104,23 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// Each snapshot was named as one that is lost.
+    /// Each snapshot was named.
     fn check_snapshots(&self, done: &Outcome, marks: &mut Marks) -> Result<(), String> {
+        for shown in &done.snapshots {
+            marks.hit(match (shown.kept, shown.losses.is_empty()) {
+                (true, true) => "snapshot kept whole",
+                (true, false) => "snapshot kept with losses told",
+                (false, _) => "snapshot lost, and named",
+            });
+        }
         let points = self.victim.model.points().iter();
         let names: Vec<&str> = points.filter_map(Point::name).collect();
+        let told: Vec<&str> = done.snapshots.iter().map(|s| &*s.name).collect();
         // Those of an older state are others.
         let is_newest = done.gap.is_none() && !done.listed && !self.torn;
-        if !done.needed || !is_newest || names == done.snapshots {
-            if done.needed && is_newest && !names.is_empty() {
-                marks.hit("snapshots lost, and named");
-            }
+        if !done.needed || !is_newest || names == told {
             return Ok(());
         }
-        let told = &done.snapshots;
         Err(format!("it told of the snapshots {told:?}, of {names:?}"))
     }
 
@@ -124,6 +142,16 @@ impl Trial<'_> {
         });
         let mut told = done.clone();
         told.gap = told.gap.or_else(|| again.gap.clone());
+        if again.needed {
+            let before = std::mem::replace(&mut told.snapshots, again.snapshots);
+            for shown in &mut told.snapshots {
+                let mut before = before.iter().filter(|b| b.name == shown.name);
+                let more = before.next().map(|b| b.losses.clone());
+                shown.losses.extend(more.unwrap_or_default());
+            }
+        }
+        // What is put beside is not put there twice.
+        told.olders.clear();
         self.examine(&disk, &losses, &told, &mut Marks::default())
             .map_err(|e| format!("cut at {at}: {e}"))
     }
@@ -151,24 +179,30 @@ impl Trial<'_> {
                 "the engine opens it read-only, or complains: {why}"
             ));
         }
-        if outcome.needed && !fs.snapshots().is_empty() {
-            return Err(format!(
-                "snapshots that were told lost: {:?}",
-                fs.snapshots()
-            ));
-        }
         let mut losses = losses.to_vec();
+        let mut snapshots = outcome.snapshots.clone();
         if let Some(touched) = &self.touched {
             marks.hit("files that were not touched compared");
             losses.retain(|loss| touched.contains(&loss.ino));
+            for shown in &mut snapshots {
+                shown.losses.retain(|loss| touched.contains(&loss.ino));
+            }
         }
         let told = Told::new(&losses, outcome.listed);
-        let wrong = match told.compare(&fs, &self.victim.model, marks) {
+        let fits = |model: &Model, marks: &mut Marks| -> Result<(), String> {
+            told.compare(&fs, model, marks)?;
+            check_olders(&fs, model, &outcome.olders, marks)?;
+            if outcome.needed {
+                check_kept(&fs, model, &snapshots)?;
+            }
+            Ok(())
+        };
+        let wrong = match fits(&self.victim.model, marks) {
             Ok(()) => None,
             Err(wrong) if outcome.gap.is_none() && !self.torn => Some(wrong),
             Err(wrong) => {
                 let mut before = self.victim.before.iter().rev();
-                let fits = |m: &Model| told.compare(&fs, m, &mut Marks::default()).is_ok();
+                let fits = |m: &Model| fits(m, &mut Marks::default()).is_ok();
                 (!before.any(fits)).then_some(wrong)
             }
         };
@@ -182,6 +216,7 @@ impl Trial<'_> {
         }
         if outcome.needed {
             goes_on(&fs)?;
+            gives_up(&fs, self.seed, marks)?;
             fs.close().map_err(|e| format!("closing: {e}"))?;
             sound(machine.disk()).map_err(|e| format!("after going on: {e}"))?;
         } else {
@@ -191,13 +226,160 @@ impl Trial<'_> {
     }
 }
 
+/// What is counted of packs and of what snapshots hold.
+const ACCOUNTS: [K; 6] = [
+    K::PackAccountHigh,
+    K::PackTotal,
+    K::SharedCountHigh,
+    K::HeldMissing,
+    K::CounterInodes,
+    K::CounterBytes,
+];
+
+/// Nothing is damaged or counted wrong.
 fn sound(disk: &SimDisk) -> Result<(), String> {
     let report = verify(disk, LEVEL_MAX, &mut |_| ()).map_err(|e| e.to_string())?;
-    if report.is_sound() {
-        return Ok(());
+    let is_bad = |severity, kind| severity >= Severity::Error || ACCOUNTS.contains(&kind);
+    let bad = report
+        .findings
+        .iter()
+        .filter(|f| is_bad(f.severity, f.kind));
+    let lines: Vec<String> = bad.map(ToString::to_string).collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => Err(lines.join("\n")),
     }
-    let lines: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
-    Err(lines.join("\n"))
+}
+
+/// The snapshots that were kept, and no others, show what they showed, but for what was told.
+fn check_kept(fs: &EngineFs, model: &Model, told: &[Shown]) -> Result<(), String> {
+    let kept: Vec<&Shown> = told.iter().filter(|s| s.kept).collect();
+    let names: Vec<&str> = kept.iter().map(|s| &*s.name).collect();
+    let found = fs.snapshots();
+    if found != names {
+        return Err(format!("snapshots {found:?}, of {names:?} that were kept"));
+    }
+    for shown in kept {
+        let what = |e: String| {
+            let losses: Vec<String> = shown.losses.iter().map(|l| format!("\n  {l}")).collect();
+            format!(
+                "in the snapshot {}: {e}; told: {}",
+                shown.name,
+                losses.concat()
+            )
+        };
+        let mut points = model.points().iter();
+        let point = points.find(|p| p.name() == Some(&shown.name));
+        let point = point.ok_or_else(|| what("there was none".into()))?;
+        let at = fs
+            .at_snapshot(&shown.name)
+            .map_err(|e| what(e.to_string()))?;
+        let told = Told::new(&shown.losses, false);
+        let compared = told.compare(&at, &point.state, &mut Marks::default());
+        compared.map_err(what)?;
+    }
+    Ok(())
+}
+
+/// What was put beside of older versions is what the snapshots have.
+fn check_olders(
+    fs: &EngineFs,
+    model: &Model,
+    olders: &[Older],
+    marks: &mut Marks,
+) -> Result<(), String> {
+    for older in olders {
+        let what = |e: String| format!("{older:?}: {e}");
+        let path = older
+            .shown_at
+            .as_deref()
+            .ok_or_else(|| what("no path".into()))?;
+        let ino = fs.find_by_path(path.as_bytes());
+        let ino = ino.map_err(|e| what(e.to_string()))?;
+        let mut points = model.points().iter();
+        let point = points.find(|p| p.name() == Some(&older.snapshot));
+        let node = point.and_then(|p| p.state.node(older.of));
+        let node = node.ok_or_else(|| what("the snapshot does not have it".into()))?;
+        let stat = fs.stat(ino).map_err(|e| what(e.to_string()))?;
+        let mut expected = node.clone();
+        expected.nlink = 1;
+        check_stat(&stat, ino, &expected).map_err(what)?;
+        attributes(fs, ino, node).map_err(|e| what(format!("{e:?}")))?;
+        if ino != older.shown_by || ino == older.ino || node.kind != FileKind::Regular {
+            return Err(what(format!("{stat:?}")));
+        }
+        let mut at = 0;
+        while at < node.size {
+            read(fs, ino, node, at).map_err(|e| what(format!("{e:?}")))?;
+            at += PIECE as u64;
+        }
+        marks.hit(match older.of == older.ino {
+            true => "older version put beside",
+            false => "older version put beside, told by its name",
+        });
+    }
+    Ok(())
+}
+
+/// Cuts off all files that take it: what snapshots show of them is held from then on.
+fn empty(fs: &EngineFs) -> razorfs::Result<()> {
+    let (mut dirs, mut seen) = (vec![Ino::ROOT], BTreeSet::new());
+    let set = SetAttributes {
+        size: Some(0),
+        ..SetAttributes::default()
+    };
+    while let Some(dir) = dirs.pop() {
+        for entry in fs.entries(dir, 0, usize::MAX)? {
+            match entry.kind {
+                FileKind::Directory if seen.insert(entry.ino) => dirs.push(entry.ino),
+                FileKind::Regular => match fs.set_attributes(entry.ino, &set) {
+                    Err(e) if e.errno() != libc::EPERM => return Err(e),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+    }
+    fs.checkpoint()
+}
+
+/// Snapshots can be gone back to, and what they hold comes back when they are deleted.
+fn gives_up(fs: &EngineFs, seed: u64, marks: &mut Marks) -> Result<(), String> {
+    let mut rng = Rng::new(mix(seed, 13));
+    let names = fs.snapshots();
+    if let Some(name) = rng.pick(&names).filter(|_| rng.chance(50)) {
+        let what = |e: String| format!("rollback to {name}: {e}");
+        let at = fs.at_snapshot(name).map_err(|e| what(e.to_string()))?;
+        // One with names that no workload gives is not told as a state.
+        let expected = dump_tree(&at).ok();
+        drop(at);
+        let back = fs.rollback(name).and_then(|_| fs.checkpoint());
+        back.map_err(|e| what(e.to_string()))?;
+        if let Some(expected) = expected {
+            let found = dump_tree(fs).map_err(|e| what(e.to_string()))?;
+            let words = differences(&expected, &found);
+            if !words.is_empty() {
+                return Err(what(words.join("; ")));
+            }
+            marks.hit("gone back after the repair, and compared");
+        }
+        marks.hit("gone back after the repair");
+    }
+    for name in fs.snapshots() {
+        if rng.chance(60) {
+            let deleted = fs.delete_snapshot(&name);
+            deleted.map_err(|e| format!("deleting {name}: {e}"))?;
+        }
+    }
+    if rng.chance(50) {
+        empty(fs).map_err(|e| format!("emptying files: {e}"))?;
+        marks.hit("emptied after the repair");
+    }
+    for _ in 0..20 {
+        let step = fs.step(Work::Release).and_then(|_| fs.checkpoint());
+        step.map_err(|e| format!("releasing: {e}"))?;
+    }
+    Ok(())
 }
 
 /// The volume takes new files.
@@ -211,192 +393,6 @@ fn goes_on(fs: &EngineFs) -> Result<(), String> {
     match made {
         Err(e) if e.errno() == libc::ENOSPC || e.errno() == libc::EPERM => Ok(()),
         made => made.map_err(|e| format!("it takes no new file: {e}")),
-    }
-}
-
-/// What the repair said that it lost.
-struct Told<'l> {
-    of: BTreeMap<Ino, Vec<&'l Loss>>,
-    /// It could not tell, as no list of the volume's files was left.
-    listed: bool,
-}
-
-impl<'l> Told<'l> {
-    fn new(losses: &'l [Loss], listed: bool) -> Self {
-        let mut of: BTreeMap<Ino, Vec<&Loss>> = BTreeMap::new();
-        for loss in losses {
-            of.entry(loss.ino).or_default().push(loss);
-        }
-        Self { of, listed }
-    }
-
-    fn has(&self, ino: Ino, any: &[Lose]) -> bool {
-        let losses = self.of.get(&ino).into_iter().flatten();
-        losses.into_iter().any(|loss| any.contains(&loss.what))
-    }
-
-    /// Whether the volume shows this state, but for what was told.
-    fn compare(&self, fs: &EngineFs, model: &Model, marks: &mut Marks) -> Result<(), String> {
-        // Files whose disappearance was told: the directories that lead to them are.
-        let mut hidden = BTreeSet::new();
-        for (ino, node) in model.nodes() {
-            if self.has(ino, &[Lose::Names, Lose::Inode, Lose::Old, Lose::Name]) {
-                hidden.extend(node.entries.values().copied());
-            }
-        }
-        for (ino, node) in model.nodes().filter(|(_, n)| n.nlink > 0) {
-            let what = |e: String| format!("{} (inode {ino}): {e}", model.path_of(ino));
-            let told = self.of.contains_key(&ino);
-            match fs.stat(ino) {
-                Err(e) if is_refusal(&e) => return Err(what(format!("stat answered {e}"))),
-                Err(_) if told || hidden.contains(&ino) => {
-                    marks.hit("file gone, and told");
-                    continue;
-                }
-                Err(e) => return Err(what(format!("stat answered {e}"))),
-                Ok(_) => {}
-            }
-            self.node(fs, ino, node).map_err(what)?;
-            marks.hit(if told {
-                "file with a loss"
-            } else {
-                "file whole"
-            });
-        }
-        Ok(())
-    }
-
-    fn node(&self, fs: &EngineFs, ino: Ino, node: &Node) -> Result<(), String> {
-        let stat = fs.stat(ino).map_err(|e| e.to_string())?;
-        let unsure = self.has(ino, &[Lose::Inode, Lose::Old]);
-        if node.is_dir() {
-            self.entries(fs, ino, node)?;
-        }
-        if !unsure {
-            let mut expected = node.clone();
-            let names = [Lose::Link, Lose::OldName, Lose::Name];
-            if node.is_dir() || self.has(ino, &names) || self.listed {
-                // Counted anew; entries were compared.
-                expected.nlink = stat.nlink;
-            }
-            check_stat(&stat, ino, &expected)?;
-        }
-        if node.is_dir() && !self.has(ino, &[Lose::Name, Lose::Inode, Lose::Old]) {
-            let parent = fs.parent_of(ino).map_err(|e| e.to_string())?;
-            if parent != node.parent && !self.has(node.parent, &[Lose::Names]) {
-                return Err(format!("parent {parent}, expected {}", node.parent));
-            }
-        }
-        match node.kind {
-            FileKind::Regular => self.bytes(fs, ino, node, stat.size, unsure)?,
-            FileKind::Symlink if !unsure => {
-                let target = fs.read_link(ino).map_err(|e| e.to_string())?;
-                if *target != *node.target {
-                    return Err("another target".into());
-                }
-            }
-            _ => {}
-        }
-        if unsure || self.has(ino, &[Lose::Attributes]) {
-            return Ok(());
-        }
-        attributes(fs, ino, node).map_err(|e| format!("{e:?}"))
-    }
-
-    /// What is missing was told, and nothing is there that was not.
-    fn entries(&self, fs: &EngineFs, ino: Ino, node: &Node) -> Result<(), String> {
-        let found = fs.entries(ino, 0, usize::MAX).map_err(|e| e.to_string())?;
-        let unsure = self.has(ino, &[Lose::Names, Lose::Inode, Lose::Old, Lose::Name]);
-        let mut there = BTreeMap::new();
-        for entry in &found {
-            match names::id(&entry.name) {
-                Some(name) => {
-                    there.insert(name, entry.ino);
-                }
-                None if ino == Ino::ROOT && &*entry.name == b"lost+found" => {}
-                None if self.of.contains_key(&entry.ino) || self.listed => {}
-                None => return Err(format!("an entry {:?}", entry.name.escape_ascii())),
-            }
-        }
-        for (name, child) in &node.entries {
-            let lost = [
-                Lose::Name,
-                Lose::OldName,
-                Lose::Entry,
-                Lose::Link,
-                Lose::Inode,
-                Lose::Old,
-            ];
-            match there.remove(name) {
-                Some(found) if found == *child => {
-                    let stat = fs.lookup(ino, names::bytes(*name));
-                    let stat = stat.map_err(|e| format!("its entry is not found: {e}"))?;
-                    if stat.ino != *child {
-                        return Err("an entry leads to another inode".into());
-                    }
-                }
-                _ if unsure || self.has(*child, &lost) => {}
-                found => return Err(format!("entry of inode {child}: {found:?}")),
-            }
-        }
-        let strange = |child: &Ino| !self.of.contains_key(child);
-        match there.values().find(|child| strange(child)) {
-            Some(child) if !unsure && !self.listed => {
-                Err(format!("an entry of inode {child} that was not there"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Every byte is the right one, or in a range that was told; lost data read as zeros.
-    fn bytes(
-        &self,
-        fs: &EngineFs,
-        ino: Ino,
-        node: &Node,
-        size: u64,
-        unsure: bool,
-    ) -> Result<(), String> {
-        let ranges: Vec<&Loss> = self.of.get(&ino).into_iter().flatten().copied().collect();
-        if !unsure && ranges.iter().all(|l| l.range.is_none()) {
-            let mut at = 0;
-            while at < node.size {
-                read(fs, ino, node, at).map_err(|e| format!("{e:?}"))?;
-                at += PIECE as u64;
-            }
-            return Ok(());
-        }
-        let size = size.min(node.size);
-        let mut at = 0;
-        while at < size {
-            let len = (size - at).min(PIECE as u64) as usize;
-            let (mut found, mut expected) = (vec![0xee; len], vec![0; len]);
-            fs.read(ino, at, &mut found).map_err(|e| match bad(e) {
-                Bad::Refused => "a read is refused".to_string(),
-                Bad::Wrong(e) => e,
-            })?;
-            node.content.read(at, &mut expected);
-            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let here = at + i as u64;
-                if found == expected {
-                    continue;
-                }
-                let told = ranges
-                    .iter()
-                    .find(|l| l.range.as_ref().is_some_and(|r| r.contains(&here)));
-                match told.map(|l| l.what) {
-                    Some(Lose::Unsure) => {}
-                    Some(Lose::Data) if *found == 0 => {}
-                    other => {
-                        return Err(format!(
-                            "byte {here} is {found}, not {expected} ({other:?})"
-                        ));
-                    }
-                }
-            }
-            at += len as u64;
-        }
-        Ok(())
     }
 }
 

@@ -229,6 +229,9 @@ fn damaged_volumes_are_repaired_and_losses_are_told() {
     assert!(sum.marks.count("repaired with losses told") > 20);
     assert!(sum.marks.count("repaired without a loss") > 80);
     assert!(sum.marks.count("cut during the repair") > 20);
+    assert!(sum.marks.count("snapshot kept whole") > 50);
+    assert!(sum.marks.count("snapshot kept with losses told") > 5);
+    assert!(sum.marks.count("gone back after the repair, and compared") > 5);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn in_segment(
 ) -> Result<Option<BTreeSet<Ino>>, FormatError> {
     let mut inos = BTreeSet::new();
     if id.tag == Tag::Held {
-        // About snapshots, of which a repair keeps none.
+        // What is held is counted anew.
         return Ok(Some(inos));
     }
     for found in find_blocks(id, bytes) {

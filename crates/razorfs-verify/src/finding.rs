@@ -291,10 +291,10 @@ kinds! {
         "Restore the file from a backup, or run `razorfs repair`: it puts back what packs have.";
     HeldWrong = 618 Error
         "What snapshots hold is not what the volume says: data could be removed too early."
-        "Do not write to the volume; copy what you need of snapshots, then run `razorfs repair`.";
+        "Do not write to the volume; run `razorfs repair`: it counts again.";
     HeldMissing = 619 Warning
         "Data that only snapshots show are not listed so: their space may not come back."
-        "None as long as you keep the snapshots; after deleting them, run `razorfs repair`.";
+        "Run `razorfs repair`: it counts again.";
     Unreadable = 701 Error
         "The host could not read a part of the volume."
         "Check the disk; restore what is named beside it from a backup.";

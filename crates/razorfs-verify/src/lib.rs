@@ -45,7 +45,7 @@ mod view;
 use razorfs_disk::Disk;
 
 pub use finding::{Checked, Finding, FindingKind, Report, Severity};
-pub use repair::{Gap, Lose, Loss, Outcome, RepairError, RepairOptions, repair};
+pub use repair::{Gap, Lose, Loss, Older, Outcome, RepairError, RepairOptions, Shown, repair};
 
 use session::Session;
 

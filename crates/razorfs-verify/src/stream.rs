@@ -34,7 +34,8 @@ pub struct LostRange {
     pub last: Key,
     /// The last key is not one of them.
     before: bool,
-    /// None of them was younger.
+    /// None of them was older, and none younger.
+    pub epoch_min: Epoch,
     pub epoch_max: Epoch,
     /// Of the keys that were there, and others.
     filter: Option<Arc<[u8]>>,
@@ -49,6 +50,16 @@ impl LostRange {
         (self.first..=self.last).contains(key)
             && !(self.before && *key == self.last)
             && filter.is_none_or(|f| f.may_hold(filter_hash(key)))
+    }
+
+    /// Those that a view shows, if it shows any.
+    pub fn seen_by(&self, sight: &View) -> Option<Self> {
+        let newest = sight.newest(self.epoch_max);
+        let epoch_max = newest.filter(|newest| *newest >= self.epoch_min)?;
+        Some(Self {
+            epoch_max,
+            ..self.clone()
+        })
     }
 }
 
@@ -136,6 +147,7 @@ impl SegmentStream {
                 first,
                 last,
                 before,
+                epoch_min: self.meta.epoch_min,
                 epoch_max,
                 filter: self.filter.clone(),
             });

@@ -147,6 +147,17 @@ impl View {
         }
     }
 
+    /// Which epochs it shows.
+    pub const fn sight(&self) -> &timeline::View {
+        &self.sight
+    }
+
+    /// The segments of a table.
+    pub fn segments(&self, tag: Tag) -> Vec<SegmentMeta> {
+        let segments = self.segments.iter().filter(|m| m.tag == tag);
+        segments.copied().collect()
+    }
+
     /// Calls `each` with every record of a table in the order of the keys, those included that
     /// only the segments or only the journal knows.
     pub fn scan(
@@ -155,8 +166,7 @@ impl View {
         tag: Tag,
         each: &mut dyn FnMut(&mut Session<'_>, Found<'_>),
     ) {
-        let segments = self.segments.iter().filter(|m| m.tag == tag).copied();
-        let mut merge = Merge::new(segments.collect(), Some(self.sight.clone()));
+        let mut merge = Merge::new(self.segments(tag), Some(self.sight.clone()));
         let mut changes = self
             .changes
             .iter()

@@ -1,13 +1,18 @@
 //! `razorfs repair`: puts a damaged volume back into a state that is whole.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use razorfs::{Ino, Time};
 use razorfs_disk::os::OsDisk;
 use razorfs_disk::{Disk, Guard, LockMode};
-use razorfs_verify::{Loss, Outcome, Progress as Step, RepairError, RepairOptions, Severity};
+use razorfs_verify::{
+    Loss, Older, Outcome, Progress as Step, RepairError, RepairOptions, Severity, Shown,
+};
 use serde_json::{Value, json};
 
+use crate::clock::{local, rfc3339};
 use crate::commands::{print_json, print_text};
 use crate::failure::{DAMAGE, Failure, Result, shown};
 use crate::mountinfo::Mount;
@@ -28,8 +33,14 @@ checksums and agrees with the rest stays where it is; files whose names are lost
 volume, but for the data: remove it when you are sure that nothing is missing. A crash at any \
 moment leaves either the old state or the repaired one.
 
-Snapshots are lost, each is named: copy what you need of them before, with \
-`razorfs export VOLUME@NAME FILE`.
+Snapshots are kept, and what is lost of one is told as for the present. Where the list of the \
+volume's files is lost they are lost with it: each is named first, and what can be read of it can \
+be copied before, with `razorfs export VOLUME@NAME FILE`.
+
+Where data or the record of a file are lost, and a snapshot shows the file whole, or another one \
+that had its name, that version is put beside, as /lost+found/#INODE@SNAPSHOT, unless it is what \
+the file shows all the same. The snapshot and its time are told. Nothing is put in the place of a \
+file, and the snapshot stays.
 
 Where a batch of the journal is damaged, those behind it are left out: they build on what is \
 missing. --after-gap applies them all the same.
@@ -40,9 +51,11 @@ Exit code 0: nothing to repair, or repaired (also where something was lost, whic
 --json prints one object: schema (1), needed, healed (groups of shards, by parity), committed (the \
 generation, or null), lossless, source {generation, fallback, listed, superblock_lost}, gap (null, \
 or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
-(array of what, inode, path, from, to, meaning), more_losses, \
-lost_snapshots (array of names), fixed (object of counts), inodes, \
-bytes, quarantined (array), clean (what a check found afterwards, or null).
+(array of what, inode, path, from, to, meaning), more_losses, older (array of inode, path, \
+inode_then, snapshot, taken (RFC 3339), shown_by (an inode), shown_at (its path)), snapshots \
+(array of name, taken, kept, losses, more_losses, fixed), lost_snapshots (array of names), fixed \
+(object of counts), inodes, bytes, quarantined (array), clean (what a check found afterwards, or \
+null).
 
 Examples:
   razorfs repair demo.rzfs
@@ -128,8 +141,13 @@ pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result
     })?;
     let clean = match outcome.committed {
         Some(_) => {
-            // Data were read before and have not been written since.
-            let report = razorfs_verify::verify(&disk, 2, &mut |_| ());
+            // Data were read before and have not been written since; what snapshots show of them is
+            // looked at by the highest level alone.
+            let level = match outcome.snapshots.iter().any(|s| s.kept) {
+                true => razorfs_verify::LEVEL_MAX,
+                false => 2,
+            };
+            let report = razorfs_verify::verify(&disk, level, &mut |_| ());
             let report = report.map_err(|e| Failure::engine("verify", &volume, &e.into()))?;
             Some(report.is_sound())
         }
@@ -193,20 +211,8 @@ fn lock(volume: &Path, disk: &OsDisk, commit: bool) -> Result<Option<Box<dyn Gua
 
 fn document(repaired: &Repaired) -> Value {
     let out = &repaired.outcome;
-    let losses: Vec<Value> = out
-        .losses
-        .iter()
-        .map(|loss| {
-            json!({
-                "what": loss.what.word(),
-                "inode": loss.ino.0,
-                "path": loss.path,
-                "from": loss.range.as_ref().map(|r| r.start),
-                "to": loss.range.as_ref().map(|r| r.end),
-                "meaning": loss.what.meaning(),
-            })
-        })
-        .collect();
+    let lost = out.snapshots.iter().filter(|s| !s.kept);
+    let lost: Vec<&str> = lost.map(|s| &*s.name).collect();
     let gap = out.gap.as_ref().map(|gap| {
         json!({
             "batch": gap.batch.0,
@@ -231,15 +237,65 @@ fn document(repaired: &Repaired) -> Value {
         },
         "gap": gap,
         "findings": crate::check::findings(&out.findings),
-        "losses": losses,
+        "losses": losses(&out.losses),
         "more_losses": out.more_losses,
-        "lost_snapshots": out.snapshots,
+        "older": older(&out.olders),
+        "snapshots": snapshots(&out.snapshots),
+        "lost_snapshots": lost,
         "fixed": out.fixes,
         "inodes": out.inodes,
         "bytes": u64::try_from(out.bytes).unwrap_or(u64::MAX),
         "quarantined": out.set_aside,
         "clean": repaired.clean,
     })
+}
+
+fn losses(losses: &[Loss]) -> Vec<Value> {
+    let document = |loss: &Loss| {
+        json!({
+            "what": loss.what.word(),
+            "inode": loss.ino.0,
+            "path": loss.path,
+            "from": loss.range.as_ref().map(|r| r.start),
+            "to": loss.range.as_ref().map(|r| r.end),
+            "meaning": loss.what.meaning(),
+        })
+    };
+    losses.iter().map(document).collect()
+}
+
+fn older(olders: &[Older]) -> Vec<Value> {
+    let document = |older: &Older| {
+        json!({
+            "inode": older.ino.0,
+            "path": older.path,
+            "inode_then": older.of.0,
+            "snapshot": older.snapshot,
+            "taken": taken(older.time),
+            "shown_by": older.shown_by.0,
+            "shown_at": older.shown_at,
+        })
+    };
+    olders.iter().map(document).collect()
+}
+
+fn snapshots(snapshots: &[Shown]) -> Vec<Value> {
+    let document = |shown: &Shown| {
+        json!({
+            "name": shown.name,
+            "taken": taken(shown.time),
+            "kept": shown.kept,
+            "losses": losses(&shown.losses),
+            "more_losses": shown.more_losses,
+            "fixed": shown.fixes,
+        })
+    };
+    snapshots.iter().map(document).collect()
+}
+
+/// When a snapshot was taken.
+fn taken(time: u64) -> String {
+    rfc3339(Time::from_unix_nanos(time))
 }
 
 /// The document for people.
@@ -267,15 +323,19 @@ fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
         text.push_str(&format!("found: {finding}\n"));
     }
     text.push_str(&origin(out));
+    for shown in out.snapshots.iter().filter(|s| !s.kept) {
+        text.push_str(&lost_snapshot(&shown.name, volume, repaired.written));
+    }
     for loss in &out.losses {
-        text.push_str(&line(loss));
+        text.push_str(&format!("lost: {loss}\n"));
     }
     if out.more_losses > 0 {
         text.push_str(&format!("lost: {} more\n", out.more_losses));
     }
-    for name in &out.snapshots {
-        text.push_str(&lost_snapshot(name, volume, repaired.written));
+    for older in &out.olders {
+        text.push_str(&beside(older));
     }
+    text.push_str(&kept(&out.snapshots));
     for (what, times) in &out.fixes {
         text.push_str(&format!("put right: {times} {what}\n"));
     }
@@ -305,7 +365,46 @@ fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
     text
 }
 
-/// A repair keeps no snapshots: until it is done they can be copied.
+/// What a snapshot shows of a file of which something is lost.
+fn beside(older: &Older) -> String {
+    let name = |path: &Option<String>, ino: Ino| match path {
+        Some(path) => format!("{path} (inode {ino})"),
+        None => format!("inode {ino}"),
+    };
+    format!(
+        "put beside: {}: {} as the snapshot {} of {} shows it\n",
+        name(&older.shown_at, older.shown_by),
+        name(&older.path, older.ino),
+        older.snapshot.escape_debug(),
+        local(Time::from_unix_nanos(older.time).secs)
+    )
+}
+
+/// The snapshots that are kept, and what is lost of them; what several have lost, once.
+fn kept(snapshots: &[Shown]) -> String {
+    let mut text = String::new();
+    let mut lost: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for shown in snapshots.iter().filter(|s| s.kept) {
+        for loss in &shown.losses {
+            lost.entry(loss.to_string()).or_default().push(&shown.name);
+        }
+        let name = shown.name.escape_debug();
+        let more = match shown.losses.len() as u64 + shown.more_losses {
+            0 => "as it is".to_owned(),
+            1 => "but for one loss".to_owned(),
+            n => format!("but for {n} losses"),
+        };
+        text.push_str(&format!("kept: the snapshot {name}, {more}\n"));
+    }
+    for (loss, names) in lost {
+        let names: Vec<String> = names.iter().map(|n| n.escape_debug().to_string()).collect();
+        let names = names.join(", ");
+        text.push_str(&format!("lost in snapshots: {loss} (in {names})\n"));
+    }
+    text
+}
+
+/// One that is not kept can be copied until that is done.
 fn lost_snapshot(name: &str, volume: &Path, written: bool) -> String {
     let lost = format!("lost: the snapshot {}", name.escape_debug());
     match written {
@@ -357,8 +456,4 @@ fn origin(out: &Outcome) -> String {
         ));
     }
     text
-}
-
-fn line(loss: &Loss) -> String {
-    format!("lost: {loss}\n")
 }

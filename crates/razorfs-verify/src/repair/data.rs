@@ -12,10 +12,12 @@ use razorfs_format::record::{
 use razorfs_format::{Branch, Epoch, Ino, PackId};
 
 use super::frames::Frames;
+use super::moment::Moment;
+use super::older::Olders;
 use super::report::{Lose, Outcome};
 use super::source::Lost;
 use super::tree::{Fate, Node, Tree, is_head};
-use super::writer::Writer;
+use super::writer::Sink;
 use crate::namespace::place_of;
 use crate::packs::Packs;
 use crate::session::Session;
@@ -32,10 +34,21 @@ const TOLD_MAX: u64 = 4096;
 pub struct References {
     /// Frames that several blocks may refer to, how many do, and their bytes.
     shared: BTreeMap<(PackId, u64), (u64, u64)>,
-    /// The youngest frame that was seen.
-    pub youngest: Epoch,
+    /// Those of them that became so by what is put beside.
+    beside: BTreeSet<(PackId, u64)>,
     /// Bytes of the frames that something refers to.
     pub live: BTreeMap<PackId, u64>,
+}
+
+/// The youngest frame that a moment refers to.
+pub fn youngest(s: &mut Session<'_>, view: &View) -> Epoch {
+    let mut youngest = Epoch(0);
+    view.scan(s, Tag::Extent, &mut |_, found| {
+        for (_, r) in frames_of(&merged(&found)) {
+            youngest = youngest.max(r.birth);
+        }
+    });
+    youngest
 }
 
 /// A first look at the extents: which files they belong to, and which frames are shared.
@@ -51,17 +64,19 @@ pub fn look(s: &mut Session<'_>, view: &View, tree: &Tree) -> (References, BTree
         if !fragments.is_empty() && !tree.nodes.contains_key(&found.key.ino()) {
             owners.insert(found.key.ino());
         }
-        for fragment in &fragments {
-            if let FragmentKind::Pack(r) = &fragment.kind {
-                references.youngest = references.youngest.max(r.birth);
-                if r.origin.is_some() {
-                    let bytes = frame_len(r.stored_len);
-                    references.shared.insert((r.pack, r.pos), (0, bytes));
-                }
-            }
+        for (at, r) in frames_of(&fragments).filter(|(_, r)| r.origin.is_some()) {
+            references.shared.insert(at, (0, frame_len(r.stored_len)));
         }
     });
     (references, owners)
+}
+
+/// The frames that some fragments refer to.
+pub fn frames_of(list: &[Fragment]) -> impl Iterator<Item = ((PackId, u64), &PackRef)> {
+    list.iter().filter_map(|fragment| match &fragment.kind {
+        FragmentKind::Pack(r) => Some(((r.pack, r.pos), r)),
+        _ => None,
+    })
 }
 
 /// The blocks of which the record says that something is lost.
@@ -80,57 +95,52 @@ fn flushed(found: &Found<'_>) -> Vec<Fragment> {
     extent.and_then(Result::ok).unwrap_or_default().fragments
 }
 
-fn merged(found: &Found<'_>) -> Vec<Fragment> {
+/// What the record of a block says.
+pub fn merged(found: &Found<'_>) -> Vec<Fragment> {
     found
         .fragments(&flushed(found), place_of())
         .unwrap_or_default()
 }
 
 /// The second look, which writes.
-pub struct Blocks<'a, 'd> {
+pub struct Blocks<'a> {
     pub tree: &'a mut Tree,
     pub references: References,
-    pub packs: Packs,
+    pub packs: &'a mut Packs,
     pub frames: &'a Frames,
     pub lost: &'a Lost,
     pub out: &'a mut Outcome,
-    pub writer: &'a mut Writer<'d>,
+    pub sink: &'a mut dyn Sink,
+    pub moment: &'a Moment<'a>,
     /// Blocks with a record, where others are lost.
-    present: BTreeSet<(Ino, u64)>,
+    pub present: BTreeSet<(Ino, u64)>,
 }
 
 impl References {
+    /// What is put beside shares frames.
+    pub fn share_with(&mut self, olders: &Olders) {
+        for list in olders.blocks.values() {
+            for (at, r) in frames_of(list).filter(|(_, r)| r.origin.is_some()) {
+                let bytes = frame_len(r.stored_len);
+                if self.shared.insert(at, (0, bytes)).is_none() {
+                    self.beside.insert(at);
+                }
+            }
+        }
+    }
+
     /// Whether several blocks may refer to one frame.
     pub fn share(&self) -> bool {
         self.shared.values().any(|(count, _)| *count > 0)
     }
 }
 
-impl<'a, 'd> Blocks<'a, 'd> {
-    pub fn new(
-        tree: &'a mut Tree,
-        references: References,
-        packs: Packs,
-        frames: &'a Frames,
-        lost: &'a Lost,
-        out: &'a mut Outcome,
-        writer: &'a mut Writer<'d>,
-    ) -> Self {
-        Self {
-            tree,
-            references,
-            packs,
-            frames,
-            lost,
-            out,
-            writer,
-            present: BTreeSet::new(),
-        }
-    }
-
+impl Blocks<'_> {
     /// Writes all extents and the counts of shared frames; answers what they refer to.
     pub fn write(mut self, s: &mut Session<'_>, view: &View) -> References {
-        let mut found_again = self.frames.blocks().peekable();
+        let older = self.moment.olders.blocks.keys().copied();
+        let coming: BTreeSet<(Ino, u64)> = self.frames.blocks().chain(older).collect();
+        let mut coming = coming.into_iter().peekable();
         let mut done = 0;
         view.scan(s, Tag::Extent, &mut |s, found| {
             if done % 4096 == 0 {
@@ -141,13 +151,13 @@ impl<'a, 'd> Blocks<'a, 'd> {
                 return;
             }
             let at = (found.key.ino(), found.key.second());
-            while let Some(before) = found_again.next_if(|b| *b < at) {
+            while let Some(before) = coming.next_if(|b| *b < at) {
                 self.block(s, before, None);
             }
-            let _ = found_again.next_if(|b| *b == at);
+            let _ = coming.next_if(|b| *b == at);
             self.block(s, at, Some(&found));
         });
-        for at in found_again {
+        for at in coming {
             self.block(s, at, None);
         }
         self.tell_lost();
@@ -157,8 +167,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
                     count: *count,
                     bytes: *bytes,
                 };
-                self.writer
-                    .put(Key::shared(*pack, *pos), &shared.to_bytes());
+                self.sink
+                    .put(s, Key::shared(*pack, *pos), &shared.to_bytes());
             }
         }
         self.references
@@ -176,11 +186,16 @@ impl<'a, 'd> Blocks<'a, 'd> {
                 Change::Put(_) | Change::Del => true,
                 Change::Block { below, .. } => !below,
             });
-        let stale = newer.is_some() && !replaced;
+        let older = self.moment.olders.blocks.get(&at);
+        let stale = newer.is_some() && !replaced && older.is_none();
         if found.is_some() && self.lost.of(Tag::Extent).any(|r| r.may_hold(&key)) {
             self.present.insert(at);
         }
-        let mut base = found.map(flushed).unwrap_or_default();
+        let mut base = match (found, older) {
+            (Some(found), _) => flushed(found),
+            (None, older) => older.cloned().unwrap_or_default(),
+        };
+        let own: BTreeSet<_> = frames_of(&base).map(|(at, _)| at).collect();
         if stale {
             self.frames.lay_over(ino, block, epoch, &mut base);
         }
@@ -194,6 +209,7 @@ impl<'a, 'd> Blocks<'a, 'd> {
         if list.iter().any(|f| f.kind == FragmentKind::Lost) {
             list = self.found_again(at, list);
         }
+        let mut list = self.not_again(s, &key, &own, list);
         if let Some(size) = size {
             self.clip(&mut list, block, size);
         }
@@ -208,14 +224,13 @@ impl<'a, 'd> Blocks<'a, 'd> {
             return;
         }
         self.refer(&list);
-        if let Some(node) = self.tree.nodes.get_mut(&ino)
-            && node.made
-        {
+        let grows = |node: &&mut Node| node.made || (self.moment.is_past && node.stale);
+        if let Some(node) = self.tree.nodes.get_mut(&ino).filter(grows) {
             let end = list.last().map_or(0, Fragment::end);
             node.size = node.size.max(start.saturating_add(u64::from(end)));
         }
         let extent = Extent { fragments: list };
-        self.writer.put(key, &extent.to_bytes());
+        self.sink.put(s, key, &extent.to_bytes());
     }
 
     /// A block of which something is lost, with what packs have of that in its place.
@@ -238,6 +253,44 @@ impl<'a, 'd> Blocks<'a, 'd> {
         again
     }
 
+    /// A frame that a snapshot could show and the one before this moment does not was let go of
+    /// before that, and what was let go of is not referred to again, or it could not be told any
+    /// more until when it is held: its data become a part of the record.
+    fn not_again(
+        &mut self,
+        s: &mut Session<'_>,
+        key: &Key,
+        own: &BTreeSet<(PackId, u64)>,
+        mut list: Vec<Fragment>,
+    ) -> Vec<Fragment> {
+        let Some(before) = self.moment.before else {
+            return list;
+        };
+        let found_again = |r: &PackRef| r.birth <= before.epoch && !own.contains(&(r.pack, r.pos));
+        if !frames_of(&list).any(|(_, r)| found_again(r)) {
+            return list;
+        }
+        let shown = before.patch.get(key).and_then(Option::as_deref);
+        let shown = shown.map(|value| Extent::decode(value, place_of()));
+        let shown = shown.and_then(Result::ok).unwrap_or_default().fragments;
+        let shown: BTreeSet<_> = frames_of(&shown).map(|(at, _)| at).collect();
+        for fragment in &mut list {
+            let FragmentKind::Pack(r) = &fragment.kind else {
+                continue;
+            };
+            let r = r.clone();
+            if !found_again(&r) || shown.contains(&(r.pack, r.pos)) {
+                continue;
+            }
+            let want = r.skip..r.skip.saturating_add(fragment.len);
+            // One that is damaged is looked at piece by piece, later.
+            if let Some(bytes) = self.fetch(s, key, fragment.off, &r, want) {
+                fragment.kind = FragmentKind::Inline(bytes.into());
+            }
+        }
+        list
+    }
+
     /// The size that a block's file has, if the block is to stay; `Some(None)` where it is what
     /// its data say.
     fn size_of(&mut self, at: (Ino, u64)) -> Option<Option<u64>> {
@@ -249,7 +302,8 @@ impl<'a, 'd> Blocks<'a, 'd> {
         if node.trim.is_some_and(|from| at.1 >= from) {
             return None;
         }
-        Some((!node.made).then_some(node.size))
+        let open = node.made || node.may_reach(at.1) || (self.moment.is_past && node.stale);
+        Some((!open).then_some(node.size))
     }
 
     /// Nothing but reserved space lies beyond the end of a file.
@@ -288,7 +342,9 @@ impl<'a, 'd> Blocks<'a, 'd> {
                     block: key.second(),
                     offset: fragment.off.saturating_sub(r.skip),
                 });
-                self.out.fixed("references to shared frames");
+                if !self.references.beside.contains(&(r.pack, r.pos)) {
+                    self.out.fixed("references to shared frames");
+                }
             }
             let r = r.clone();
             if self.packs.is_right(s, key, fragment.off, &r) {
@@ -408,13 +464,7 @@ impl<'a, 'd> Blocks<'a, 'd> {
 
     /// Counts the frames of a block, each once.
     fn refer(&mut self, list: &[Fragment]) {
-        let frames: BTreeMap<(PackId, u64), &PackRef> = list
-            .iter()
-            .filter_map(|f| match &f.kind {
-                FragmentKind::Pack(r) => Some(((r.pack, r.pos), r)),
-                _ => None,
-            })
-            .collect();
+        let frames: BTreeMap<(PackId, u64), &PackRef> = frames_of(list).collect();
         let references = &mut self.references;
         for (at, r) in frames {
             let bytes = frame_len(r.stored_len);

@@ -9,6 +9,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{Depth, HEADER_LEN, Scanned, scan_frames};
 use razorfs_format::record::{Fragment, FragmentKind};
+use razorfs_format::timeline::View;
 use razorfs_format::{Branch, Epoch, Ino};
 
 use super::source::Lost;
@@ -89,6 +90,31 @@ impl Frames {
                 ControlFlow::Continue(())
             },
         );
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Those of blocks whose records may be lost from a view, as far as it shows their epochs.
+    pub fn seen_by(&self, sight: &View, lost: &Lost, torn: &BTreeSet<(Ino, u64)>) -> Self {
+        let mut this = Self::default();
+        for (at, list) in &self.found {
+            let newer = lost.newer(&Key::extent(Branch::HEAD, at.0, at.1), None);
+            let is_torn = torn.contains(at);
+            let is_seen = |f: &&Fragment| match &f.kind {
+                FragmentKind::Pack(r) => {
+                    sight.sees(r.birth) && (is_torn || newer.is_some_and(|e| r.birth <= e))
+                }
+                _ => false,
+            };
+            let seen: Vec<Fragment> = list.iter().filter(is_seen).cloned().collect();
+            if !seen.is_empty() {
+                this.found.insert(*at, seen);
+            }
+        }
+        this
     }
 
     /// The files that there are frames of.

@@ -4,27 +4,35 @@
 //! ([`source`]); what agrees of its names and inodes stays ([`tree`], [`names`]), data are what
 //! passes its checksums ([`data`], [`frames`]). The result is written as new metadata and then made
 //! the volume ([`commit`]); packs stay where they are. Without `commit` nothing is written.
-//! Snapshots are not kept: the outcome names them, and they can be copied before.
+//! Snapshots are put right each by itself ([`past`]) and stay below the present ([`versions`]);
+//! what one shows of a file that the present has harmed is put beside ([`older`]).
 //!
 //! Memory: what [`crate::verify`] needs at its highest level, which knows a bounded number of
 //! damaged frames (the others are read once more where something refers to them), 24 bytes for
 //! each name that goes, 100 for each that comes, and where extents are lost 150 for each frame that
-//! may belong to them. Where no superblock is left every name comes anew.
+//! may belong to them. Where no superblock is left every name comes anew. Where there are
+//! snapshots, about 100 for each frame, and in each snapshot for each record that it is to show
+//! otherwise than the segments say the bytes of that and 80 more.
 
 mod candidates;
 mod commit;
 mod data;
 mod evidence;
 mod frames;
+mod moment;
 mod names;
+mod older;
+mod past;
 mod paths;
 mod records;
 mod report;
 mod source;
 mod tree;
+mod versions;
 mod writer;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,26 +40,30 @@ use razorfs_disk::{Dir, Disk, DiskError, Env};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest, PackMeta, SnapshotMeta};
 use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
-use razorfs_format::record::{Inode, Time};
+use razorfs_format::record::Time;
 use razorfs_format::superblock::{Access, SHARED_FRAMES, Superblock};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
 
-pub use report::{Gap, Lose, Loss, Outcome};
+pub use report::{Gap, Lose, Loss, Older, Outcome, Shown};
 
 use crate::journal::{self, Behind};
 use crate::packs::Packs;
 use crate::parity::Healed;
+use crate::roots::Roots;
 use crate::session::{Opened, Session, name_of};
 use crate::view::View;
 use crate::{FindingKind as K, LEVEL_MAX, Progress, Severity};
 use candidates::Known;
 use commit::Commit;
-use data::{Blocks, References};
 use evidence::Evidence;
 use frames::Frames;
+use moment::{Ground, Moment};
+use older::{Olders, Present};
+use past::{Difference, Past};
 use records::Made;
 use source::Source;
-use tree::Tree;
+use versions::Versions;
 use writer::Writer;
 
 /// Inode numbers skipped: some may have been given out and be lost.
@@ -103,7 +115,7 @@ impl From<DiskError> for RepairError {
 type Done<T> = Result<T, RepairError>;
 
 /// Findings that are no errors, and that a repair puts right all the same.
-const REPAIRABLE: [K; 8] = [
+const REPAIRABLE: [K; 9] = [
     K::JournalFileHeader,
     K::OrphanWrong,
     K::CounterInodes,
@@ -112,6 +124,7 @@ const REPAIRABLE: [K; 8] = [
     K::PackAccountHigh,
     K::PackTotal,
     K::SharedCountHigh,
+    K::HeldMissing,
 ];
 
 /// Repairs the volume on `disk`, whose exclusive lock the caller holds. `progress` is called now
@@ -155,8 +168,7 @@ pub fn repair(
         now: Time::from_unix_nanos(env.now()),
     };
     let target = options.commit.then_some(real);
-    let written = rebuild(&mut s, &mut volume, made, target, &mut out);
-    let (mut writer, built) = written;
+    let (mut writer, built) = rebuild(&mut s, &mut volume, made, target, &mut out)?;
     let wrote = writer.finish();
     let mut commit = plan(&mut s, &volume, &built, &mut writer, &out);
     commit.superblock.nonce = env.random();
@@ -279,21 +291,12 @@ fn read(
             applied,
         });
     }
-    out.snapshots = names_of(source.replay.timeline.snapshots());
     Ok(Volume {
         source,
         known,
         evidence,
         newest: slots.into_iter().next(),
     })
-}
-
-/// The names of the snapshots that were not given up, oldest first.
-fn names_of(snapshots: &[Arc<SnapshotMeta>]) -> Vec<String> {
-    let mut live: Vec<_> = snapshots.iter().filter(|s| !s.gone).collect();
-    live.sort_by_key(|s| s.id);
-    let name = |s: &&Arc<SnapshotMeta>| String::from_utf8_lossy(&s.name).into_owned();
-    live.iter().map(name).collect()
 }
 
 /// Which volume it is, where no superblock says so.
@@ -313,10 +316,46 @@ fn unnamed_volume(s: &mut Session<'_>) -> Done<razorfs_format::VolumeId> {
 
 /// What was written besides the segments.
 struct Built {
-    references: References,
+    /// Several blocks may refer to one frame.
+    share: bool,
+    /// Bytes of each pack that anybody sees.
+    live: BTreeMap<PackId, u64>,
     packs: Vec<PackMeta>,
     next_ino: Ino,
     epoch: Epoch,
+    /// The snapshots that are kept.
+    timeline: Timeline,
+}
+
+/// Which snapshots are kept: all, or none where it is not known what they show.
+fn past_of(volume: &mut Volume, out: &mut Outcome) -> Past {
+    let timeline = &mut volume.source.replay.timeline;
+    let is_known = !volume.source.candidate.listed;
+    if is_known && let Ok(past) = Past::new(timeline) {
+        // What was given up needs nobody's attention.
+        *timeline = past.timeline.clone();
+        return past;
+    }
+    let mut live: Vec<_> = timeline.snapshots().iter().filter(|s| !s.gone).collect();
+    live.sort_by_key(|s| s.id);
+    out.snapshots = live.iter().map(|s| past::shown(s, None)).collect();
+    Past::default()
+}
+
+/// The frames of blocks whose records may be lost from any moment.
+fn frames_of(
+    s: &mut Session<'_>,
+    source: &Source,
+    replay: &journal::Replay,
+    metas: &[PackMeta],
+    view: &View,
+) -> Frames {
+    let roots = &source.candidate.roots;
+    let mut torn = data::torn(s, view);
+    for snapshot in replay.timeline.snapshots() {
+        torn.append(&mut data::torn(s, &View::of(roots, replay, snapshot)));
+    }
+    Frames::find(s, metas, &source.lost, &torn)
 }
 
 /// Reads everything that is left, and writes what belongs together.
@@ -326,87 +365,102 @@ fn rebuild<'d>(
     made: Made,
     target: Option<&'d dyn Disk>,
     out: &mut Outcome,
-) -> (Writer<'d>, Built) {
+) -> Done<(Writer<'d>, Built)> {
+    let mut past = past_of(volume, out);
     let source = &mut volume.source;
     let roots = &source.candidate.roots;
     let mut packs = Packs::new(roots, &source.replay);
     packs.walk(s, roots);
     let metas: Vec<PackMeta> = packs.metas().collect();
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
+    let (source, evidence) = (&volume.source, &volume.evidence);
+    let roots = &source.candidate.roots;
     let view = View::new(roots, &replay);
-    let torn = data::torn(s, &view);
-    let frames = Frames::find(s, &metas, &source.lost, &torn);
-    let lost = &source.lost;
-    let mut tree = Tree::new(roots.superblock.hash_key, !volume.known.is_real);
-    tree.read_inodes(s, &view, lost, out);
-    let (references, owners) = data::look(s, &view, &tree);
-    tree.make_owners(&owners, &frames, lost);
-    tree.read_names(s, &view, lost, out);
-    tree.settle(out);
-    let mut next_ino = next_ino(volume, &view, &tree);
-    let (placed, taken) = names::place(s, &view, &mut tree, next_ino, out);
-    if taken {
-        next_ino = Ino(next_ino.0.saturating_add(1));
-    }
-    let evidence = &volume.evidence;
-    let births = metas.iter().map(|m| m.last_birth).max();
-    let epoch = evidence.epoch.max(references.youngest);
-    let epoch = epoch.max(births.unwrap_or_default());
-    let epoch = Epoch(epoch.0.saturating_add(1));
-    let geometry = &volume.known.superblock.geometry;
-    let next = SegmentId(evidence.segment.0.saturating_add(1));
-    let mut writer = Writer::new(target, s.vid, geometry, epoch, next);
-    let lost = &volume.source.lost;
-    records::write_xattrs(s, &view, &mut tree, lost, out, &mut writer);
-    let blocks = Blocks::new(
-        &mut tree,
-        references,
+    let mut ground = Ground {
+        hash_key: roots.superblock.hash_key,
+        rekey: !volume.known.is_real,
+        lost: &source.lost,
+        frames: frames_of(s, source, &replay, &metas, &view),
         packs,
-        &frames,
-        lost,
-        out,
-        &mut writer,
-    );
-    let references = blocks.write(s, &view);
-    paths::name_losses(s, &view, &tree, &placed, out);
-    records::write_names(s, &view, &tree, placed, &mut writer);
-    let made = owned_by_root(s, &view, &tree, made);
-    records::write_inodes(s, &view, &tree, made, out, &mut writer);
-    let built = Built {
-        references,
-        packs: metas,
-        next_ino,
-        epoch,
+        evidence,
+        made,
     };
-    (writer, built)
-}
-
-/// A number that no inode has or had.
-fn next_ino(volume: &Volume, view: &View, tree: &Tree) -> Ino {
-    let last = tree.nodes.last_key_value().map_or(0, |(ino, _)| ino.0);
-    let next = view.counters.next_ino.0.max(last.saturating_add(1));
-    let next = next
-        .max(volume.evidence.ino.0.saturating_add(1))
-        .max(Ino::FIRST.0);
-    // One is left for `lost+found`.
-    Ino(next.saturating_add(INO_GAP).min(u64::MAX - 1))
-}
-
-/// What is made up belongs to whoever has the root directory.
-fn owned_by_root(s: &mut Session<'_>, view: &View, tree: &Tree, made: Made) -> Made {
-    let mut made = made;
-    if tree.nodes.get(&Ino::ROOT).is_none_or(|root| root.made) {
-        return made;
+    let next = past.mend(s, &mut ground, (roots, &replay), out);
+    let geometry = &volume.known.superblock.geometry;
+    let youngest = metas.iter().map(|m| m.last_birth).max().unwrap_or_default();
+    let youngest = youngest
+        .max(past.newest_epoch())
+        .max(data::youngest(s, &view));
+    let epoch = Epoch(evidence.epoch.max(youngest).0.saturating_add(1));
+    let first = SegmentId(evidence.segment.0.saturating_add(1));
+    let mut writer = Writer::new(target, s.vid, geometry, epoch, first);
+    let mut moment = Moment {
+        view: &view,
+        is_past: false,
+        before: past.before(past.parent_of_head()),
+        olders: &Olders::default(),
+    };
+    if past.is_empty() {
+        let mended = ground.mend(s, &moment, out, &mut writer);
+        let built = Built {
+            share: mended.references.share(),
+            live: mended.references.live,
+            packs: metas,
+            next_ino: mended.next_ino,
+            epoch,
+            timeline: Timeline::default(),
+        };
+        return Ok((writer, built));
     }
-    view.scan(s, razorfs_format::key::Tag::Inode, &mut |_, found| {
-        if found.key.ino() == Ino::ROOT
-            && let Some(value) = found.value()
-            && let Ok(root) = Inode::decode(value, crate::namespace::place_of())
-        {
-            (made.uid, made.gid) = (root.uid, root.gid);
-        }
-    });
-    made
+    let olders = besides(
+        s,
+        &mut ground,
+        &past,
+        (&moment, next),
+        (roots, &replay),
+        out,
+    );
+    moment.olders = &olders;
+    let mut versions = Versions::new(&past, &view, &mut writer);
+    let mended = ground.mend(s, &moment, out, &mut versions);
+    let (live, share) = versions.finish(s);
+    let timeline = past.counted();
+    let timeline = timeline.map_err(|why| RepairError::Refused(format!("expected {why}")))?;
+    let built = Built {
+        share,
+        live,
+        packs: metas,
+        next_ino: mended.next_ino.max(next),
+        epoch,
+        timeline,
+    };
+    Ok((writer, built))
+}
+
+/// What snapshots show of files of which the present has lost something: what that is has to be
+/// known before anything can be put beside it. Their numbers are beyond `next`.
+fn besides(
+    s: &mut Session<'_>,
+    ground: &mut Ground<'_>,
+    past: &Past,
+    (moment, next): (&Moment<'_>, Ino),
+    (roots, replay): (&Roots, &journal::Replay),
+    out: &mut Outcome,
+) -> Olders {
+    let mut told = Outcome::of_snapshot(0);
+    let mut sink = Difference::new(moment.view);
+    let mended = ground.mend(s, moment, &mut told, &mut sink);
+    let next = next.max(mended.next_ino).next();
+    let view_of = |snapshot: &SnapshotMeta| View::of(roots, replay, snapshot);
+    let present = Present {
+        view: moment.view,
+        patch: &sink.finish(s),
+        told: &told,
+    };
+    let packs = &mut ground.packs;
+    let (olders, told) = older::choose(s, packs, past, &view_of, &present, next);
+    out.olders = told;
+    olders
 }
 
 /// The generation that is to be written.
@@ -439,14 +493,14 @@ fn plan<'d>(
             lsn: evidence.highest.lsn,
         },
         branches: Vec::new(),
-        timeline: Arc::default(),
+        timeline: Arc::new(built.timeline.clone()),
     };
     let mut superblock = volume.known.superblock.clone();
     superblock.generation = generation;
     superblock.journal = start;
     superblock.cut = manifest.counters.lsn;
     superblock.end = razorfs_format::BatchSeq(start.batch.0.saturating_sub(1));
-    if built.references.share() {
+    if built.share {
         superblock.features.incompat |= SHARED_FRAMES;
     }
     debug_assert_eq!(superblock.features.access(), Access::Writable);
@@ -474,7 +528,7 @@ fn packs_of(s: &mut Session<'_>, built: &Built) -> (Vec<PackMeta>, Vec<PackId>) 
             continue;
         };
         let len = meta.len.min(file_len) / FRAME_ALIGN * FRAME_ALIGN;
-        let live = built.references.live.get(&meta.id).copied().unwrap_or(0);
+        let live = built.live.get(&meta.id).copied().unwrap_or(0);
         let bad = commit::is_headless(s.disk, s.vid, meta.id);
         if len < HEADER_LEN || (bad && live == 0) {
             continue;

@@ -6,6 +6,7 @@ use razorfs_format::Ino;
 use razorfs_format::key::Tag;
 use razorfs_format::record::{Dirent, FileKind, NAME_MAX, name_cookie};
 
+use super::older::Olders;
 use super::report::Outcome;
 use super::tree::{Addition, Fate, LOST_AND_FOUND, Node, Tree, is_head};
 use crate::namespace::place_of;
@@ -24,10 +25,10 @@ pub fn place(
     s: &mut Session<'_>,
     view: &View,
     tree: &mut Tree,
-    next: Ino,
+    (olders, next): (&Olders, Ino),
     out: &mut Outcome,
 ) -> (Placed, bool) {
-    let made = name_the_found(tree, next);
+    let made = name_the_found(tree, olders, next);
     let hashes: BTreeSet<(Ino, u64)> = tree
         .additions
         .iter()
@@ -62,7 +63,7 @@ pub fn place(
     (placed, made)
 }
 
-fn name_the_found(tree: &mut Tree, next: Ino) -> bool {
+fn name_the_found(tree: &mut Tree, olders: &Olders, next: Ino) -> bool {
     let found: Vec<(Ino, FileKind)> = tree
         .nodes
         .iter()
@@ -72,6 +73,7 @@ fn name_the_found(tree: &mut Tree, next: Ino) -> bool {
     if found.is_empty() {
         return false;
     }
+    let older = |ino: Ino| olders.files.get(&ino).map(|file| file.name.clone());
     let there = tree.lost_and_found.filter(|ino| {
         let node = tree.nodes.get(ino);
         node.is_some_and(|n| n.fate == Fate::Named)
@@ -90,7 +92,8 @@ fn name_the_found(tree: &mut Tree, next: Ino) -> bool {
         );
     }
     for (ino, kind) in found {
-        add(tree, dir, format!("#{ino}").into_bytes().into(), ino, kind);
+        let name = older(ino).unwrap_or_else(|| format!("#{ino}").into_bytes().into());
+        add(tree, dir, name, ino, kind);
     }
     there.is_none()
 }

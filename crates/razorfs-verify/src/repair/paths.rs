@@ -22,7 +22,8 @@ pub fn name_losses(
     let home = |ino| tree.nodes.get(&ino).and_then(|node| node.home);
     let mut names = Names::new();
     let dirs = out.entries.iter().map(|(_, dir, _)| *dir);
-    for ino in out.losses.iter().map(|l| l.ino).chain(dirs) {
+    let olders = out.olders.iter().flat_map(|o| [o.ino, o.shown_by]);
+    for ino in out.losses.iter().map(|l| l.ino).chain(dirs).chain(olders) {
         for spot in spots(&home, ino) {
             let name = placed.get(&spot).map(|dirent| dirent.name.clone());
             names.entry(spot).or_insert(name);
@@ -39,6 +40,10 @@ pub fn name_losses(
     }
     for loss in &mut out.losses {
         loss.path = path_of(&home, &names, loss.ino);
+    }
+    for older in &mut out.olders {
+        older.path = path_of(&home, &names, older.ino);
+        older.shown_at = path_of(&home, &names, older.shown_by);
     }
     for (index, dir, name) in &out.entries {
         if let Some(loss) = out.losses.get_mut(*index) {

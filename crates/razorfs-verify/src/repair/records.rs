@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::record::{Dirent, FileKind, Inode, Time, Xattr, inode_flags, name_cookie};
+use razorfs_format::record::{
+    Dirent, FileKind, Inode, Orphan, Time, Xattr, inode_flags, name_cookie,
+};
 use razorfs_format::{Branch, Ino};
 
 use super::names::Placed;
+use super::older::Olders;
 use super::report::{Lose, Outcome};
 use super::source::Lost;
 use super::tree::{Fate, Node, Tree, is_head};
-use super::writer::Writer;
+use super::writer::Sink;
 use crate::namespace::place_of;
 use crate::session::Session;
 use crate::view::View;
@@ -30,14 +33,14 @@ pub fn write_xattrs(
     s: &mut Session<'_>,
     view: &View,
     tree: &mut Tree,
-    lost: &Lost,
+    (lost, olders): (&Lost, &Olders),
     out: &mut Outcome,
-    writer: &mut Writer<'_>,
+    sink: &mut dyn Sink,
 ) {
     s.progress("attributes", 0, 0);
     // Those of one inode: each name once, in the order of the new keys.
     let mut of = (Ino(0), Vec::<Xattr>::new());
-    view.scan(s, Tag::Xattr, &mut |_, found| {
+    view.scan(s, Tag::Xattr, &mut |s, found| {
         let Some(value) = found.value().filter(|_| is_head(&found.key)) else {
             return;
         };
@@ -60,7 +63,7 @@ pub fn write_xattrs(
             return;
         };
         if of.0 != ino {
-            put_xattrs(tree, &mut of, writer);
+            put_xattrs(s, tree, &mut of, sink);
             of.0 = ino;
         }
         if of.1.iter().any(|x| x.name == xattr.name) {
@@ -69,7 +72,11 @@ pub fn write_xattrs(
             of.1.push(xattr);
         }
     });
-    put_xattrs(tree, &mut of, writer);
+    put_xattrs(s, tree, &mut of, sink);
+    for (ino, file) in &olders.files {
+        of = (*ino, file.xattrs.clone());
+        put_xattrs(s, tree, &mut of, sink);
+    }
     for range in lost.of(Tag::Xattr) {
         for (ino, node) in tree.nodes.range(range.first.ino()..=range.last.ino()) {
             if node.flags & inode_flags::HAS_XATTR != 0 && node.fate != Fate::Gone {
@@ -79,7 +86,12 @@ pub fn write_xattrs(
     }
 }
 
-fn put_xattrs(tree: &mut Tree, of: &mut (Ino, Vec<Xattr>), writer: &mut Writer<'_>) {
+fn put_xattrs(
+    s: &mut Session<'_>,
+    tree: &mut Tree,
+    of: &mut (Ino, Vec<Xattr>),
+    sink: &mut dyn Sink,
+) {
     let hash_key = tree.hash_key;
     let mut list: Vec<(u64, Xattr)> = std::mem::take(&mut of.1)
         .into_iter()
@@ -97,7 +109,7 @@ fn put_xattrs(tree: &mut Tree, of: &mut (Ino, Vec<Xattr>), writer: &mut Writer<'
             continue;
         }
         last = (hash, number);
-        writer.put(Key::xattr(HEAD, of.0, hash, number), &xattr.to_bytes());
+        sink.put(s, Key::xattr(HEAD, of.0, hash, number), &xattr.to_bytes());
         if let Some(node) = tree.nodes.get_mut(&of.0) {
             node.has_xattrs = true;
         }
@@ -110,11 +122,11 @@ pub fn write_names(
     view: &View,
     tree: &Tree,
     placed: Placed,
-    writer: &mut Writer<'_>,
+    sink: &mut dyn Sink,
 ) {
     s.progress("names", 0, 0);
     let mut coming = placed.into_iter().peekable();
-    view.scan(s, Tag::Dirent, &mut |_, found| {
+    view.scan(s, Tag::Dirent, &mut |s, found| {
         let at = (found.key.ino(), found.key.second());
         let Some(value) = found.value().filter(|_| is_head(&found.key)) else {
             return;
@@ -126,23 +138,23 @@ pub fn write_names(
             return;
         };
         while let Some((before, dirent)) = coming.next_if(|(other, _)| *other < at) {
-            put_name(writer, before, &dirent);
+            put_name(s, sink, before, &dirent);
         }
         if let Some(node) = tree.nodes.get(&dirent.ino) {
             dirent.kind = node.kind;
         }
-        put_name(writer, at, &dirent);
+        put_name(s, sink, at, &dirent);
     });
     for (at, dirent) in coming {
-        put_name(writer, at, &dirent);
+        put_name(s, sink, at, &dirent);
     }
     for (ino, dir, cookie) in &tree.links {
-        writer.put(Key::link(HEAD, *ino, *dir, *cookie), &[]);
+        sink.put(s, Key::link(HEAD, *ino, *dir, *cookie), &[]);
     }
 }
 
-fn put_name(writer: &mut Writer<'_>, at: (Ino, u64), dirent: &Dirent) {
-    writer.put(Key::dirent(HEAD, at.0, at.1), &dirent.to_bytes());
+fn put_name(s: &mut Session<'_>, sink: &mut dyn Sink, at: (Ino, u64), dirent: &Dirent) {
+    sink.put(s, Key::dirent(HEAD, at.0, at.1), &dirent.to_bytes());
 }
 
 /// Writes the inodes, and counts them.
@@ -150,9 +162,9 @@ pub fn write_inodes(
     s: &mut Session<'_>,
     view: &View,
     tree: &Tree,
-    made: Made,
+    (made, olders): (Made, &Olders),
     out: &mut Outcome,
-    writer: &mut Writer<'_>,
+    sink: &mut dyn Sink,
 ) {
     s.progress("inodes", 0, 0);
     let holed: BTreeSet<Ino> = out
@@ -163,9 +175,11 @@ pub fn write_inodes(
         .collect();
     let stays = |(ino, node): &(&Ino, &Node)| node.fate != Fate::Gone || **ino == Ino::ROOT;
     let mut nodes = tree.nodes.iter().filter(stays).peekable();
-    let mut put = |out: &mut Outcome, ino: Ino, node: &Node, record: Option<Inode>| {
+    let mut put = |s: &mut Session<'_>, ino: Ino, node: &Node, record: Option<Inode>| {
+        let older = || olders.files.get(&ino).map(|file| file.record.clone());
+        let record = record.or_else(older);
         let mut inode = record.unwrap_or_else(|| new_inode(ino, node, made));
-        put_right(&mut inode, ino, node, out);
+        put_right(&mut inode, ino, node, tree.is_past, out);
         if holed.contains(&ino) && node.is_regular() {
             inode.flags |= inode_flags::SPARSE;
         }
@@ -173,9 +187,9 @@ pub fn write_inodes(
         if node.is_regular() {
             out.bytes = out.bytes.saturating_add(inode.size.into());
         }
-        writer.put(Key::inode(HEAD, ino), &inode.to_bytes());
+        sink.put(s, Key::inode(HEAD, ino), &inode.to_bytes());
     };
-    view.scan(s, Tag::Inode, &mut |_, found| {
+    view.scan(s, Tag::Inode, &mut |s, found| {
         let Some(value) = found.value().filter(|_| is_head(&found.key)) else {
             return;
         };
@@ -184,30 +198,57 @@ pub fn write_inodes(
         };
         let at = found.key.ino();
         while let Some((ino, node)) = nodes.next_if(|(ino, _)| **ino < at) {
-            put(out, *ino, node, None);
+            put(s, *ino, node, None);
         }
         if let Some((ino, node)) = nodes.next_if(|(ino, _)| **ino == at) {
             // A record that a made-up inode takes the place of is of another kind.
-            put(out, *ino, node, Some(inode).filter(|_| !node.made));
+            put(s, *ino, node, Some(inode).filter(|_| !node.made));
         }
     });
     for (ino, node) in nodes {
-        put(out, *ino, node, None);
+        put(s, *ino, node, None);
+    }
+}
+
+/// Writes what a snapshot has of files without a name, and of unfinished truncations.
+pub fn write_orphans(s: &mut Session<'_>, tree: &Tree, sink: &mut dyn Sink) {
+    for (ino, node) in &tree.nodes {
+        let orphan = match node.fate {
+            Fate::Nameless => Some(Orphan::Reap),
+            Fate::Gone => None,
+            Fate::Named | Fate::Found => node.trimming(),
+        };
+        if let Some(orphan) = orphan {
+            sink.put(s, Key::orphan(HEAD, *ino), &orphan.to_bytes());
+        }
     }
 }
 
 /// What follows from the rest is what the rest says.
-fn put_right(inode: &mut Inode, ino: Ino, node: &Node, out: &mut Outcome) {
+fn put_right(inode: &mut Inode, ino: Ino, node: &Node, is_past: bool, out: &mut Outcome) {
     let before = inode.clone();
+    if is_past && node.stale && node.is_regular() {
+        // What lies beyond an older size is not cut off, for a later moment may show it.
+        inode.size = inode.size.max(node.size);
+    }
+    if node.fate == Fate::Nameless {
+        if node.has_xattrs {
+            inode.flags |= inode_flags::HAS_XATTR;
+        }
+        return;
+    }
     inode.nlink = node.right_nlink();
     inode.entries = node.entries;
     inode.flags &= !(inode_flags::TRIMMING | inode_flags::HAS_XATTR);
     if node.has_xattrs {
         inode.flags |= inode_flags::HAS_XATTR;
     }
+    if node.trimming().is_some() {
+        inode.flags |= inode_flags::TRIMMING;
+    }
     let home = if ino == Ino::ROOT { None } else { node.home };
     (inode.parent, inode.cookie) = home.unwrap_or((Ino::ROOT, 0));
-    if node.made {
+    if node.made || node.older {
         return;
     }
     if inode.nlink != before.nlink {

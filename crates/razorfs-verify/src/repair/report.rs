@@ -1,6 +1,6 @@
 //! What a repair finds, loses and does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -119,6 +119,42 @@ pub struct Gap {
     pub applied: u64,
 }
 
+/// What becomes of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// Its name.
+    pub name: String,
+    /// When it was taken, in nanoseconds since 1970.
+    pub time: u64,
+    /// It is there afterwards.
+    pub kept: bool,
+    /// What is lost of that which it showed.
+    pub losses: Vec<Loss>,
+    /// Losses that are not listed, as there are too many.
+    pub more_losses: u64,
+    /// How often what was put right.
+    pub fixes: BTreeMap<&'static str, u64>,
+}
+
+/// What a snapshot shows of a file of which the present has lost something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Older {
+    /// The file.
+    pub ino: Ino,
+    /// Where it is, as far as that is known.
+    pub path: Option<String>,
+    /// The inode that it has in the snapshot: the same, or that which had its name.
+    pub of: Ino,
+    /// The snapshot.
+    pub snapshot: String,
+    /// When that was taken, in nanoseconds since 1970.
+    pub time: u64,
+    /// The inode that shows it afterwards.
+    pub shown_by: Ino,
+    /// Where that is: in `lost+found`.
+    pub shown_at: Option<String>,
+}
+
 /// What a repair has found and done, or would do.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -142,8 +178,10 @@ pub struct Outcome {
     pub losses: Vec<Loss>,
     /// Losses that are not listed, as there are too many.
     pub more_losses: u64,
-    /// The snapshots that there were, oldest first, by their names: a repair keeps none of them.
-    pub snapshots: Vec<String>,
+    /// The snapshots, oldest first.
+    pub snapshots: Vec<Shown>,
+    /// What snapshots show of files of which the present has lost something.
+    pub olders: Vec<Older>,
     /// How often what was put right.
     pub fixes: BTreeMap<&'static str, u64>,
     /// Inodes of the repaired volume.
@@ -156,6 +194,10 @@ pub struct Outcome {
     pub set_aside: Vec<String>,
     /// Names that are lost: which loss, in which directory.
     pub(super) entries: Vec<(usize, Ino, Box<[u8]>)>,
+    /// What each file has lost, also where that is not listed.
+    pub(super) harmed: BTreeSet<(Ino, Lose)>,
+    /// Most losses that are listed.
+    room: usize,
 }
 
 impl Outcome {
@@ -172,19 +214,37 @@ impl Outcome {
             losses: Vec::new(),
             more_losses: 0,
             snapshots: Vec::new(),
+            olders: Vec::new(),
             fixes: BTreeMap::new(),
             inodes: 0,
             bytes: 0,
             committed: None,
             set_aside: Vec::new(),
             entries: Vec::new(),
+            harmed: BTreeSet::new(),
+            room: LOSSES_MAX,
+        }
+    }
+
+    /// That of a snapshot, where so many losses are listed already.
+    pub(super) fn of_snapshot(listed: usize) -> Self {
+        let findings = Report {
+            level: 0,
+            findings: Vec::new(),
+            checked: crate::Checked::default(),
+        };
+        Self {
+            room: LOSSES_MAX.saturating_sub(listed),
+            ..Self::new(findings)
         }
     }
 
     /// Nothing is lost: the repaired volume is what it was.
     #[must_use]
     pub fn is_lossless(&self) -> bool {
-        self.losses.is_empty() && self.gap.is_none() && !self.listed && self.snapshots.is_empty()
+        let whole = |s: &Shown| s.kept && s.losses.is_empty() && s.more_losses == 0;
+        let present = self.losses.is_empty() && self.gap.is_none() && !self.listed;
+        present && self.snapshots.iter().all(whole)
     }
 
     pub(super) fn fixed(&mut self, what: &'static str) {
@@ -202,7 +262,7 @@ impl Outcome {
 
     /// A name of which nothing else is left; its path is told by its directory's in the end.
     pub(super) fn lose_entry(&mut self, dir: Ino, name: &[u8], ino: Ino) {
-        if self.losses.len() < LOSSES_MAX {
+        if self.losses.len() < self.room {
             self.entries.push((self.losses.len(), dir, name.into()));
         }
         self.lose(Lose::Entry, ino);
@@ -229,7 +289,8 @@ impl Outcome {
     }
 
     fn push(&mut self, loss: Loss) {
-        if self.losses.len() < LOSSES_MAX {
+        self.harmed.insert((loss.ino, loss.what));
+        if self.losses.len() < self.room {
             self.losses.push(loss);
         } else {
             self.more_losses += 1;

@@ -7,6 +7,7 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::PackMeta;
 use razorfs_format::pack::{Depth, HEADER_LEN, PackState, Scanned, scan_frames};
+use razorfs_format::timeline::View;
 use razorfs_format::{Epoch, PackId};
 
 use super::candidates::Candidate;
@@ -46,6 +47,15 @@ impl Lost {
     /// Whether there may have been a record that is not there.
     pub fn may_miss(&self, key: &Key) -> bool {
         self.everything || self.newer(key, None).is_some()
+    }
+
+    /// What of it a view shows.
+    pub fn seen_by(&self, sight: &View) -> Self {
+        let seen = self.ranges.iter().filter_map(|range| range.seen_by(sight));
+        Self {
+            ranges: seen.collect(),
+            everything: self.everything,
+        }
     }
 
     /// Those of a table.

@@ -21,6 +21,9 @@ pub enum Fate {
     Named,
     /// It gets one in `lost+found`.
     Found,
+    /// It has none and stays, in a snapshot: one that was made without a name may have got one
+    /// since.
+    Nameless,
     /// It has been removed.
     Gone,
 }
@@ -35,6 +38,8 @@ pub struct Node {
     pub made: bool,
     /// A newer record may be lost.
     pub stale: bool,
+    /// It is what a snapshot shows of a file, put beside that.
+    pub older: bool,
     /// Where its (first) name stands.
     pub home: Option<(Ino, u64)>,
     /// What its record tells.
@@ -47,6 +52,8 @@ pub struct Node {
     pub fate: Fate,
     /// Its extents from this block on are being removed.
     pub trim: Option<u64>,
+    /// In a snapshot: what is being done to it, and is not finished by the repair.
+    pub orphan: Option<Orphan>,
     pub has_xattrs: bool,
     reach: Reach,
 }
@@ -67,6 +74,7 @@ impl Node {
             size: inode.size,
             made: false,
             stale: false,
+            older: false,
             home: None,
             told: (inode.parent, inode.cookie),
             told_entries: inode.entries,
@@ -75,6 +83,7 @@ impl Node {
             entries: 0,
             fate: Fate::Named,
             trim: None,
+            orphan: None,
             has_xattrs: false,
             reach: Reach::Unknown,
         }
@@ -89,6 +98,7 @@ impl Node {
             size: 0,
             made: true,
             stale: true,
+            older: false,
             home: None,
             told: (Ino(0), 0),
             told_entries: 0,
@@ -97,8 +107,31 @@ impl Node {
             entries: 0,
             fate: Fate::Named,
             trim: None,
+            orphan: None,
             has_xattrs: false,
             reach: Reach::Unknown,
+        }
+    }
+
+    /// What a snapshot shows of a file, to be put beside that.
+    pub fn older(inode: &Inode) -> Self {
+        Self {
+            older: true,
+            fate: Fate::Found,
+            ..Self::new(inode)
+        }
+    }
+
+    /// The truncation that is under way in a snapshot.
+    pub fn trimming(&self) -> Option<Orphan> {
+        self.orphan.filter(|o| matches!(o, Orphan::Trim { .. }))
+    }
+
+    /// Whether data in this block may lie beyond the end, as they are being removed.
+    pub fn may_reach(&self, block: u64) -> bool {
+        match self.trimming() {
+            Some(Orphan::Trim { from }) => block >= from,
+            _ => self.fate == Fate::Nameless,
         }
     }
 
@@ -153,6 +186,8 @@ pub struct Tree {
     pub rekey: bool,
     /// That key.
     pub hash_key: [u8; 16],
+    /// It is that of a snapshot.
+    pub is_past: bool,
 }
 
 pub const LOST_AND_FOUND: &[u8] = b"lost+found";
@@ -164,10 +199,11 @@ pub fn is_head(key: &Key) -> bool {
 
 impl Tree {
     /// An empty one, whose names are hashed with `hash_key`.
-    pub fn new(hash_key: [u8; 16], rekey: bool) -> Self {
+    pub fn new(hash_key: [u8; 16], rekey: bool, is_past: bool) -> Self {
         Self {
             hash_key,
             rekey,
+            is_past,
             ..Self::default()
         }
     }
@@ -198,8 +234,10 @@ impl Tree {
             let value = found.value().filter(|_| is_head(&found.key));
             let orphan = value.and_then(|value| Orphan::decode(value, place_of()).ok());
             let node = self.nodes.get_mut(&found.key.ino());
-            if let (Some(Orphan::Trim { from }), Some(node)) = (orphan, node) {
-                node.trim = Some(from);
+            match (orphan, node) {
+                (Some(orphan), Some(node)) if self.is_past => node.orphan = Some(orphan),
+                (Some(Orphan::Trim { from }), Some(node)) => node.trim = Some(from),
+                _ => {}
             }
         });
     }
@@ -390,6 +428,7 @@ impl Tree {
                 continue;
             }
             node.fate = match (node.names, node.nlink) {
+                (0, 0) if node.entries == 0 && self.is_past => Fate::Nameless,
                 (0, 0) if node.entries == 0 => Fate::Gone,
                 (0, _) => Fate::Found,
                 _ => Fate::Named,

@@ -15,7 +15,7 @@ use razorfs_format::superblock::Geometry;
 use razorfs_format::{Epoch, FormatError, SegmentId, VolumeId};
 
 use crate::Result;
-use crate::session::name_of;
+use crate::session::{Session, name_of};
 
 /// Bytes that are gathered for one write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -28,7 +28,20 @@ struct Current {
     tag: Tag,
     file: Arc<dyn File>,
     builder: SegmentBuilder,
+    last: Key,
     parity: Option<(Object, parity::Builder)>,
+}
+
+/// Takes the records of tables, each table at once and in the order of its keys.
+pub trait Sink {
+    /// Takes one record.
+    fn put(&mut self, s: &mut Session<'_>, key: Key, value: &[u8]);
+}
+
+impl Sink for Writer<'_> {
+    fn put(&mut self, _: &mut Session<'_>, key: Key, value: &[u8]) {
+        self.put_at(key, self.epoch, Some(value));
+    }
 }
 
 /// Writes tables one after the other, each in the order of its keys.
@@ -40,7 +53,8 @@ pub struct Writer<'d> {
     target: u64,
     /// Bytes of a shard, if segments have parity.
     shard: Option<u32>,
-    epoch: Epoch,
+    /// Of what is not said to be older.
+    pub epoch: Epoch,
     pub next: SegmentId,
     current: Option<Current>,
     pub metas: Vec<SegmentMeta>,
@@ -73,22 +87,25 @@ impl<'d> Writer<'d> {
         }
     }
 
-    /// Writes one record. The first error is kept for [`Writer::finish`], and nothing is written
-    /// after it.
-    pub fn put(&mut self, key: Key, value: &[u8]) {
+    /// Writes one version of a record, without a value that there is none; those of one record
+    /// come the newest first. The first error is kept for [`Writer::finish`], and nothing is
+    /// written after it.
+    pub fn put_at(&mut self, key: Key, epoch: Epoch, value: Option<&[u8]>) {
         if self.failed.is_none()
-            && let Err(e) = self.try_put(key, value)
+            && let Err(e) = self.try_put(key, epoch, value)
         {
             self.failed = Some(e);
         }
     }
 
-    fn try_put(&mut self, key: Key, value: &[u8]) -> Result<()> {
+    fn try_put(&mut self, key: Key, epoch: Epoch, value: Option<&[u8]>) -> Result<()> {
         let Some(disk) = self.disk else {
             return Ok(());
         };
         let tag = key.tag();
-        let full = |c: &Current| c.tag != tag || c.builder.size() >= self.target;
+        // All versions of a record stand in one segment.
+        let ends = |c: &Current| c.builder.size() >= self.target && c.last != key;
+        let full = |c: &Current| c.tag != tag || ends(c);
         if self.current.as_ref().is_some_and(full) {
             self.end()?;
         }
@@ -112,13 +129,15 @@ impl<'d> Writer<'d> {
                     tag,
                     file: disk.open(&tmp, OpenHow::CreateNew)?,
                     builder: SegmentBuilder::new(id, self.style),
+                    last: key,
                 })
             }
         };
         current
             .builder
-            .push(key, self.epoch, Some(value))
+            .push(key, epoch, value)
             .map_err(|e| failed(&e))?;
+        current.last = key;
         if current.builder.waiting().0.len() >= WRITE_BYTES {
             current.write()?;
         }

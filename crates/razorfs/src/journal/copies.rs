@@ -134,6 +134,14 @@ impl Copies {
     /// all of them stays.
     pub fn heal(&self, disk: &dyn Disk, len: u64, durable: BatchSeq) -> Result<Vec<FormatError>> {
         let (mut told, mut sick) = (Vec::new(), None);
+        // A copy, or a part of one, that is not there and comes.
+        let mut comes = false;
+        for file in &self.files {
+            comes |= match file {
+                Some(file) => file.len()? < len,
+                None => true,
+            };
+        }
         let all = (0u8..).take(self.files.len());
         for copy in all.clone() {
             match self.heal_one(disk, copy, len, durable) {
@@ -146,9 +154,10 @@ impl Copies {
         }
         if let Some((copy, why)) = sick {
             told.extend(self.replace(disk, copy, len, durable, &why)?);
+            comes = true;
         }
-        if self.files.iter().any(Option::is_none) {
-            // What was damaged in the other one is blank in the new one.
+        if comes {
+            // What was damaged in the other one is blank in what has come.
             let count = self.files.len() as u8;
             let how = OpenHow::ReadUncached;
             let whole = Self::open(disk, self.vid, self.slot, count, how)?;

@@ -224,6 +224,27 @@ fn a_copy_that_cannot_be_healed_is_made_anew() {
     }
 }
 
+/// Where nothing is needed, one copy is cut off before a sector that is damaged in the other one.
+#[test]
+fn a_copy_that_was_cut_off_leaves_no_damage_in_the_other_one() {
+    for copy in 0..2 {
+        let disk = blank();
+        let (mut ring, start) = create_with(&disk, 2);
+        ring.append(&batch(1, vec![1; 3000])).unwrap();
+        ring.sync().unwrap();
+        drop(ring);
+        let mut image = disk.image();
+        let len = image.bytes(&host::name(0, 0)).unwrap().len() as u64;
+        image.set_len(&host::name(0, copy), len / 2);
+        let at = len - 2 * SECTOR as u64;
+        image.write(&host::name(0, 1 - copy), at, &[0xEE; SECTOR]);
+        let disk = SimDisk::from_image(&image);
+        let (ring, report, _) = recover(&disk, start, None).unwrap();
+        assert_eq!((report.last, report.read_only), (BatchSeq(1), false));
+        check_equal(&disk, &ring, "cut off");
+    }
+}
+
 /// What neither copy has whole, but both together, counts: so it must be whole in each before
 /// anything builds on it.
 #[test]
