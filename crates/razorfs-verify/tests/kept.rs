@@ -390,3 +390,45 @@ fn without_a_superblock_snapshots_show_the_same() {
     v.close().unwrap();
     assert_clean(&check_disk(&disk, 4));
 }
+
+/// A branch could be written to while its volume is not whole; what it has is not lost for that.
+#[test]
+fn what_a_branch_has_is_a_snapshot_of_its_name_after_a_repair() {
+    let (disk, env, file) = written(2);
+    let v = open(&disk, &env);
+    for name in ["idle", "busy"] {
+        v.create_branch(name).unwrap();
+    }
+    let busy = v.branch("busy").unwrap();
+    busy.write(file, 0, &data(77)).unwrap();
+    create_file(&busy, "new");
+    v.write(file, 0, &data(78)).unwrap();
+    v.step(Step::Checkpoint).unwrap();
+    busy.write(file, 0, &data(79)).unwrap();
+    v.sync().unwrap();
+    drop(busy);
+    let image = image_of(&disk);
+    drop(v);
+    let disk = SimDisk::from_image(&image);
+    // Of the present, as the last frame that was written.
+    hurt(&disk, file, 0);
+    let told = run(&disk, true);
+    assert_eq!(told.branches, ["idle", "busy"]);
+    assert_clean(&check_disk(&disk, 4));
+    let v = open(&disk, &env);
+    assert!(v.branches().is_empty());
+    let at = v.at_snapshot("busy").unwrap();
+    assert!(read(&at, file) == data(79));
+    assert!(at.find_by_path(b"/new").is_ok() && v.find_by_path(b"/new").is_err());
+    assert!(read(&v, file) == data(78));
+    let idle = v.at_snapshot("idle").unwrap();
+    assert!(read(&idle, file) == data(2));
+    // And it can go on.
+    at.create_branch("again").unwrap();
+    let again = v.branch("again").unwrap();
+    again.write(file, 0, b"on").unwrap();
+    settle(&v);
+    drop((at, idle, again));
+    v.close().unwrap();
+    assert_clean(&check_disk(&disk, 4));
+}

@@ -42,6 +42,9 @@ that had its name, that version is put beside, as /lost+found/#INODE@SNAPSHOT, u
 the file shows all the same. The snapshot and its time are told. Nothing is put in the place of a \
 file, and the snapshot stays.
 
+What a branch has becomes a snapshot of the branch's name, of which `razorfs clone --branch` makes \
+a branch again.
+
 Where a batch of the journal is damaged, those behind it are left out: they build on what is \
 missing. --after-gap applies them all the same.
 
@@ -53,9 +56,9 @@ generation, or null), lossless, source {generation, fallback, listed, superblock
 or batch, batches, operations, first_ns, last_ns, applied), findings (as those of verify), losses \
 (array of what, inode, path, from, to, meaning), more_losses, older (array of inode, path, \
 inode_then, snapshot, taken (RFC 3339), shown_by (an inode), shown_at (its path)), snapshots \
-(array of name, taken, kept, losses, more_losses, fixed), lost_snapshots (array of names), fixed \
-(object of counts), inodes, bytes, quarantined (array), clean (what a check found afterwards, or \
-null).
+(array of name, taken, kept, losses, more_losses, fixed), lost_snapshots and branches (arrays of \
+names), fixed (object of counts), inodes, bytes, quarantined (array), clean (what a check found \
+afterwards, or null).
 
 Examples:
   razorfs repair demo.rzfs
@@ -242,6 +245,7 @@ fn document(repaired: &Repaired) -> Value {
         "older": older(&out.olders),
         "snapshots": snapshots(&out.snapshots),
         "lost_snapshots": lost,
+        "branches": out.branches,
         "fixed": out.fixes,
         "inodes": out.inodes,
         "bytes": u64::try_from(out.bytes).unwrap_or(u64::MAX),
@@ -336,6 +340,9 @@ fn text(repaired: &Repaired, volume: &Path, quiet: bool) -> String {
         text.push_str(&beside(older));
     }
     text.push_str(&kept(&out.snapshots));
+    for name in &out.branches {
+        text.push_str(&format!("branch: {name} becomes a snapshot of that name\n"));
+    }
     for (what, times) in &out.fixes {
         text.push_str(&format!("put right: {times} {what}\n"));
     }

@@ -329,7 +329,9 @@ struct Built {
 
 /// Which snapshots are kept: all, or none where it is not known what they show.
 fn past_of(volume: &mut Volume, out: &mut Outcome) -> Past {
-    let timeline = &mut volume.source.replay.timeline;
+    let replay = &mut volume.source.replay;
+    let timeline = &mut replay.timeline;
+    out.branches = past::end_branches(timeline, &replay.forks);
     let is_known = !volume.source.candidate.listed;
     if is_known && let Ok(past) = Past::new(timeline) {
         // What was given up needs nobody's attention.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
-use razorfs_format::timeline::{self, Span, Timeline};
-use razorfs_format::{Epoch, Ino};
+use razorfs_format::timeline::{self, Forks, Span, Timeline};
+use razorfs_format::{Branch, Epoch, Ino};
 
 use super::moment::{Before, Ground, Moment, Patch};
 use super::older::Olders;
@@ -210,8 +210,48 @@ impl Past {
                 ..SnapshotMeta::clone(s)
             }));
         }
-        Timeline::new(all, self.timeline.spans().to_vec())
+        let forks = Forks {
+            next: self.timeline.forks().next,
+            list: Vec::new(),
+        };
+        Timeline::with_forks(all, self.timeline.spans().to_vec(), forks)
     }
+}
+
+/// What is there now in each branch becomes a snapshot of the branch's name, and the branch ends:
+/// what a snapshot shows is put right, and a branch can be made of it again. Answers the names; of
+/// those that nobody sees nothing is kept.
+pub fn end_branches(
+    timeline: &mut Timeline,
+    counts: &BTreeMap<Branch, (u64, u128)>,
+) -> Vec<String> {
+    let mut names = Vec::new();
+    for fork in timeline.forks().list.clone() {
+        let meta = &fork.meta;
+        let Some(epoch) = timeline.newest_of(meta.id) else {
+            continue;
+        };
+        // The number of an operation, of which none of the first was that of a snapshot.
+        let taken: BTreeSet<u64> = timeline.snapshots().iter().map(|s| s.id).collect();
+        let free = (1..).find(|id| !taken.contains(id));
+        let hidden = meta.name.starts_with(b"-");
+        let (inodes, bytes) = counts.get(&meta.id).copied().unwrap_or_default();
+        timeline.add(SnapshotMeta {
+            id: free.unwrap_or(u64::MAX),
+            branch: meta.id,
+            epoch,
+            gone: hidden,
+            time: meta.time,
+            inodes,
+            bytes,
+            name: meta.name.clone(),
+        });
+        timeline.prune(meta.id);
+        if !hidden {
+            names.push(String::from_utf8_lossy(&meta.name).into_owned());
+        }
+    }
+    names
 }
 
 fn lines(timeline: &Timeline, viewers: &[Viewer]) -> Vec<Line> {

@@ -180,6 +180,8 @@ pub struct Outcome {
     pub more_losses: u64,
     /// The snapshots, oldest first.
     pub snapshots: Vec<Shown>,
+    /// The branches: each is a snapshot of its name now.
+    pub branches: Vec<String>,
     /// What snapshots show of files of which the present has lost something.
     pub olders: Vec<Older>,
     /// How often what was put right.
@@ -214,6 +216,7 @@ impl Outcome {
             losses: Vec::new(),
             more_losses: 0,
             snapshots: Vec::new(),
+            branches: Vec::new(),
             olders: Vec::new(),
             fixes: BTreeMap::new(),
             inodes: 0,
