@@ -14,6 +14,8 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(super) struct Family {
     open: Mutex<BTreeMap<Branch, Weak<Namespace>>>,
+    /// The reaper has branches open that nobody else may have open any more.
+    reaping: Mutex<()>,
 }
 
 impl Family {
@@ -63,6 +65,7 @@ impl Namespace {
 
     /// Ends a branch that nobody has open.
     pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
+        let _reaping = self.family.reaping.lock();
         self.store.end_branch(self.find_branch(name)?.id)
     }
 
@@ -71,6 +74,7 @@ impl Namespace {
         if self.reap_step()? {
             return Ok(true);
         }
+        let _reaping = self.family.reaping.lock();
         for branch in self.family.all() {
             if branch.reap_step()? {
                 return Ok(true);
