@@ -11,7 +11,7 @@ use razorfs_verify::{LEVEL_MAX, Lose, Loss, Outcome, RepairError, RepairOptions,
 
 use crate::engine::{EngineFs, EngineMachine, is_refusal};
 use crate::farm::each_seed;
-use crate::flips::{Bad, PIECE, Victim, attributes, bad, read};
+use crate::flips::Victim;
 use crate::looks::check_stat;
 use crate::marks::Marks;
 use crate::model::{Model, Node};
@@ -22,6 +22,7 @@ use crate::points::Point;
 use crate::rng::{Rng, mix};
 use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
+use crate::survey::{Bad, PIECE, attributes, bad, read};
 
 /// What is checked.
 struct Trial<'v> {
@@ -429,6 +430,8 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
     let mut setup = effort.choice.setup(seed);
     // Afterwards there must be room for a file.
     setup.limit = None;
+    // A repair does not know them yet.
+    setup.branches = false;
     let victim = match Victim::of(setup, seed, ops as usize, seed.is_multiple_of(2)) {
         Ok(victim) => victim,
         Err(failure) => {
