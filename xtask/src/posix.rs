@@ -226,11 +226,28 @@ impl<'a> Mount<'a> {
         Ok(())
     }
 
-    /// Unmounts; the volume must be without damage, and goes.
-    pub fn end(self) -> Result<(), String> {
+    /// Forks the volume, and mounts the branch in its place.
+    pub fn onto_branch(self, options: &str) -> Result<Self, String> {
+        let mut fork = Command::new(self.razorfs);
+        run::check_quietly(fork.args(["branch", "create"]).arg(&self.dir).arg("tested"))?;
+        run::check(self.umount())?;
+        let mut branch = self.volume.clone().into_os_string();
+        branch.push("@tested");
+        let mut command = Command::new(self.razorfs);
+        command.arg("mount").arg(branch).arg(&self.dir);
+        run::check(with_options(command, options))?;
+        Ok(self)
+    }
+
+    fn umount(&self) -> Command {
         let mut umount = Command::new(self.razorfs);
         umount.arg("umount").arg(&self.dir);
-        run::check(umount)?;
+        umount
+    }
+
+    /// Unmounts; the volume must be without damage, and goes.
+    pub fn end(self) -> Result<(), String> {
+        run::check(self.umount())?;
         let mut verify = Command::new(self.razorfs);
         verify.args(["verify", "--quiet", "--level=4"]);
         run::check_quietly(verify.arg(&self.volume))?;
@@ -280,10 +297,13 @@ fn suites(root: &Path, ops: &str, transport: &str) -> Result<(), String> {
     };
     let config = FSX_CONFIG.replace("mapread = 10\n", mapread);
     let config = write(&place, "fsx.toml", &config)?;
-    for (options, seed) in FSX_RUNS {
+    for (n, (options, seed)) in FSX_RUNS.iter().enumerate() {
         let options = format!("{options},{transport}");
-        let mount = Mount::new(&razorfs, &place, &options)?;
+        let mut mount = Mount::new(&razorfs, &place, &options)?;
         mount.go_back()?;
+        if n % 2 == 1 {
+            mount = mount.onto_branch(&options)?;
+        }
         let mut fsx = Command::new(tools.join("fsx"));
         fsx.arg("-f").arg(&config).args(["-N", ops]);
         fsx.args(["-S", &seed.to_string(), "-P"]).arg(&place.0);
@@ -306,8 +326,10 @@ fn pjdfstest(program: &Path, razorfs: &Path, place: &Place, transport: &str) -> 
     let remount = format!("{CONFIG}allow_remount = true\n{users}");
     let remount = write(place, "remount.toml", &remount)?;
     let rights = if is_root() { ",suid,dev" } else { "" };
-    let mount = Mount::new(razorfs, place, &format!("{transport}{rights}"))?;
+    let options = format!("{transport}{rights}");
+    let mount = Mount::new(razorfs, place, &options)?;
     mount.go_back()?;
+    let mount = mount.onto_branch(&options)?;
     let ask = |config: &Path, pattern: &[&str]| {
         let mut command = Command::new(program);
         command.arg("-c").arg(config).arg("-p").arg(&mount.dir);

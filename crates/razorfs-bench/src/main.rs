@@ -1,6 +1,7 @@
 //! Measures RazorFS beside what limits it and what it is compared with: the same driver, on one
 //! disk, in turns.
 
+mod branches;
 mod bulk;
 mod clock;
 mod failure;
@@ -99,6 +100,8 @@ enum Part {
     Space(space::Args),
     /// Takes snapshots of a large volume, goes back, compares, and tells what that costs
     Snapshots(snapshots::Args),
+    /// Forks a tree many times, works in the branches, commits, and tells what that costs
+    Branches(branches::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf, transport: String },
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::Space(args)) => space::run(args).map(|()| true),
+        Some(Part::Branches(args)) => branches::run(args).map(|()| true),
         Some(Part::Snapshots(args)) => snapshots::run(args).map(|()| true),
         Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
         Some(Part::Growth(args)) => growth::main(args).map(|()| true),

@@ -40,10 +40,11 @@ pub struct Args {
 }
 
 /// Seconds that something took, each time.
-struct Times(Vec<f64>);
+pub struct Times(Vec<f64>);
 
 impl Times {
-    fn of(n: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Self> {
+    /// Of something that is done so often.
+    pub fn of(n: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Self> {
         let mut times = Vec::with_capacity(n);
         for i in 0..n {
             let watch = Stopwatch::start();
@@ -55,7 +56,7 @@ impl Times {
     }
 
     /// The time, in milliseconds, within which so many hundredths of them were done.
-    fn ms(&self, hundredths: usize) -> f64 {
+    pub fn ms(&self, hundredths: usize) -> f64 {
         let at = (self.0.len() * hundredths).div_ceil(100).saturating_sub(1);
         self.0.get(at).copied().unwrap_or(0.0) * 1e3
     }
@@ -202,7 +203,7 @@ fn rollback(volume: &Volume, dir: &Path) -> Result<Times> {
 }
 
 /// Seconds of a lookup; the median of the rounds, of which one before them does not count.
-fn lookups(volume: &Volume, files: u64, dir: &Path) -> Result<f64> {
+pub fn lookups(volume: &Volume, files: u64, dir: &Path) -> Result<f64> {
     let look = |round: usize| {
         for i in 0..LOOKUPS {
             let n = (i + round as u64 * LOOKUPS).wrapping_mul(0x9e37_79b9_7f4a_7c15) % files;

@@ -4,18 +4,22 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
-use razorfs::{Error, Snapshot, Volume};
+use razorfs::{Error, Snapshot};
 
 use crate::clock;
 use crate::failure::{Failure, Result};
+use crate::mounts::Mounts;
 
 /// What the names begin with; the time follows, as `20261130T054213Z`.
 const PREFIX: &str = "auto-";
 /// What is kept where `keep=` does not say it.
 const KEEP: &str = "1h:all,24h:hourly,7d:daily";
+/// How often operations are counted, where their number says when one is due.
+const LOOK: Duration = Duration::from_millis(200);
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
@@ -83,6 +87,50 @@ pub fn duration_text(seconds: u64) -> String {
         _ => ("s", 1),
     };
     format!("{}{unit}", seconds / of)
+}
+
+/// When a snapshot is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Every {
+    /// After so many seconds, if something has changed.
+    Seconds(u64),
+    /// After so many operations.
+    Ops(u64),
+}
+
+impl Every {
+    /// Reads a duration, or a number of operations as `10000ops`.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let Some(number) = text.strip_suffix("ops") else {
+            let seconds = duration(text);
+            return seconds.map(Self::Seconds).map_err(|e| match e {
+                e if e.contains("write for example") => format!("{e}, or 10000ops"),
+                e => e,
+            });
+        };
+        let is_plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        let number = number.parse().ok().filter(|n| is_plain && *n > 0);
+        number.map(Self::Ops).ok_or_else(|| {
+            format!("{text:?} is no number of operations; write for example 10000ops")
+        })
+    }
+
+    /// How long to wait before it is looked at again whether one is due.
+    const fn wait(self) -> Duration {
+        match self {
+            Self::Seconds(seconds) => Duration::from_secs(seconds),
+            Self::Ops(_) => LOOK,
+        }
+    }
+}
+
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seconds(seconds) => f.write_str(&duration_text(*seconds)),
+            Self::Ops(ops) => write!(f, "{ops}ops"),
+        }
+    }
 }
 
 impl Keep {
@@ -175,16 +223,14 @@ fn is_ours(name: &str) -> bool {
 
 /// What is done by itself in a mount.
 pub struct Autosnap {
-    /// The volume.
-    pub volume: Volume,
-    /// Seconds from one to the next.
-    pub every: u64,
+    /// The volume and its mounts.
+    pub mounts: Arc<Mounts>,
+    /// When the next one is due.
+    pub every: Every,
     /// What is kept.
     pub keep: Keep,
     /// Brings what only the kernel has to the volume.
     pub flush: Box<dyn Fn() -> Result<()> + Send>,
-    /// Sees the name of each that is taken or given up.
-    pub changed: Box<dyn Fn(&str) + Send>,
 }
 
 /// It goes on until this is dropped.
@@ -209,7 +255,10 @@ impl Autosnap {
         let mut seen = None;
         let mut wait = self.first_wait();
         while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-            wait = Duration::from_secs(self.every);
+            wait = self.every.wait();
+            if !self.is_due(seen) {
+                continue;
+            }
             let done = self.take(&mut seen).and_then(|()| self.thin());
             if stopped.try_recv() == Err(TryRecvError::Disconnected) {
                 // The volume may have been closed meanwhile, and that is why it failed.
@@ -223,12 +272,31 @@ impl Autosnap {
 
     /// How long until the next one, which need not be the first: mounts may be short.
     fn first_wait(&self) -> Duration {
-        let snapshots = self.volume.snapshots();
+        let Every::Seconds(every) = self.every else {
+            return self.every.wait();
+        };
+        let snapshots = self.mounts.volume.snapshots();
         let times = snapshots.iter().filter(|s| is_ours(&s.name)).map(taken);
-        let left = times.max().map_or(self.every, |last| {
-            (last.saturating_add(self.every)).saturating_sub(now())
+        let left = times.max().map_or(every, |last| {
+            (last.saturating_add(every)).saturating_sub(now())
         });
-        Duration::from_secs(left.min(self.every))
+        Duration::from_secs(left.min(every))
+    }
+
+    /// Whether enough operations have been done since the last one, if that is what counts.
+    fn is_due(&self, seen: Option<u64>) -> bool {
+        match self.every {
+            Every::Seconds(_) => true,
+            Every::Ops(every) => {
+                let since = self
+                    .mounts
+                    .volume
+                    .stats()
+                    .ops
+                    .saturating_sub(seen.unwrap_or(0));
+                since >= every
+            }
+        }
     }
 
     fn take(&self, seen: &mut Option<u64>) -> std::result::Result<(), String> {
@@ -236,14 +304,22 @@ impl Autosnap {
         if let Err(failure) = (self.flush)() {
             tracing::warn!("an automatic snapshot lacks what only the kernel has: {failure}");
         }
-        let ops = self.volume.stats().ops;
+        let volume = &self.mounts.volume;
+        let ops = volume.stats().ops;
         if *seen == Some(ops) {
             return Ok(());
         }
         let stamp = clock::stamp(i64::try_from(now()).unwrap_or(i64::MAX));
         let name = format!("{PREFIX}{stamp}");
-        match self.volume.snapshot(&name) {
-            Ok(_) => (self.changed)(&name),
+        let taken = self.mounts.changing(|| {
+            let taken = volume.snapshot(&name);
+            if taken.is_ok() {
+                self.mounts.snapshot_changed(&name);
+            }
+            taken
+        });
+        match taken {
+            Ok(_) => {}
             // A clock that was set back, or somebody else.
             Err(Error::Exists) => return Ok(()),
             Err(e) => return Err(format!("{name}: {e}")),
@@ -254,15 +330,22 @@ impl Autosnap {
     }
 
     fn thin(&self) -> std::result::Result<(), String> {
-        let snapshots = self.volume.snapshots();
+        let snapshots = self.mounts.volume.snapshots();
         let known: Vec<(&str, u64)> = snapshots.iter().map(|s| (&*s.name, taken(s))).collect();
-        for name in self.keep.thin(now(), &known) {
-            match self.volume.delete_snapshot(name) {
-                Ok(()) => (self.changed)(name),
-                // Somebody else was faster.
-                Err(Error::NotFound) => {}
-                Err(e) => return Err(format!("{name}: {e}")),
-            }
+        let mut given_up = self.keep.thin(now(), &known).into_iter();
+        given_up.try_for_each(|name| self.mounts.changing(|| self.give_up(name)))
+    }
+
+    fn give_up(&self, name: &str) -> std::result::Result<(), String> {
+        if self.mounts.shows_snapshot(name).is_some() {
+            // When it is not any more.
+            return Ok(());
+        }
+        match self.mounts.volume.delete_snapshot(name) {
+            Ok(()) => self.mounts.snapshot_changed(name),
+            // Somebody else was faster.
+            Err(Error::NotFound) => {}
+            Err(e) => return Err(format!("{name}: {e}")),
         }
         Ok(())
     }
@@ -327,6 +410,24 @@ mod tests {
             "999999999999999999d",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_operations_are_read_strictly_and_written_the_same() {
+        for (text, every) in [
+            ("10000ops", Every::Ops(10_000)),
+            ("1ops", Every::Ops(1)),
+            ("10m", Every::Seconds(600)),
+        ] {
+            assert_eq!(Every::parse(text), Ok(every));
+            assert_eq!(every.to_string(), text);
+        }
+        for bad in [
+            "ops", "0ops", "-1ops", "+1ops", "1 ops", "1.5ops", "10", "1op",
+        ] {
+            let refused = Every::parse(bad).unwrap_err();
+            assert!(refused.contains("10000ops"), "{refused}");
         }
     }
 

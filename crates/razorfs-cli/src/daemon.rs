@@ -1,53 +1,49 @@
-//! The process that has a volume mounted.
+//! The process that has a volume mounted, on one directory or several.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use razorfs::{Options, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
-use razorfs_fuse::{Notifier, Statistics, forget_snapshot, forget_stale};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::autosnap::{Autosnap, Running};
-use crate::commands::{create, info, scrub, stats, umount};
+use crate::commands::{create, umount};
+use crate::desk::{self, Desk};
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain, shown};
-use crate::kept::{Beginning, Keeper};
+use crate::kept::{self, Beginning};
 use crate::log::Log;
-use crate::options::MountOptions;
-use crate::server::Server;
-use crate::socket::{self, Points, Request};
+use crate::mounts::{Mount, Mounts, Plan};
+use crate::socket::{self, Wanted};
 use crate::unmount::{self, Outcome};
-use crate::{check, diff, keeper, kept, mountinfo, place, points, program, remount, signals};
+use crate::{keeper, place, program, signals};
 
-/// More commands at a time are turned away.
-const MAX_CLIENTS: usize = 16;
-
-/// What to mount where, and how.
+/// What a daemon begins with.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The volume, a path from the root of the host.
     pub volume: PathBuf,
-    /// The mount point, likewise.
-    pub dir: PathBuf,
-    /// The snapshot that is shown, if not what is there now.
-    pub snapshot: Option<String>,
-    /// How.
-    pub options: MountOptions,
+    /// The first mount. Those of its options that are for the whole volume hold for all.
+    pub first: Plan,
+    /// The volume is not written to.
+    pub read_only: bool,
 }
 
 /// What the main thread waits for.
-enum Event {
+pub enum Event {
     /// A signal to end.
     Signal,
-    /// A command asks to unmount, and waits on this stream.
-    Umount(UnixStream),
-    /// The kernel has unmounted.
-    Ended,
+    /// A command asks for one more mount, and waits on this stream.
+    Mount(Wanted, UnixStream),
+    /// A command asks to unmount this directory, or all, and waits on this stream.
+    Umount(Option<PathBuf>, UnixStream),
+    /// The kernel has unmounted the mount of this number.
+    Ended(u64),
 }
 
 /// The daemon's life. What happens until the directory is usable is told on standard output:
@@ -67,7 +63,8 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
         }
     };
     let mut was_usable = false;
-    let outcome = serve(job, &beginning, &mut || {
+    let (keeper, is_resumed) = (beginning.keeper.clone(), beginning.is_resumed());
+    let outcome = serve(job, beginning, &mut || {
         was_usable = true;
         say("ready ");
     });
@@ -77,8 +74,8 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
         tracing::error!("{failure}");
         say(&format!("{code} {failure}"));
     }
-    if let Some(keeper) = &beginning.keeper {
-        let refused = failure.filter(|_| beginning.is_resumed() && !was_usable);
+    if let Some(keeper) = &keeper {
+        let refused = failure.filter(|_| is_resumed && !was_usable);
         keeper.tell_end(code, refused.as_ref());
     }
     code
@@ -87,8 +84,11 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
 /// The same in the foreground.
 pub fn in_foreground(job: &Job) -> Result<()> {
     Log::to_stderr(crate::env()).install();
-    serve(job, &Beginning::default(), &mut || {
-        eprintln!("razorfs: mounted on {}; Ctrl-C unmounts", shown(&job.dir));
+    serve(job, Beginning::default(), &mut || {
+        eprintln!(
+            "razorfs: mounted on {}; Ctrl-C unmounts",
+            shown(&job.first.dir)
+        );
     })
 }
 
@@ -117,7 +117,9 @@ pub fn let_go_of_output() {
     }
 }
 
-fn serve(job: &Job, beginning: &Beginning, ready: &mut dyn FnMut()) -> Result<()> {
+fn serve(job: &Job, beginning: Beginning, ready: &mut dyn FnMut()) -> Result<()> {
+    let is_resumed = beginning.is_resumed();
+    let keeper = beginning.keeper.as_ref().map(|keeper| keeper.pid);
     let (events, inbox) = channel();
     // Before there are any threads, so that all of them leave the signals alone.
     let sender = events.clone();
@@ -125,12 +127,12 @@ fn serve(job: &Job, beginning: &Beginning, ready: &mut dyn FnMut()) -> Result<()
         // Nobody to tell means that the end is near anyway.
         let _ = sender.send(Event::Signal);
     })?;
-    let opened = open(job, beginning)?;
-    let volume = &opened.volume;
+    let opened = open(job, &beginning)?;
+    let volume = opened.volume.clone();
     // Ours to the end, even if another volume is at the path by then.
     let home = socket::home(opened.disk.path());
     let outcome = mounted(job, beginning, &opened, events, &inbox, ready);
-    if outcome.is_err() && beginning.is_resumed() {
+    if outcome.is_err() && is_resumed {
         // The volume is not closed: another daemon is to go on, as after a death.
         return outcome.map(|_| ());
     }
@@ -138,16 +140,13 @@ fn serve(job: &Job, beginning: &Beginning, ready: &mut dyn FnMut()) -> Result<()
         socket::remove(&home);
     }
     let closed = volume
-        .clone()
         .close()
         .map_err(|e| Failure::engine("close", &job.volume, &e));
     match &closed {
         Ok(()) => tracing::info!("the volume is closed"),
         Err(failure) => tracing::error!("{failure}"),
     }
-    let client = outcome?;
-    if let Some(mut client) = client {
-        let keeper = beginning.keeper.as_ref().map(|keeper| keeper.pid);
+    for mut client in outcome? {
         let processes: Vec<u32> = keeper.into_iter().chain([std::process::id()]).collect();
         let answer = closed.clone().map(|()| json!({"processes": processes}));
         // The command sees the end of the stream when this process is gone, and not earlier.
@@ -168,29 +167,30 @@ fn open(job: &Job, beginning: &Beginning) -> Result<Opened> {
     let lock = beginning.estate.as_ref().and_then(|e| e.lock.as_ref());
     let home = keeper::home_of(lock, &job.volume);
     let path = &home;
-    if !beginning.is_resumed() && !place::is_volume(path) && !job.options.read_only {
+    let may_create = !beginning.is_resumed() && !job.read_only && !job.first.shows.is_fixed();
+    if may_create && !place::is_volume(path) {
         create::create(path, &create::options())?;
     }
     let no_memory = |e| Failure::host("share memory for", path, &e).code(COULD_NOT_RUN);
-    let memory = beginning.memory(job.options.read_only).map_err(no_memory)?;
+    let memory = beginning.memory(job.read_only).map_err(no_memory)?;
     let disk = match lock.map(OwnedFd::try_clone) {
         Some(lock) => OsDisk::with_lock(path, lock.map_err(no_memory)?),
         None => OsDisk::new(path),
     };
     let mut options = Options {
-        durability: job.options.durability,
-        read_only: job.options.read_only,
+        durability: job.first.options.durability,
+        read_only: job.read_only,
         redo: memory.as_ref().map(kept::redo_of).transpose()?,
         ..Options::default()
     };
-    if let Some(bytes) = job.options.cache {
+    if let Some(bytes) = job.first.options.cache {
         options.cache_bytes = bytes;
     }
     let volume = place::open_on(disk.clone(), options)?;
     // Only who has the volume's lock writes its log.
     match Log::to_volume(path, crate::env()) {
         Ok(log) => log.install(),
-        Err(_) if job.options.read_only => {}
+        Err(_) if job.read_only => {}
         Err(e) => return Err(Failure::host("write the log of", path, &e)),
     }
     let report = volume.recovery_report();
@@ -217,95 +217,91 @@ fn open(job: &Job, beginning: &Beginning) -> Result<Opened> {
     })
 }
 
-/// Serves until the mount is gone; answers with the command that asked for it, if one did.
+/// Serves until all mounts are gone; answers with the commands that asked for it.
 fn mounted(
     job: &Job,
-    beginning: &Beginning,
+    mut beginning: Beginning,
     opened: &Opened,
     events: Sender<Event>,
     inbox: &Receiver<Event>,
     ready: &mut dyn FnMut(),
-) -> Result<Option<UnixStream>> {
-    let volume = &opened.volume;
-    let served = match &job.snapshot {
-        Some(name) => points::view(volume, &job.volume, name)?,
-        None => volume.clone(),
-    };
-    let listener = listen(job, beginning)?;
-    let (sender, left) = (events.clone(), beginning.estate.as_ref());
-    let is_kept = beginning.keeper.is_some();
-    let mut server = Server::start(served, job, is_kept, left, move || {
-        let _ = sender.send(Event::Ended);
-    })?;
-    let kept = hand_over(beginning, opened, &mut server, listener.as_ref());
-    let kept = kept.inspect_err(|_| {
+) -> Result<Vec<UnixStream>> {
+    let listener = listen(job, &beginning)?;
+    let sender = Mutex::new(events.clone());
+    let mounts = Arc::new(Mounts::new(
+        opened.volume.clone(),
+        job.volume.clone(),
+        job.first.options.clone(),
+        beginning.keeper.clone(),
+        opened.memory.is_some() || opened.volume.info().read_only.is_some(),
+        move |id| {
+            let sender = sender.lock();
+            // Nobody to tell means that the end is near anyway.
+            let _ = sender.map(|sender| sender.send(Event::Ended(id)));
+        },
+    ));
+    match beginning.is_resumed() {
+        false => mounts.add(job.first.clone())?,
+        true => {
+            let mut left = std::mem::take(&mut beginning.mounts).into_iter();
+            left.try_for_each(|held| mounts.go_on(held))?;
+        }
+    }
+    hand_over(opened, &mounts, listener.as_ref()).inspect_err(|_| {
         if beginning.is_resumed() {
             return;
         }
         // What nobody is going to serve must not stay.
-        if let Err(failure) = unmount::lazily(&job.dir) {
+        if let Err(failure) = unmount::lazily(&job.first.dir) {
             tracing::error!("{failure}");
         }
     })?;
-    tracing::info!(dir = %shown(&job.dir), options = ?job.options, "mounted");
-    let mounting = Arc::new(Mutex::new(()));
+    let mut life = Life {
+        mounts: Arc::clone(&mounts),
+        in_use: Arc::default(),
+        asked: false,
+        leaving: Vec::new(),
+        is_kept: beginning.keeper.is_some(),
+    };
+    if beginning.rolls_back {
+        mounts.tell_of_newest_rollback();
+    }
     let mut autosnap = None;
     if let Some(listener) = listener {
-        let desk = Arc::new(Desk {
-            volume: volume.clone(),
-            job: job.clone(),
-            keeper: kept.then(|| beginning.keeper.clone()).flatten(),
-            transport: server.transport,
-            statistics: Arc::clone(&server.statistics),
-            notifier: server.notifier.clone(),
-            clients: AtomicUsize::new(0),
-        });
-        autosnap = start_autosnap(&desk, &mounting)?;
-        spawn("commands", move || accept(&listener, &desk, &events))?;
+        let desk = Arc::new(Desk::new(Arc::clone(&mounts)));
+        autosnap = start_autosnap(job, &mounts, &life.in_use)?;
+        spawn("commands", move || desk::accept(&listener, &desk, &events))?;
     }
     ready();
-    let end = wait(job, inbox, &mounting);
+    let end = life.go_on(inbox);
     drop(autosnap);
-    match end {
-        End::Unmounted(client) => {
-            let ended = server.finish();
-            tracing::info!("unmounted");
-            match ended {
-                // Nobody goes on with it, and whoever used it has got errors.
-                Err(e) if beginning.keeper.is_none() => {
-                    let remedy = "mount it again, with -o transport=dev if that happens again";
-                    Err(Failure::with("serve", &job.dir, plain(&e), remedy))
-                }
-                Err(_) | Ok(()) => Ok(client),
-            }
-        }
-        // Who uses the mount gets errors from now on, when the process has ended at the latest.
-        End::Ordered => Ok(None),
-    }
+    end
 }
 
-/// Has snapshots taken by themselves, if that is wanted. `mounting` is held while the mount is in
-/// use for one.
-fn start_autosnap(desk: &Arc<Desk>, mounting: &Arc<Mutex<()>>) -> Result<Option<Running>> {
-    let job = &desk.job;
-    let Some(every) = job.options.autosnap else {
+/// Has snapshots taken by themselves, if that is wanted. `in_use` is held while a mount is in use
+/// for one.
+fn start_autosnap(
+    job: &Job,
+    mounts: &Arc<Mounts>,
+    in_use: &Arc<Mutex<()>>,
+) -> Result<Option<Running>> {
+    let Some(every) = job.first.options.autosnap else {
         return Ok(None);
     };
-    let (job_of, mounting, told) = (job.clone(), Arc::clone(mounting), Arc::clone(desk));
+    let (in_use, of_flush) = (Arc::clone(in_use), Arc::clone(mounts));
     let flush = move || {
-        let _held = mounting.lock();
-        if is_there(&job_of) {
-            program::flush(&job_of.dir)
-        } else {
-            Ok(())
+        let _held = in_use.lock();
+        match of_flush.head() {
+            Some(head) if head.plan.is_there(&of_flush.path) => program::flush(&head.plan.dir),
+            // Nobody writes.
+            _ => Ok(()),
         }
     };
     let autosnap = Autosnap {
-        volume: desk.volume.clone(),
+        mounts: Arc::clone(mounts),
         every,
-        keep: job.options.keep.clone().unwrap_or_default(),
+        keep: job.first.options.keep.clone().unwrap_or_default(),
         flush: Box::new(flush),
-        changed: Box::new(move |name| told.snapshots_changed(name)),
     };
     autosnap.start().map(Some)
 }
@@ -318,100 +314,161 @@ fn listen(job: &Job, beginning: &Beginning) -> Result<Option<UnixListener>> {
     }
     match socket::listen(&job.volume) {
         Ok(listener) => Ok(Some(listener)),
-        Err(_) if job.options.read_only => Ok(None),
+        Err(_) if job.read_only => Ok(None),
         Err(e) => Err(failed(e)),
     }
 }
 
-/// Gives the keeper what it needs, if there is one. Answers whether somebody keeps the mount.
-fn hand_over(
-    beginning: &Beginning,
-    opened: &Opened,
-    server: &mut Server,
-    listener: Option<&UnixListener>,
-) -> Result<bool> {
-    let (Some(keeper), Some((fuse, agreed))) = (&beginning.keeper, server.connection.take()) else {
-        return Ok(false);
+/// Gives the keeper what it needs besides the mounts, if there is one.
+fn hand_over(opened: &Opened, mounts: &Mounts, listener: Option<&UnixListener>) -> Result<()> {
+    let Some(keeper) = mounts.keeper() else {
+        return Ok(());
     };
-    let failed = |e: std::io::Error| {
-        Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN)
-    };
-    let memory = opened.memory.as_ref();
-    let loses_nothing = memory.is_some() || opened.volume.info().read_only.is_some();
-    if !agreed.can_resend() || !loses_nothing {
-        let why = if loses_nothing {
-            "the kernel cannot resend requests, which Linux 6.9 and newer do"
-        } else {
-            "it would lose what was acknowledged, without shared memory"
-        };
-        tracing::warn!("nobody keeps the mount: {why}");
-        keeper.leave().map_err(failed)?;
-        return Ok(false);
-    }
-    let handed = keeper.hand_over(fuse, agreed, &opened.disk, memory, listener);
-    handed.and_then(|()| keeper.watch()).map_err(failed)?;
-    Ok(true)
+    let handed = keeper.hand_over(&opened.disk, opened.memory.as_ref(), listener);
+    handed
+        .and_then(|()| keeper.watch())
+        .map_err(|e| Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN))
 }
 
-/// How serving ends.
-enum End {
-    /// The mount is gone; this command asked for it, if one did.
-    Unmounted(Option<UnixStream>),
-    /// A second signal has come while somebody uses the mount.
-    Ordered,
+/// A command that waits until these mounts are gone.
+struct Leaving {
+    ids: BTreeSet<u64>,
+    stream: UnixStream,
 }
 
-/// Waits until the mount is gone. `mounting` is held by who uses the mount for a moment.
-fn wait(job: &Job, inbox: &Receiver<Event>, mounting: &Mutex<()>) -> End {
-    let mut client = None;
-    let mut asked = false;
-    loop {
-        let event = inbox.recv();
-        // Without it the mount would be busy with ourselves.
-        let _held = mounting.lock();
-        match event {
-            Ok(Event::Signal) if asked => {
-                tracing::warn!("a second signal: the volume is closed although it is in use");
-                return End::Ordered;
-            }
-            Ok(Event::Signal) => {
-                asked = true;
-                tracing::info!("a signal asks to end");
-                if is_there(job) && unmount::plainly(&job.dir) != Ok(Outcome::Done) {
-                    tracing::warn!(
-                        "the mount is in use; it is taken away, and served until nobody uses it \
-                         or another signal comes"
-                    );
-                    if let Err(failure) = unmount::lazily(&job.dir) {
-                        tracing::error!("{failure}");
-                    }
+/// What the main thread does: mounts come and go one after the other.
+struct Life {
+    mounts: Arc<Mounts>,
+    /// Held by who uses a mount for a moment. Without it that would be busy with ourselves.
+    in_use: Arc<Mutex<()>>,
+    /// A signal has come.
+    asked: bool,
+    leaving: Vec<Leaving>,
+    /// Whether somebody keeps the mounts, or did at first.
+    is_kept: bool,
+}
+
+impl Life {
+    /// Goes on until all mounts are gone, or must not be waited for any longer; answers with the
+    /// commands that are to be told of the end.
+    fn go_on(&mut self, inbox: &Receiver<Event>) -> Result<Vec<UnixStream>> {
+        let mut given_up = None;
+        while !self.mounts.all().is_empty() {
+            let event = inbox.recv();
+            let in_use = Arc::clone(&self.in_use);
+            let _held = in_use.lock();
+            match event {
+                Ok(Event::Signal) if self.asked => {
+                    tracing::warn!("a second signal: the volume is closed although it is in use");
+                    // Who uses the mounts gets errors from now on, when the process has ended at
+                    // the latest.
+                    return Ok(Vec::new());
                 }
+                Ok(Event::Signal) => self.signal(),
+                // Another daemon may mount it.
+                Ok(Event::Mount(..)) if self.asked => {}
+                Ok(Event::Mount(wanted, mut stream)) => {
+                    let done = Plan::new(wanted).and_then(|plan| self.mounts.add(plan));
+                    // Who has gone away does not need the answer.
+                    let _ = socket::answer(&mut stream, &done.map(|()| json!({})));
+                }
+                Ok(Event::Umount(dir, stream)) => self.umount(dir, stream),
+                Ok(Event::Ended(id)) => given_up = self.ended(id).err().or(given_up),
+                Err(_) => break,
             }
-            Ok(Event::Umount(mut stream)) => {
-                let failure = match is_there(job).then(|| unmount::plainly(&job.dir)) {
-                    Some(Ok(Outcome::Done)) => {
-                        client = Some(stream);
-                        continue;
-                    }
-                    Some(Ok(Outcome::Busy)) => umount::busy(&job.dir),
-                    Some(Err(failure)) => failure,
-                    None => taken_away(job),
-                };
+        }
+        match given_up {
+            // Nobody goes on with it, and whoever used it has got errors.
+            Some(failure) if !self.is_kept => Err(failure),
+            _ => Ok(self
+                .leaving
+                .drain(..)
+                .map(|leaving| leaving.stream)
+                .collect()),
+        }
+    }
+
+    fn signal(&mut self) {
+        self.asked = true;
+        tracing::info!("a signal asks to end");
+        for mount in self.mounts.all() {
+            let (plan, dir) = (&mount.plan, &mount.plan.dir);
+            if !plan.is_there(&self.mounts.path) || unmount::plainly(dir) == Ok(Outcome::Done) {
+                continue;
+            }
+            tracing::warn!(
+                dir = %shown(dir),
+                "the mount is in use; it is taken away, and served until nobody uses it or \
+                 another signal comes"
+            );
+            if let Err(failure) = unmount::lazily(dir) {
+                tracing::error!("{failure}");
+            }
+        }
+    }
+
+    /// Unmounts, the newest first. Those that are gone when one turns out to be in use stay so.
+    fn umount(&mut self, dir: Option<PathBuf>, mut stream: UnixStream) {
+        let meant = self.mounts.on(dir.as_deref());
+        let gone = || self.mounts.meant(dir.as_deref()).map(|_| ());
+        let mut outcome = if meant.is_empty() { gone() } else { Ok(()) };
+        for (_, mount) in meant.iter().rev() {
+            outcome = outcome.and_then(|()| self.unmount(mount));
+        }
+        match outcome {
+            Ok(()) => self.leaving.push(Leaving {
+                ids: meant.into_iter().map(|(id, _)| id).collect(),
+                stream,
+            }),
+            Err(failure) => {
                 // Who has gone away does not need the answer.
                 let _ = socket::answer(&mut stream, &Err(failure));
             }
-            Ok(Event::Ended) | Err(_) => return End::Unmounted(client),
         }
+    }
+
+    fn unmount(&self, mount: &Mount) -> Result<()> {
+        let dir = &mount.plan.dir;
+        if !mount.plan.is_there(&self.mounts.path) {
+            return Err(taken_away(mount));
+        }
+        match unmount::plainly(dir)? {
+            Outcome::Done => Ok(()),
+            Outcome::Busy => Err(umount::busy(dir)),
+        }
+    }
+
+    /// A mount is gone. Whoever waited for it is told; if it was the last one, when the volume is
+    /// closed. An error says why it was given up.
+    fn ended(&mut self, id: u64) -> Result<()> {
+        let dir = self.mounts.on(None).into_iter().find(|(of, _)| *of == id);
+        let dir = dir.map(|(_, mount)| mount.plan.dir.clone());
+        let finished = self.mounts.ended(id).map_err(|e| {
+            let remedy = "mount it again, with -o transport=dev if that happens again";
+            Failure::with("serve", dir.unwrap_or_default(), plain(&e), remedy)
+        });
+        if let Err(failure) = &finished {
+            tracing::error!("{failure}");
+        }
+        for leaving in &mut self.leaving {
+            leaving.ids.remove(&id);
+        }
+        if self.mounts.all().is_empty() {
+            return finished;
+        }
+        let is_done = |leaving: &mut Leaving| leaving.ids.is_empty();
+        for mut leaving in self.leaving.extract_if(.., is_done) {
+            // What was written through it is on the disk when the command returns.
+            let synced = self.mounts.volume.sync();
+            let synced = synced.map_err(|e| Failure::engine("sync", &self.mounts.path, &e));
+            let answer = synced.map(|()| json!({"stays": true}));
+            let _ = socket::answer(&mut leaving.stream, &answer);
+        }
+        finished
     }
 }
 
-/// Whether our mount is what is on the directory: it may have been taken away, as `umount -l`
-/// does, and there may be another one by now.
-fn is_there(job: &Job) -> bool {
-    mountinfo::at(&job.dir).is_some_and(|mount| mount.volume == job.volume)
-}
-
-fn taken_away(job: &Job) -> Failure {
+fn taken_away(mount: &Mount) -> Failure {
     let cause = "it was taken away while somebody used it, and is served until they let go";
     let pid = std::process::id();
     let signal = if rustix::process::geteuid().is_root() {
@@ -421,147 +478,14 @@ fn taken_away(job: &Job) -> Failure {
     };
     let remedy =
         format!("end what had been using it, or end the daemon by {signal}, once or twice");
-    Failure::with("unmount", &job.dir, cause, remedy)
+    Failure::with("unmount", &mount.plan.dir, cause, remedy)
 }
 
-/// Takes requests until the process ends.
-fn accept(listener: &UnixListener, desk: &Arc<Desk>, events: &Sender<Event>) {
-    for stream in listener.incoming() {
-        let Ok(mut stream) = stream else {
-            // Out of descriptors, perhaps: not a reason to spin.
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            continue;
-        };
-        if desk.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
-            desk.clients.fetch_sub(1, Ordering::Relaxed);
-            let failure = Failure::new("the daemon is busy with other commands; try again");
-            let _ = socket::answer(&mut stream, &Err(failure));
-            continue;
-        }
-        let (of_thread, events) = (Arc::clone(desk), events.clone());
-        let spawned = spawn("command", move || {
-            of_thread.serve(stream, &events);
-            of_thread.clients.fetch_sub(1, Ordering::Relaxed);
-        });
-        if let Err(failure) = spawned {
-            desk.clients.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!("{failure}");
-        }
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a thread.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)
         .map(|_| ())
         .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))
-}
-
-/// Where commands are answered.
-struct Desk {
-    volume: Volume,
-    job: Job,
-    keeper: Option<Keeper>,
-    transport: &'static str,
-    statistics: Arc<Statistics>,
-    notifier: Notifier,
-    clients: AtomicUsize,
-}
-
-impl Desk {
-    fn serve(&self, mut stream: UnixStream, events: &Sender<Event>) {
-        let outcome = match socket::accept(&mut stream) {
-            Ok(Request::Umount) => {
-                let _ = events.send(Event::Umount(stream));
-                return;
-            }
-            Ok(request) => self.answer(request, &mut stream),
-            Err(failure) => Err(failure),
-        };
-        // A command that has gone away does not need the answer.
-        let _ = socket::answer(&mut stream, &outcome);
-    }
-
-    fn answer(&self, request: Request, stream: &mut UnixStream) -> Result<Value> {
-        let path: &Path = &self.job.volume;
-        match request {
-            Request::Info => {
-                let mut document = info::document(&self.volume, path, Some(&self.job.dir))?;
-                if let Some(fields) = document.as_object_mut() {
-                    fields.insert("snapshot".into(), self.job.snapshot.clone().into());
-                    fields.insert("options".into(), self.job.options.document());
-                    let keeper = self.keeper.as_ref().map(Keeper::document);
-                    fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
-                    fields.insert("transport".into(), self.transport.into());
-                }
-                Ok(document)
-            }
-            Request::Stats => Ok(stats::document(&self.volume, Some(&self.statistics))),
-            Request::Sync => {
-                let synced = self.volume.sync();
-                synced.map_err(|e| Failure::engine("sync", path, &e))?;
-                Ok(json!({}))
-            }
-            Request::Remounted => {
-                let atime = remount::atime_of(&self.job.dir);
-                self.volume.set_atime(atime);
-                tracing::info!(?atime, "the flags of the mount have been changed");
-                let synced = self.volume.sync();
-                synced.map_err(|e| Failure::engine("sync", path, &e))?;
-                Ok(json!({}))
-            }
-            Request::Snapshots(points) => self.snapshots(path, &points),
-            Request::Diff(ends) => {
-                let mut hand_on = |some: Value| {
-                    let gone = |_| Failure::new("the command has gone away");
-                    socket::progress(stream, &some).map_err(gone)
-                };
-                diff::find(&self.volume, path, &ends, &mut hand_on)?;
-                Ok(json!({}))
-            }
-            Request::Scrub(what) => scrub::answer(&self.volume, path, what),
-            Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
-                let gone = |_| Failure::new("the command has gone away");
-                socket::progress(stream, step).map_err(gone)
-            }),
-            Request::Umount => Ok(json!({})),
-        }
-    }
-
-    fn snapshots(&self, path: &Path, points: &Points) -> Result<Value> {
-        let done = points::answer(&self.volume, path, points)?;
-        match points {
-            Points::List => {}
-            Points::Create(_) | Points::Delete(_) => {
-                let name = done.get("name").and_then(Value::as_str);
-                self.snapshots_changed(name.unwrap_or_default());
-            }
-            Points::Rollback(to) => {
-                let safety = done.get("safety").and_then(Value::as_str);
-                let safety = safety.unwrap_or_default();
-                tracing::info!(to, safety, "the volume is back at a snapshot");
-                self.rolled_back(path, safety);
-                self.snapshots_changed(safety);
-            }
-        }
-        Ok(done)
-    }
-
-    /// The volume is another one than at `safety` from now on.
-    fn rolled_back(&self, path: &Path, safety: &str) {
-        if let Err(e) = forget_stale(&self.volume, safety, &self.notifier) {
-            tracing::error!(
-                volume = %shown(path),
-                error = %e,
-                "the kernel may still show what was before the rollback; unmount and mount again"
-            );
-        }
-    }
-
-    /// A snapshot of this name has been taken or deleted.
-    fn snapshots_changed(&self, name: &str) {
-        tracing::info!(name, "a snapshot was taken or deleted");
-        forget_snapshot(name, &self.notifier);
-    }
 }

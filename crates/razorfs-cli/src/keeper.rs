@@ -1,10 +1,11 @@
 //! The process that stays when a daemon dies, and starts the next one.
 //!
-//! It has what a mount is made of, in copies of the daemon's descriptors: the connection to the
+//! It has what mounts are made of, in copies of the daemon's descriptors: the connections to the
 //! kernel, where requests wait meanwhile; the volume's lock, which nobody else can get in between;
 //! the socket for commands; the memory with all that was acknowledged and is in no journal yet. It
 //! opens no volume, has one thread and does nothing but wait.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::daemon::{self, Job};
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
-use crate::handover::{self, Estate, Message};
+use crate::handover::{self, Estate, Held, Message};
 use crate::log::Log;
 use crate::{signals, socket};
 
@@ -35,7 +36,7 @@ struct Daemon {
     socket: OwnedFd,
     /// What it said of its end.
     ending: Option<(u8, Option<String>)>,
-    /// Whether it serves the mount.
+    /// Whether it serves the mounts.
     is_ready: bool,
     /// Whether it was asked to end.
     is_asked: bool,
@@ -46,6 +47,32 @@ impl Daemon {
         self.is_asked = true;
         // It may have ended meanwhile.
         let _ = kill_process(pid_of(&self.child), Signal::TERM);
+    }
+}
+
+/// What the next daemon needs.
+#[derive(Default)]
+struct Kept {
+    /// None as long as nothing is mounted.
+    estate: Option<Estate>,
+    mounts: BTreeMap<u64, Held>,
+    /// The kernel may have to be told of a rollback.
+    rolls_back: bool,
+}
+
+impl Kept {
+    /// What it is told.
+    fn messages(&self, estate: &Estate, deaths: u64) -> std::io::Result<Vec<Message>> {
+        let mut messages = vec![Message::Resume {
+            estate: estate.try_clone()?,
+            deaths,
+            mounts: self.mounts.len(),
+            rolls_back: self.rolls_back,
+        }];
+        for held in self.mounts.values() {
+            messages.push(Message::Mount(held.try_clone()?));
+        }
+        Ok(messages)
     }
 }
 
@@ -66,24 +93,24 @@ pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
     daemon::leave_the_terminal();
     let mut deaths = Deaths::new()?;
     let signals = signals::as_descriptor()?;
-    let mut daemon = start(line, Stdio::inherit(), &Message::Start)?;
+    let mut daemon = start(line, Stdio::inherit(), &[Message::Start])?;
     // What the daemon says until the directory is usable goes to whoever started us, from it.
     daemon::let_go_of_output();
     let home = socket::home(&job.volume);
-    let (mut estate, mut asked) = (None, false);
+    let (mut all, mut asked) = (Kept::default(), false);
     loop {
         let killed = daemon.child.id();
-        let (reason, waits) = match serve(&mut daemon, &signals, &mut estate, &mut asked) {
+        let (reason, waits) = match serve(&mut daemon, &signals, &mut all, &mut asked) {
             End::Done(code) => return Ok(code),
             End::Alone => return Ok(0),
             End::Refused(why) => (format!("cannot go on: {why}"), true),
             // It never came to be mounted; whoever waits for it sees how it ended.
-            End::Died(status) if estate.is_none() => {
+            End::Died(status) if all.estate.is_none() => {
                 return Ok(status.code().map_or(1, |code| code as u8));
             }
             End::Died(status) => (what_happened(status), false),
         };
-        let Some(kept) = &estate else {
+        let Some(kept) = &all.estate else {
             return Ok(COULD_NOT_RUN);
         };
         if deaths.are_too_many(crate::env().monotonic()) {
@@ -100,10 +127,8 @@ pub fn run(job: &Job, line: &[OsString]) -> Result<u8> {
             log(job, kept, &text);
             pause(&signals, deaths.latest.len(), &mut asked);
         }
-        let next = kept.try_clone().and_then(|estate| {
-            let deaths = deaths.count;
-            let message = Message::Resume { estate, deaths };
-            let started = start(line, Stdio::null(), &message);
+        let next = all.messages(kept, deaths.count).and_then(|messages| {
+            let started = start(line, Stdio::null(), &messages);
             started.map_err(|e| std::io::Error::other(e.message))
         });
         daemon = match next {
@@ -170,7 +195,7 @@ impl Deaths {
     }
 }
 
-fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> {
+fn start(line: &[OsString], stdout: Stdio, messages: &[Message]) -> Result<Daemon> {
     let failed = |e: std::io::Error| {
         let message = format!("cannot start the daemon: {}", plain(&e));
         Failure::new(message).code(COULD_NOT_RUN)
@@ -185,9 +210,10 @@ fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> 
         .spawn()
         .map_err(failed)?;
     let ended = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
-    match handover::send(ours.as_fd(), message) {
+    let mut messages = messages.iter();
+    match messages.try_for_each(|message| handover::send(ours.as_fd(), message)) {
         // It has died already, which is seen in a moment, and is a death like any other.
-        Err(e) if has_died(&e) => {}
+        Err(e) if handover::is_gone(&e) => {}
         sent => sent.map_err(failed)?,
     }
     Ok(Daemon {
@@ -200,23 +226,13 @@ fn start(line: &[OsString], stdout: Stdio, message: &Message) -> Result<Daemon> 
     })
 }
 
-/// Whether nobody can get a message because the other process has ended.
-fn has_died(e: &std::io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
-}
-
 fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
 /// Waits for the daemon's end, and hands signals on to it meanwhile. One that was asked to end and
 /// died leaves that to the next.
-fn serve(
-    daemon: &mut Daemon,
-    signals: &OwnedFd,
-    estate: &mut Option<Estate>,
-    asked: &mut bool,
-) -> End {
+fn serve(daemon: &mut Daemon, signals: &OwnedFd, kept: &mut Kept, asked: &mut bool) -> End {
     let mut talks = true;
     loop {
         let (signal, message, ended) = {
@@ -236,15 +252,22 @@ fn serve(
         if signal && signals::take_one(signals) {
             *asked = true;
             // One that is to go on would take it for its death before it has begun to listen.
-            if daemon.is_ready || estate.is_none() {
+            if daemon.is_ready || kept.estate.is_none() {
                 daemon.ask_to_end();
             }
         }
         // What it said last comes before its end.
         if message {
             match handover::receive(daemon.socket.as_fd()) {
-                Ok(Some(Message::Ready(new))) => {
-                    *estate = Some(new);
+                Ok(Some(Message::Mount(held))) => {
+                    kept.mounts.insert(held.id, held);
+                }
+                Ok(Some(Message::Gone(id))) => {
+                    kept.mounts.remove(&id);
+                }
+                Ok(Some(Message::RollsBack(yes))) => kept.rolls_back = yes,
+                Ok(Some(Message::Ready(estate))) => {
+                    kept.estate = Some(estate);
                     daemon.is_ready = true;
                     if *asked && !daemon.is_asked {
                         daemon.ask_to_end();
@@ -323,14 +346,14 @@ mod tests {
         // The program of the tests does not know these words, and ends at once.
         for _ in 0..20 {
             let line = ["--no-such-option".into()];
-            let daemon = start(&line, Stdio::null(), &Message::Start);
+            let daemon = start(&line, Stdio::null(), &[Message::Start]);
             let mut daemon = daemon.map_err(|e| e.message).unwrap();
             assert!(matches!(end_of(&mut daemon), End::Died(_)));
         }
         let (ours, theirs) = handover::pair().unwrap();
         drop(theirs);
         let e = handover::send(ours.as_fd(), &Message::Start).unwrap_err();
-        assert!(has_died(&e), "{e}");
+        assert!(handover::is_gone(&e), "{e}");
     }
 
     #[test]

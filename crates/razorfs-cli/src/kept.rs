@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use razorfs::redo::RedoMemory;
 use razorfs_disk::os::{OsDisk, SharedMemory};
-use razorfs_fuse::protocol::Agreed;
 use serde_json::{Value, json};
 
 use crate::failure::{COULD_NOT_RUN, Failure, Result};
-use crate::handover::{self, Estate, Message};
+use crate::handover::{self, Estate, Held, Message};
 
 /// Bytes of the memory for redo: what is acknowledged and in no journal yet has room in it, and
 /// writers wait if it has not.
@@ -23,7 +22,7 @@ pub struct Keeper {
     socket: Arc<OwnedFd>,
     /// Its process.
     pub pid: u32,
-    /// How many daemons of the mount have died before this one.
+    /// How many daemons of the volume have died before this one.
     pub deaths: u64,
     lives: Arc<AtomicBool>,
 }
@@ -31,10 +30,14 @@ pub struct Keeper {
 /// What a daemon begins with.
 #[derive(Default)]
 pub struct Beginning {
-    /// None where nobody keeps the mount.
+    /// None where nobody keeps the mounts.
     pub keeper: Option<Keeper>,
     /// What a daemon that died has left.
     pub estate: Option<Estate>,
+    /// Its mounts.
+    pub mounts: Vec<Held>,
+    /// It may have died in a rollback, before the kernel was told of it.
+    pub rolls_back: bool,
 }
 
 /// Asks the keeper, who is at standard input, how to begin.
@@ -44,11 +47,25 @@ pub fn begin() -> Result<Beginning> {
     };
     let socket = std::io::stdin().as_fd().try_clone_to_owned();
     let socket = socket.map_err(failed)?;
-    let (estate, deaths) = match handover::receive(socket.as_fd()).map_err(failed)? {
-        Some(Message::Start) => (None, 0),
-        Some(Message::Resume { estate, deaths }) => (Some(estate), deaths),
-        _ => return Err(failed(std::io::Error::other("it said something else"))),
+    let next = || handover::receive(socket.as_fd()).map_err(failed);
+    let odd = || failed(std::io::Error::other("it said something else"));
+    let (estate, deaths, count, rolls_back) = match next()? {
+        Some(Message::Start) => (None, 0, 0, false),
+        Some(Message::Resume {
+            estate,
+            deaths,
+            mounts,
+            rolls_back,
+        }) => (Some(estate), deaths, mounts, rolls_back),
+        _ => return Err(odd()),
     };
+    let mut mounts = Vec::new();
+    for _ in 0..count {
+        match next()? {
+            Some(Message::Mount(held)) => mounts.push(held),
+            _ => return Err(odd()),
+        }
+    }
     if let Ok(null) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
     }
@@ -63,6 +80,8 @@ pub fn begin() -> Result<Beginning> {
     Ok(Beginning {
         keeper: Some(keeper),
         estate,
+        mounts,
+        rolls_back,
     })
 }
 
@@ -114,22 +133,44 @@ impl Keeper {
         handover::send(self.socket.as_fd(), &Message::Leave)
     }
 
-    /// Hands over what another daemon would need.
+    /// Has it hold a mount, or know that there is about to be one.
+    pub fn hold(&self, held: Held) -> std::io::Result<()> {
+        self.tell(&Message::Mount(held))
+    }
+
+    /// A rollback begins, or the kernel has been told of all that it has changed.
+    pub fn rolls_back(&self, yes: bool) -> std::io::Result<()> {
+        self.tell(&Message::RollsBack(yes))
+    }
+
+    /// A mount is gone.
+    pub fn gone(&self, id: u64) {
+        if let Err(e) = self.tell(&Message::Gone(id)) {
+            // Another daemon would find that out by itself.
+            tracing::warn!("the keeper cannot be told of the end of a mount: {e}");
+        }
+    }
+
+    /// Tells it something; nothing if it has died, without which the mounts go on.
+    fn tell(&self, message: &Message) -> std::io::Result<()> {
+        match handover::send(self.socket.as_fd(), message) {
+            Err(e) if handover::is_gone(&e) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// Hands over what another daemon would need besides the mounts, all of which are served.
     pub fn hand_over(
         &self,
-        fuse: OwnedFd,
-        agreed: Agreed,
         disk: &OsDisk,
         memory: Option<&Arc<SharedMemory>>,
         listener: Option<&UnixListener>,
     ) -> std::io::Result<()> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
         let estate = Estate {
-            fuse: Some(fuse),
             redo: memory.map(|m| copy(m.as_fd())).transpose()?,
             lock: disk.lock_descriptor().transpose()?,
             listener: listener.map(|l| copy(l.as_fd())).transpose()?,
-            agreed: (agreed.minor, agreed.flags),
         };
         handover::send(self.socket.as_fd(), &Message::Ready(estate))
     }

@@ -3,11 +3,13 @@
 pub mod archive;
 mod autosnap;
 mod bounded;
+mod branches;
 mod check;
 mod clock;
 mod commands;
 mod daemon;
 mod descriptors;
+mod desk;
 mod diff;
 pub mod failure;
 mod handover;
@@ -18,7 +20,9 @@ mod keeper;
 mod kept;
 pub mod legacy;
 mod log;
+mod memory;
 mod mountinfo;
+mod mounts;
 mod names;
 mod options;
 mod pack;
@@ -30,6 +34,7 @@ mod progress;
 pub mod prototype;
 mod remount;
 mod server;
+mod shows;
 mod signals;
 mod size;
 mod socket;
@@ -86,6 +91,8 @@ enum Command {
     Snapshot(commands::snapshot::Args),
     Rollback(commands::rollback::Args),
     Diff(commands::diff::Args),
+    Branch(commands::branch::Args),
+    Commit(commands::commit::Args),
     Clone(commands::clone::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
@@ -174,6 +181,8 @@ fn run(command: &Command) -> Result<u8> {
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Rollback(args) => commands::rollback::run(args),
         Command::Diff(args) => commands::diff::run(args),
+        Command::Branch(args) => commands::branch::run(args),
+        Command::Commit(args) => commands::commit::run(args),
         Command::Clone(args) => commands::clone::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),

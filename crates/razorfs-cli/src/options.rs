@@ -4,7 +4,7 @@ use razorfs::{Atime, Durability};
 use razorfs_fuse::TransportChoice;
 use serde_json::{Value, json};
 
-use crate::autosnap::{Keep, duration, duration_text};
+use crate::autosnap::{Every, Keep};
 use crate::failure::{Failure, Result};
 use crate::size;
 
@@ -29,18 +29,20 @@ pub struct MountOptions {
     pub keeper: bool,
     /// Which way the kernel's requests come.
     pub transport: TransportChoice,
-    /// Seconds from one automatic snapshot to the next, if there are any.
-    pub autosnap: Option<u64>,
+    /// When automatic snapshots are taken, if they are.
+    pub autosnap: Option<Every>,
     /// Which of these are kept.
     pub keep: Option<Keep>,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
+    /// All words, for another process to read.
+    pub words: Vec<String>,
 }
 
 /// What is shown where an option is unknown.
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
     allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
-    transport=auto|uring|dev, autosnap=TIME, keep=AGE:all|hourly|daily|weekly,..., \
+    transport=auto|uring|dev, autosnap=TIME|Nops, keep=AGE:all|hourly|daily|weekly,..., \
     noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
@@ -63,6 +65,7 @@ impl Default for MountOptions {
             autosnap: None,
             keep: None,
             flags: Vec::new(),
+            words: Vec::new(),
         }
     }
 }
@@ -86,7 +89,7 @@ impl MountOptions {
             "cache": self.cache,
             "acl": self.acl,
             "keeper": self.is_kept(),
-            "autosnap": self.autosnap.map(duration_text),
+            "autosnap": self.autosnap.map(|every| every.to_string()),
             "keep": self.keep.as_ref().map(ToString::to_string),
         })
     }
@@ -101,15 +104,39 @@ impl MountOptions {
     pub fn parse(lists: &[String]) -> Result<Self> {
         let mut options = Self::default();
         for option in lists.iter().flat_map(|list| grouped(list.split(','))) {
-            options.apply(option.trim())?;
+            options.add(&option)?;
         }
         Ok(options)
+    }
+
+    /// Adds a word.
+    pub fn add(&mut self, option: &str) -> Result<()> {
+        self.apply(option.trim())?;
+        self.words.push(option.to_owned());
+        Ok(())
+    }
+
+    /// The first word that is for the whole volume, which is mounted with `running`, and asks for
+    /// something else.
+    pub fn is_against<'a>(&'a self, running: &Self) -> Result<Option<&'a str>> {
+        for word in &self.words {
+            let Some(name) = of_volume(word) else {
+                continue;
+            };
+            let asked = Self::parse(std::slice::from_ref(word))?;
+            if asked.document().get(name) != running.document().get(name) {
+                return Ok(Some(word));
+            }
+        }
+        Ok(None)
     }
 
     /// Refuses options that mean nothing together.
     pub fn check(&self) -> Result<()> {
         let why = match (self.autosnap, &self.keep) {
-            (None, Some(_)) => "keep is for automatic snapshots: add autosnap=TIME",
+            (None, Some(_)) => {
+                "keep is for automatic snapshots: add autosnap=TIME or autosnap=Nops"
+            }
             (Some(_), _) if self.read_only => {
                 "autosnap is for volumes that change: leave it out, or mount without `ro`"
             }
@@ -137,7 +164,7 @@ impl MountOptions {
                 self.cache = Some(bytes);
             }
             ("autosnap", Some(value)) => {
-                let every = duration(value);
+                let every = Every::parse(value);
                 let every = every.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
                 self.autosnap = Some(every);
             }
@@ -170,6 +197,17 @@ impl MountOptions {
             }
         }
         Ok(())
+    }
+}
+
+/// What an option that is for the whole volume, and not for one of its mounts, is called in the
+/// document.
+pub fn of_volume(option: &str) -> Option<&str> {
+    match option.split_once('=').map_or(option, |(name, _)| name) {
+        "sync" | "async" | "durability" => Some("durability"),
+        "keeper" | "nokeeper" => Some("keeper"),
+        name @ ("order" | "cache" | "autosnap" | "keep") => Some(name),
+        _ => None,
     }
 }
 
@@ -215,7 +253,7 @@ mod tests {
     fn snapshots_by_themselves_are_read_with_what_is_kept_of_them() {
         let parse = |list: &str| MountOptions::parse(&[list.to_owned()]);
         let options = parse("ro,autosnap=10m,keep=24h:hourly, 7d:daily,noatime").unwrap();
-        assert_eq!(options.autosnap, Some(600));
+        assert_eq!(options.autosnap, Some(Every::Seconds(600)));
         assert_eq!(
             options.keep.clone().unwrap().to_string(),
             "24h:hourly,7d:daily"

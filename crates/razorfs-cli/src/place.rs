@@ -11,10 +11,14 @@ use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, DiskError, DiskOp, Guard, LockMode};
 use serde_json::Value;
 
+use crate::branches;
 use crate::failure::{Failure, Result, shown};
+use crate::holders;
+use crate::mountinfo::{self, Mount};
+use crate::points::{self, word};
+use crate::shows::Shows;
 use crate::socket::{self, Request};
 use crate::tree::{HostTree, Tree, VolumeTree, inner};
-use crate::{mountinfo, points};
 
 /// The file that every volume has.
 const SUPER: &str = "SUPER";
@@ -31,13 +35,45 @@ pub enum Place {
 pub struct Live {
     /// The volume.
     pub volume: PathBuf,
-    /// Where it is mounted, as far as this process can see it.
-    pub dir: Option<PathBuf>,
+    /// The mount point that was named.
+    pub named: Option<PathBuf>,
+    /// All mounts of it, as far as this process can see them, the newest last.
+    pub mounts: Vec<Mount>,
     /// `None` if the daemon lives, but takes no commands from us.
     stream: Option<UnixStream>,
 }
 
 impl Live {
+    /// Where what is there now is to be seen, as far as this process can see it.
+    pub fn head(&self) -> Option<&Path> {
+        let mut head = self.mounts.iter().filter(|mount| mount.shows.is_none());
+        head.next_back().map(|mount| &*mount.dir)
+    }
+
+    /// What the mount point that was named shows, if it is not what is there now.
+    pub fn shows(&self) -> Option<&str> {
+        let named = self.named.as_ref()?;
+        let mut mounts = self.mounts.iter().rev();
+        mounts.find(|mount| mount.dir == *named)?.shows.as_deref()
+    }
+
+    /// What is said where what is there now is to be seen nowhere.
+    pub fn no_head(&self) -> Failure {
+        let Some(mount) = self.mounts.last() else {
+            return out_of_sight(&self.volume);
+        };
+        let cause = format!(
+            "only {} of it is mounted, on {}",
+            Shows::named(mount.shows.as_deref()).text(),
+            shown(&mount.dir)
+        );
+        let remedy = format!(
+            "`razorfs mount {} DIR` mounts it as well",
+            word(&self.volume)
+        );
+        Failure::with("use", &self.volume, cause, remedy)
+    }
+
     /// Whether the daemon takes commands from us.
     pub fn answers(&self) -> bool {
         self.stream.is_some()
@@ -79,13 +115,16 @@ impl Place {
             if is_dead(&full) {
                 return Err(dead(&full, &mount.volume));
             }
-            let mount_of_daemon = |live: &Live| live.dir.as_ref() == Some(&full);
-            let live = connect(&mount.volume).filter(mount_of_daemon);
-            return Ok(Self::Live(live.unwrap_or(Live {
-                volume: mount.volume,
-                dir: Some(full),
+            let of_daemon = |live: &Live| live.mounts.iter().any(|m| m.dir == full);
+            let live = connect(&mount.volume).filter(of_daemon);
+            let live = live.unwrap_or_else(|| Live {
+                volume: mount.volume.clone(),
+                named: None,
+                mounts: vec![mount],
                 stream: None,
-            })));
+            });
+            let named = Some(full);
+            return Ok(Self::Live(Live { named, ..live }));
         }
         if is_volume(&full) {
             return Ok(match connect(&full) {
@@ -132,11 +171,12 @@ fn connect(volume: &Path) -> Option<Live> {
     let stream = socket::connect(volume)?;
     let daemon = rustix::net::sockopt::socket_peercred(&stream).ok()?.uid;
     // A mount of another user only claims to be that of this volume.
-    let mounts = mountinfo::of(volume).into_iter();
-    let mut mounts = mounts.filter(|m| m.owner == Some(daemon.as_raw()));
+    let mut mounts = mountinfo::of(volume);
+    mounts.retain(|m| m.owner == Some(daemon.as_raw()));
     Some(Live {
-        dir: mounts.next_back().map(|m| m.dir),
         volume: volume.to_path_buf(),
+        named: None,
+        mounts,
         stream: Some(stream),
     })
 }
@@ -209,15 +249,18 @@ impl Spot {
         named.into()
     }
 
-    /// Refuses to write to a snapshot.
-    pub fn check_writable(&self) -> Result<()> {
-        if self.snapshot.is_none() {
-            return Ok(());
-        }
+    /// What is to be seen there: a mount may show a snapshot by itself.
+    pub fn shows(&self) -> Result<Option<String>> {
+        let by_mount = mountinfo::at(&absolute(&self.place)?).and_then(|mount| mount.shows);
+        Ok(self.snapshot.clone().or(by_mount))
+    }
+
+    /// What is said where a snapshot would have to be written to.
+    pub fn is_fixed(&self) -> Failure {
         let place = shown(&self.place);
         let cause = "a snapshot stays as it is";
         let remedy = format!("write to {place}, or take all of it back with `razorfs rollback`");
-        Err(Failure::with("write to", self.named(), cause, remedy))
+        Failure::with("write to", self.named(), cause, remedy)
     }
 }
 
@@ -291,12 +334,15 @@ pub struct Inside {
 }
 
 impl Inside {
-    fn new(volume: Volume, path: &Path, spot: &Spot) -> Result<Self> {
+    fn new(volume: Volume, path: &Path, spot: &Spot, write: bool) -> Result<Self> {
         let named = spot.named();
         let tree = match &spot.snapshot {
             None => VolumeTree::new(volume.clone(), named),
             Some(name) => {
                 let seen = points::view(&volume, path, name)?;
+                if write && seen.branch_name().is_none() {
+                    return Err(spot.is_fixed());
+                }
                 VolumeTree::new(seen, named).at_home(path)
             }
         };
@@ -308,18 +354,15 @@ impl Inside {
 impl Opened {
     /// Opens the tree of a place.
     pub fn open(spot: &Spot, write: bool) -> Result<Self> {
-        if write {
-            spot.check_writable()?;
-        }
         match Place::find(&spot.place)? {
-            Place::Live(live) => Ok(Self::Mounted(mounted(live, spot)?)),
+            Place::Live(live) => Ok(Self::Mounted(mounted(live, spot, write)?)),
             Place::Closed(path) => {
                 let options = Options {
                     read_only: !write,
                     ..Options::default()
                 };
                 let volume = open(&path, options)?;
-                let inside = Inside::new(volume.clone(), &path, spot).inspect_err(|_| {
+                let inside = Inside::new(volume.clone(), &path, spot, write).inspect_err(|_| {
                     // The failure that is reported is the first one.
                     let _ = volume.close();
                 })?;
@@ -329,11 +372,11 @@ impl Opened {
     }
 
     /// The tree of the same place at another point, where a volume cannot be opened twice.
-    pub fn at(&self, spot: &Spot) -> Option<Result<Self>> {
+    pub fn at(&self, spot: &Spot, write: bool) -> Option<Result<Self>> {
         match self {
             Self::Mounted(_) => None,
             Self::Inside(inside) => {
-                let other = Inside::new(inside.volume.clone(), &inside.path, spot);
+                let other = Inside::new(inside.volume.clone(), &inside.path, spot, write);
                 Some(other.map(|other| Self::Inside(Box::new(other))))
             }
         }
@@ -361,14 +404,33 @@ impl Opened {
 }
 
 /// The tree of a mounted volume, or what a snapshot of it shows.
-fn mounted(mut live: Live, spot: &Spot) -> Result<HostTree> {
-    let Some(dir) = live.dir.clone() else {
-        return Err(out_of_sight(&live.volume));
-    };
-    let tree = HostTree::of_mount(&dir, &live.volume)?;
+fn mounted(mut live: Live, spot: &Spot, write: bool) -> Result<HostTree> {
+    let seen = live.named.as_deref().or(live.head()).map(Path::to_owned);
     let Some(name) = &spot.snapshot else {
-        return Ok(tree);
+        let dir = seen.ok_or_else(|| live.no_head())?;
+        return HostTree::of_mount(&dir, &live.volume);
     };
+    // It may be mounted itself, as a branch has to be.
+    let mut mounts = live.mounts.iter().rev();
+    let itself = mounts.find(|mount| mount.shows.as_ref() == Some(name));
+    if let Some(mount) = itself {
+        return HostTree::of_mount(&mount.dir, &live.volume);
+    }
+    if branches::names(&mut live).contains(name) {
+        let (volume, name) = (word(&live.volume), word(Path::new(name)));
+        let cause = format!("the branch {name} is not mounted");
+        let remedy = format!("`razorfs mount {volume}@{name} DIR` does that");
+        return Err(Failure::with("use", &live.volume, cause, remedy));
+    }
+    if write {
+        return Err(spot.is_fixed());
+    }
+    // Each mount has all snapshots.
+    let any = || live.mounts.last().map(|mount| mount.dir.clone());
+    let dir = seen
+        .or_else(any)
+        .ok_or_else(|| out_of_sight(&live.volume))?;
+    let tree = HostTree::of_mount(&dir, &live.volume)?;
     let below = Path::new(points::DIRECTORY).join(name);
     let found = tree.below(&below);
     found.map_err(|e| match points::names(&mut live) {
@@ -400,6 +462,15 @@ pub fn open_on(disk: OsDisk, options: Options) -> Result<Volume> {
         }
         _ => Failure::engine("open", volume, &e),
     })
+}
+
+/// Whether another process has a volume for writing, as its lock tells. It is not taken to find
+/// out, which would keep somebody else from it.
+pub fn is_held(volume: &Path) -> bool {
+    let text = std::fs::read_to_string(volume.join("LOCK")).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("pid "));
+    let pid = lines.next().and_then(|pid| pid.parse().ok());
+    pid.is_some_and(holders::is_running)
 }
 
 /// Takes the lock of a volume for reading its files.
@@ -525,7 +596,7 @@ mod tests {
         let nowhere = dir.path().join("x@a");
         assert_eq!(of(&nowhere, ""), expected(&nowhere, None, ""));
         assert_eq!(of(&plain, "@").snapshot, None);
-        let refused = of(&plain, "@a:/b").check_writable().unwrap_err();
+        let refused = of(&plain, "@a:/b").is_fixed();
         assert!(
             refused.message.contains("v@a: a snapshot stays as it is"),
             "{refused}"

@@ -6,9 +6,11 @@ use std::path::Path;
 use razorfs::{Error, Snapshot, Volume};
 use serde_json::{Value, json};
 
+use crate::branches;
 use crate::clock;
 use crate::failure::{Failure, Result, shown, shown_bytes};
 use crate::place::Live;
+use crate::shows::Shows;
 use crate::socket::{Points, Request};
 
 /// Longest name of a snapshot, in bytes.
@@ -40,15 +42,37 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
     }
 }
 
-/// The volume as a snapshot shows it.
+/// The same, of a branch or of what is there now.
+pub fn answer_for(volume: &Volume, path: &Path, shows: &Shows, points: &Points) -> Result<Value> {
+    let needs_present = matches!(points, Points::Create(_) | Points::Rollback(_));
+    if !needs_present {
+        return answer(volume, path, points);
+    }
+    if shows.is_fixed() {
+        let cause = format!("{} stays as it is", shows.text());
+        let remedy = format!("name the volume, {}, or a branch", word(path));
+        return Err(Failure::with("change", path, cause, remedy));
+    }
+    answer(&shows.of(volume, path)?, path, points)
+}
+
+/// What a name stands for: a branch, or the volume as a snapshot shows it.
 pub fn view(volume: &Volume, path: &Path, name: &str) -> Result<Volume> {
+    match volume.branch(name) {
+        Err(Error::NotFound) => snapshot(volume, path, name),
+        branch => branch.map_err(|e| branches::failed(volume, path, "open", name, &e)),
+    }
+}
+
+/// The volume as a snapshot shows it.
+pub fn snapshot(volume: &Volume, path: &Path, name: &str) -> Result<Volume> {
     let seen = volume.at_snapshot(name);
     seen.map_err(|e| failed(volume, path, "read", name, &e))
 }
 
 /// The names of the snapshots of a mounted volume, if its daemon tells.
 pub fn names(live: &mut Live) -> Option<Vec<String>> {
-    let document = live.ask(Request::Snapshots(Points::List)).ok()?;
+    let document = live.ask(Request::Snapshots(Points::List, None)).ok()?;
     Some(names_in(&document))
 }
 
@@ -81,6 +105,12 @@ fn take_now(volume: &Volume, path: &Path) -> Result<Snapshot> {
 }
 
 fn list(volume: &Volume, path: &Path) -> Result<Value> {
+    let branches = volume.branches();
+    let branch_of = |snapshot: &Snapshot| {
+        let mut all = branches.iter();
+        let found = all.find(|branch| branch.id == snapshot.branch);
+        found.map(|branch| branch.name.clone())
+    };
     let held = volume.snapshots_held();
     let held = held.map_err(|e| Failure::engine("list the snapshots of", path, &e))?;
     let snapshots = held.iter().map(|(snapshot, held)| {
@@ -92,6 +122,7 @@ fn list(volume: &Volume, path: &Path) -> Result<Value> {
             "files": snapshot.inodes,
             "bytes": snapshot.bytes,
             "held": held,
+            "branch": branch_of(snapshot),
         })
     });
     Ok(json!({
@@ -150,8 +181,15 @@ pub fn missing<'a>(
     Failure::with(&what(doing, name), path, cause, remedy)
 }
 
+/// What is said where a snapshot is to be deleted that is mounted.
+pub fn is_mounted(path: &Path, name: &str, dir: &Path) -> Failure {
+    let cause = format!("it is mounted on {}", shown(dir));
+    let remedy = format!("`razorfs umount {}` first", word(dir));
+    Failure::with(&what("delete", name), path, cause, remedy)
+}
+
 /// The name that is most like this one, if any is.
-fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = (name.chars().count() / 3).clamp(1, 4);
     let near = names.filter_map(|other| {
         // Most of many names are ruled out by their length.
@@ -207,25 +245,37 @@ pub fn table(document: &Value) -> String {
             crate::size::human(number("held")),
         ]
     });
-    let head = ["NAME", "TAKEN", "FILES", "BYTES", "HOLDS ALONE"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
-    if rows.len() == 1 {
+    let rows: Vec<[String; 5]> = rows.collect();
+    if rows.is_empty() {
         return "no snapshots; `razorfs snapshot create` takes one\n".into();
     }
-    let mut widths = [0; 5];
+    let head = ["NAME", "TAKEN", "FILES", "BYTES", "HOLDS ALONE"];
+    columns(head, rows, 2)
+}
+
+/// Rows below each other, in columns of which the first ones are texts, and the others numbers.
+pub fn columns<const N: usize>(head: [&str; N], rows: Vec<[String; N]>, texts: usize) -> String {
+    let head = head.map(str::to_owned);
+    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).collect();
+    let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
-    let [w0, w1, w2, w3, w4] = widths;
-    for [name, taken, files, bytes, held] in &rows {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "{name:w0$}  {taken:w1$}  {files:>w2$}  {bytes:>w3$}  {held:>w4$}"
-        );
+    for row in &rows {
+        let mut line = String::new();
+        for (n, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let gap = if n == 0 { "" } else { "  " };
+            // Writing to a string does not fail.
+            let _ = match n < texts {
+                true => write!(line, "{gap}{cell:width$}"),
+                false => write!(line, "{gap}{cell:>width$}"),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
     text
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::mountinfo::{self, Mount};
-use crate::options::{MountOptions, grouped};
+use crate::options::{MountOptions, grouped, of_volume};
 use crate::place;
 use crate::socket::{self, Request};
 
@@ -28,8 +28,15 @@ pub fn run(dir: &Path, words: &[&str]) -> Result<u8> {
             remedy,
         ));
     };
-    let info = ask(&mount, Request::Info)?;
+    let info = ask(&mount, Request::Info(Some(dir.clone())))?;
     let flags = new_flags(&mount, words, info.as_ref())?;
+    let is_branch = info
+        .as_ref()
+        .is_some_and(|info| info.get("branch") != Some(&Value::Null));
+    if mount.shows.is_some() && !is_branch && !flags.read_only {
+        let cause = "what it shows does not change";
+        return Err(Failure::with(WHAT, &dir, cause, "leave out `rw`"));
+    }
     let opened_read_only = info.is_none_or(|info| info.get("read_only") != Some(&Value::Null));
     if opened_read_only && !flags.read_only {
         let cause = "the volume has been opened read-only";
@@ -37,7 +44,7 @@ pub fn run(dir: &Path, words: &[&str]) -> Result<u8> {
         return Err(Failure::with(WHAT, &dir, cause, remedy));
     }
     razorfs_fuse::remount(&dir, &flags).map_err(|e| Failure::at(WHAT, &dir, e))?;
-    ask(&mount, Request::Remounted)?;
+    ask(&mount, Request::Remounted(dir))?;
     Ok(0)
 }
 
@@ -79,11 +86,11 @@ fn runs_with(asked: &MountOptions, word: &str, info: Option<&Value>) -> bool {
         // Either way is what `auto` asks for.
         "transport" if value == "auto" => return true,
         "transport" => return info.and_then(|info| info.get(name)?.as_str()) == Some(value),
-        "sync" | "async" | "durability" => "durability",
         "acl" | "noacl" => "acl",
-        "keeper" | "nokeeper" => "keeper",
-        name @ ("order" | "cache" | "autosnap" | "keep") => name,
-        _ => return true,
+        name => match of_volume(name) {
+            Some(name) => name,
+            None => return true,
+        },
     };
     let running = info.and_then(|info| info.get("options")?.get(name));
     running.is_some() && running == asked.document().get(name)
@@ -122,7 +129,9 @@ mod tests {
     fn mount() -> Mount {
         Mount {
             dir: "/d".into(),
+            source: "/v".into(),
             volume: "/v".into(),
+            shows: None,
             flags: "rw,nosuid,noexec,relatime".into(),
             options: "rw,user_id=0,default_permissions,allow_other".into(),
             owner: Some(0),

@@ -1,6 +1,7 @@
 //! The seam to the FUSE server.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -12,16 +13,16 @@ use razorfs_fuse::{
     WithSnapshots,
 };
 
-use crate::daemon::Job;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain};
-use crate::handover::Estate;
-use crate::{mountinfo, remount};
+use crate::handover::Connection;
+use crate::mounts::Plan;
+use crate::remount;
 
 /// A mount that is being served.
 pub struct Server {
     thread: JoinHandle<std::io::Result<()>>,
     /// The connection to the kernel, and what was agreed on with it.
-    pub connection: Option<(OwnedFd, Agreed)>,
+    pub connection: Option<Connection>,
     /// The way that requests come, as `transport=` names it.
     pub transport: &'static str,
     /// What it has served.
@@ -30,7 +31,21 @@ pub struct Server {
     pub notifier: Notifier,
 }
 
-type Usable = std::io::Result<(OwnedFd, Agreed)>;
+type Usable = std::io::Result<Connection>;
+
+/// What is served.
+pub struct Serving<'a> {
+    /// The volume, as it is shown.
+    pub shown: Volume,
+    /// Where it is.
+    pub volume: &'a Path,
+    /// What is mounted where and how.
+    pub plan: &'a Plan,
+    /// The number of the mount.
+    pub id: u64,
+    /// Whether somebody keeps the mount.
+    pub is_kept: bool,
+}
 
 impl Server {
     /// Mounts, serves from threads of its own, and returns when the directory is usable. `ended`
@@ -38,12 +53,11 @@ impl Server {
     /// With what a daemon that died has left, the mount is there already. Where somebody keeps
     /// the mount requests come over /dev/fuse, as another daemon could not go on otherwise.
     pub fn start(
-        volume: Volume,
-        job: &Job,
-        is_kept: bool,
-        left: Option<&Estate>,
+        serving: Serving<'_>,
+        left: Option<Connection>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
+        let plan = serving.plan;
         let failed = |e: MountError| {
             let code = match &e {
                 MountError::Device { .. } | MountError::NoHelper | MountError::NoRings(_) => {
@@ -51,30 +65,23 @@ impl Server {
                 }
                 _ => crate::failure::ORDINARY,
             };
-            Failure::at("mount on", &job.dir, e).code(code)
+            Failure::at("mount on", &plan.dir, e).code(code)
         };
-        let mut options = options(job);
-        if is_kept && options.transport == TransportChoice::Auto {
-            options.transport = TransportChoice::Device;
-        }
+        let options = serving.options();
+        let volume = serving.shown;
         let session = match left {
             None => {
-                volume.set_atime(job.options.atime);
-                Session::new(Arc::new(WithSnapshots::new(volume)), &job.dir, &options)
-                    .map_err(failed)?
+                volume.set_atime(plan.options.atime);
+                Session::new(Arc::new(WithSnapshots::new(volume)), &plan.dir, &options)
             }
-            Some(estate) => {
-                volume.set_atime(atime_of(job));
-                let fd = estate.fuse.as_ref().map(OwnedFd::try_clone).transpose();
-                let fd = fd.map_err(|e| Failure::host("serve", &job.dir, &e))?;
-                let lost = || Failure::new("the connection to the kernel is lost");
-                let (fd, dir) = (fd.ok_or_else(lost)?, job.dir.clone());
-                let mounted = Mounted { fd, dir };
+            Some(Connection { fuse: fd, agreed }) => {
+                volume.set_atime(atime_of(plan, serving.volume));
+                let dir = plan.dir.clone();
                 let volume = Arc::new(WithSnapshots::new(volume));
-                let session = Session::resume(volume, mounted, estate.agreed(), &options);
-                session.map_err(failed)?
+                Session::resume(volume, Mounted { fd, dir }, agreed, &options)
             }
         };
+        let session = session.map_err(failed)?;
         let statistics = session.statistics();
         let notifier = session.notifier();
         let (sender, receiver) = channel::<Usable>();
@@ -82,11 +89,11 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("fuse".into())
             .spawn(work)
-            .map_err(|e| Failure::host("serve", &job.dir, &e).code(COULD_NOT_RUN))?;
+            .map_err(|e| Failure::host("serve", &plan.dir, &e).code(COULD_NOT_RUN))?;
         match receiver.recv() {
             Ok(Ok(connection)) => Ok(Self {
                 thread,
-                transport: match connection.1.is_over_io_uring() {
+                transport: match connection.agreed.is_over_io_uring() {
                     true => "uring",
                     false => "dev",
                 },
@@ -94,10 +101,10 @@ impl Server {
                 statistics,
                 notifier,
             }),
-            Ok(Err(e)) => Err(Failure::at("serve", &job.dir, plain(&e)).code(COULD_NOT_RUN)),
+            Ok(Err(e)) => Err(Failure::at("serve", &plan.dir, plain(&e)).code(COULD_NOT_RUN)),
             Err(_) => {
                 let cause = "the mount ended before it was usable";
-                Err(Failure::with("serve", &job.dir, cause, "try again").code(COULD_NOT_RUN))
+                Err(Failure::with("serve", &plan.dir, cause, "try again").code(COULD_NOT_RUN))
             }
         }
     }
@@ -113,9 +120,9 @@ impl Server {
 /// Serves a mount until it is gone; tells once whether it became usable.
 fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) -> std::io::Result<()> {
     let ready = sender.clone();
-    let outcome = session.run_kept(move |fd, agreed| {
+    let outcome = session.run_kept(move |fuse: OwnedFd, agreed: Agreed| {
         // Who has stopped listening does not need to know.
-        let _ = ready.send(Ok((fd, agreed)));
+        let _ = ready.send(Ok(Connection { fuse, agreed }));
     });
     if let Err(e) = &outcome {
         tracing::error!("the server ended: {e}");
@@ -127,31 +134,41 @@ fn serve(session: Session, sender: &Sender<Usable>, ended: impl FnOnce()) -> std
 
 /// What reading does to times of access on a mount that is there: its flags may have been changed
 /// since it was made. One that was taken away has none.
-fn atime_of(job: &Job) -> Atime {
-    match mountinfo::at(&job.dir) {
-        Some(mount) if mount.volume == job.volume => remount::atime_of(&job.dir),
-        _ => job.options.atime,
+fn atime_of(plan: &Plan, volume: &Path) -> Atime {
+    match plan.is_there(volume) {
+        true => remount::atime_of(&plan.dir),
+        false => plan.options.atime,
     }
 }
 
-fn options(job: &Job) -> SessionOptions {
-    let mut options = SessionOptions::default();
-    options.transport = job.options.transport;
-    options.mount.source = job.volume.clone().into_os_string();
-    if job.options.allow_other {
-        options.mount.allow_other = Some(true);
+impl Serving<'_> {
+    fn options(&self) -> SessionOptions {
+        let (plan, given) = (self.plan, &self.plan.options);
+        let mut options = SessionOptions {
+            transport: match given.transport {
+                TransportChoice::Auto if self.is_kept => TransportChoice::Device,
+                given => given,
+            },
+            // Numbers begin anew when there have been very many.
+            origin: (self.id % (1 << 15)) as u16,
+            ..SessionOptions::default()
+        };
+        options.mount.source = plan.shows.source(self.volume);
+        if given.allow_other {
+            options.mount.allow_other = Some(true);
+        }
+        options.mount.read_only = given.read_only;
+        options.mount.atime = given.atime;
+        if !given.acl {
+            options.limits = options.limits.without_access_lists();
+        }
+        if given.atime == Atime::Strict {
+            options.limits = options.limits.seeing_opens();
+        }
+        for flag in &given.flags {
+            let known = options.mount.set(flag);
+            debug_assert!(known, "{flag}");
+        }
+        options
     }
-    options.mount.read_only = job.options.read_only;
-    options.mount.atime = job.options.atime;
-    if !job.options.acl {
-        options.limits = options.limits.without_access_lists();
-    }
-    if job.options.atime == Atime::Strict {
-        options.limits = options.limits.seeing_opens();
-    }
-    for flag in &job.options.flags {
-        let known = options.mount.set(flag);
-        debug_assert!(known, "{flag}");
-    }
-    options
 }

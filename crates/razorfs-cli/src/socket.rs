@@ -14,16 +14,18 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
+use crate::branches::Branches;
 use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
+use crate::shows::{Shows, path_from_json, path_to_json};
 
 /// Version of the protocol.
 pub const VERSION: u64 = 1;
 /// Name of the socket in the volume.
 pub const NAME: &str = "razorfs.sock";
 /// A request is never longer.
-const MAX_REQUEST: usize = 4 << 10;
+const MAX_REQUEST: usize = 64 << 10;
 /// An answer is never longer.
 const MAX_ANSWER: usize = 16 << 20;
 /// How long the daemon waits for the bytes of a request.
@@ -65,7 +67,7 @@ impl Scrub {
     }
 }
 
-/// What is to be done with snapshots. The command has brought what the kernel held to the daemon
+/// What is to be done with snapshots, those of a branch or of what is there now. The command has brought what the kernel held to the daemon
 /// before it asks to take one or to go back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Points {
@@ -80,14 +82,16 @@ pub enum Points {
 }
 
 impl Points {
-    fn to_json(&self) -> Value {
+    fn to_json(&self, of: Option<&str>) -> Value {
         let (word, name) = match self {
             Self::List => ("list", None),
             Self::Create(name) => ("create", name.as_deref()),
             Self::Delete(name) => ("delete", Some(name.as_str())),
             Self::Rollback(name) => ("rollback", Some(name.as_str())),
         };
-        json!({"v": VERSION, "request": "snapshots", "do": word, "name": name})
+        json!({
+            "v": VERSION, "request": "snapshots", "do": word, "name": name, "of": of,
+        })
     }
 
     fn from_json(value: &Value) -> std::result::Result<Self, String> {
@@ -105,39 +109,84 @@ impl Points {
     }
 }
 
-/// What a command asks the daemon to do.
+/// One more mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// The mount point.
+    pub dir: PathBuf,
+    /// What is to be shown there.
+    pub shows: Shows,
+    /// The options, each a word of `-o`.
+    pub words: Vec<String>,
+}
+
+impl Wanted {
+    /// For other processes.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "dir": path_to_json(&self.dir),
+            "shows": self.shows.to_json(),
+            "words": self.words,
+        })
+    }
+
+    /// What they meant.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let words = value.get("words")?.as_array()?.iter();
+        let words: Option<_> = words.map(|w| w.as_str().map(str::to_owned)).collect();
+        Some(Self {
+            dir: path_from_json(value.get("dir")?)?,
+            shows: Shows::from_json(value.get("shows")?)?,
+            words: words?,
+        })
+    }
+}
+
+/// What a command asks the daemon to do. Where it is about one of the mounts, that is the one on
+/// the directory; without one it is the one of what is there now, or the oldest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// What `razorfs info` shows.
-    Info,
+    Info(Option<PathBuf>),
+    /// Mounts once more. The answer comes when the directory is usable.
+    Mount(Wanted),
     /// Everything done so far becomes durable.
     Sync,
     /// What `razorfs stats` shows.
-    Stats,
+    Stats(Option<PathBuf>),
     /// Checks the volume at a level.
     Verify(u8),
     /// Has a scrub begin, pause and so on.
     Scrub(Scrub),
     /// Lists snapshots, takes one and so on.
-    Snapshots(Points),
+    Snapshots(Points, Option<String>),
+    /// Lists branches, makes one and so on.
+    Branches(Branches),
     /// Tells what differs between two states.
     Diff(Ends),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
-    Remounted,
-    /// Unmounts, closes the volume and ends. The connection closes when the process is gone.
-    Umount,
+    Remounted(PathBuf),
+    /// Unmounts this one, or all. With the last one the volume is closed and the daemon ends; the
+    /// connection closes when the process is gone.
+    Umount(Option<PathBuf>),
 }
 
 impl Request {
     fn to_json(&self) -> Value {
-        let name = match self {
-            Self::Info => "info",
-            Self::Sync => "sync",
-            Self::Stats => "stats",
-            Self::Umount => "umount",
-            Self::Remounted => "remounted",
+        let (name, dir) = match self {
+            Self::Sync => ("sync", None),
+            Self::Info(dir) => ("info", dir.as_ref()),
+            Self::Stats(dir) => ("stats", dir.as_ref()),
+            Self::Umount(dir) => ("umount", dir.as_ref()),
+            Self::Remounted(dir) => ("remounted", Some(dir)),
+            Self::Mount(wanted) => {
+                return json!({"v": VERSION, "request": "mount", "mount": wanted.to_json()});
+            }
             Self::Scrub(scrub) => return scrub.to_json(),
-            Self::Snapshots(points) => return points.to_json(),
+            Self::Snapshots(points, of) => return points.to_json(of.as_deref()),
+            Self::Branches(what) => {
+                return json!({"v": VERSION, "request": "branches", "what": what.to_json()});
+            }
             Self::Diff(ends) => {
                 return json!({"v": VERSION, "request": "diff", "ends": ends.to_json()});
             }
@@ -145,7 +194,8 @@ impl Request {
                 return json!({"v": VERSION, "request": "verify", "level": level});
             }
         };
-        json!({"v": VERSION, "request": name})
+        let dir = dir.map(|dir| path_to_json(dir));
+        json!({"v": VERSION, "request": name, "dir": dir})
     }
 
     fn from_json(value: &Value) -> std::result::Result<Self, String> {
@@ -158,14 +208,29 @@ impl Request {
             ));
         }
         let name = value.get("request").and_then(Value::as_str);
+        let dir = match value.get("dir") {
+            None | Some(Value::Null) => None,
+            Some(dir) => Some(path_from_json(dir).ok_or("what is named is no path")?),
+        };
         Ok(match name.unwrap_or_default() {
-            "info" => Self::Info,
             "sync" => Self::Sync,
-            "stats" => Self::Stats,
-            "umount" => Self::Umount,
-            "remounted" => Self::Remounted,
+            "info" => Self::Info(dir),
+            "stats" => Self::Stats(dir),
+            "umount" => Self::Umount(dir),
+            "remounted" => Self::Remounted(dir.ok_or("a mount point is missing")?),
+            "mount" => {
+                let wanted = value.get("mount").and_then(Wanted::from_json);
+                Self::Mount(wanted.ok_or("what is to be mounted is not understood")?)
+            }
             "scrub" => Self::Scrub(Scrub::from_json(value)?),
-            "snapshots" => Self::Snapshots(Points::from_json(value)?),
+            "snapshots" => {
+                let of = value.get("of").and_then(Value::as_str).map(str::to_owned);
+                Self::Snapshots(Points::from_json(value)?, of)
+            }
+            "branches" => {
+                let what = value.get("what").unwrap_or(&Value::Null);
+                Self::Branches(Branches::from_json(what)?)
+            }
             "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
@@ -233,22 +298,30 @@ pub fn ask(
             "look at razorfs.log in the volume",
         )
     };
-    send(stream, &request.to_json()).map_err(broken)?;
+    exchange(stream, request, progress).map_err(broken)?
+}
+
+/// The same; an error of the connection is told from an answer that says what failed.
+pub fn exchange(
+    stream: &mut UnixStream,
+    request: Request,
+    progress: &mut dyn FnMut(&Value),
+) -> std::io::Result<Result<Value>> {
+    send(stream, &request.to_json())?;
     loop {
-        let Some(answer) = receive(stream, MAX_ANSWER).map_err(broken)? else {
-            let end = std::io::Error::other("it ended without an answer");
-            return Err(broken(end));
+        let Some(answer) = receive(stream, MAX_ANSWER)? else {
+            return Err(std::io::Error::other("it ended without an answer"));
         };
         if let Some(value) = answer.get("progress") {
             progress(value);
         } else if let Some(text) = answer.get("failed").and_then(Value::as_str) {
             let code = answer.get("code").and_then(Value::as_u64).unwrap_or(1);
-            return Err(Failure::new(text).code(u8::try_from(code).unwrap_or(1)));
+            let code = u8::try_from(code).unwrap_or(1);
+            return Ok(Err(Failure::new(text).code(code)));
         } else if let Some(value) = answer.get("done") {
-            return Ok(value.clone());
+            return Ok(Ok(value.clone()));
         } else {
-            let end = std::io::Error::other("its answer is of another version");
-            return Err(broken(end));
+            return Err(std::io::Error::other("its answer is of another version"));
         }
     }
 }
@@ -345,9 +418,15 @@ mod tests {
     #[test]
     fn requests_survive_the_wire() {
         for request in [
-            Request::Info,
+            Request::Info(None),
+            Request::Info(Some("/d".into())),
             Request::Sync,
-            Request::Stats,
+            Request::Stats(None),
+            Request::Mount(Wanted {
+                dir: "/d\\".into(),
+                shows: Shows::Snapshot("\"".repeat(255)),
+                words: vec!["ro".into(), "transport=dev".into()],
+            }),
             Request::Verify(3),
             Request::Scrub(Scrub::Start(7)),
             Request::Scrub(Scrub::Status),
@@ -357,14 +436,16 @@ mod tests {
                 from: Some("monday".into()),
                 to: None,
             }),
-            Request::Snapshots(Points::List),
-            Request::Snapshots(Points::Create(None)),
-            Request::Snapshots(Points::Create(Some("vor dem Umbau".into()))),
+            Request::Snapshots(Points::List, Some("b".into())),
+            Request::Snapshots(Points::Create(None), None),
+            Request::Snapshots(Points::Create(Some("vor dem Umbau".into())), None),
+            Request::Branches(Branches::List),
             // Each byte may take two.
-            Request::Snapshots(Points::Delete("\"".repeat(255))),
-            Request::Snapshots(Points::Rollback("ä\\".into())),
-            Request::Umount,
-            Request::Remounted,
+            Request::Snapshots(Points::Delete("\"".repeat(255)), Some("\"".repeat(255))),
+            Request::Snapshots(Points::Rollback("ä\\".into()), None),
+            Request::Umount(None),
+            Request::Umount(Some("/d".into())),
+            Request::Remounted("/d".into()),
         ] {
             let mut wire = Vec::new();
             send(&mut wire, &request.to_json()).unwrap();
@@ -390,6 +471,9 @@ mod tests {
             json!({"v": 2, "request": "info"}),
             json!({"v": 1, "request": "format my disk"}),
             json!({"v": 1, "request": "verify", "level": 999}),
+            json!({"v": 1, "request": "umount", "dir": 7}),
+            json!({"v": 1, "request": "remounted"}),
+            json!({"v": 1, "request": "mount", "mount": {"dir": "/d", "words": []}}),
             json!({"v": 1, "request": "scrub", "do": "dance"}),
             json!({"v": 1, "request": "snapshots", "do": "frame", "name": "a"}),
             json!({"v": 1, "request": "snapshots", "do": "delete"}),

@@ -43,6 +43,7 @@ fn a_second_mount_is_refused_and_told_who_has_the_volume() {
     let line = fails(1, args);
     assert!(line.contains(&format!("pid {pid}")), "{line}");
     assert!(line.contains("razorfs umount"), "{line}");
+    assert!(!other.exists(), "what was made for it is left");
     let other = Mount::new();
     let args = [
         "mount".as_ref(),

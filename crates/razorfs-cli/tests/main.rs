@@ -7,6 +7,7 @@
 
 #[path = "bodies/prototype.rs"]
 mod bodies;
+mod branches;
 mod commands;
 mod crash;
 mod diff;
@@ -14,6 +15,7 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod mounts;
 mod prototype;
 mod snapshots;
 mod snapshots_live;

@@ -175,3 +175,85 @@ fn a_mount_gives_up_old_snapshots_of_its_own_and_no_others() {
     assert!(!mount.log().contains("ERROR"), "{}", mount.log());
     mount.verify();
 }
+
+#[test]
+fn a_mount_takes_a_snapshot_by_itself_after_so_many_operations() {
+    let mount = Mount::with(&["-o", "autosnap=200ops"]);
+    let automatic = || {
+        let mut names = names(&mount.volume);
+        names.retain(|name| name.starts_with("auto-"));
+        names.len()
+    };
+    assert_eq!(mount.info()["options"]["autosnap"], "200ops");
+    for n in 0..20 {
+        fs::create_dir(mount.dir.join(format!("few{n}"))).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(automatic(), 0, "so few are not enough");
+    for round in 1..=2 {
+        for n in 0..250 {
+            fs::create_dir(mount.dir.join(format!("r{round}-{n}"))).unwrap();
+        }
+        wait_until("a snapshot was taken", || automatic() == round);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(automatic(), 2, "nothing has changed since");
+    mount.umount();
+    mount.verify();
+}
+
+/// The next daemon knew nothing of it, and the kernel went on to show what had been there.
+#[test]
+fn a_rollback_in_the_middle_of_which_the_daemon_dies_is_seen_by_programs() {
+    use std::os::unix::process::CommandExt;
+    let mount = Mount::new();
+    let (volume, dir) = (mount.volume.to_str().unwrap(), mount.dir.to_str().unwrap());
+    // More often than a keeper has patience for.
+    let mut first = std::process::Command::new(crate::support::RAZORFS);
+    first
+        .args(["mount", volume, dir])
+        .env("RAZORFS_DEATHS", "1000");
+    crate::support::run(&mut first);
+    if mount.keeper().is_none() {
+        eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
+        return;
+    }
+    for name in ["one", "two"] {
+        // Names come and go, and files are others.
+        let _ = fs::remove_file(mount.dir.join("two"));
+        fs::write(mount.dir.join(name), name).unwrap();
+        fs::write(mount.dir.join("both"), name.repeat(name.len())).unwrap();
+        ok(["snapshot", "create", volume, name]);
+    }
+    let seen = || {
+        let both = fs::read_to_string(mount.dir.join("both")).unwrap();
+        let is_two = both.starts_with("two");
+        assert_eq!(both.len(), 9);
+        assert_eq!(mount.dir.join("two").exists(), is_two, "{both}");
+        let listed = fs::read_dir(&mount.dir).unwrap().count();
+        assert_eq!(listed, if is_two { 3 } else { 2 }, "{both}");
+        is_two
+    };
+    let mut happened = 0;
+    for n in 0..24u64 {
+        let was_two = seen();
+        let to = if was_two { "one" } else { "two" };
+        let pid = mount.pid();
+        let mut back = std::process::Command::new(crate::support::RAZORFS);
+        back.args(["rollback", volume, to]).process_group(0);
+        back.stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let mut back = back.spawn().unwrap();
+        // At any moment of it.
+        std::thread::sleep(std::time::Duration::from_millis(5 + n * 7 % 50));
+        mount.kill_daemon(pid);
+        back.wait().unwrap();
+        // What is there as the daemon has it, and not the kernel.
+        let changes = ok(["diff", "--json", &format!("{volume}@two")]);
+        assert_eq!(seen(), changes.contains("\"changes\": []"), "{changes}");
+        happened += u32::from(seen() != was_two);
+    }
+    assert!(happened > 0, "no rollback has happened");
+    mount.umount();
+    mount.verify();
+}

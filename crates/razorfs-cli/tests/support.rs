@@ -223,24 +223,37 @@ impl Mount {
 impl Drop for Mount {
     /// Whatever a failed test has left must not hang the next one.
     fn drop(&mut self) {
-        if is_mounted(&self.dir) {
-            let info = self.info();
-            for pid in [&info["keeper"]["pid"], &info["pid"]] {
-                if let Some(pid) = pid.as_u64() {
-                    let mut kill = Command::new("kill");
-                    let _ = kill.args(["-KILL", &pid.to_string()]).status();
-                }
-            }
-            // One that is being killed may still be asked, and does not answer.
-            for _ in 0..100 {
-                let _ = razorfs(["umount".as_ref(), self.dir.as_os_str()]);
-                if !is_mounted(&self.dir) {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(20));
+        let room = self.volume.parent().unwrap();
+        if mounted_below(room).is_empty() {
+            return;
+        }
+        let info = self.info();
+        for pid in [&info["keeper"]["pid"], &info["pid"]] {
+            if let Some(pid) = pid.as_u64() {
+                let mut kill = Command::new("kill");
+                let _ = kill.args(["-KILL", &pid.to_string()]).status();
             }
         }
+        // One that is being killed may still be asked, and does not answer.
+        for _ in 0..100 {
+            for dir in mounted_below(room) {
+                let _ = razorfs(["umount".as_ref(), dir.as_os_str()]);
+            }
+            if mounted_below(room).is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
+}
+
+/// The mount points below a directory.
+pub fn mounted_below(room: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap();
+    let mounts = String::from_utf8_lossy(&mounts);
+    let dirs = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let dirs = dirs.filter(|dir| Path::new(dir).starts_with(room));
+    dirs.map(PathBuf::from).collect()
 }
 
 pub fn info(place: &Path) -> Value {

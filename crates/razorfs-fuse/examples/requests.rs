@@ -13,7 +13,9 @@ use razorfs::{Options, Volume};
 use razorfs_disk::Env as _;
 use razorfs_disk::os::OsEnv;
 use razorfs_fuse::transport::rings_available;
-use razorfs_fuse::{FileSystem, NullFs, Session, SessionOptions, Statistics, TransportChoice};
+use razorfs_fuse::{
+    FileSystem, NullFs, Session, SessionOptions, Statistics, TransportChoice, WithSnapshots,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -133,7 +135,7 @@ fn one(
     };
     let fs: Arc<dyn FileSystem> = match &volume {
         None => Arc::new(NullFs::default()),
-        Some(volume) => Arc::new(volume.clone()),
+        Some(volume) => Arc::new(WithSnapshots::new(volume.clone())),
     };
     let options = SessionOptions {
         transport,

@@ -11,7 +11,8 @@ pub type Synced = Box<dyn FnOnce(Result<()>) + Send>;
 /// The inode level of a file system, as [`crate::Session`] serves it.
 ///
 /// The kernel has checked permissions before (`default_permissions`), so that no method takes a
-/// caller. Every method may be called from several threads at a time.
+/// caller. Every method may be called from several threads at a time. None has a body here: a file
+/// system over another one that does not hand something on is not to be told from one that does.
 pub trait FileSystem: Send + Sync + 'static {
     /// The inode that `name` in `parent` leads to.
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat>;
@@ -41,7 +42,7 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Changes attributes, all or none.
     fn set_attributes(&self, ino: Ino, changes: &SetAttributes) -> Result<Stat>;
     /// Somebody has read the inode, which may set its time of access.
-    fn accessed(&self, _ino: Ino) {}
+    fn accessed(&self, ino: Ino);
     /// Target of a symbolic link.
     fn read_link(&self, ino: Ino) -> Result<Box<[u8]>>;
     /// Fills `buf` from `offset`; the number of bytes before the end of the file.
@@ -83,25 +84,19 @@ pub trait FileSystem: Send + Sync + 'static {
     fn shut_down(&self) -> Result<()>;
     /// A request of this kind has ended with a panic: what it was about to do may be half done in
     /// RAM, and must not reach the disk.
-    fn panicked(&self, request: &str) {
-        tracing::error!("a {request} request ended with a panic");
-    }
+    fn panicked(&self, request: &str);
     /// The session has ended: the kernel holds nothing any more.
-    fn session_ended(&self) {}
+    fn session_ended(&self);
     /// Whether a request of this number was carried out by a server that has died, or may have
     /// been, with the inode that it made, or 0.
-    fn applied(&self, _request: u64) -> Option<Ino> {
-        None
-    }
+    fn applied(&self, request: u64) -> Option<Ino>;
     /// The nameless inodes that go unless the kernel has held them since before a server died.
-    fn doubtful(&self) -> Vec<Ino> {
-        Vec::new()
-    }
+    fn doubtful(&self) -> Vec<Ino>;
     /// Every request that a server that has died had not answered has come again, and was carried
     /// out.
-    fn all_came_again(&self) {}
+    fn all_came_again(&self);
     /// The kernel holds this one.
-    fn held(&self, _ino: Ino) {}
+    fn held(&self, ino: Ino);
     /// The kernel does not hold this one.
-    fn not_held(&self, _ino: Ino) {}
+    fn not_held(&self, ino: Ino);
 }

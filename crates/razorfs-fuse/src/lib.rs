@@ -22,7 +22,7 @@ mod session;
 mod snapshots;
 mod statistics;
 pub mod transport;
-mod volume;
+mod underway;
 
 pub use filesystem::FileSystem;
 pub use mount::{MountError, MountOptions, Mounted, remount};
@@ -32,3 +32,4 @@ pub use obstacle::Obstacle;
 pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
 pub use snapshots::{HIDDEN, SNAPSHOTS, WithSnapshots, forget_snapshot, forget_stale};
 pub use statistics::Statistics;
+pub use underway::Unanswered;

@@ -480,6 +480,29 @@ impl FileSystem for NullFs {
     fn sync_then(&self, done: Synced) {
         done(Ok(()));
     }
+
+    fn accessed(&self, _ino: Ino) {}
+
+    fn panicked(&self, request: &str) {
+        tracing::error!("a {request} request ended with a panic");
+    }
+
+    fn session_ended(&self) {}
+
+    // Nothing of it outlives its process.
+    fn applied(&self, _request: u64) -> Option<Ino> {
+        None
+    }
+
+    fn doubtful(&self) -> Vec<Ino> {
+        Vec::new()
+    }
+
+    fn all_came_again(&self) {}
+
+    fn held(&self, _ino: Ino) {}
+
+    fn not_held(&self, _ino: Ino) {}
 }
 
 fn check_name(name: &[u8]) -> Result<()> {

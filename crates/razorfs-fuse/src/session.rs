@@ -52,6 +52,9 @@ pub struct SessionOptions {
     pub limits: Limits,
     /// For how long the kernel caches.
     pub validity: Validity,
+    /// A number that no other mount of the volume has had since it was opened; what goes on for a
+    /// server that has died has that one's.
+    pub origin: u16,
 }
 
 impl Default for SessionOptions {
@@ -63,6 +66,7 @@ impl Default for SessionOptions {
             stay_near: true,
             limits: Limits::default(),
             validity: Validity::default(),
+            origin: 0,
         }
     }
 }
@@ -200,7 +204,8 @@ impl Session {
             Some(_) => transport.with_stop().map_err(failed)?,
             None => transport,
         };
-        let operations = Operations::new(Arc::clone(&fs), options.limits, options.validity);
+        let operations = Operations::new(Arc::clone(&fs), options.limits, options.validity)
+            .of_mount(options.origin);
         if rings.is_none() {
             operations.do_without(flags::OVER_IO_URING);
         }
@@ -362,7 +367,10 @@ impl Session {
     /// What tells the kernel of changes that do not come through the mount.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
-        Notifier(self.transport.sink())
+        Notifier {
+            sink: self.transport.sink(),
+            underway: self.operations.underway(),
+        }
     }
 }
 

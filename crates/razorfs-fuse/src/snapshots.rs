@@ -164,6 +164,8 @@ impl WithSnapshots {
 /// program has it open. Such a program sees the old size until it closes the file.
 pub fn forget_stale(volume: &Volume, safety: &str, notifier: &Notifier) -> Result<()> {
     let before = volume.at_snapshot(safety)?;
+    // Before it is asked what the kernel holds, as answers tell it of more.
+    let kernel = notifier.changed();
     let stale = volume.stale_since(&before)?;
     // Whether the mount is gone meanwhile is nothing to whoever went back.
     let told = |told: std::io::Result<()>| {
@@ -171,18 +173,19 @@ pub fn forget_stale(volume: &Volume, safety: &str, notifier: &Notifier) -> Resul
             tracing::debug!(error = %e, "the kernel could not be told of a change");
         }
     };
-    for ino in &stale.inodes {
-        told(notifier.inode_changed(*ino));
-    }
     for (dir, name) in &stale.names {
-        told(notifier.name_changed(*dir, name));
+        told(kernel.name(*dir, name));
+    }
+    // After the names: an inode that a program was just looking up is known by then.
+    for ino in &stale.inodes {
+        told(kernel.inode(*ino));
     }
     Ok(())
 }
 
 /// Makes the kernel forget which snapshot a name leads to, or that it leads to none.
 pub fn forget_snapshot(name: &str, notifier: &Notifier) {
-    if let Err(e) = notifier.name_changed(SNAPSHOTS_NODE, name.as_bytes()) {
+    if let Err(e) = notifier.changed().name(SNAPSHOTS_NODE, name.as_bytes()) {
         tracing::debug!(error = %e, "the kernel could not be told of a snapshot");
     }
 }

@@ -15,8 +15,8 @@ use common::forge::{edit_manifest, superblock};
 use common::{Rng, check, create, image_of, numbers, open, options, try_open};
 use razorfs::marks::{Mark, count};
 use razorfs::{
-    AllocateMode, Change, ChangeKind, Error, FileKind, Ino, NewNode, RenameMode, SetAttributes,
-    Step, Volume,
+    AllocateMode, Change, ChangeKind, Committed, Error, FileKind, Ino, NewNode, OnConflict,
+    RenameMode, SetAttributes, Step, Volume,
 };
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_format::Epoch;
@@ -106,6 +106,7 @@ struct World {
     others: BTreeMap<String, Shown>,
     /// Branches are made.
     forks: bool,
+    merged: u32,
 }
 
 impl World {
@@ -124,6 +125,7 @@ impl World {
             branch: String::new(),
             others: BTreeMap::new(),
             forks: false,
+            merged: 0,
         }
     }
 
@@ -166,6 +168,36 @@ impl World {
             parent.create_branch(&name).unwrap();
             self.others.insert(name, tree);
         }
+    }
+
+    /// What another branch has is done in this one.
+    fn merge(&mut self) {
+        let all: Vec<String> = self.others.keys().cloned().collect();
+        let Some(from) = self.pick(&all) else { return };
+        let (other, before) = (self.on(&from), shown(&self.volume));
+        let force = self.rng.below(4) == 0;
+        let how = match force {
+            true => OnConflict::TakeBranch,
+            false => OnConflict::Refuse,
+        };
+        match self.volume.commit_branch(&other, how).unwrap() {
+            Committed::Done(safety) => {
+                self.taken.insert(safety.name, before);
+                if force {
+                    assert_eq!(shown(&self.volume), self.others[&from], "from {from}");
+                }
+                let again = self.volume.commit_branch(&other, OnConflict::Refuse);
+                assert_eq!(again.unwrap(), Committed::Nothing, "from {from}");
+                self.merged += 1;
+            }
+            Committed::Nothing => assert_eq!(shown(&self.volume), before),
+            Committed::Conflicts(all) => {
+                assert!(!force && !all.is_empty());
+                assert_eq!(shown(&self.volume), before);
+            }
+        }
+        drop(other);
+        self.check_others();
     }
 
     fn delete_branch(&mut self) {
@@ -332,8 +364,9 @@ impl World {
             match self.rng.below(30) {
                 0 => return self.fork(),
                 1 | 2 => return self.switch(),
+                4 => return self.merge(),
                 3 if self.rng.below(3) == 0 => return self.delete_branch(),
-                4 => return self.fail_checkpoint(),
+                5 => return self.fail_checkpoint(),
                 _ => {}
             }
         }
@@ -452,6 +485,7 @@ fn branches_show_what_was_done_in_each_and_what_they_hold_is_accounted_for() {
         let n: u64 = n.parse().unwrap();
         n..n + 200
     });
+    let mut merged = 0;
     for seed in seeds {
         println!("seed {seed}");
         let mut world = World::with_branches(seed);
@@ -486,7 +520,9 @@ fn branches_show_what_was_done_in_each_and_what_they_hold_is_accounted_for() {
         let volume = open(&world.disk, &world.env);
         assert_eq!(shown(&volume), now);
         assert!(volume.branches().is_empty() && volume.snapshots().is_empty());
+        merged += world.merged;
     }
+    assert!(merged > 10, "{merged} merges");
     for mark in [
         Mark::ForkBegan,
         Mark::ForkBeganAgain,

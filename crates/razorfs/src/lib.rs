@@ -30,7 +30,10 @@ pub use error::{Error, Result};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
-pub use library::{Branch, Dir, File, Snapshot, Transaction};
+pub use library::{
+    BEFORE_COMMIT, BEFORE_ROLLBACK, Branch, Committed, Conflict, Dir, File, OnConflict, Snapshot,
+    Transaction,
+};
 pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{
     Info, RecoverySummary, ScrubFinding, ScrubPass, ScrubState, ScrubStatus, Stats, Step,

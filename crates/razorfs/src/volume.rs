@@ -72,6 +72,7 @@ impl Volume {
     pub fn open_on(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: Options) -> Result<Self> {
         let store = Store::open(disk, env, &options)?;
         let inner = Arc::new(Namespace::new(store)?);
+        inner.remove_leftovers()?;
         let weak = Arc::downgrade(&inner);
         inner.store.start(Box::new(move || match weak.upgrade() {
             Some(namespace) => namespace.reap_any(),
@@ -322,7 +323,9 @@ impl Volume {
     /// made, or 0.
     #[must_use]
     pub fn applied(&self, request: u64) -> Option<Ino> {
-        let redo = self.inner.store.redo.as_ref();
+        let store = &self.inner.store;
+        // Nothing is applied to a snapshot, and others may have requests of the same number.
+        let redo = store.redo.as_ref().filter(|_| store.viewed().is_none());
         redo.and_then(|redo| redo.applied(request))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::commands::{create, snapshot};
+use crate::commands::{branch, create, snapshot};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Opened, Place, Spot, spot};
 use crate::progress::{Progress, Unit};
@@ -10,22 +10,28 @@ use crate::signals;
 use crate::socket::Points;
 use crate::tree::{Copy, CopyOptions, keep_apart, measure};
 
-/// Copies a volume, or what a snapshot of it has, into a new volume
+/// Copies a volume, or what a snapshot of it has, into a new volume; or forks it
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "All files are copied, with owners, times, attributes, hard links and holes; the \
 snapshots are not. Of a volume that is mounted a snapshot is taken first and deleted in the end, \
-so that the copy is the volume at one moment. A copy that fails is removed.
+so that the copy is the volume at one moment. A copy that fails is removed. With --branch a branch \
+is made instead, which is a matter of a moment: see `razorfs help branch`.
 
 Examples:
   razorfs clone demo.rzfs copy.rzfs
-  razorfs clone mnt@monday monday.rzfs"
+  razorfs clone mnt@monday monday.rzfs
+  razorfs clone mnt --branch attempt-1"
 )]
 pub struct Args {
     /// A volume or a mount point; PLACE@SNAPSHOT for what that has
     place: PathBuf,
     /// The new volume
-    volume: PathBuf,
+    #[arg(required_unless_present = "branch", conflicts_with = "branch")]
+    volume: Option<PathBuf>,
+    /// Makes a branch of this name in the volume itself: at once, and without copying anything
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
@@ -33,6 +39,19 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
+    let volume = match (&args.branch, &args.volume) {
+        (Some(name), _) => return branch::create(&args.place, name).map(|()| 0),
+        (None, Some(volume)) => volume,
+        (None, None) => {
+            let remedy = "name a new volume, or a --branch";
+            return Err(Failure::with(
+                "clone",
+                &args.place,
+                "nothing to make",
+                remedy,
+            ));
+        }
+    };
     signals::note_interrupts()?;
     let from = spot(&args.place)?;
     if !from.path.as_os_str().is_empty() {
@@ -41,8 +60,8 @@ pub fn run(args: &Args) -> Result<u8> {
         return Err(Failure::with("clone", &args.place, cause, remedy));
     }
     let is_live = matches!(Place::find(&from.place)?, Place::Live(_));
-    if !is_live || from.snapshot.is_some() {
-        return copy(&from, args).map(|()| 0);
+    if !is_live || from.shows()?.is_some() {
+        return copy(&from, volume, args.quiet).map(|()| 0);
     }
     let taken = snapshot::do_at(&from.place, &Points::Create(None))?;
     let Some(name) = taken.get("name").and_then(|name| name.as_str()) else {
@@ -55,15 +74,15 @@ pub fn run(args: &Args) -> Result<u8> {
         snapshot: Some(name.clone()),
         ..from
     };
-    let outcome = copy(&of_now, args);
+    let outcome = copy(&of_now, volume, args.quiet);
     let deleted = snapshot::do_at(&of_now.place, &Points::Delete(name));
     outcome?;
     deleted.map(|_| 0)
 }
 
-fn copy(from: &Spot, args: &Args) -> Result<()> {
+fn copy(from: &Spot, volume: &Path, quiet: bool) -> Result<()> {
     let source = Opened::open(from, false)?;
-    let outcome = copy_from(&source, &args.volume, args.quiet);
+    let outcome = copy_from(&source, volume, quiet);
     source.close()?;
     if outcome.is_err() {
         // Whatever else went wrong because of it.

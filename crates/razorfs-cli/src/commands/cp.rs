@@ -156,7 +156,7 @@ impl Ends {
         let end = match &spot {
             // A path from the root replaces the root of the tree that it is joined to.
             None => End::Host(HostTree::new("/")),
-            Some(spot) => match self.beside(&key, spot) {
+            Some(spot) => match self.beside(&key, spot, write) {
                 Some(opened) => End::Place(opened?),
                 None => End::Place(Opened::open(spot, write)?),
             },
@@ -166,11 +166,11 @@ impl Ends {
     }
 
     /// The tree of a volume that is open at another point of its time.
-    fn beside(&self, key: &Option<Key>, spot: &Spot) -> Option<Result<Opened>> {
+    fn beside(&self, key: &Option<Key>, spot: &Spot, write: bool) -> Option<Result<Opened>> {
         let place = |key: &Option<Key>| key.as_ref().map(|(place, _)| place.clone());
         let same = |(k, _): &&(Option<Key>, End)| place(k) == place(key);
         match self.opened.iter().find(same)? {
-            (_, End::Place(opened)) => opened.at(spot),
+            (_, End::Place(opened)) => opened.at(spot, write),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use similar::TextDiff;
 use crate::commands::print_json;
 use crate::diff::{self, Colours, Ends};
 use crate::failure::{Failure, Result, shown};
+use crate::mountinfo;
 use crate::place::{self, Opened, Place, Spot, spot};
 use crate::socket::Request;
 
@@ -54,8 +55,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let (from, to) = ends(args)?;
     let ends = Ends {
-        from: from.snapshot.clone(),
-        to: to.snapshot.clone(),
+        from: from.shows()?,
+        to: to.shows()?,
     };
     let changes = find(&from.place, &ends)?;
     if args.json {
@@ -79,6 +80,7 @@ fn ends(args: &Args) -> Result<(Spot, Spot)> {
     let to = match &args.to {
         Some(to) => spot(to)?,
         None => Spot {
+            place: volume_of(&from.place)?,
             snapshot: None,
             ..from.clone()
         },
@@ -88,12 +90,18 @@ fn ends(args: &Args) -> Result<(Spot, Spot)> {
         let cause = "whole states are compared, not directories";
         return Err(Failure::with("compare", &args.from, cause, remedy));
     }
-    if place::absolute(&from.place)? != place::absolute(&to.place)? {
+    if volume_of(&from.place)? != volume_of(&to.place)? {
         let cause = format!("{} is another place", shown(&to.place));
         let remedy = "compare two states of one volume";
         return Err(Failure::with("compare", &from.place, cause, remedy));
     }
     Ok((from, to))
+}
+
+/// The volume that a place is of.
+fn volume_of(place: &Path) -> Result<PathBuf> {
+    let full = place::absolute(place)?;
+    Ok(mountinfo::at(&full).map_or(full, |mount| mount.volume))
 }
 
 /// Asks whoever has the volume open.

@@ -67,7 +67,6 @@ pub fn run(args: &Args) -> Result<u8> {
 
 fn import(args: &Args, source: Source<'_>) -> Result<()> {
     let target = spot(&args.volume)?;
-    target.check_writable()?;
     let full = place::absolute(&target.place)?;
     let fresh = match std::fs::symlink_metadata(&full) {
         Ok(_) => is_empty_directory(&full),

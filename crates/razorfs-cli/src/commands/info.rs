@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::commands::{print_json, print_text, scrub};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Place};
+use crate::shows::Shows;
 use crate::size;
 use crate::socket::Request;
 
@@ -16,12 +17,14 @@ use crate::socket::Request;
 #[command(
     after_help = "--json prints one object: schema (1), volume, mounted (the mount point \
 or null), pid (of the daemon or null), uuid, format, features {compat, ro_compat, incompat}, \
-generation, inodes, bytes, snapshots (how many there are), limit (or null), segments {count, \
+generation, inodes, bytes, snapshots and branches (how many there are), limit (or null), segments {count, \
 bytes}, packs {count, bytes, live_bytes}, journal_bytes, parity (null, or bytes, missing_packs), \
 scrub (as that of `razorfs scrub`), space {total, free} of the volume, recovery {clean, batches, \
 ops, bytes, torn, orphans, redone} when it was opened (redone: what a daemon that died had \
 acknowledged and no journal had, or null), keeper (null, or {pid (null if it died), restarts}), \
-transport (uring or dev) and snapshot (that it shows, or null) of a mount, damage and healed \
+transport (uring or dev) and snapshot (that it shows, or null) of the mount, which is the one that \
+was named, or that of what is there now, mounts (array of all: dir, snapshot, read_only, \
+transport; absent if there are none), damage and healed \
 (arrays of lines), read_only (why, or null), failing (array of lines: maintenance whose last try \
 failed, it is tried again), health (ok, failing, read-only or damaged). Sizes are in bytes.
 
@@ -40,7 +43,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let document = match Place::find(&args.place)? {
-        Place::Live(mut live) => live.ask(Request::Info)?,
+        Place::Live(mut live) => live.ask(Request::Info(live.named.clone()))?,
         Place::Closed(path) => {
             let options = Options {
                 read_only: true,
@@ -90,6 +93,7 @@ pub fn document(volume: &Volume, path: &Path, mounted: Option<&Path>) -> Result<
         "inodes": info.inodes,
         "bytes": info.bytes,
         "snapshots": volume.snapshots().len(),
+        "branches": volume.branches().len(),
         "limit": info.limit,
         "segments": {"count": info.segments, "bytes": info.segment_bytes},
         "packs": {
@@ -159,7 +163,11 @@ fn text(document: &Value) -> String {
             number("/inodes"),
             bytes("/bytes")
         ),
-        format!("snapshots   {}", number("/snapshots")),
+        format!(
+            "snapshots   {}, branches {}",
+            number("/snapshots"),
+            number("/branches")
+        ),
         format!(
             "on disk     packs {} ({} of it in use), segments {}, journal {}",
             bytes("/packs/bytes"),
@@ -173,6 +181,7 @@ fn text(document: &Value) -> String {
             bytes("/space/total")
         ),
     ];
+    lines.splice(2..2, also_mounted(document));
     if number("/limit") > 0 {
         lines.push(format!("limit       {}", bytes("/limit")));
     }
@@ -216,11 +225,25 @@ fn text(document: &Value) -> String {
 fn mounted(document: &Value) -> String {
     let word = |key: &str| document.get(key).and_then(Value::as_str);
     let pid = document.get("pid").and_then(Value::as_u64).unwrap_or(0);
-    match (word("mounted"), word("snapshot")) {
+    let shows = Shows::of_document(document);
+    match (word("mounted"), &shows) {
         (None, _) => "no".into(),
-        (Some(dir), None) => format!("{dir}, daemon {pid}"),
-        (Some(dir), Some(name)) => format!("{dir}, daemon {pid}, shows the snapshot {name}"),
+        (Some(dir), Shows::Head) => format!("{dir}, daemon {pid}"),
+        (Some(dir), other) => format!("{dir}, daemon {pid}, shows {}", other.text()),
     }
+}
+
+/// Where it is mounted besides, each on a line.
+fn also_mounted(document: &Value) -> Vec<String> {
+    let named = document.get("mounted").and_then(Value::as_str);
+    let mounts = document.get("mounts").and_then(Value::as_array);
+    let others = mounts.into_iter().flatten().filter_map(|mount| {
+        let word = |key: &str| mount.get(key).and_then(Value::as_str);
+        let dir = word("dir").filter(|dir| Some(*dir) != named)?;
+        let shows = Shows::of_document(mount).text();
+        Some(format!("            {dir}, shows {shows}"))
+    });
+    others.collect()
 }
 
 /// Who starts another daemon if this one dies.

@@ -1,7 +1,9 @@
 //! The commands, each in a file of its own.
 
+pub mod branch;
 pub mod cat;
 pub mod clone;
+pub mod commit;
 pub mod completions;
 pub mod cp;
 pub mod create;

@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use razorfs_fuse::Obstacle;
+use rustix::fs::{Access, access};
 
 use crate::commands::umount;
 use crate::daemon::{self, Job};
@@ -13,11 +16,19 @@ use crate::descriptors;
 use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
 use crate::keeper;
 use crate::mountinfo;
+use crate::mounts::Plan;
 use crate::options::MountOptions;
 use crate::place;
-use crate::points::{self, word};
+use crate::points;
 use crate::program;
+use crate::shows::Shows;
 use crate::socket::{self, Request};
+
+/// How often a daemon is asked, where one goes meanwhile; and how often it is tried to start one,
+/// where somebody else has the volume and may be one that is about to listen.
+const ASKED: u32 = 200;
+const STARTED: u32 = 40;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// Mounts a volume on a directory
 #[derive(clap::Args, Clone, Debug)]
@@ -25,9 +36,16 @@ use crate::socket::{self, Request};
     after_help = "Both are created if they are missing. The command returns when the \
 directory is usable; a daemon then runs in the background and writes its log to \
 VOLUME/razorfs.log. A signal unmounts; while the mount is in use it is taken away and served on,
-and a second signal ends the daemon at once. With --snapshot the volume is shown, read-only, as it
-was then; in the mount of a volume all snapshots are below .razorfs/snapshots, which no directory
-lists.
+and a second signal ends the daemon at once. With --snapshot, or as VOLUME@NAME, the volume is
+shown, read-only, as it was then; in the mount of a volume all snapshots are below
+.razorfs/snapshots, which no directory lists. A branch is mounted as VOLUME@NAME, and can be
+written to; nothing of what is done there shows anywhere else.
+
+A volume may be mounted on several directories: what is there now, and each branch, on one of
+them, snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and the volume is
+closed with the last. Options of a further mount are its own, and those that are for the whole
+volume are those of the first: durability, order, cache, keeper, autosnap, keep. A snapshot that is
+mounted cannot be deleted.
 
 Options:
   durability=sync          every operation is on the disk when it returns
@@ -52,6 +70,8 @@ Options:
                            possible (default)
   autosnap=TIME            a snapshot each TIME (90s, 10m, 24h, 7d) in which something changed,
                            of a name such as auto-20261130T054213Z
+  autosnap=Nops            a snapshot after each N operations (10000ops) or a few more: they are
+                           counted five times a second, and no two are taken in one second
   keep=AGE:RATE,...        which of these stay: up to that age all, or one hourly, daily or weekly;
                            none that are older (default 1h:all,24h:hourly,7d:daily). Snapshots of
                            other names, and the newest, always stay
@@ -61,10 +81,12 @@ Examples:
   razorfs mount demo.rzfs mnt -o durability=sync,cache=1G
   razorfs mount demo.rzfs mnt --foreground
   razorfs mount demo.rzfs mnt -o autosnap=10m,keep=24h:hourly,7d:daily
-  razorfs mount --snapshot before-import demo.rzfs old"
+  razorfs mount --snapshot before-import demo.rzfs old
+  razorfs mount demo.rzfs@before-import old           the same
+  razorfs mount demo.rzfs@attempt-1 work1             a branch"
 )]
 pub struct Args {
-    /// The volume
+    /// The volume, or VOLUME@NAME for a branch or a snapshot
     volume: PathBuf,
     /// The mount point
     dir: PathBuf,
@@ -106,33 +128,131 @@ impl Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
-    let mut options = MountOptions::parse(&args.options)?;
-    options.read_only |= args.read_only || args.snapshot.is_some();
-    options.check()?;
-    let job = Job {
-        volume: place::absolute(&args.volume)?,
-        dir: place::absolute(&args.dir)?,
-        snapshot: args.snapshot.clone(),
-        options,
-    };
+    let job = job(args)?;
     if args.daemon {
         return Ok(daemon::in_background(&job, args.kept));
     }
     if args.kept {
         return keeper::run(&job, &command_line(args, &job, &["--daemon", "--kept"]));
     }
-    prepare(&job)?;
-    if args.foreground {
-        daemon::in_foreground(&job)?;
-    } else {
-        start(args, &job)?;
+    let is_made = prepare(&job)?;
+    let outcome = mount(args, &job);
+    if outcome.is_err() && is_made {
+        // What was made for nothing goes; if it is in use by now it stays.
+        let _ = std::fs::remove_dir(&job.first.dir);
     }
-    Ok(0)
+    outcome.map(|()| 0)
 }
 
-/// Refuses what cannot work, and makes the mount point.
-fn prepare(job: &Job) -> Result<()> {
+/// Asks the daemon of the volume, or starts one.
+fn mount(args: &Args, job: &Job) -> Result<()> {
+    for tries in 0.. {
+        if let Some(mut stream) = socket::connect(&job.volume) {
+            if args.foreground {
+                return Err(has_a_daemon(job));
+            }
+            match ask(job, &mut stream) {
+                Asked::Mounted => return Ok(()),
+                Asked::Refused(failure) => return Err(failure),
+                // Another one goes on, or the volume is closed by now.
+                Asked::Left(_) if tries < ASKED => {}
+                Asked::Left(failure) => return Err(failure),
+            }
+        } else {
+            let started = match args.foreground {
+                true => daemon::in_foreground(job),
+                false => start(args, job),
+            };
+            match started {
+                // In the foreground it has begun to take signals, and is not begun twice.
+                Err(failure) if args.foreground => return Err(failure),
+                Err(_) if tries < STARTED && place::is_held(&job.volume) => {}
+                started => return started,
+            }
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    }
+    Ok(())
+}
+
+/// What is to be done.
+fn job(args: &Args) -> Result<Job> {
+    let (volume, name) = match place::at_snapshot(&args.volume) {
+        Some((_, name)) if args.snapshot.as_ref().is_some_and(|other| *other != name) => {
+            let cause = "two snapshots are named";
+            let remedy = "name one, with --snapshot or behind the volume";
+            return Err(Failure::with("mount", &args.volume, cause, remedy));
+        }
+        Some((volume, name)) => (volume, Some(name)),
+        None => (args.volume.clone(), args.snapshot.clone()),
+    };
+    let volume = place::absolute(&volume)?;
+    // By the mount point of a volume that is meant.
+    let volume = mountinfo::at(&volume).map_or(volume, |mount| mount.volume);
+    let mut options = MountOptions::parse(&args.options)?;
+    if args.read_only {
+        options.add("ro")?;
+    }
+    let shows = match &args.snapshot {
+        Some(name) => Shows::Snapshot(name.clone()),
+        None => Shows::named(name.as_deref()),
+    };
+    // A volume that cannot be written to shows its snapshots, too.
+    let no_writes = || access(&volume, Access::WRITE_OK).is_err();
+    let read_only = options.read_only || shows.name().is_some() && no_writes();
+    options.check()?;
+    options.read_only |= shows.is_fixed();
+    let first = Plan {
+        dir: place::absolute(&args.dir)?,
+        shows,
+        options,
+    };
+    Ok(Job {
+        volume,
+        first,
+        read_only,
+    })
+}
+
+/// What came of asking a daemon for one more mount.
+enum Asked {
+    Mounted,
+    Refused(Failure),
+    /// It was gone before it answered, for this reason.
+    Left(Failure),
+}
+
+/// Has the daemon of the volume mount it once more.
+fn ask(job: &Job, stream: &mut UnixStream) -> Asked {
+    let dir = &job.first.dir;
+    // A daemon that has died since may have mounted it, and another one goes on with it.
+    if job.first.is_there(&job.volume) && !place::is_dead(dir) {
+        return Asked::Mounted;
+    }
+    let request = Request::Mount(job.first.wanted());
+    match socket::exchange(stream, request, &mut |_| {}) {
+        Ok(Ok(_)) if job.first.is_there(&job.volume) => Asked::Mounted,
+        Ok(Ok(_)) => Asked::Refused(place::out_of_sight(&job.volume)),
+        Ok(Err(failure)) => Asked::Refused(failure),
+        Err(e) => Asked::Left(Failure::with(
+            "talk to the daemon of",
+            &job.volume,
+            crate::failure::plain(&e),
+            "look at razorfs.log in the volume",
+        )),
+    }
+}
+
+fn has_a_daemon(job: &Job) -> Failure {
+    let cause = "a daemon has it mounted, and serves all mounts of it";
+    let remedy = "leave out --foreground, or unmount it first";
+    Failure::with("mount", &job.volume, cause, remedy)
+}
+
+/// Refuses what cannot work, and makes the mount point; says whether it did.
+fn prepare(job: &Job) -> Result<bool> {
     descriptors::have_enough()?;
+    let (volume, dir) = (&job.volume, &job.first.dir);
     let device = std::fs::File::options()
         .read(true)
         .write(true)
@@ -145,61 +265,59 @@ fn prepare(job: &Job) -> Result<()> {
         };
         return Err(failure.code(COULD_NOT_RUN));
     }
-    if let Some(mut stream) = socket::connect(&job.volume) {
-        let info = socket::ask(&mut stream, &job.volume, Request::Info, &mut |_| {})?;
-        return Err(in_use(job, &info));
+    if let Some(name) = job.first.shows.name() {
+        points::check_length(volume, name)?;
+        let source = PathBuf::from(job.first.shows.source(volume));
+        if place::is_volume(&source) {
+            let cause = "a volume has that very name";
+            let remedy = "read it at .razorfs/snapshots, or rename one of both";
+            return Err(Failure::with("mount", source, cause, remedy));
+        }
+        if !place::is_volume(volume) {
+            let cause = "there is no such volume";
+            return Err(Failure::with("mount", volume, cause, "check the path"));
+        }
     }
-    if let Some((volume, name)) = place::at_snapshot(&job.volume) {
-        let cause = "it is a snapshot";
-        let (volume, name) = (word(&volume), word(Path::new(&name)));
-        let dir = word(&job.dir);
-        let remedy = format!("use `razorfs mount --snapshot {name} {volume} {dir}`");
-        return Err(Failure::with("mount", &job.volume, cause, remedy));
-    }
-    if let Some(mount) = mountinfo::at(&job.dir) {
-        if !place::is_dead(&job.dir) {
-            let cause = format!("{} is mounted there", shown(&mount.volume));
+    if let Some(mount) = mountinfo::at(dir) {
+        if !place::is_dead(dir) {
+            let shows = Shows::named(mount.shows.as_deref());
+            let cause = match shows.is_fixed() {
+                false => format!("{} is mounted there", shown(&mount.volume)),
+                true => format!(
+                    "{} of {} is mounted there",
+                    shows.text(),
+                    shown(&mount.volume)
+                ),
+            };
             let remedy = "unmount it first, or use another directory";
-            return Err(Failure::with("mount on", &job.dir, cause, remedy));
+            return Err(Failure::with("mount on", dir, cause, remedy));
         }
-        umount::detach_dead(&job.dir, &mount.volume)?;
+        umount::detach_dead(dir, &mount.volume)?;
     }
-    if job.dir.starts_with(&job.volume) || job.volume.starts_with(&job.dir) {
+    if dir.starts_with(volume) || volume.starts_with(dir) {
         let cause = "the mount point and the volume are inside of each other";
-        return Err(Failure::with(
-            "mount on",
-            &job.dir,
-            cause,
-            "use another directory",
-        ));
+        let remedy = "use another directory";
+        return Err(Failure::with("mount on", dir, cause, remedy));
     }
-    match std::fs::metadata(&job.dir) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => {
-            let (cause, remedy) = ("it is not a directory", "use another path");
-            Err(Failure::with("mount on", &job.dir, cause, remedy))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir(&job.dir).map_err(|e| Failure::host("create", &job.dir, &e))
-        }
-        Err(e) => Err(Failure::host("mount on", &job.dir, &e)),
-    }
+    make(dir)
 }
 
-fn in_use(job: &Job, info: &serde_json::Value) -> Failure {
-    let dir = info.get("mounted").and_then(|v| v.as_str()).unwrap_or("?");
-    let pid = info.get("pid").and_then(serde_json::Value::as_u64);
-    let pid = pid.unwrap_or(0);
-    let cause = format!("razorfs (pid {pid}) has it mounted on {dir} already");
-    let remedy = match &job.snapshot {
-        // One daemon has the volume, and shows all snapshots of it.
-        Some(name) => {
-            let path = Path::new(dir).join(points::DIRECTORY).join(name);
-            format!("read the snapshot at {}", shown(&path))
+/// Makes the mount point, if it is not there; says whether it did.
+fn make(dir: &Path) -> Result<bool> {
+    match std::fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => Ok(false),
+        Ok(_) => {
+            let (cause, remedy) = ("it is not a directory", "use another path");
+            Err(Failure::with("mount on", dir, cause, remedy))
         }
-        None => format!("use it there, or `razorfs umount {dir}` first"),
-    };
-    Failure::with("mount", &job.volume, cause, remedy)
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match std::fs::create_dir(dir) {
+            Ok(()) => Ok(true),
+            // By another command.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Failure::host("create", dir, &e)),
+        },
+        Err(e) => Err(Failure::host("mount on", dir, &e)),
+    }
 }
 
 /// The command line of a process of the mount.
@@ -209,14 +327,18 @@ fn command_line(args: &Args, job: &Job, what: &[&str]) -> Vec<OsString> {
     if args.read_only {
         line.push("--read-only".into());
     }
-    if let Some(name) = &args.snapshot {
+    if let Some(name) = job.first.shows.snapshot() {
         line.extend(["--snapshot".into(), name.into()]);
     }
     for options in &args.options {
         line.extend(["-o".into(), options.into()]);
     }
     line.push("--".into());
-    line.extend([job.volume.clone().into(), job.dir.clone().into()]);
+    let source = match job.first.shows.snapshot() {
+        Some(_) => job.volume.clone().into(),
+        None => job.first.shows.source(&job.volume),
+    };
+    line.extend([source, job.first.dir.clone().into()]);
     line
 }
 
@@ -227,7 +349,7 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         Failure::new(message).code(COULD_NOT_RUN)
     };
     // The keeper starts the daemon.
-    let what = if job.options.is_kept() {
+    let what = if job.first.options.is_kept() {
         "--kept"
     } else {
         "--daemon"

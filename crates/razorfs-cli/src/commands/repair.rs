@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::commands::{print_json, print_text};
 use crate::failure::{DAMAGE, Failure, Result, shown};
+use crate::mountinfo::Mount;
 use crate::place::{self, Place};
 use crate::progress::{Progress, Unit};
 use crate::signals;
@@ -148,10 +149,10 @@ fn closed(path: &Path) -> Result<PathBuf> {
     match Place::find(path) {
         Ok(Place::Closed(volume)) => Ok(volume),
         Ok(Place::Live(live)) => {
-            let (cause, remedy) = match &live.dir {
-                Some(dir) => (
+            let (cause, remedy) = match live.mounts.last() {
+                Some(Mount { dir, .. }) => (
                     format!("it is mounted at {}", shown(dir)),
-                    format!("`razorfs umount {}` first", shown(dir)),
+                    format!("`razorfs umount {}` first", shown(&live.volume)),
                 ),
                 None => (
                     "it is mounted where this process cannot see it".to_owned(),

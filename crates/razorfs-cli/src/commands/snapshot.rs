@@ -9,6 +9,7 @@ use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Live, Place};
 use crate::points;
+use crate::shows::Shows;
 use crate::socket::{Points, Request};
 
 /// Keeps the whole volume as it is, lists what is kept, and gives it up
@@ -107,14 +108,19 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Has the process that has the volume open do it: its daemon, or this one.
+/// Has the process that has the volume open do it: its daemon, or this one. A place may be that of
+/// a branch.
 pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
-    match Place::find(place)? {
+    let place::Spot {
+        place, snapshot, ..
+    } = place::spot(place)?;
+    match Place::find(&place)? {
         Place::Live(mut live) => {
+            let of = snapshot.or_else(|| live.shows().map(str::to_owned));
             if matches!(points, Points::Create(_) | Points::Rollback(_)) {
                 settle(&live)?;
             }
-            live.ask(Request::Snapshots(points.clone()))
+            live.ask(Request::Snapshots(points.clone(), of))
         }
         Place::Closed(path) => {
             let options = Options {
@@ -122,7 +128,8 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
                 ..Options::default()
             };
             let volume = place::open(&path, options)?;
-            let answer = points::answer(&volume, &path, points);
+            let shows = Shows::named(snapshot.as_deref()).in_volume(&volume);
+            let answer = points::answer_for(&volume, &path, &shows, points);
             let closed = volume.close();
             closed.map_err(|e| Failure::engine("close", &path, &e))?;
             answer
@@ -133,12 +140,16 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
 /// Brings what programs have written, and only the kernel has yet, to the daemon. The daemon cannot
 /// ask for it, and without it a snapshot would lack what was written before it was asked for; after
 /// a rollback the kernel would write it over what was gone back to.
-fn settle(live: &Live) -> Result<()> {
-    let Some(dir) = &live.dir else {
+pub fn settle(live: &Live) -> Result<()> {
+    if live.mounts.is_empty() {
         return Err(place::out_of_sight(&live.volume));
-    };
-    let flushed = std::fs::File::open(dir).and_then(|d| Ok(rustix::fs::syncfs(d)?));
-    flushed.map_err(|e| Failure::host("sync", dir, &e))
+    }
+    // Of snapshots there is nothing to be written, which takes no time.
+    for mount in &live.mounts {
+        let flushed = std::fs::File::open(&mount.dir).and_then(|d| Ok(rustix::fs::syncfs(d)?));
+        flushed.map_err(|e| Failure::host("sync", &mount.dir, &e))?;
+    }
+    Ok(())
 }
 
 /// All of them, or none if one is not there.

@@ -44,7 +44,7 @@ const GAUGES: [&str; 3] = ["dirty_bytes", "orphans", "write_amplification"];
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let document = match Place::find(&args.place)? {
-        Place::Live(mut live) => live.ask(Request::Stats)?,
+        Place::Live(mut live) => live.ask(Request::Stats(live.named.clone()))?,
         Place::Closed(path) => {
             let options = Options {
                 read_only: true,

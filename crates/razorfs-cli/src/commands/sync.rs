@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::failure::{Failure, Result};
+use crate::mountinfo::Mount;
 use crate::place::{self, Place};
 use crate::socket::Request;
 
@@ -25,7 +26,7 @@ pub fn run(args: &Args) -> Result<u8> {
     match Place::find(&args.place)? {
         Place::Live(mut live) => {
             // What the kernel still holds goes to the daemon first.
-            if let Some(dir) = &live.dir {
+            for Mount { dir, .. } in &live.mounts {
                 let flushed = std::fs::File::open(dir).and_then(|d| Ok(rustix::fs::syncfs(d)?));
                 flushed.map_err(|e| Failure::host("sync", dir, &e))?;
             }

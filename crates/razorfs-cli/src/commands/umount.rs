@@ -12,9 +12,9 @@ use crate::{holders, mountinfo};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   razorfs umount mnt
-  razorfs umount demo.rzfs      the same, by the volume")]
+  razorfs umount demo.rzfs      all mounts of the volume")]
 pub struct Args {
-    /// The mount point, or the volume
+    /// The mount point; or the volume, of which all mounts are meant
     dir: PathBuf,
 }
 
@@ -43,7 +43,11 @@ pub fn run(args: &Args) -> Result<u8> {
             Ok(0)
         }
         Place::Live(mut live) => {
-            let answer = live.ask(Request::Umount)?;
+            let answer = live.ask(Request::Umount(live.named.clone()))?;
+            // Others of the volume are mounted.
+            if answer.get("stays").is_some() {
+                return Ok(0);
+            }
             let processes = answer.get("processes").and_then(|v| v.as_array());
             let processes = processes.into_iter().flatten().filter_map(|v| v.as_u64());
             let processes: Vec<u32> = processes.filter_map(|n| n.try_into().ok()).collect();

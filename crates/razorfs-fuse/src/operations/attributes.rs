@@ -133,7 +133,7 @@ impl Operations {
                 }
                 if self.applied(request).is_none() {
                     let set = || self.fs.set_xattr(ino, name, value, mode);
-                    as_request(request.header.request(), set)?;
+                    as_request(self.number(request), set)?;
                 }
                 if name == CAPABILITY {
                     self.privileges.changed(ino);
@@ -161,7 +161,7 @@ impl Operations {
                     return Ok(());
                 }
                 let remove = || self.fs.remove_xattr(ino, name);
-                Ok(as_request(request.header.request(), remove)?)
+                Ok(as_request(self.number(request), remove)?)
             }
             _ => Err(Errno(libc::ENOSYS)),
         }

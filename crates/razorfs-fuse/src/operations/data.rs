@@ -67,7 +67,7 @@ impl Operations {
             Some(_) => FILE_MAX.saturating_sub(offset).min(data.len() as u64) as usize,
             None => {
                 let write = || self.fs.write(ino, offset, data);
-                as_request(request.header.request(), write)?
+                as_request(self.number(request), write)?
             }
         };
         self.statistics.count_written(n);

@@ -29,6 +29,7 @@ use crate::protocol::{
 };
 use crate::statistics::Statistics;
 use crate::transport::{Handler, Reply, ReplyTo, Scratch};
+use crate::underway::{Unanswered, Underway};
 use privileges::Privileges;
 
 pub use attributes::SYNC_IOCTL;
@@ -49,6 +50,10 @@ impl From<Error> for Errno {
     }
 }
 
+/// Where the number of a mount stands in that of a request, which the kernel counts up from a small
+/// one.
+const ORIGIN_SHIFT: u32 = 47;
+
 /// OPEN: pages cached from an earlier open stay good, as nobody else changes them.
 const OPEN_KEEP_CACHE: u32 = 1 << 1;
 
@@ -59,9 +64,11 @@ pub struct Operations {
     /// Features to leave out besides.
     without: AtomicU64,
     validity: Validity,
+    origin: u64,
     negotiated: OnceLock<Negotiated>,
     privileges: Privileges,
     statistics: Arc<Statistics>,
+    underway: Arc<Underway>,
     ready: Mutex<Option<Ready>>,
 }
 
@@ -77,11 +84,20 @@ impl Operations {
             limits,
             without: AtomicU64::new(0),
             validity,
+            origin: 0,
             negotiated: OnceLock::new(),
             privileges: Privileges::default(),
             statistics: Arc::default(),
+            underway: Arc::default(),
             ready: Mutex::new(None),
         }
+    }
+
+    /// Tells its requests from those of another mount of the same volume.
+    #[must_use]
+    pub fn of_mount(self, origin: u16) -> Self {
+        let origin = u64::from(origin);
+        Self { origin, ..self }
     }
 
     /// Has features left out that turn out not to be possible, before INIT comes.
@@ -110,6 +126,11 @@ impl Operations {
     #[must_use]
     pub fn statistics(&self) -> Arc<Statistics> {
         self.statistics.clone()
+    }
+
+    /// The requests that are being carried out.
+    pub(crate) fn underway(&self) -> Arc<Underway> {
+        Arc::clone(&self.underway)
     }
 
     /// The mount has ended.
@@ -164,10 +185,14 @@ impl Operations {
     /// Whether a server that has died had carried this request out, of those that must not be
     /// carried out twice; with the inode that it made. It is only to be answered then.
     fn applied(&self, request: &Request<'_>) -> Option<Ino> {
-        let header = &request.header;
-        header
-            .is_resent()
-            .then(|| self.fs.applied(header.request()))?
+        let is_resent = request.header.is_resent();
+        is_resent.then(|| self.fs.applied(self.number(request)))?
+    }
+
+    /// The number that a request is noted by: the kernel counts those of each mount by itself, and
+    /// a volume that has several notes all of them in one place.
+    fn number(&self, request: &Request<'_>) -> u64 {
+        request.header.request() ^ self.origin << ORIGIN_SHIFT
     }
 
     /// Sends what `out` holds, or the error.
@@ -292,7 +317,8 @@ impl Operations {
 }
 
 impl Handler for Operations {
-    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) {
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) -> Unanswered {
+        let unanswered = self.underway.begin();
         match protocol::parse(message, self.dialect()) {
             Ok(request) => {
                 self.statistics.count_request(request.header.opcode);
@@ -315,5 +341,6 @@ impl Handler for Operations {
                 }
             }
         }
+        unanswered
     }
 }

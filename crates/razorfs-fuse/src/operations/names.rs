@@ -49,7 +49,7 @@ impl Operations {
 
     fn find_or_make(&self, request: &Request<'_>) -> Result<Stat> {
         let parent = Ino(request.header.node);
-        let number = request.header.request();
+        let number = self.number(request);
         let create = |name: &[u8], node: &NewNode<'_>| {
             as_request(number, || self.fs.create_node(parent, name, node))
         };
@@ -131,7 +131,7 @@ impl Operations {
     }
 
     pub(super) fn change_names(&self, request: &Request<'_>) -> Result {
-        as_request(request.header.request(), || self.change_names_once(request))
+        as_request(self.number(request), || self.change_names_once(request))
     }
 
     fn change_names_once(&self, request: &Request<'_>) -> Result {

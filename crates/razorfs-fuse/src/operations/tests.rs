@@ -6,6 +6,7 @@ use super::*;
 use crate::null::NullFs;
 use crate::protocol::Encode as _;
 use crate::transport::ReplySink;
+use crate::{Notifier, WithSnapshots, forget_snapshot, forget_stale};
 
 /// Keeps what is sent.
 #[derive(Default)]
@@ -61,7 +62,7 @@ fn ask_numbered(
     message.zeros(12);
     message.extend_from_slice(body);
     let kept = Arc::new(Kept::default());
-    operations.handle(&message, ReplyTo(kept.clone()), &mut Scratch::default());
+    drop(operations.handle(&message, ReplyTo(kept.clone()), &mut Scratch::default()));
     let answers = std::mem::take(&mut *kept.0.lock());
     let split = |answer: Vec<u8>| {
         assert_eq!(answer[..4], (answer.len() as u32).to_ne_bytes());
@@ -221,6 +222,17 @@ fn whatever_changes_the_content_clears_setuid_but_for_root() {
     }
 }
 
+/// Opens a volume, that goes on from what the memory has.
+fn with_redo(path: &std::path::Path, ram: &Arc<razorfs_disk::Ram>) -> razorfs::Volume {
+    let redo = razorfs::redo::RedoMemory::new(Arc::clone(ram)).unwrap();
+    let options = razorfs::Options {
+        threads: false,
+        redo: Some(Arc::new(redo)),
+        ..razorfs::Options::default()
+    };
+    razorfs::Volume::open(path, options).unwrap()
+}
+
 #[test]
 fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     use crate::protocol::RESENT;
@@ -229,14 +241,12 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
     // Each one goes on where the one before was let go of, without being closed.
     let begin = || {
-        let redo = razorfs::redo::RedoMemory::new(Arc::clone(&ram)).unwrap();
-        let options = razorfs::Options {
-            threads: false,
-            redo: Some(Arc::new(redo)),
-            ..razorfs::Options::default()
-        };
-        let volume = razorfs::Volume::open(room.path(), options).unwrap();
-        let operations = Operations::new(Arc::new(volume), Limits::default(), Validity::default());
+        let volume = with_redo(room.path(), &ram);
+        let operations = Operations::new(
+            Arc::new(WithSnapshots::new(volume)),
+            Limits::default(),
+            Validity::default(),
+        );
         operations.resume(Agreed {
             minor: 45,
             flags: 0,
@@ -308,4 +318,162 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     assert_eq!(across(&operations, 112), 3);
     drop(operations);
     assert_eq!(across(&begin(), 112 | RESENT), 3);
+}
+
+/// Keeps what is sent in its order; an answer waits before it is, until it is let go.
+struct Waits {
+    kept: Kept,
+    answers: Mutex<std::sync::mpsc::Sender<()>>,
+    let_go: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl ReplySink for Waits {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let is_notification = parts[0][8..16] == [0; 8];
+        if !is_notification {
+            self.answers.lock().send(()).unwrap();
+            // When nobody is there to let it go, it goes.
+            let _ = self.let_go.lock().recv();
+        }
+        self.kept.send(parts)
+    }
+}
+
+/// Has a request look at the volume, changes that, and has `tell` tell the kernel while the answer
+/// is not sent yet; whether it was sent before the kernel was told anything.
+fn is_answered_first(
+    operations: &Operations,
+    (opcode, node, body): (u32, Ino, &[u8]),
+    change: impl FnOnce(),
+    tell: impl Fn(&Notifier) + Sync,
+) -> bool {
+    let (answers, answered) = std::sync::mpsc::channel();
+    let (let_go, goes) = std::sync::mpsc::channel();
+    let sink = Arc::new(Waits {
+        kept: Kept::default(),
+        answers: Mutex::new(answers),
+        let_go: Mutex::new(goes),
+    });
+    let mut message = Vec::new();
+    message.u32((protocol::IN_HEADER + body.len()) as u32);
+    message.u32(opcode);
+    message.u64(3);
+    message.u64(node.0);
+    message.zeros(16);
+    message.extend_from_slice(body);
+    let notifier = Notifier {
+        sink: sink.clone(),
+        underway: operations.underway(),
+    };
+    std::thread::scope(|scope| {
+        let reply = ReplyTo(sink.clone());
+        scope.spawn(|| drop(operations.handle(&message, reply, &mut Scratch::default())));
+        answered.recv().unwrap();
+        change();
+        let tells = let_go.clone();
+        *notifier.underway.waits.lock() = Some(Box::new(move || tells.send(()).unwrap()));
+        scope.spawn(|| tell(&notifier)).join().unwrap();
+        // If nobody has waited for it.
+        drop(let_go);
+        notifier.underway.waits.lock().take();
+    });
+    let sent = sink.kept.0.lock();
+    assert!(sent.len() > 1, "the kernel is told something");
+    let is_answer = |message: &Vec<u8>| message[8..16] == 3u64.to_ne_bytes();
+    sent.iter().position(is_answer) == Some(0)
+}
+
+/// The answer came after what it was to be forgotten by, and was kept for an hour.
+#[test]
+fn what_was_looked_at_before_a_rollback_is_answered_before_the_kernel_forgets() {
+    let root = Ino::ROOT;
+    let mut read_dir = vec![0; 40];
+    read_dir[16..18].copy_from_slice(&4096u16.to_ne_bytes());
+    for (opcode, body) in [
+        (opcode::LOOKUP, &b"new\0"[..]),
+        (opcode::LOOKUP, b"changed\0"),
+        (opcode::LOOKUP, b"gone\0"),
+        (opcode::GETATTR, &[0; 16]),
+        (opcode::READDIRPLUS, &read_dir),
+    ] {
+        let room = tempfile::tempdir().unwrap();
+        let volume =
+            razorfs::Volume::open_or_create(room.path().join("v"), razorfs::Options::default());
+        let volume = volume.unwrap();
+        let file = razorfs::NewNode::file(0o644);
+        let changed = volume.create_node(root, b"changed", &file).unwrap().ino;
+        volume.create_node(root, b"gone", &file).unwrap();
+        volume.snapshot("then").unwrap();
+        volume.write(changed, 0, b"more").unwrap();
+        volume.unlink(root, b"gone").unwrap();
+        volume.create_node(root, b"new", &file).unwrap();
+        let fs = Arc::new(WithSnapshots::new(volume.clone()));
+        let operations = Operations::new(fs, Limits::default(), Validity::default());
+        let safety = Mutex::new(String::new());
+        let first = is_answered_first(
+            &operations,
+            (opcode, root, body),
+            || *safety.lock() = volume.rollback("then").unwrap().name,
+            |notifier| forget_stale(&volume, &safety.lock(), notifier).unwrap(),
+        );
+        assert!(first, "{} {body:?}", opcode::name(opcode));
+    }
+}
+
+#[test]
+fn a_name_without_snapshot_is_answered_before_the_kernel_is_told_of_the_snapshot() {
+    let room = tempfile::tempdir().unwrap();
+    let volume =
+        razorfs::Volume::open_or_create(room.path().join("v"), razorfs::Options::default());
+    let volume = volume.unwrap();
+    let fs = Arc::new(WithSnapshots::new(volume.clone()));
+    let hidden = fs.lookup(Ino::ROOT, crate::HIDDEN.as_bytes()).unwrap().ino;
+    let snapshots = fs.lookup(hidden, crate::SNAPSHOTS.as_bytes()).unwrap().ino;
+    let operations = Operations::new(fs, Limits::default(), Validity::default());
+    let first = is_answered_first(
+        &operations,
+        (opcode::LOOKUP, snapshots, b"then\0"),
+        || drop(volume.snapshot("then").unwrap()),
+        |notifier| forget_snapshot("then", notifier),
+    );
+    assert!(first);
+}
+
+/// The kernel counts the requests of each mount from the same number on.
+#[test]
+fn a_request_of_one_mount_is_not_taken_for_that_of_another_of_the_volume() {
+    use crate::protocol::RESENT;
+    let room = tempfile::tempdir().unwrap();
+    let ram = Arc::new(razorfs_disk::Ram::new(4 << 20));
+    razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
+    let begin = || with_redo(room.path(), &ram);
+    let serve = |volume: &razorfs::Volume, origin| {
+        let fs = Arc::new(WithSnapshots::new(volume.clone()));
+        let operations = Operations::new(fs, Limits::default(), Validity::default());
+        let operations = operations.of_mount(origin);
+        operations.resume(Agreed {
+            minor: 45,
+            flags: 0,
+        });
+        operations
+    };
+    let unlink = |operations: &Operations, unique| {
+        ask_numbered(operations, unique, 0, opcode::UNLINK, 1, b"f\0")[0].0
+    };
+    let volume = begin();
+    let file = razorfs::NewNode::file(0o644);
+    volume.create_node(Ino::ROOT, b"f", &file).unwrap();
+    volume.snapshot("then").unwrap();
+    assert_eq!(unlink(&serve(&volume, 1), 100), 0);
+    drop(volume);
+    let volume = begin();
+    assert_eq!(unlink(&serve(&volume, 1), 100 | RESENT), 0);
+    assert_eq!(unlink(&serve(&volume, 2), 100 | RESENT), libc::ENOENT);
+    // What a snapshot shows is answered, whatever its number.
+    let then = serve(&volume.at_snapshot("then").unwrap(), 1);
+    let (error, found) = ask_numbered(&then, 100 | RESENT, 0, opcode::LOOKUP, 1, b"f\0").remove(0);
+    assert_eq!((error, found[..8] == [0; 8]), (0, false));
+    // Nor does its end mean that nobody is left whose requests are noted.
+    then.ended();
+    assert_eq!(unlink(&serve(&volume, 1), 100 | RESENT), 0);
 }

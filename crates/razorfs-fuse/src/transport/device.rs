@@ -229,7 +229,7 @@ impl Device {
                 }
             };
             let message = buf.get(..n).unwrap_or_default();
-            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            drop(handler.handle(message, ReplyTo(self.sink()), &mut scratch));
             if let Some(near) = &self.near
                 && !self.reading.load(Ordering::SeqCst)
             {
@@ -255,7 +255,7 @@ impl Device {
                     Took::Message(n) => {
                         self.rouse();
                         let message = buf.get(..n).unwrap_or_default();
-                        handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+                        drop(handler.handle(message, ReplyTo(self.sink()), &mut scratch));
                         stays = near.stays(&mut visit, message);
                     }
                     Took::Nothing => stays = false,
@@ -454,7 +454,7 @@ impl Transport for Device {
                 Took::Nothing | Took::End => return Ok(()),
             };
             let message = buf.get(..n).unwrap_or_default();
-            handler.handle(message, ReplyTo(self.sink()), &mut scratch);
+            drop(handler.handle(message, ReplyTo(self.sink()), &mut scratch));
             if protocol::is_first_sent(message) {
                 return Ok(());
             }

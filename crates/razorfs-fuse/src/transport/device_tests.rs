@@ -41,7 +41,7 @@ fn this_thread() -> u32 {
 }
 
 impl Handler for Waits {
-    fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) {
+    fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) -> Unanswered {
         let near = std::thread::current().name() == Some("fuse-near");
         if near {
             self.accompanied.fetch_add(1, Ordering::SeqCst);
@@ -51,6 +51,7 @@ impl Handler for Waits {
             let _ = self.go_on.lock().recv();
         }
         reply.request(u64::from(message[0])).done();
+        Unanswered::alone()
     }
 }
 
@@ -247,10 +248,11 @@ fn a_companion_that_is_still_busy_is_not_waited_for() {
 struct Notes(Mutex<Vec<u64>>);
 
 impl Handler for Notes {
-    fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) {
+    fn handle(&self, message: &[u8], reply: ReplyTo, _scratch: &mut Scratch) -> Unanswered {
         let unique = crate::protocol::header_of(message).unwrap().unique;
         self.0.lock().push(unique);
         reply.request(unique).done();
+        Unanswered::alone()
     }
 }
 

@@ -14,6 +14,7 @@ pub use device::{Device, DeviceOptions};
 pub use uring::{NoRings, NotRegistered, RingOptions, Rings, available as rings_available};
 
 use crate::protocol::reply_header;
+use crate::underway::Unanswered;
 
 /// Where answers go. Every answer is one write.
 pub trait ReplySink: Send + Sync {
@@ -42,8 +43,9 @@ pub struct Scratch {
 
 /// What carries requests out. Called from several threads at a time.
 pub trait Handler: Sync {
-    /// Carries one message out and answers now, or keeps `reply` and answers later.
-    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch);
+    /// Carries one message out and answers now, or keeps `reply` and answers later. What this
+    /// returns is to be kept until the answer, if it was given, is with the kernel.
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) -> Unanswered;
 }
 
 /// A way for messages to come and go.

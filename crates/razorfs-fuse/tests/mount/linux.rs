@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use razorfs::{Options, Volume};
-use razorfs_fuse::SessionOptions;
+use razorfs_fuse::{SessionOptions, WithSnapshots};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with};
 use tempfile::TempDir;
 
@@ -128,7 +128,7 @@ fn a_shutdown_loses_what_is_not_durable_and_nothing_else() {
         let path = home.path().join("v");
         let volume = Volume::open_or_create(&path, Options::default()).unwrap();
         let options = SessionOptions::default();
-        let mount = Mount::new(Arc::new(volume.clone()), true, &options);
+        let mount = Mount::new(Arc::new(WithSnapshots::new(volume.clone())), true, &options);
         fs::write(mount.path("early"), b"synced").unwrap();
         File::open(mount.root()).unwrap().sync_all().unwrap();
         fs::write(mount.path("late"), b"not synced").unwrap();
@@ -206,7 +206,7 @@ fn file_handles_outlive_the_mount() {
         data: [0; 128],
     };
     let first = volume();
-    let mount = Mount::new(Arc::new(first.clone()), true, &options);
+    let mount = Mount::new(Arc::new(WithSnapshots::new(first.clone())), true, &options);
     fs::create_dir(mount.path("d")).unwrap();
     fs::write(mount.path("d/f"), b"found again").unwrap();
     let file = File::open(mount.path("d/f")).unwrap();
@@ -227,7 +227,7 @@ fn file_handles_outlive_the_mount() {
     mount.end();
     first.close().unwrap();
     let second = volume();
-    let mount = Mount::new(Arc::new(second.clone()), true, &options);
+    let mount = Mount::new(Arc::new(WithSnapshots::new(second.clone())), true, &options);
     let dir = File::open(mount.root()).unwrap();
     let mut open = || {
         // SAFETY: the kernel filled the handle; the descriptor is new and nobody else's.

@@ -29,6 +29,7 @@ use razorfs::{Options, Volume};
 use razorfs_fuse::transport::rings_available;
 use razorfs_fuse::{
     FileSystem, NullFs, Session, SessionOptions, Statistics, TransportChoice, Unmounter,
+    WithSnapshots,
 };
 use tempfile::TempDir;
 
@@ -139,7 +140,11 @@ pub(crate) fn each_with(options: &SessionOptions, test: impl Fn(&Mount)) {
         test(&Mount::new(Arc::new(NullFs::default()), false, &options));
         let home = TempDir::new().unwrap();
         let volume = Volume::open_or_create(home.path().join("v"), Options::default()).unwrap();
-        test(&Mount::new(Arc::new(volume.clone()), true, &options));
+        test(&Mount::new(
+            Arc::new(WithSnapshots::new(volume.clone())),
+            true,
+            &options,
+        ));
         volume.close().unwrap();
     }
 }
@@ -157,7 +162,7 @@ pub(crate) fn volume(test: impl Fn(&Mount, &Volume)) {
             ..SessionOptions::default()
         };
         test(
-            &Mount::new(Arc::new(volume.clone()), true, &options),
+            &Mount::new(Arc::new(WithSnapshots::new(volume.clone())), true, &options),
             &volume,
         );
         volume.close().unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use razorfs::{Atime, Options, Volume};
-use razorfs_fuse::SessionOptions;
+use razorfs_fuse::{SessionOptions, WithSnapshots};
 use rustix::fs::{Advice, fadvise};
 
 use crate::{Mount, available, volume};
@@ -85,7 +85,7 @@ fn a_mount_with_strictatime_sees_every_opening() {
     volume.set_atime(Atime::Strict);
     let mut options = SessionOptions::default();
     options.limits = options.limits.seeing_opens();
-    let mount = Mount::new(Arc::new(volume.clone()), true, &options);
+    let mount = Mount::new(Arc::new(WithSnapshots::new(volume.clone())), true, &options);
     fs::write(mount.path("f"), b"content").unwrap();
     std::os::unix::fs::symlink("target", mount.path("l")).unwrap();
     for _ in 0..3 {

@@ -3,7 +3,14 @@
 use razorfs_format::manifest::ForkMeta;
 use razorfs_format::record::Time;
 
+use std::path::PathBuf;
+
+use crate::library::Snapshot;
+use crate::namespace::{Clash, Merged};
 use crate::{Result, Volume};
+
+/// What the names begin with that are given to what was before a commit.
+pub const BEFORE_COMMIT: &str = "before-commit-";
 
 /// A branch of the volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +47,39 @@ impl AsRef<str> for Branch {
     }
 }
 
+/// What both have changed since a branch and its target parted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// Which file or name, in the target if it is there.
+    pub path: PathBuf,
+    /// What is in the way, in words.
+    pub why: &'static str,
+}
+
+/// What came of [`Volume::commit_branch`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use = "nothing was done if there are conflicts"]
+pub enum Committed {
+    /// The branch has changed nothing that the target does not have.
+    Nothing,
+    /// Nothing was done, because both have changed these.
+    Conflicts(Vec<Conflict>),
+    /// The target has what was changed in the branch. What it was before is this snapshot.
+    Done(Snapshot),
+}
+
+/// What is done about conflicts.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum OnConflict {
+    /// They are told, and nothing is done.
+    #[default]
+    Refuse,
+    /// The target becomes what the branch is: what was changed in the target since they parted is
+    /// in the snapshot of before only.
+    TakeBranch,
+}
+
 /// Branches.
 impl Volume {
     /// Makes a branch of what this shows: the volume as it is now, one of its branches, or one of
@@ -74,6 +114,26 @@ impl Volume {
         let id = self.inner.store.branch().0;
         let mut all = self.branches().into_iter();
         all.find(|branch| branch.id == id).map(|branch| branch.name)
+    }
+
+    /// Does here what was changed in `branch` since the two parted: files are told apart by inode,
+    /// and keep their numbers, links, attributes and times. This may be the volume itself or
+    /// another branch; `branch` stays as it is, and what is changed in it from here on can be
+    /// committed again. All of it happens at once, and is on the disk when this returns; what was
+    /// before is a snapshot, to which one can go back. If both have changed the same file or name,
+    /// nothing is done unless `on_conflict` says how.
+    ///
+    /// The time it takes grows with what was changed; if nothing was changed here since, it is that
+    /// of a rollback. Files that are open here go on as after a rollback ([`Volume::rollback`]).
+    pub fn commit_branch(&self, branch: &Self, on_conflict: OnConflict) -> Result<Committed> {
+        let safety = self.safety_name(BEFORE_COMMIT);
+        let force = on_conflict == OnConflict::TakeBranch;
+        let conflict = |Clash { path, why }| Conflict { path, why };
+        Ok(match self.inner.merge(&branch.inner, &safety, force)? {
+            Merged::Nothing => Committed::Nothing,
+            Merged::Clashes(all) => Committed::Conflicts(all.into_iter().map(conflict).collect()),
+            Merged::Done(taken) => Committed::Done(Snapshot::of(&taken)),
+        })
     }
 
     /// Deletes a branch, and what only it has. Its snapshots stay. Fails with

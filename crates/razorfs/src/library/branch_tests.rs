@@ -6,7 +6,7 @@ use razorfs_disk::Env;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 use crate::sync::Mutex;
-use crate::{CreateOptions, Error, Geometry, Options, Step, Volume};
+use crate::{Committed, CreateOptions, Error, Geometry, OnConflict, Options, Step, Volume};
 
 /// The main tree, or a branch.
 type Which = Option<String>;
@@ -418,4 +418,140 @@ fn a_branch_that_somebody_has_open_is_there_after_a_power_cut() {
     let cut = receive.recv().unwrap();
     let after = Volume::open_on(Arc::new(cut), Arc::new(SimEnv::new(2)), options()).unwrap();
     assert_eq!(after.branches().len(), 1, "it was opened");
+}
+
+/// A volume with a directory, two files, and a branch of that.
+fn forked() -> (Volume, Volume) {
+    let volume = Volume::on_sim(options());
+    let fs = volume.root();
+    fs.create_dir_all("d/e").unwrap();
+    fs.write("d/one", b"one").unwrap();
+    fs.write("d/two", vec![2; 5000]).unwrap();
+    fs.write("gone", b"to be removed").unwrap();
+    volume.create_branch("work").unwrap();
+    let branch = volume.branch("work").unwrap();
+    (volume, branch)
+}
+
+fn commit(volume: &Volume, branch: &Volume) -> Committed {
+    volume.commit_branch(branch, OnConflict::Refuse).unwrap()
+}
+
+#[test]
+fn a_commit_brings_what_was_changed_in_the_branch_and_keeps_what_was_changed_here() {
+    let (volume, branch) = forked();
+    let (here, there) = (volume.root(), branch.root());
+    assert_eq!(commit(&volume, &branch), Committed::Nothing);
+    there.write("d/one", vec![1; 300_000]).unwrap();
+    there.write("d/new", b"new").unwrap();
+    there.hard_link("d/new", "d/e/linked").unwrap();
+    there.create_dir_all("x/y").unwrap();
+    there.rename("d/e", "x/y/e").unwrap();
+    there.remove_file("gone").unwrap();
+    here.write("d/two", b"changed here").unwrap();
+    here.write("d/mine", b"mine").unwrap();
+    let Committed::Done(before) = commit(&volume, &branch) else {
+        panic!("there is no conflict");
+    };
+    assert_eq!(here.read("d/one").unwrap(), vec![1; 300_000]);
+    assert_eq!(here.read("d/two").unwrap(), b"changed here");
+    assert_eq!(here.read("d/mine").unwrap(), b"mine");
+    assert_eq!(here.read("x/y/e/linked").unwrap(), b"new");
+    let ino = |v: &Volume, path: &str| v.find_by_path(path.as_bytes()).unwrap();
+    assert_eq!(ino(&volume, "/d/new"), ino(&branch, "/d/new"));
+    assert_eq!(volume.stat(ino(&volume, "/d/new")).unwrap().nlink, 2);
+    assert_eq!(ino(&volume, "/d/new"), ino(&volume, "/x/y/e/linked"));
+    assert!(!here.exists("gone").unwrap() && !here.exists("d/e").unwrap());
+    assert!(!there.exists("d/mine").unwrap());
+    // What is there is not done again, and the branch goes on.
+    assert_eq!(commit(&volume, &branch), Committed::Nothing);
+    there.write("d/new", b"newer").unwrap();
+    let again = commit(&volume, &branch);
+    assert!(matches!(again, Committed::Done(_)), "{again:?}");
+    assert_eq!(here.read("d/new").unwrap(), b"newer");
+    // And it can be undone.
+    volume.rollback(&before).unwrap();
+    assert_eq!(here.read("d/one").unwrap(), b"one");
+    assert_eq!(here.read("d/mine").unwrap(), b"mine");
+    assert!(here.exists("gone").unwrap());
+    // Then all of it is to be done again.
+    let again = commit(&volume, &branch);
+    assert!(matches!(again, Committed::Done(_)), "{again:?}");
+    assert_eq!(here.read("d/new").unwrap(), b"newer");
+    assert_eq!(here.read("d/one").unwrap(), vec![1; 300_000]);
+    assert!(!here.exists("gone").unwrap());
+    assert_eq!(volume.branches().len(), 1);
+}
+
+#[test]
+fn a_commit_that_would_lose_something_names_it_and_does_nothing() {
+    let (volume, branch) = forked();
+    let (here, there) = (volume.root(), branch.root());
+    there.write("d/one", b"theirs").unwrap();
+    here.write("d/one", b"ours").unwrap();
+    there.write("same", b"theirs").unwrap();
+    here.write("same", b"ours").unwrap();
+    there.remove_file("gone").unwrap();
+    here.write("gone", b"changed after all").unwrap();
+    there.remove_dir_all("d/e").unwrap();
+    here.write("d/e/f", b"in what the branch has removed")
+        .unwrap();
+    there.write("d/harmless", b"").unwrap();
+    let Committed::Conflicts(conflicts) = commit(&volume, &branch) else {
+        panic!("there are conflicts");
+    };
+    let mut paths: Vec<_> = conflicts.iter().map(|c| c.path.to_str().unwrap()).collect();
+    paths.dedup();
+    assert_eq!(paths, ["d/e", "d/one", "gone", "same"], "{conflicts:?}");
+    assert!(!here.exists("d/harmless").unwrap());
+    assert_eq!(here.read("d/one").unwrap(), b"ours");
+    assert_eq!(volume.branches().len(), 1);
+    // The branch is taken for what it is, and what was here is kept.
+    let taken = volume.commit_branch(&branch, OnConflict::TakeBranch);
+    let Committed::Done(before) = taken.unwrap() else {
+        panic!("it was told how");
+    };
+    assert_eq!(here.read("d/one").unwrap(), b"theirs");
+    assert_eq!(here.read("same").unwrap(), b"theirs");
+    assert!(!here.exists("gone").unwrap() && !here.exists("d/e").unwrap());
+    volume.rollback(&before).unwrap();
+    assert_eq!(
+        here.read("d/e/f").unwrap(),
+        b"in what the branch has removed"
+    );
+    assert_eq!(here.read("same").unwrap(), b"ours");
+}
+
+#[test]
+fn directories_that_were_moved_into_each_other_are_a_conflict() {
+    let (volume, branch) = forked();
+    volume.root().create_dir_all("p/q").unwrap();
+    volume.root().create_dir_all("r").unwrap();
+    volume.create_branch("two").unwrap();
+    let two = volume.branch("two").unwrap();
+    two.root().rename("r", "p/q/r").unwrap();
+    volume.root().rename("p", "r/p").unwrap();
+    let committed = commit(&volume, &two);
+    let Committed::Conflicts(conflicts) = committed else {
+        panic!("{committed:?}");
+    };
+    assert_eq!(conflicts[0].path.to_str(), Some("r"), "{conflicts:?}");
+    assert!(volume.root().exists("r/p/q").unwrap());
+    drop(branch);
+}
+
+#[test]
+fn a_branch_is_committed_to_another_branch_and_not_to_itself() {
+    let (volume, branch) = forked();
+    branch.create_branch("child").unwrap();
+    let child = volume.branch("child").unwrap();
+    child.root().write("d/one", b"from the child").unwrap();
+    branch.root().write("d/other", b"other").unwrap();
+    assert!(matches!(commit(&branch, &child), Committed::Done(_)));
+    assert_eq!(branch.root().read("d/one").unwrap(), b"from the child");
+    assert_eq!(volume.root().read("d/one").unwrap(), b"one");
+    let itself = branch.commit_branch(&branch, OnConflict::Refuse);
+    assert!(matches!(itself, Err(Error::Invalid(_))), "{itself:?}");
+    let names: Vec<_> = volume.branches().into_iter().map(|b| b.name).collect();
+    assert_eq!(names, ["work", "child"]);
 }

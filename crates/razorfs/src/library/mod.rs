@@ -49,12 +49,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-pub use branch::Branch;
+pub use branch::{BEFORE_COMMIT, Branch, Committed, Conflict, OnConflict};
 pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
-pub use snapshot::Snapshot;
+pub use snapshot::{BEFORE_ROLLBACK, Snapshot};
 pub use transaction::Transaction;
 
 use crate::Error;

@@ -8,6 +8,9 @@ use razorfs_format::record::Time;
 use crate::namespace::check_name;
 use crate::{Change, Result, Stale, Volume};
 
+/// What the names of the snapshots begin with that [`Volume::rollback`] takes.
+pub const BEFORE_ROLLBACK: &str = "before-rollback-";
+
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -16,6 +19,8 @@ pub struct Snapshot {
     pub name: String,
     /// A number that no other snapshot of the volume ever had, and that later ones exceed.
     pub id: u64,
+    /// The number of the branch that it was taken of; 0 if it was the volume itself.
+    pub branch: u32,
     /// When it was taken.
     pub time: Time,
     /// Files, directories and the like that it has.
@@ -25,11 +30,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(meta: &SnapshotMeta) -> Self {
+    pub(super) fn of(meta: &SnapshotMeta) -> Self {
         Self {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
             id: meta.id,
+            branch: meta.branch.0,
             time: Time::from_unix_nanos(meta.time),
             inodes: meta.inodes,
             bytes: u64::try_from(meta.bytes).unwrap_or(u64::MAX),
@@ -97,8 +103,7 @@ impl Volume {
     /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
     /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
-        let now = self.inner.store.env.now();
-        let safety = self.safety_name(now);
+        let safety = self.safety_name(BEFORE_ROLLBACK);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(&taken))
     }
@@ -120,14 +125,18 @@ impl Volume {
     }
 
     /// A name that says what the snapshot is, and that none has.
-    fn safety_name(&self, now: u64) -> String {
+    pub(super) fn safety_name(&self, what: &str) -> String {
+        let now = self.inner.store.env.now();
         let taken = self.snapshots();
-        let base = format!("before-rollback-{}", utc(now / 1_000_000_000));
+        let base = format!("{what}{}", utc(now / 1_000_000_000));
         let tries = (1u32..).map(|n| match n {
             1 => base.clone(),
             _ => format!("{base}-{n}"),
         });
-        let is_free = |name: &String| taken.iter().all(|s| s.name != *name);
+        let branches = self.branches();
+        let is_free = |name: &String| {
+            taken.iter().all(|s| s.name != *name) && branches.iter().all(|b| b.name != *name)
+        };
         let mut free = tries.filter(is_free);
         match free.next() {
             Some(name) => name,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use razorfs_format::Branch;
 use razorfs_format::manifest::ForkMeta;
 
+use super::merge::Base;
 use super::{Namespace, check_name};
 use crate::sync::Mutex;
 use crate::{Error, Result};
@@ -66,7 +67,34 @@ impl Namespace {
     /// Ends a branch that nobody has open.
     pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
         let _reaping = self.family.reaping.lock();
-        self.store.end_branch(self.find_branch(name)?.id)
+        let id = self.find_branch(name)?.id;
+        self.store.end_branch(id)?;
+        // What was merged of it is of no use any more.
+        for meta in self.store.internal().0 {
+            if Base::of(&meta).is_some_and(|base| base.of.0 == id || base.of.1 == id) {
+                self.store.end_branch(meta.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what merges that did not come to their end have left.
+    pub(crate) fn remove_leftovers(&self) -> Result<()> {
+        if self.store.check_writable().is_err() {
+            return Ok(());
+        }
+        let (branches, snapshots) = self.store.internal();
+        let is_there = |branch| branch == Branch::HEAD || self.store.has_branch(branch);
+        for meta in branches {
+            let base = Base::of(&meta);
+            if base.is_none_or(|base| !is_there(base.of.0) || !is_there(base.of.1)) {
+                self.store.end_branch(meta.id)?;
+            }
+        }
+        for name in snapshots {
+            self.store.give_up(&name)?;
+        }
+        Ok(())
     }
 
     /// One step of the reaper, here or in one of the branches that are open.

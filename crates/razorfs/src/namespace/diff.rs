@@ -25,14 +25,14 @@ const DEEP: usize = 4096;
 type Name = (Ino, Box<[u8]>);
 
 /// One of the two states.
-struct Side<'a> {
-    store: &'a Store,
+pub(super) struct Side<'a> {
+    pub(super) store: &'a Store,
     /// Paths of directories, `None` for those that cannot be reached.
     paths: HashMap<Ino, Option<Vec<u8>>>,
 }
 
 impl<'a> Side<'a> {
-    fn new(store: &'a Store) -> Self {
+    pub(super) fn new(store: &'a Store) -> Self {
         let root = (Ino::ROOT, Some(Vec::new()));
         Self {
             store,
@@ -41,14 +41,14 @@ impl<'a> Side<'a> {
     }
 
     /// An inode that has a name.
-    fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+    pub(super) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         let Some(bytes) = self.store.get(&Key::inode(Branch::HEAD, ino))? else {
             return Ok(None);
         };
         Ok(Some(Inode::decode(&bytes, PLACE)?).filter(|inode| inode.nlink > 0))
     }
 
-    fn dirent(&self, key: &Key) -> Result<Option<Dirent>> {
+    pub(super) fn dirent(&self, key: &Key) -> Result<Option<Dirent>> {
         match self.store.get(key)? {
             Some(bytes) => Ok(Some(Dirent::decode(&bytes, PLACE)?)),
             None => Ok(None),
@@ -81,7 +81,7 @@ impl<'a> Side<'a> {
         Ok(path)
     }
 
-    fn path(&mut self, (dir, name): &Name) -> Result<Option<PathBuf>> {
+    pub(super) fn path(&mut self, (dir, name): &Name) -> Result<Option<PathBuf>> {
         use std::os::unix::ffi::OsStringExt;
         let Some(mut path) = self.dir(*dir)? else {
             return Ok(None);
@@ -115,7 +115,7 @@ impl<'a> Side<'a> {
     }
 
     /// One of the names of an inode.
-    fn home(&mut self, ino: Ino, inode: &Inode) -> Result<Option<PathBuf>> {
+    pub(super) fn home(&mut self, ino: Ino, inode: &Inode) -> Result<Option<PathBuf>> {
         if ino == Ino::ROOT {
             return Ok(Some(PathBuf::new()));
         }

@@ -44,7 +44,7 @@ pub(super) fn is_dots(name: &[u8]) -> bool {
 }
 
 /// The keys of the entries whose names have one hash.
-fn slots(dir: Ino, first: u64) -> (Key, Key) {
+pub(super) fn slots(dir: Ino, first: u64) -> (Key, Key) {
     (
         Key::dirent(Branch::HEAD, dir, first),
         Key::dirent(Branch::HEAD, dir, first + SLOTS),

@@ -18,6 +18,7 @@ mod diff;
 mod directory;
 mod file;
 mod locks;
+mod merge;
 mod operation;
 mod path;
 mod pins;
@@ -57,6 +58,7 @@ use razorfs_format::record::{Inode, Time};
 use std::sync::Arc;
 
 pub(crate) use create::root_inode;
+pub(crate) use merge::{Clash, Merged};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
 pub(crate) use rename::Spot;
@@ -228,7 +230,10 @@ impl Namespace {
     /// Nobody holds anything from before.
     pub(crate) fn nobody_is_left(&self) {
         self.pins.nobody_is_left();
-        if let Some(redo) = &self.store.redo {
+        // Those who look at a snapshot are not the ones whose requests are noted.
+        if self.store.viewed().is_none()
+            && let Some(redo) = &self.store.redo
+        {
             redo.nobody_is_left();
         }
     }

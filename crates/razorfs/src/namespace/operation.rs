@@ -217,6 +217,16 @@ impl<'a> Operation<'a> {
         ino
     }
 
+    /// An inode that another branch has, under its number.
+    pub(super) fn insert_as(&mut self, ino: Ino, inode: Inode) -> Result<()> {
+        self.count(Counter::Inodes, 1);
+        let state = State::New;
+        match self.inodes.insert(ino, Box::new(Loaded { inode, state })) {
+            None => Ok(()),
+            Some(_) => Err(Error::Exists),
+        }
+    }
+
     /// The inode's record goes; its other records are the caller's business.
     pub(super) fn erase(&mut self, ino: Ino) -> Result<()> {
         self.count(Counter::Inodes, -1);

@@ -415,7 +415,7 @@ impl Namespace {
         unreachable!("the loop ends when everything is locked")
     }
 
-    fn finish_trims(&self, inos: &[Ino]) -> Result<()> {
+    pub(super) fn finish_trims(&self, inos: &[Ino]) -> Result<()> {
         for ino in inos {
             let _lock = self.locks.write(*ino);
             while self.trim_step(*ino)? {}

@@ -107,7 +107,7 @@ impl Operation<'_> {
     }
 
     /// The inode has lost its last name: it goes now if that is little work and nobody holds it.
-    fn lose(&mut self, ino: Ino) -> Result<()> {
+    pub(super) fn lose(&mut self, ino: Ino) -> Result<()> {
         let inode = self.change(ino)?;
         inode.cookie = 0;
         let blocks = match inode.kind() {

@@ -40,12 +40,22 @@ pub(crate) struct Store {
     guard: Mutex<Option<Box<dyn Guard>>>,
 }
 
+/// What the names of snapshots and branches begin with that nobody is to see: such as cannot be
+/// given.
+pub(crate) const INTERNAL: &str = "-";
+
+fn is_internal(name: &[u8]) -> bool {
+    name.starts_with(INTERNAL.as_bytes())
+}
+
 /// What a handle is for.
 enum Role {
     /// The volume: the head, and everything that is done once for all.
     Volume,
     /// A snapshot, for reading.
     Snapshot(Viewing),
+    /// What two branches go on from: there is a snapshot of that as long as they are there.
+    Past,
     /// A branch.
     Branch(Tenure),
 }
@@ -184,7 +194,7 @@ impl Store {
     pub fn branch(&self) -> Branch {
         match &self.role {
             Role::Branch(tenure) => tenure.branch,
-            Role::Volume | Role::Snapshot(_) => Branch::HEAD,
+            Role::Volume | Role::Snapshot(_) | Role::Past => Branch::HEAD,
         }
     }
 
@@ -264,6 +274,7 @@ impl Store {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
                 Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
             }
+            Role::Past => Err(Error::ReadOnly("it is what was".into())),
             Role::Volume | Role::Branch(_) => Core::check_writable(self),
         }
     }
@@ -272,7 +283,7 @@ impl Store {
     pub fn viewed(&self) -> Option<&SnapshotMeta> {
         match &self.role {
             Role::Snapshot(viewing) => Some(&viewing.snapshot),
-            Role::Volume | Role::Branch(_) => None,
+            Role::Volume | Role::Branch(_) | Role::Past => None,
         }
     }
 
@@ -320,7 +331,8 @@ impl Store {
     /// The snapshots that were not given up, oldest first.
     pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
-        let live = timeline.snapshots().iter().filter(|s| !s.gone);
+        let live = timeline.snapshots().iter();
+        let live = live.filter(|s| !s.gone && !is_internal(&s.name));
         let mut live: Vec<_> = live.cloned().collect();
         // One that was taken right after a rollback is of an older epoch than that before it.
         live.sort_by_key(|s| s.id);
@@ -336,7 +348,50 @@ impl Store {
             (meta.inodes, meta.bytes) = (self.inodes_of(meta.id), self.sizes_of(meta.id));
             meta
         };
-        list.map(now).collect()
+        let seen = list.filter(|fork| !is_internal(&fork.meta.name));
+        seen.map(now).collect()
+    }
+
+    /// The branches and snapshots that nobody is to see.
+    pub fn internal(&self) -> (Vec<ForkMeta>, Vec<Box<[u8]>>) {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let forks = timeline.forks().list.iter().map(|f| &f.meta);
+        let forks = forks.filter(|meta| is_internal(&meta.name));
+        let points = timeline.snapshots().iter();
+        let points = points.filter(|s| !s.gone && is_internal(&s.name));
+        (
+            forks.map(|meta| ForkMeta::clone(meta)).collect(),
+            points.map(|s| s.name.clone()).collect(),
+        )
+    }
+
+    /// Whether there is such a branch.
+    pub fn has_branch(&self, branch: Branch) -> bool {
+        self.version.load().timeline.fork_of(branch).is_some()
+    }
+
+    /// Whether what was written in an epoch is shown by this.
+    pub fn shows(&self, epoch: Epoch) -> Result<bool> {
+        Ok(self.version.load().view_at(&self.at)?.sees(epoch))
+    }
+
+    /// What this and another branch go on from.
+    pub fn parting(&self, other: &Self) -> Result<Self> {
+        let version = self.version.load_full();
+        let (a, b) = (version.view_at(&self.at)?, version.view_at(&other.at)?);
+        let view = version.timeline.view(a.parting(b));
+        Ok(self.with_role(At::Snapshot(view), Role::Past))
+    }
+
+    /// Whether anything was written in this or the other state since they parted.
+    pub fn differs_from(&self, other: &Self) -> Result<bool> {
+        for tag in [Tag::Dirent, Tag::Inode, Tag::Extent, Tag::Xattr, Tag::Link] {
+            let apart = self.written_apart(other, tag)?;
+            if apart.is_none_or(|keys| !keys.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Makes a branch of what this shows, or of a snapshot.

@@ -51,7 +51,7 @@ impl Version {
     }
 
     /// What a reader looks at; fails if the branch is gone.
-    pub(super) fn view_at<'a>(&'a self, at: &'a At) -> Result<&'a View> {
+    pub fn view_at<'a>(&'a self, at: &'a At) -> Result<&'a View> {
         match at {
             At::Tip(Branch::HEAD) => Ok(&self.head),
             At::Tip(branch) => self.forks.get(branch).ok_or(Error::NotFound),

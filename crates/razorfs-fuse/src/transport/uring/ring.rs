@@ -224,7 +224,7 @@ impl Ring {
     }
 
     /// Entries that the kernel has not taken yet.
-    fn pending(&self) -> u32 {
+    pub(super) fn pending(&self) -> u32 {
         let tail = self.counter(self.params.sq_tail).load(Ordering::Relaxed);
         tail.wrapping_sub(self.counter(self.params.sq_head).load(Ordering::Acquire))
     }

@@ -12,6 +12,7 @@ use super::*;
 use crate::connection::Identity;
 use crate::protocol::{Limits, Validity, flags, header_of, opcode};
 use crate::transport::{Device, DeviceOptions, ReplyTo, Scratch, Transport};
+use crate::underway::Unanswered;
 use crate::{MountOptions, NullFs, mount, operations::Operations};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,7 +43,7 @@ impl Waits {
 }
 
 impl Handler for Waits {
-    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) {
+    fn handle(&self, message: &[u8], reply: ReplyTo, scratch: &mut Scratch) -> Unanswered {
         let is_lookup = message[4..8] == opcode::LOOKUP.to_ne_bytes();
         let within =
             (is_lookup && message.get(40) == Some(&b'w')).then(|| self.within.lock().take());
@@ -56,7 +57,7 @@ impl Handler for Waits {
                 self.may_go_on.wait(&mut go_on);
             }
         }
-        self.operations.handle(message, reply, scratch);
+        self.operations.handle(message, reply, scratch)
     }
 }
 

@@ -16,6 +16,7 @@ use super::{BETWEEN_TRIES, Handler, Place, Rings, SPARE, TRIES};
 use crate::connection;
 use crate::protocol::data_of;
 use crate::transport::Scratch;
+use crate::underway::Unanswered;
 
 /// Bytes from which a request is large, and after how many of those in a row a thread runs on any
 /// core: they take long enough for two cores to be of use.
@@ -116,6 +117,8 @@ pub(super) struct RingThread<'a, 'scope, 'env> {
     core: Option<usize>,
     /// Large requests in a row.
     large: u32,
+    /// What it has carried out since the kernel last took answers.
+    unanswered: Vec<Unanswered>,
 }
 
 impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
@@ -140,6 +143,7 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
             keeps,
             core: None,
             large: 0,
+            unanswered: Vec::new(),
         })
     }
 
@@ -220,8 +224,11 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
         let mut scratch = Scratch::default();
         self.place(true);
         while self.living > 0 {
+            self.hand_over()?;
             self.give_back()?;
-            self.ring.enter(1)?;
+            if self.ring.peek().is_none() {
+                self.ring.enter(1)?;
+            }
             while let Some(answer) = self.ring.answer() {
                 if answer.user_data == STOP {
                     return Ok(());
@@ -233,6 +240,21 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
                     self.carry_out(answer.user_data, &mut scratch);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel take the answers. Not while it waits for the next request, for so long
+    /// nobody would know that they are with the kernel.
+    fn hand_over(&mut self) -> io::Result<()> {
+        if self.unanswered.is_empty() {
+            return Ok(());
+        }
+        self.ring.enter(0)?;
+        // One that was refused is known by now, and handed over once more.
+        let is_taken = self.ring.peek().is_none_or(|answer| answer.result >= 0);
+        if is_taken && self.ring.pending() == 0 {
+            self.unanswered.clear();
         }
         Ok(())
     }
@@ -283,10 +305,10 @@ impl<'a, 'scope, 'env> RingThread<'a, 'scope, 'env> {
             rings.one_less(&e);
         }
         let handler = self.threads.handler;
-        let mut bytes = 0;
+        let (mut bytes, unanswered) = (0, &mut self.unanswered);
         entry.serve(&mut |message, reply| {
             bytes = data_of(message);
-            handler.handle(message, reply, scratch);
+            unanswered.push(handler.handle(message, reply, scratch));
         });
         queue.waiting.fetch_add(1, Ordering::SeqCst);
         let commit = entry.commit(rings.fuse.as_raw_fd(), number);

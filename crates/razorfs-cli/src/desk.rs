@@ -1,0 +1,193 @@
+//! Where a daemon answers commands.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+
+use serde_json::{Value, json};
+
+use crate::branches::{self, Branches};
+use crate::commands::{info, scrub, stats};
+use crate::daemon::{Event, spawn};
+use crate::failure::{Failure, Result, shown};
+use crate::kept::Keeper;
+use crate::mounts::Mounts;
+use crate::shows::Shows;
+use crate::socket::{self, Points, Request};
+use crate::{check, diff, points, remount};
+
+/// More commands at a time are turned away.
+const MAX_CLIENTS: usize = 64;
+
+/// Where commands are answered.
+pub struct Desk {
+    mounts: Arc<Mounts>,
+    clients: AtomicUsize,
+}
+
+impl Desk {
+    /// Of a daemon with these mounts.
+    pub const fn new(mounts: Arc<Mounts>) -> Self {
+        let clients = AtomicUsize::new(0);
+        Self { mounts, clients }
+    }
+
+    fn serve(&self, mut stream: UnixStream, events: &Sender<Event>) {
+        let outcome = match socket::accept(&mut stream) {
+            // Where nobody listens any more the daemon is about to end, and the command sees that.
+            Ok(Request::Umount(dir)) => {
+                let _ = events.send(Event::Umount(dir, stream));
+                return;
+            }
+            Ok(Request::Mount(wanted)) => {
+                let _ = events.send(Event::Mount(wanted, stream));
+                return;
+            }
+            Ok(request) => self.answer(request, &mut stream),
+            Err(failure) => Err(failure),
+        };
+        // A command that has gone away does not need the answer.
+        let _ = socket::answer(&mut stream, &outcome);
+    }
+
+    fn answer(&self, request: Request, stream: &mut UnixStream) -> Result<Value> {
+        let (volume, path) = (&self.mounts.volume, &*self.mounts.path);
+        match request {
+            Request::Info(dir) => self.info(dir.as_deref()),
+            Request::Stats(dir) => {
+                let mount = self.mounts.meant(dir.as_deref())?;
+                Ok(stats::document(volume, Some(&mount.statistics)))
+            }
+            Request::Sync => self.sync(),
+            Request::Remounted(dir) => self.remounted(&dir),
+            Request::Snapshots(points, of) => self.snapshots(&points, of.as_deref()),
+            Request::Branches(what) => self.branches(&what),
+            Request::Diff(ends) => {
+                let mut hand_on = |some: Value| {
+                    let gone = |_| Failure::new("the command has gone away");
+                    socket::progress(stream, &some).map_err(gone)
+                };
+                diff::find(volume, path, &ends, &mut hand_on)?;
+                Ok(json!({}))
+            }
+            Request::Scrub(what) => scrub::answer(volume, path, what),
+            Request::Verify(level) => check::run(path, level, Some(volume), &mut |step| {
+                let gone = |_| Failure::new("the command has gone away");
+                socket::progress(stream, step).map_err(gone)
+            }),
+            // Whoever reads requests has handed these on.
+            Request::Mount(_) | Request::Umount(_) => Ok(json!({})),
+        }
+    }
+
+    fn info(&self, dir: Option<&Path>) -> Result<Value> {
+        let mount = self.mounts.meant(dir)?;
+        let (plan, all) = (&mount.plan, &self.mounts);
+        let mut document = info::document(&all.volume, &all.path, Some(&plan.dir))?;
+        let mut options = all.options.document();
+        if let Some(fields) = options.as_object_mut() {
+            fields.insert("acl".into(), plan.options.acl.into());
+        }
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("snapshot".into(), plan.shows.snapshot().into());
+            fields.insert("branch".into(), plan.shows.branch().into());
+            fields.insert("options".into(), options);
+            let keeper = all.keeper();
+            let keeper = keeper.as_ref().map(Keeper::document);
+            fields.insert("keeper".into(), keeper.unwrap_or(Value::Null));
+            fields.insert("transport".into(), mount.transport.into());
+            fields.insert("mounts".into(), all.document());
+        }
+        Ok(document)
+    }
+
+    fn sync(&self) -> Result<Value> {
+        let synced = self.mounts.volume.sync();
+        synced.map_err(|e| Failure::engine("sync", &self.mounts.path, &e))?;
+        Ok(json!({}))
+    }
+
+    fn remounted(&self, dir: &Path) -> Result<Value> {
+        let mount = self.mounts.meant(Some(dir))?;
+        let atime = remount::atime_of(dir);
+        mount.set_atime(atime);
+        tracing::info!(dir = %shown(dir), ?atime, "the flags of a mount have been changed");
+        self.sync()
+    }
+
+    fn branches(&self, what: &Branches) -> Result<Value> {
+        let (mounts, path) = (&self.mounts, &self.mounts.path);
+        let answer = || branches::answer(&mounts.volume, path, what);
+        match what {
+            Branches::Commit { name, onto, .. } => mounts.changing(|| {
+                let target = match onto {
+                    Some(onto) => Shows::Branch(onto.clone()),
+                    None => Shows::Head,
+                };
+                mounts.roll_back(&target, &format!("the branch {name}"), answer)
+            }),
+            Branches::List | Branches::Create { .. } | Branches::Delete(_) => {
+                mounts.changing(answer)
+            }
+        }
+    }
+
+    /// Of a branch, or of what is there now.
+    fn snapshots(&self, points: &Points, of: Option<&str>) -> Result<Value> {
+        let (mounts, path) = (&self.mounts, &self.mounts.path);
+        let shows = match of {
+            Some(name) => Shows::Named(name.to_owned()).in_volume(&mounts.volume),
+            None => Shows::Head,
+        };
+        let answer = || points::answer_for(&mounts.volume, path, &shows, points);
+        match points {
+            Points::List => answer(),
+            Points::Create(_) => mounts.changing(|| {
+                let done = answer()?;
+                mounts.snapshot_changed(text(&done, "name"));
+                Ok(done)
+            }),
+            Points::Delete(name) => mounts.changing(|| {
+                if let Some(dir) = mounts.shows_snapshot(name) {
+                    return Err(points::is_mounted(path, name, &dir));
+                }
+                let done = answer()?;
+                mounts.snapshot_changed(name);
+                Ok(done)
+            }),
+            Points::Rollback(to) => mounts.changing(|| mounts.roll_back(&shows, to, answer)),
+        }
+    }
+}
+
+fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
+    answer.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Takes requests until the process ends.
+pub fn accept(listener: &UnixListener, desk: &Arc<Desk>, events: &Sender<Event>) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else {
+            // Out of descriptors, perhaps: not a reason to spin.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            continue;
+        };
+        if desk.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+            desk.clients.fetch_sub(1, Ordering::Relaxed);
+            let failure = Failure::new("the daemon is busy with other commands; try again");
+            let _ = socket::answer(&mut stream, &Err(failure));
+            continue;
+        }
+        let (of_thread, events) = (Arc::clone(desk), events.clone());
+        let spawned = spawn("command", move || {
+            of_thread.serve(stream, &events);
+            of_thread.clients.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(failure) = spawned {
+            desk.clients.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!("{failure}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What was changed in one branch is done in another one as well.
+//!
+//! Three states are compared by inode: the one that both go on from, the one that is merged, and the
+//! one that it is merged into. Inode numbers are never used twice, in whatever branch, so what is
+//! new keeps its number, and hard links, attributes and times are those of the branch. A file that
+//! both have changed is a conflict, and so is a name that leads elsewhere in each; of a directory
+//! both may have changed the entries.
+//!
+//! It is done in a branch that nobody sees, in as many transactions as it takes; then the target
+//! goes on from there in one operation, as it would go back to a snapshot. Where the target has not
+//! changed it goes on from the branch itself, and nothing is copied. So it happens as a whole, and
+//! what was before is a snapshot.
+//!
+//! What was merged once is what the two have in common the next time, as long as the target has it:
+//! it stays as a branch that nobody sees ([`Base`]). That it is missing costs nothing but conflicts
+//! that are none, so it is made after all else is done.
+
+mod apply;
+mod compare;
+
+use std::path::PathBuf;
+
+use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::{Branch, Epoch};
+
+use super::Namespace;
+use crate::marks::{self, Mark};
+use crate::store::{INTERNAL, Store};
+use crate::{Error, Result};
+
+/// What both have changed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Clash {
+    pub path: PathBuf,
+    pub why: &'static str,
+}
+
+/// What was merged before.
+pub(super) struct Base {
+    branch: Branch,
+    /// That of which branch, into which one.
+    pub of: (Branch, Branch),
+    /// The target has it if it shows this epoch.
+    done: Epoch,
+}
+
+/// What the names of such branches begin with.
+const BASE: &str = "-base-";
+
+impl Base {
+    fn name((from, onto): (Branch, Branch), done: Epoch) -> String {
+        format!("{BASE}{from}-{onto}-{done}")
+    }
+
+    /// One that a branch stands for, if it does.
+    pub fn of(meta: &ForkMeta) -> Option<Self> {
+        let name = std::str::from_utf8(&meta.name).ok()?;
+        let mut numbers = name.strip_prefix(BASE)?.split('-');
+        let (from, onto) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        let done = numbers.next()?.parse().ok()?;
+        Some(Self {
+            branch: meta.id,
+            of: (Branch(from), Branch(onto)),
+            done: Epoch(done),
+        })
+    }
+}
+
+/// What came of it.
+pub(crate) enum Merged {
+    /// The branch has nothing that the target does not have.
+    Nothing,
+    /// Nothing was done.
+    Clashes(Vec<Clash>),
+    /// All of it, and what was before.
+    Done(SnapshotMeta),
+}
+
+/// What the target is to go on from.
+enum Onto {
+    /// Itself: everything was done before.
+    Ours,
+    /// What is merged.
+    Theirs,
+    /// The branch that it was done in.
+    Scratch,
+    Clashes(Vec<Clash>),
+}
+
+/// How often it is done anew because the target has changed meanwhile, before everybody waits.
+const TRIES: u32 = 3;
+
+impl Namespace {
+    /// Does in this what was changed in `branch` since the two parted; with `force` this becomes
+    /// what the branch is, and what was changed here alone is in the snapshot `safety` only.
+    pub(crate) fn merge(&self, branch: &Self, safety: &str, force: bool) -> Result<Merged> {
+        self.store.check_writable()?;
+        let from = branch.store.branch();
+        if self.store.branch() == from || branch.store.viewed().is_some() {
+            return Err(Error::Invalid("a branch is committed to another one"));
+        }
+        // Nobody can give such a name, and none can be left: what a crash leaves of these goes at
+        // the next opening.
+        let name = format!("{INTERNAL}{from}-{safety}");
+        branch.store.take(name.as_bytes())?;
+        let merged = self.merge_from(branch, &name, safety, force);
+        let given_up = self.store.give_up(name.as_bytes());
+        let merged = merged?;
+        given_up?;
+        Ok(merged)
+    }
+
+    /// What was merged last of a branch, if this has it still, and all that was merged of it.
+    fn last_base(&self, of: (Branch, Branch)) -> Result<(Option<Store>, Vec<Branch>)> {
+        let all = self.store.internal().0;
+        let all: Vec<Base> = all.iter().filter_map(Base::of).collect();
+        let all: Vec<Base> = all.into_iter().filter(|base| base.of == of).collect();
+        let mut seen = Vec::new();
+        for base in &all {
+            if self.store.shows(base.done)? {
+                seen.push((base.done, base.branch));
+            }
+        }
+        let last = seen.into_iter().max();
+        let store = last.map(|(_, branch)| self.store.open_branch(branch));
+        let others = all.into_iter().map(|base| base.branch).collect();
+        Ok((store.transpose()?, others))
+    }
+
+    fn merge_from(&self, branch: &Self, from: &str, safety: &str, force: bool) -> Result<Merged> {
+        let of = (branch.store.branch(), self.store.branch());
+        let theirs = self.store.snapshot(from.as_bytes())?;
+        let (last, old) = self.last_base(of)?;
+        let base = match last {
+            Some(base) => base,
+            None => self.store.parting(&branch.store)?,
+        };
+        if !base.differs_from(&theirs)? {
+            return Ok(Merged::Nothing);
+        }
+        let (merged, done) = self.try_merge(&base, &theirs, from, safety, force)?;
+        drop(base);
+        if let Merged::Done(_) = merged {
+            for ino in self.store.orphans()? {
+                self.pins.enqueue(ino);
+            }
+            if let Some(done) = done {
+                let name = Base::name(of, done);
+                self.store.fork(name.as_bytes(), Some(from.as_bytes()))?;
+            }
+            for base in old {
+                self.store.end_branch(base)?;
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Merges until nothing has changed here meanwhile. Answers the epoch too that shows that it
+    /// was done, unless that follows from where the two part.
+    fn try_merge(
+        &self,
+        base: &Store,
+        theirs: &Store,
+        from: &str,
+        safety: &str,
+        force: bool,
+    ) -> Result<(Merged, Option<Epoch>)> {
+        for attempt in 1.. {
+            let locks = (attempt > TRIES).then(|| (self.renames.lock(), self.locks.lock_all()));
+            let name = format!("{from}-{attempt}");
+            let scratch = self.store.fork(name.as_bytes(), None)?;
+            let scratch = Self::of(self.store.open_branch(scratch.id)?, self.family.clone())?;
+            let merged = self.merge_in(&scratch, base, theirs, (from, &name), force);
+            let done = match &merged {
+                Ok((Onto::Clashes(_) | Onto::Ours, _)) | Err(_) => Ok(None),
+                Ok((_, point)) => {
+                    let _locks =
+                        locks.unwrap_or_else(|| (self.renames.lock(), self.locks.lock_all()));
+                    self.go_on_from(&scratch, point, safety)
+                }
+            };
+            let id = scratch.store.branch();
+            drop(scratch);
+            self.store.end_branch(id)?;
+            let point = match merged? {
+                (Onto::Clashes(clashes), _) => return Ok((Merged::Clashes(clashes), None)),
+                (Onto::Ours, _) => return Ok((Merged::Nothing, None)),
+                (Onto::Theirs, _) => None,
+                (Onto::Scratch, point) => Some(self.store.give_up(point.as_bytes())?.epoch),
+            };
+            if let Some(taken) = done? {
+                return Ok((Merged::Done(taken), point));
+            }
+            marks::hit(Mark::MergeAgain);
+        }
+        unreachable!("with everybody kept out nothing changes meanwhile")
+    }
+
+    /// Merges in a branch that nobody sees. Answers what to go on from, and the snapshot of that.
+    fn merge_in(
+        &self,
+        scratch: &Self,
+        base: &Store,
+        theirs: &Store,
+        (from, name): (&str, &str),
+        force: bool,
+    ) -> Result<(Onto, String)> {
+        let ours = &scratch.store;
+        if force || !base.differs_from(ours)? {
+            return Ok((Onto::Theirs, from.to_owned()));
+        }
+        let plan = match compare::compare(base, theirs, ours)? {
+            Ok(plan) => plan,
+            Err(clashes) => return Ok((Onto::Clashes(clashes), String::new())),
+        };
+        if plan.theirs.is_empty() {
+            return Ok((Onto::Ours, String::new()));
+        }
+        apply::apply(scratch, theirs, &plan)?;
+        let circles = apply::circles(scratch, base, &plan)?;
+        if !circles.is_empty() {
+            return Ok((Onto::Clashes(circles), String::new()));
+        }
+        let point = format!("{name}-done");
+        scratch.store.take(point.as_bytes())?;
+        Ok((Onto::Scratch, point))
+    }
+
+    /// Goes on from a snapshot, unless this has changed since `scratch` was forked from it. The
+    /// caller keeps everybody out.
+    fn go_on_from(
+        &self,
+        scratch: &Self,
+        point: &str,
+        safety: &str,
+    ) -> Result<Option<SnapshotMeta>> {
+        let before = self.store.parting(&scratch.store)?;
+        if before.differs_from(&self.store)? {
+            return Ok(None);
+        }
+        let taken = self.store.go_back(point.as_bytes(), safety.as_bytes())?;
+        self.dentries.forget_all();
+        Ok(Some(taken))
+    }
+}
