@@ -28,7 +28,7 @@ pub fn large(seed: u64, bytes: u64) -> Result<Victim, Failure> {
     let mut setup = Setup::of(seed);
     setup.durability = Durability::Async;
     (setup.limit, setup.parity, setup.journal_copies) = (None, false, 1);
-    setup.snapshots = false;
+    (setup.snapshots, setup.branches) = (false, false);
     setup.geometry.pack_bytes = 256 << 10;
     setup.geometry.memtable_bytes = 1 << 20;
     setup.geometry.checkpoint_journal = 4 << 20;

@@ -14,9 +14,10 @@ pub fn run(plan: &Plan) -> ExitCode {
     let lines = include_str!("../corpus").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let (mode, seed) = line.split_once(' ').unwrap_or_default();
-        let (seed, has_snapshots) = match seed.split_once(' ') {
-            Some((seed, "snapshots")) => (seed, true),
-            _ => (seed, false),
+        let (seed, has_snapshots, has_branches) = match seed.split_once(' ') {
+            Some((seed, "snapshots")) => (seed, true, false),
+            Some((seed, "branches")) => (seed, true, true),
+            _ => (seed, false, false),
         };
         let Ok(seed) = seed.parse() else {
             println!("corpus: {line} is not a mode and a seed");
@@ -24,7 +25,7 @@ pub fn run(plan: &Plan) -> ExitCode {
         };
         if mode == "repair" {
             runs += 1;
-            failed += u64::from(!mended(seed, has_snapshots));
+            failed += u64::from(!mended(seed, has_snapshots, has_branches));
             continue;
         }
         let mode = match mode {
@@ -40,6 +41,7 @@ pub fn run(plan: &Plan) -> ExitCode {
         let choice = Choice {
             copies: Some(1),
             snapshots: Some(has_snapshots),
+            branches: Some(has_branches),
         };
         let plan = Plan {
             mode,
@@ -58,13 +60,14 @@ pub fn run(plan: &Plan) -> ExitCode {
 }
 
 /// Repairs of a volume of which one failed once; whether none does.
-fn mended(seed: u64, has_snapshots: bool) -> bool {
+fn mended(seed: u64, has_snapshots: bool, has_branches: bool) -> bool {
     let effort = repairs::Effort {
         plants: 40,
         cuts: 4,
         choice: Choice {
             copies: None,
             snapshots: Some(has_snapshots),
+            branches: Some(has_branches),
         },
     };
     let summary = repairs::run_seed(seed, effort);

@@ -35,7 +35,11 @@ const OF_DAMAGE: [Mark; 4] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 10] = [
+const OF_TESTS: [Mark; 12] = [
+    // With two threads.
+    Mark::ForkAwaited,
+    // With a checkpoint that failed, and what a crash left of the memtable after it.
+    Mark::ForkBeganAgain,
     Mark::CleanDamaged,
     Mark::CleanPackUnreadable,
     // A read heals in memory; what the disk has is healed by a step, of which damage has none.
@@ -50,7 +54,11 @@ const OF_TESTS: [Mark; 10] = [
 ];
 
 /// What only the death of a process leads to that leaves memory for redo.
-const OF_DEATHS: [Mark; 2] = [Mark::AdmitRedoFull, Mark::ResumeCheckpointed];
+const OF_DEATHS: [Mark; 3] = [
+    Mark::AdmitRedoFull,
+    Mark::ResumeCheckpointed,
+    Mark::ResumeBranch,
+];
 
 /// Whether simulations of this mode must take the branch.
 #[must_use]

@@ -3,6 +3,7 @@
 
 use razorfs::Ino;
 
+use crate::branches::words;
 use crate::driver::{Failure, Runner};
 use crate::dump::dump;
 use crate::model::{Model, differences};
@@ -42,6 +43,7 @@ impl<M: Machine> Runner<M> {
         drop(self.fs.take());
         self.collect_acknowledgements();
         self.note_what_is_open(last.as_ref());
+        self.model.go(None);
         self.died = true;
         self.end_life(self.cut_seed);
         self.healthy();
@@ -127,6 +129,7 @@ impl<M: Machine> Runner<M> {
         let found = dump(&fs).map_err(|e| self.failure(format!("after the cut: {e}")))?;
         self.fs = Some(fs);
         let mut state = self.state_of(&found, last)?;
+        state.go(None);
         if std::mem::take(&mut self.closing) {
             state.close_all();
         } else if self.died {
@@ -138,6 +141,7 @@ impl<M: Machine> Runner<M> {
         self.model = state;
         self.everything_durable();
         self.check_counts()?;
+        self.check_branches()?;
         self.machine
             .verify_open()
             .map_err(|e| self.failure(format!("verify: {e}")))?;
@@ -164,7 +168,7 @@ impl<M: Machine> Runner<M> {
 
     /// Whether what is open is as a state says, if anything can be.
     fn is_open_as(&self, state: &Model) -> Result<bool, Failure> {
-        Ok(!self.died || self.closing || self.nameless_agree(state)?)
+        Ok(!self.died || self.closing || self.nameless_agree_in_all(state)?)
     }
 
     fn work_to_the_end(&self, fs: &M::Fs) {
@@ -260,7 +264,7 @@ impl<M: Machine> Runner<M> {
 
     /// After background work is done, inodes without a name must be gone.
     pub(crate) fn check_counts(&mut self) -> Result<(), Failure> {
-        let Some(fs) = &self.fs else { return Ok(()) };
+        let fs = self.fs()?;
         for _ in 0..MOST_STEPS {
             match fs.step(Work::Reap) {
                 Ok(true) => {}
@@ -280,7 +284,10 @@ impl<M: Machine> Runner<M> {
         if counted == want || self.machine.is_dead() {
             Ok(())
         } else {
-            Err(self.failure(format!("{counted} inodes are in use, expected {want}")))
+            let here = words(self.model.here());
+            Err(self.failure(format!(
+                "{here}: {counted} inodes are in use, expected {want}"
+            )))
         }
     }
 }

@@ -72,7 +72,7 @@ impl<M: Machine> Runner<M> {
     fn uncertain(&mut self, op: &Op, before: Model, e: &Error) -> Result<(), Failure> {
         self.model = before;
         self.latched |= e.errno() != libc::ENOSPC && e.errno() != libc::EDQUOT;
-        let found = dump(self.fs()?)
+        let found = dump(self.volume()?)
             .map_err(|d| self.failure(format!("after the error \"{e}\" of {op}: {d}")))?;
         // Times are no part of the hash, and may be all that changes.
         let shows =

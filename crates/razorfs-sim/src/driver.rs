@@ -2,6 +2,7 @@
 //! states since the last acknowledged sync are kept, because after a cut the volume must be in
 //! one of them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use razorfs::{Error, Ino};
@@ -35,7 +36,10 @@ pub(crate) struct State {
 /// A run in progress.
 pub struct Runner<M: Machine> {
     pub(crate) machine: M,
+    /// The head.
     pub(crate) fs: Option<M::Fs>,
+    /// The branches that are open.
+    pub(crate) branches: BTreeMap<u8, M::Fs>,
     pub(crate) model: Model,
     /// The states that a cut may lead to, oldest first; the first is the last that was
     /// acknowledged as durable.
@@ -111,6 +115,7 @@ impl<M: Machine> Runner<M> {
         Self {
             machine,
             fs: Some(fs),
+            branches: BTreeMap::new(),
             history: Vec::new(),
             outdated: Vec::new(),
             acknowledged: Arc::default(),
@@ -135,7 +140,7 @@ impl<M: Machine> Runner<M> {
     /// Goes on with a volume that was opened and found to be in this state; its disk is not to be
     /// trusted.
     pub(crate) fn resume(machine: M, fs: M::Fs, model: Model) -> Result<Self, Failure> {
-        let mut runner = Self::of(machine, fs, model, 0);
+        let mut runner = Self::of(machine, fs, model.at_home(), 0);
         runner.faulty = true;
         runner.everything_durable();
         Ok(runner)
@@ -180,7 +185,19 @@ impl<M: Machine> Runner<M> {
         self.faulty
     }
 
+    /// The branch that the run is in.
     pub(crate) fn fs(&self) -> Result<&M::Fs, Failure> {
+        match self.model.here() {
+            None => self.volume(),
+            Some(n) => self
+                .branches
+                .get(&n)
+                .ok_or_else(|| self.failure("the branch is not open")),
+        }
+    }
+
+    /// The head.
+    pub(crate) fn volume(&self) -> Result<&M::Fs, Failure> {
         self.fs
             .as_ref()
             .ok_or_else(|| self.failure("the volume is not open"))
@@ -206,6 +223,7 @@ impl<M: Machine> Runner<M> {
                     self.check_left()?;
                 }
                 Op::View(which) => self.look_at(*which)?,
+                Op::Go { to, closes } => self.go(*to, *closes)?,
                 Op::Reopen | Op::Cut { .. } if !self.machine.is_persistent() => {}
                 Op::Reopen => self.reopen()?,
                 Op::Cut { calls, seed, again } => self.cut(*calls, *seed, again)?,
@@ -219,7 +237,10 @@ impl<M: Machine> Runner<M> {
                 Op::Close(slot) => self.replace_slot(*slot, None)?,
                 _ => {
                     if self.model.can_ask(op) {
-                        let fs = self.fs.as_ref();
+                        let fs = match self.model.here() {
+                            None => self.fs.as_ref(),
+                            Some(n) => self.branches.get(&n),
+                        };
                         let checked = fs.map_or(Ok(()), |fs| looks::look(fs, &mut self.model, op));
                         if !self.machine.is_dead() {
                             checked.map_err(|e| self.failure(e))?;
@@ -338,6 +359,7 @@ impl<M: Machine> Runner<M> {
 
     /// The number of the first inode that a change made, as a state shows it.
     pub(crate) fn made(before: &Model, op: &Op, found: &Model) -> Option<Ino> {
+        let found = &found.seen_from(before.here());
         match op {
             Op::Create { at, .. } => found.child(before.resolve(&at.dir)?, at.name),
             Op::Transaction { steps, .. } => before.first_made(steps, found),
@@ -471,7 +493,7 @@ impl<M: Machine> Runner<M> {
     }
 
     pub(crate) fn check_all(&mut self) -> Result<(), Failure> {
-        let found = dump(self.fs()?);
+        let found = dump(self.volume()?);
         if self.machine.is_dead() {
             return Ok(());
         }
@@ -500,6 +522,7 @@ impl<M: Machine> Runner<M> {
         self.collect_acknowledgements();
         self.marks.hit("clean close");
         self.model.close_all();
+        self.model.go(None);
         self.everything_durable();
         self.machine.rest();
         self.machine

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use razorfs::{Error, FileKind, Ino, Result, SeekFor, Stat};
 
+use crate::branches;
 use crate::flags::FORBIDDING;
 use crate::model::{Model, Node};
 use crate::names;
@@ -33,22 +34,35 @@ impl std::fmt::Display for DumpError {
     }
 }
 
+impl DumpError {
+    /// The same of a part of the volume.
+    fn of(self, part: &str) -> Self {
+        match self {
+            Self::Call(what, error) => Self::Call(format!("{part}: {what}"), error),
+            Self::Nonsense(what) => Self::Nonsense(format!("{part}: {what}")),
+        }
+    }
+}
+
 fn call<T>(what: impl FnOnce() -> String, result: Result<T>) -> std::result::Result<T, DumpError> {
     result.map_err(|e| DumpError::Call(what(), e))
 }
 
-/// Reads all that is reachable from the root: names, attributes, bytes; and the same of each
-/// snapshot.
+/// Reads all that is reachable from the root: names, attributes, bytes; and the same of each branch
+/// and each snapshot. `fs` is the head.
 pub fn dump<F: FileSystem>(fs: &F) -> std::result::Result<Model, DumpError> {
     let mut model = dump_tree(fs)?;
+    for name in fs.branches() {
+        let at = call(|| format!("branch {name}"), fs.branch(&name))?;
+        let state = dump_tree(&at).map_err(|e| e.of(&format!("branch {name}")))?;
+        let Some(n) = branches::number(&name) else {
+            return Err(DumpError::Nonsense(format!("a branch {name}")));
+        };
+        model.add_branch(n, state);
+    }
     for name in fs.snapshots() {
         let at = call(|| format!("snapshot {name}"), fs.at_snapshot(&name))?;
-        let state = dump_tree(&at).map_err(|e| match e {
-            DumpError::Call(what, error) => {
-                DumpError::Call(format!("snapshot {name}: {what}"), error)
-            }
-            DumpError::Nonsense(what) => DumpError::Nonsense(format!("snapshot {name}: {what}")),
-        })?;
+        let state = dump_tree(&at).map_err(|e| e.of(&format!("snapshot {name}")))?;
         model.add_point(Point::found(&name, state));
     }
     Ok(model)

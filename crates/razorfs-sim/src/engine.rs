@@ -333,6 +333,10 @@ impl Machine for EngineMachine {
         self.setup.snapshots
     }
 
+    fn has_branches(&self) -> bool {
+        self.setup.branches
+    }
+
     fn is_synchronous(&self) -> bool {
         self.setup.durability == Durability::Sync
     }
@@ -468,6 +472,20 @@ impl FileSystem for EngineFs {
     }
     fn at_snapshot(&self, name: &str) -> Result<Self> {
         let volume = self.volume.at_snapshot(name)?;
+        Ok(Self { volume })
+    }
+    fn branches(&self) -> Vec<String> {
+        let branches = self.volume.branches().into_iter();
+        branches.map(|b| b.name).collect()
+    }
+    fn create_branch(&self, name: &str) -> Result<()> {
+        self.volume.create_branch(name).map(drop)
+    }
+    fn delete_branch(&self, name: &str) -> Result<()> {
+        self.volume.delete_branch(name)
+    }
+    fn branch(&self, name: &str) -> Result<Self> {
+        let volume = self.volume.branch(name)?;
         Ok(Self { volume })
     }
 

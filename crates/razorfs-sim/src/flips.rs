@@ -2,9 +2,6 @@
 //! the volume then answers must be right, or an error that says so; never wrong bytes, never a
 //! panic.
 
-use std::collections::BTreeSet;
-
-use razorfs::{Error, FileKind, Ino};
 use razorfs_disk::sim::Image;
 use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
@@ -14,15 +11,13 @@ use razorfs_format::superblock::{SLOT, SLOTS, Superblock};
 use crate::attempts::{Outcome, each};
 use crate::driver::{Failure, Runner};
 use crate::engine::{EngineFs, EngineMachine, Setup, is_refusal};
-use crate::looks::check_stat;
-use crate::model::{Model, Node};
-use crate::names;
+use crate::model::Model;
 use crate::op::{Op, Work};
 use crate::panics::watch;
-use crate::points::Point;
 use crate::rng::{Rng, mix};
 use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
+use crate::survey::survey;
 use crate::workload::Workload;
 
 /// A volume to damage, and the states it may show.
@@ -58,6 +53,7 @@ impl Victim {
     fn with_parity(seed: u64, ops: usize, choice: Choice) -> std::result::Result<Self, Failure> {
         let mut setup = Setup::of(seed);
         setup.snapshots = choice.snapshots.unwrap_or(setup.snapshots);
+        setup.branches = choice.branches.unwrap_or(setup.branches);
         setup.parity = true;
         setup.limit = None;
         // Full packs come after a few operations, and are many shards long.
@@ -92,7 +88,9 @@ impl Victim {
         close: bool,
     ) -> std::result::Result<Self, Failure> {
         let mut runner = Runner::start(EngineMachine::new(setup.clone(), None))?;
-        let mut workload = Workload::small(mix(seed, 5)).with_snapshots(setup.snapshots, seed);
+        let mut workload = Workload::small(mix(seed, 5))
+            .with_snapshots(setup.snapshots, seed)
+            .with_branches(setup.branches, seed);
         let (mut before, mut older) = (vec![runner.model().clone()], Vec::new());
         for n in 0..ops {
             if n == ops / 2 {
@@ -118,7 +116,7 @@ impl Victim {
             }
         }
         runner.run(&if close { Op::Reopen } else { Op::Sync })?;
-        let mut model = runner.model().clone();
+        let mut model = runner.model().at_home();
         model.close_all();
         let machine = runner.into_machine();
         Ok(Self {
@@ -220,134 +218,6 @@ const LOOKS_TORN: &str = "the end of the journal taken for torn";
 const HEALED: &str = "healed from the other copy of the journal";
 /// Damage did not reach it.
 const ALL_THERE: &str = "all there";
-
-/// Reads everything that `model` has, snapshots among it; answers how many calls were refused, or
-/// what was wrong.
-pub(crate) fn survey(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
-    let mut refused = survey_tree(fs, model)?;
-    let (found, points) = (fs.snapshots(), model.points());
-    let same = |(found, point): (&String, &Point)| point.name().is_none_or(|name| name == found);
-    if found.len() != points.len() || !found.iter().zip(points).all(same) {
-        let expected: Vec<_> = points.iter().map(Point::name).collect();
-        return Err(format!("snapshots {found:?}, expected {expected:?}"));
-    }
-    for (name, point) in found.iter().zip(points) {
-        let at = match fs.at_snapshot(name) {
-            Ok(at) => at,
-            Err(e) if is_refusal(&e) => {
-                refused += 1;
-                continue;
-            }
-            Err(e) => return Err(format!("snapshot {name}: answered \"{e}\"")),
-        };
-        let tree = survey_tree(&at, &point.state);
-        refused += tree.map_err(|e| format!("snapshot {name}: {e}"))?;
-    }
-    Ok(refused)
-}
-
-fn survey_tree(fs: &EngineFs, model: &Model) -> std::result::Result<u64, String> {
-    let mut refused = 0;
-    for (ino, node) in model.nodes().filter(|(_, n)| n.nlink > 0) {
-        let what = |e: String| format!("{} (inode {ino}): {e}", model.path_of(ino));
-        let mut answer = |result: std::result::Result<(), Bad>| match result {
-            Ok(()) => Ok(()),
-            Err(Bad::Refused) => {
-                refused += 1;
-                Ok(())
-            }
-            Err(Bad::Wrong(e)) => Err(what(e)),
-        };
-        answer(
-            fs.stat(ino)
-                .map_err(bad)
-                .and_then(|s| check_stat(&s, ino, node).map_err(Bad::Wrong)),
-        )?;
-        match node.kind {
-            FileKind::Directory => {
-                answer(list(fs, ino, node))?;
-                for (name, child) in &node.entries {
-                    let found = fs.lookup(ino, names::bytes(*name)).map_err(bad);
-                    answer(found.and_then(|s| same(s.ino, *child, "another inode")))?;
-                }
-                answer(
-                    fs.parent_of(ino)
-                        .map_err(bad)
-                        .and_then(|p| same(p, node.parent, "parent")),
-                )?;
-            }
-            FileKind::Regular => {
-                let mut at = 0;
-                while at < node.size {
-                    answer(read(fs, ino, node, at))?;
-                    at += PIECE as u64;
-                }
-            }
-            FileKind::Symlink => {
-                let found = fs.read_link(ino).map_err(bad);
-                answer(found.and_then(|t| same(&*t, &*node.target, "another target")))?;
-            }
-            _ => {}
-        }
-        answer(attributes(fs, ino, node))?;
-    }
-    Ok(refused)
-}
-
-pub(crate) const PIECE: usize = 16 * 1024;
-
-#[derive(Debug)]
-pub(crate) enum Bad {
-    Refused,
-    Wrong(String),
-}
-
-pub(crate) fn bad(error: Error) -> Bad {
-    if is_refusal(&error) {
-        Bad::Refused
-    } else {
-        Bad::Wrong(format!("answered \"{error}\""))
-    }
-}
-
-fn same<T: PartialEq>(found: T, expected: T, what: &str) -> std::result::Result<(), Bad> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(Bad::Wrong(what.into()))
-    }
-}
-
-pub(crate) fn list(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
-    let found = fs.entries(ino, 0, usize::MAX).map_err(bad)?;
-    let found: BTreeSet<_> = found.iter().map(|e| (names::id(&e.name), e.ino)).collect();
-    let want: BTreeSet<_> = node.entries.iter().map(|(n, i)| (Some(*n), *i)).collect();
-    same(found, want, "other entries")
-}
-
-pub(crate) fn read(fs: &EngineFs, ino: Ino, node: &Node, at: u64) -> std::result::Result<(), Bad> {
-    let want = (node.size - at).min(PIECE as u64) as usize;
-    let (mut found, mut expected) = (vec![0xee; want], vec![0; want]);
-    let got = fs.read(ino, at, &mut found).map_err(bad)?;
-    node.content.read(at, &mut expected);
-    same(
-        (got, found),
-        (want, expected),
-        &format!("wrong bytes in {at}+{want}"),
-    )
-}
-
-pub(crate) fn attributes(fs: &EngineFs, ino: Ino, node: &Node) -> std::result::Result<(), Bad> {
-    let found = fs.list_xattr(ino).map_err(bad)?;
-    let found: BTreeSet<_> = found.iter().map(|n| names::xattr_id(n)).collect();
-    let want: BTreeSet<_> = node.xattrs.keys().map(|n| Some(*n)).collect();
-    same(found, want, "other attributes")?;
-    for (name, value) in &node.xattrs {
-        let found = fs.get_xattr(ino, &names::xattr(*name)).map_err(bad)?;
-        same(&*found, &*value.bytes, "another attribute's value")?;
-    }
-    Ok(())
-}
 
 /// What stands where something else should.
 #[derive(Clone, Debug)]

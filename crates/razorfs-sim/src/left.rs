@@ -45,6 +45,7 @@ impl<M: Machine> Runner<M> {
                 self.close_left(slot)?;
             }
         }
+        self.let_go_of(op);
         let Op::Rollback(which) = op else {
             return Ok((perform::change(self.fs()?, &self.model, op), None));
         };
@@ -113,7 +114,7 @@ impl<M: Machine> Runner<M> {
     /// A rollback that failed and does not show may be on the disk, where the volume takes no
     /// change any more: then either is possible.
     pub(crate) fn may_show_later(&mut self, op: &Op) -> Result<(), Failure> {
-        if !op.is_of_points() || self.fs()?.degraded().is_none() {
+        if !op.is_of_points() || self.volume()?.degraded().is_none() {
             return Ok(());
         }
         let mut done = self.model.clone();
@@ -137,11 +138,12 @@ impl<M: Machine> Runner<M> {
         Ok(())
     }
 
-    /// Nothing is open any more, nor looked at.
+    /// Nothing is open any more, nor looked at, no branch either.
     pub(crate) fn forget_what_was_left(&mut self) {
         self.left = Left::default();
         self.look = None;
         self.rollbacks = 0;
+        self.branches.clear();
     }
 
     /// It can be read as it was, and nothing else.

@@ -7,6 +7,7 @@ use razorfs_verify::FindingKind;
 
 pub mod attempts;
 pub mod bits;
+pub mod branches;
 pub mod content;
 pub mod coverage;
 mod crash;
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod farm;
 pub mod flags;
 pub mod flips;
+mod going;
 mod left;
 pub mod looks;
 pub mod marks;
@@ -39,6 +41,7 @@ pub mod shrink;
 #[cfg(test)]
 mod sim_tests;
 pub mod subject;
+mod survey;
 mod told;
 mod touched;
 #[cfg(test)]

@@ -45,6 +45,7 @@ and more
   --blocks        --flips: sectors and pages alone: zeroed, swapped, replaced by their older selves
   --copies N      copies of the journal, 1 or 2; else the seed says it
   --snapshots N   1: snapshots are among what is done, 0: they are not; else the seed says it
+  --branches N    1: branches are among what is done, 0: they are not; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --part K        --short: part K, counted from 0, of --parts N, which together are all
@@ -139,6 +140,7 @@ fn parse() -> Result<Args, String> {
             "--minutes" => args.minutes = Some(number()?),
             "--copies" => args.choice.copies = Some(number()?.clamp(1, 2) as u8),
             "--snapshots" => args.choice.snapshots = Some(number()? > 0),
+            "--branches" => args.choice.branches = Some(number()? > 0),
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,

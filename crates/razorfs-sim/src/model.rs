@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use razorfs::{FileKind, Ino, Time};
 
+use crate::branches::{Branches, branch_differences};
 use crate::content::Content;
 use crate::names::{self, NameId};
 use crate::op::{At, Op, Ref, SLOTS};
@@ -144,6 +145,7 @@ pub struct Model {
     /// Snapshots, oldest first.
     pub(crate) points: Arc<Vec<Point>>,
     pub(crate) points_hash: u64,
+    pub(crate) branches: Branches,
 }
 
 impl Default for Model {
@@ -170,15 +172,16 @@ impl Model {
             held: Vec::new(),
             points: Arc::default(),
             points_hash: 0,
+            branches: Branches::default(),
         }
     }
 
     /// Hash of the visible tree: names, kinds, links, modes, owners, sizes, contents, attributes
-    /// and inode numbers; and of those of all snapshots. What has no name any more does not count,
-    /// nor do times.
+    /// and inode numbers; and of those of all branches and snapshots. What has no name any more
+    /// does not count, nor do times.
     #[must_use]
     pub const fn hash(&self) -> u64 {
-        self.hash.wrapping_add(self.points_hash)
+        self.branches.hash(self.hash).wrapping_add(self.points_hash)
     }
 
     /// Puts a node.
@@ -292,6 +295,7 @@ impl Model {
         self.slots = [None; SLOTS as usize];
         self.held.clear();
         self.reap();
+        self.close_others();
     }
 
     /// Removes what has no name and is not held open.
@@ -373,6 +377,9 @@ impl Model {
             Op::Delete(which) | Op::Rollback(which) | Op::View(which) => {
                 self.name_of(*which).is_some()
             }
+            Op::Fork {
+                from: Some(which), ..
+            } => self.name_of(*which).is_some(),
             Op::Transaction { steps, .. } => self.is_clear(steps),
             _ => true,
         }
@@ -402,6 +409,7 @@ impl Model {
 #[must_use]
 pub fn differences(expected: &Model, found: &Model) -> Vec<String> {
     let mut out = Vec::new();
+    let (expected, found) = (&expected.at_home(), &found.at_home());
     let visible = |m: &Model, ino| m.node(ino).is_some_and(|n| n.nlink > 0);
     for (ino, want) in expected.nodes().filter(|(_, n)| n.nlink > 0) {
         let path = expected.path_of(ino);
@@ -419,6 +427,7 @@ pub fn differences(expected: &Model, found: &Model) -> Vec<String> {
             ));
         }
     }
+    branch_differences(expected, found, &mut out);
     point_differences(expected, found, &mut out);
     out.truncate(8);
     out

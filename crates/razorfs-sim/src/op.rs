@@ -5,6 +5,7 @@ use std::fmt;
 
 use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
 
+use crate::branches::{self, Place};
 use crate::names::{self, NameId};
 use crate::points::{self, Which};
 use crate::rng::Rng;
@@ -270,6 +271,13 @@ pub enum Op {
     Take(u8),
     Delete(Which),
     Rollback(Which),
+    /// Makes a branch of what is here, or of a snapshot.
+    Fork {
+        name: u8,
+        from: Option<Which>,
+    },
+    /// Deletes a branch.
+    Prune(u8),
     // What changes nothing.
     Read {
         who: Ref,
@@ -298,6 +306,11 @@ pub enum Op {
     FindPath(Vec<NameId>),
     /// Looks at a snapshot, and keeps it open until the next look.
     View(Which),
+    /// What follows is done in another branch; the one that is left is closed, or not.
+    Go {
+        to: Place,
+        closes: bool,
+    },
     // Open files.
     Open {
         slot: u8,
@@ -349,10 +362,17 @@ impl Op {
         ) || self.is_of_points()
     }
 
-    /// Whether it changes the snapshots: then it is durable when its call returns.
+    /// Whether it changes snapshots or branches: then it is durable when its call returns.
     #[must_use]
     pub const fn is_of_points(&self) -> bool {
-        matches!(self, Self::Take(_) | Self::Delete(_) | Self::Rollback(_))
+        matches!(
+            self,
+            Self::Take(_)
+                | Self::Delete(_)
+                | Self::Rollback(_)
+                | Self::Fork { .. }
+                | Self::Prune(_)
+        )
     }
 
     fn fmt_of_snapshot(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -361,6 +381,17 @@ impl Op {
             Self::Delete(which) => write!(f, "delete snapshot {which}"),
             Self::Rollback(which) => write!(f, "rollback {which}"),
             Self::View(which) => write!(f, "look at snapshot {which}"),
+            Self::Fork { name, from } => {
+                write!(f, "branch {} of ", branches::name(*name))?;
+                match from {
+                    Some(which) => write!(f, "snapshot {which}"),
+                    None => f.write_str("what is here"),
+                }
+            }
+            Self::Prune(n) => write!(f, "delete branch {}", branches::name(*n)),
+            Self::Go { to, closes } => {
+                write!(f, "go to {}, closes: {closes}", branches::words(*to))
+            }
             _ => Ok(()),
         }
     }
@@ -491,7 +522,7 @@ impl fmt::Display for Op {
             Self::Close(slot) => write!(f, "close @{slot}"),
             Self::Step(work) => write!(f, "step {work:?}"),
             Self::Fault(fault) => write!(f, "fault {fault:?}"),
-            Self::View(_) => self.fmt_of_snapshot(f),
+            Self::View(_) | Self::Go { .. } => self.fmt_of_snapshot(f),
             op if op.is_of_points() => op.fmt_of_snapshot(f),
             Self::CheckAll => f.write_str("compare everything"),
             Self::Reopen => f.write_str("close and open"),

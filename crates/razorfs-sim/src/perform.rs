@@ -2,6 +2,7 @@
 
 use razorfs::{Error, FileKind, Ino, NewNode, Result};
 
+use crate::branches;
 use crate::model::Model;
 use crate::names;
 use crate::op::{At, Op, Ref};
@@ -75,12 +76,38 @@ pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
                 None => Answer::Done,
             })
         }
+        Op::Take(_) | Op::Delete(_) | Op::Fork { .. } | Op::Prune(_) => {
+            change_points(fs, model, op)
+        }
+        _ => change_one(fs, ino, op),
+    }
+}
+
+/// The changes of snapshots and branches.
+fn change_points<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
+    match op {
         Op::Take(n) => fs.snapshot(&points::name(*n)).map(|()| Answer::Done),
         Op::Delete(which) => {
             let name = model.name_of(*which).ok_or(Error::NotFound)?;
             fs.delete_snapshot(&name).map(|()| Answer::Done)
         }
-        _ => change_one(fs, ino, op),
+        Op::Fork { name, from } => {
+            let from = from.map(|which| model.name_of(which).ok_or(Error::NotFound));
+            fork(fs, &branches::name(*name), from.transpose()?).map(|()| Answer::Done)
+        }
+        Op::Prune(n) => {
+            let name = branches::name(*n);
+            fs.delete_branch(&name).map(|()| Answer::Done)
+        }
+        _ => Ok(Answer::Done),
+    }
+}
+
+/// Makes a branch of what is here, or of a snapshot.
+fn fork<F: FileSystem>(fs: &F, name: &str, from: Option<String>) -> Result<()> {
+    match from {
+        None => fs.create_branch(name),
+        Some(from) => fs.at_snapshot(&from)?.create_branch(name),
     }
 }
 

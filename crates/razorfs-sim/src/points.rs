@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use razorfs::Ino;
 
+use crate::branches::{Branches, branch_times};
 use crate::model::{Errnos, Model, differences, time_differences};
 use crate::rng::{mix, scatter};
 
@@ -79,11 +80,12 @@ impl Model {
         &self.points
     }
 
-    /// The state without its snapshots.
+    /// What is here alone, without snapshots and other branches.
     #[must_use]
-    pub fn without_points(&self) -> Self {
+    pub fn alone(&self) -> Self {
         let mut state = self.clone();
         state.points = Arc::default();
+        state.branches = Branches::default();
         state.rehash_points();
         state
     }
@@ -133,7 +135,7 @@ impl Model {
         self.add_point(Point {
             named: Some(n),
             name: Some(name(n).into()),
-            state: self.without_points(),
+            state: self.alone(),
         });
         Ok(())
     }
@@ -152,10 +154,11 @@ impl Model {
         let point = self.snapshot(which).ok_or(&[libc::ENOENT] as Errnos)?;
         let mut state = point.state.clone();
         state.points = Arc::clone(&self.points);
+        state.branches = self.branches.clone();
         state.add_point(Point {
             named: None,
             name: None,
-            state: self.without_points(),
+            state: self.alone(),
         });
         state.set_highest(self.highest().max(state.highest()));
         state.keep_open(self);
@@ -211,10 +214,13 @@ pub(crate) fn point_differences(expected: &Model, found: &Model, out: &mut Vec<S
     }
 }
 
-/// What the hashes of two states leave out: times, also those in snapshots, and names of these.
+/// What the hashes of two states leave out: times, also those in branches and snapshots, and names
+/// of the latter.
 #[must_use]
 pub fn details(expected: &Model, found: &Model) -> Vec<String> {
+    let (expected, found) = (&expected.at_home(), &found.at_home());
     let mut out = time_differences(expected, found);
+    out.extend(branch_times(expected, found));
     for (want, got) in expected.points().iter().zip(found.points()) {
         let name = got.name().unwrap_or_default();
         if want.name().is_some_and(|want| want != name) {

@@ -141,6 +141,8 @@ impl Model {
             Op::Take(n) => self.take(*n).map(|()| Answer::Done),
             Op::Delete(which) => self.delete(*which).map(|()| Answer::Done),
             Op::Rollback(which) => self.roll_back(*which).map(|()| Answer::Done),
+            Op::Fork { name, from } => self.fork(*name, *from).map(|()| Answer::Done),
+            Op::Prune(n) => self.prune(*n).map(|()| Answer::Done),
             _ => Ok(Answer::Done),
         }
     }

@@ -15,7 +15,7 @@ use razorfs_verify::{
 use crate::dump::dump_tree;
 use crate::engine::{EngineFs, EngineMachine};
 use crate::farm::each_seed;
-use crate::flips::{PIECE, Victim, attributes, read};
+use crate::flips::Victim;
 use crate::looks::check_stat;
 use crate::marks::Marks;
 use crate::model::{Model, differences};
@@ -26,6 +26,7 @@ use crate::points::Point;
 use crate::rng::{Rng, mix};
 use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
+use crate::survey::{PIECE, attributes, read};
 use crate::told::Told;
 
 /// What is checked.
@@ -425,6 +426,8 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
     let mut setup = effort.choice.setup(seed);
     // Afterwards there must be room for a file.
     setup.limit = None;
+    // A repair does not know them yet.
+    setup.branches = false;
     let victim = match Victim::of(setup, seed, ops as usize, seed.is_multiple_of(2)) {
         Ok(victim) => victim,
         Err(failure) => {

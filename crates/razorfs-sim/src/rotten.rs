@@ -19,7 +19,6 @@ use razorfs_format::{BatchSeq, Place};
 use crate::driver::Runner;
 use crate::engine::{EngineFs, EngineMachine, is_refusal};
 use crate::farm::each_seed;
-use crate::flips::survey;
 use crate::marks::Marks;
 use crate::model::Model;
 use crate::op::{Fault, Op, Work};
@@ -27,6 +26,7 @@ use crate::panics::watch;
 use crate::rng::{Rng, mix};
 use crate::setup::Choice;
 use crate::subject::{FileSystem, Machine};
+use crate::survey::survey;
 use crate::workload::Workload;
 
 /// Times that a volume goes on after it was opened again, at most.
@@ -101,11 +101,13 @@ impl Run {
 
     fn all(&mut self, seed: u64, choice: Choice) -> Result<(), String> {
         let setup = choice.setup(seed);
-        let has_snapshots = setup.snapshots;
+        let (has_snapshots, has_branches) = (setup.snapshots, setup.branches);
         let machine = EngineMachine::new(setup, None).left_alone();
         let told = |f: crate::driver::Failure| format!("operation {}: {}", f.at, f.what);
         let mut runner = Runner::start(machine).map_err(told)?;
-        let mut workload = Workload::small(mix(seed, 22)).with_snapshots(has_snapshots, seed);
+        let mut workload = Workload::small(mix(seed, 22))
+            .with_snapshots(has_snapshots, seed)
+            .with_branches(has_branches, seed);
         for round in 0..=ROUNDS {
             self.work(&mut runner, &mut workload).map_err(told)?;
             let mut machine = self.end(runner);

@@ -23,6 +23,8 @@ pub struct Setup {
     pub parity: bool,
     /// Whether workloads take snapshots.
     pub snapshots: bool,
+    /// Whether they make branches.
+    pub branches: bool,
     /// Seed of the disk's and the clock's randomness.
     pub seed: u64,
 }
@@ -34,6 +36,8 @@ pub struct Choice {
     pub copies: Option<u8>,
     /// Whether workloads take snapshots.
     pub snapshots: Option<bool>,
+    /// Whether they make branches.
+    pub branches: Option<bool>,
 }
 
 impl Choice {
@@ -43,6 +47,7 @@ impl Choice {
         let mut setup = Setup::of(seed);
         setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
         setup.snapshots = self.snapshots.unwrap_or(setup.snapshots);
+        setup.branches = self.branches.unwrap_or(setup.branches);
         setup
     }
 }
@@ -85,6 +90,7 @@ impl Setup {
             limit: (mix(seed, 5).is_multiple_of(8)).then(|| 50_000 + mix(seed, 6) % 2_000_000),
             parity: mix(seed, 7).is_multiple_of(3),
             snapshots: mix(seed, 9).is_multiple_of(2),
+            branches: mix(seed, 10).is_multiple_of(2),
             seed,
         }
     }

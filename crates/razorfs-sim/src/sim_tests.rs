@@ -75,6 +75,9 @@ fn a_correct_file_system_passes() {
         "a rollback left what was open",
         "what a rollback left came back",
         "a look at a snapshot compared",
+        "fork",
+        "prune",
+        "went to another branch",
     ] {
         assert!(marks.count(mark) > 0, "{mark} never happened:\n{marks}");
     }
@@ -99,6 +102,10 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::BlindSnapshot, "snapshot s"),
         (Bug::ForgetfulRollback, "snapshots ["),
         (Bug::RollbackReusesInode, "was given before"),
+        (Bug::FleetingBranch, "acknowledged work is lost"),
+        (Bug::UndeadBranch, "acknowledged work is lost"),
+        (Bug::LooseBranches, "none of the"),
+        (Bug::LeakyBranch, "another state than the model"),
     ] {
         let found = (0..400).filter_map(|seed| {
             let report = run(bug, seed);

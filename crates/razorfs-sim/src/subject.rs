@@ -57,6 +57,15 @@ pub trait FileSystem {
     fn at_snapshot(&self, name: &str) -> Result<Self>
     where
         Self: Sized;
+    /// The names of the branches.
+    fn branches(&self) -> Vec<String>;
+    /// Makes a branch of what this shows.
+    fn create_branch(&self, name: &str) -> Result<()>;
+    fn delete_branch(&self, name: &str) -> Result<()>;
+    /// A branch, to be read and written.
+    fn branch(&self, name: &str) -> Result<Self>
+    where
+        Self: Sized;
 
     /// The entries after a cookie, at most `most` of them.
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>>;
@@ -130,6 +139,10 @@ pub trait Machine {
     }
     /// Whether workloads take snapshots of it.
     fn has_snapshots(&self) -> bool {
+        false
+    }
+    /// Whether they make branches of it.
+    fn has_branches(&self) -> bool {
         false
     }
     /// Whether every change is durable when its call returns.

@@ -6,12 +6,12 @@ use razorfs::{FileKind, Ino};
 use razorfs_verify::{Lose, Loss};
 
 use crate::engine::{EngineFs, is_refusal};
-use crate::flips::{Bad, PIECE, attributes, bad, read};
 use crate::looks::check_stat;
 use crate::marks::Marks;
 use crate::model::{Model, Node};
 use crate::names;
 use crate::subject::FileSystem;
+use crate::survey::{Bad, PIECE, attributes, bad, read};
 
 /// What the repair said that it lost.
 pub(crate) struct Told<'l> {

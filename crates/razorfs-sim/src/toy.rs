@@ -2,6 +2,7 @@
 //! a disk that keeps any prefix of them, and into which bugs can be planted. A simulator that
 //! does not find a planted bug would not find a real one.
 
+mod answers;
 mod machine;
 
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use razorfs::{
     Stat, XattrMode,
 };
 
-use crate::model::{Errnos, Model, Node};
+use crate::branches::{self, Place};
+use crate::model::{Model, Node};
 use crate::names;
-use crate::op::{At, Data, Op, Ref, Step, Work};
+use crate::op::{Data, Op, Ref, Step, Work};
 use crate::points::{Point, SAFETY, Which};
 use crate::posix::Answer;
 use crate::subject::{Done, FileSystem};
+use answers::{at, error, stat};
 
 /// What is wrong with the toy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +59,14 @@ pub enum Bug {
     ForgetfulRollback,
     /// A rollback gives inode numbers again.
     RollbackReusesInode,
+    /// Branches are durable later.
+    FleetingBranch,
+    /// Deleted branches come back after a cut.
+    UndeadBranch,
+    /// A cut leaves of each branch another prefix.
+    LooseBranches,
+    /// What is written in a branch shows in the head as well.
+    LeakyBranch,
 }
 
 struct Disk {
@@ -78,10 +89,16 @@ pub struct ToyMachine {
     bug: Bug,
 }
 
+/// A state that all branches share.
+type Live = Arc<Mutex<Model>>;
+
 /// The toy, open.
 pub struct ToyFs {
     disk: Arc<Mutex<Disk>>,
-    live: Mutex<Model>,
+    live: Live,
+    place: Place,
+    /// Of which volume this is a snapshot, if it is one.
+    of: Option<(Live, Which)>,
     /// What it was before rollbacks.
     left: Mutex<Vec<Model>>,
     bug: Bug,
@@ -135,56 +152,30 @@ fn which(name: &str) -> Which {
     number.map_or(Which::Safety(0), Which::Named)
 }
 
-fn error(errnos: Errnos) -> Error {
-    match errnos.first().copied().unwrap_or(0) {
-        libc::ENOENT => Error::NotFound,
-        libc::EEXIST => Error::Exists,
-        libc::ENOTDIR => Error::NotADirectory,
-        libc::EISDIR => Error::IsADirectory,
-        libc::ENOTEMPTY => Error::NotEmpty,
-        libc::ENAMETOOLONG => Error::NameTooLong,
-        libc::EPERM => Error::NotPermitted("toy"),
-        libc::EFBIG => Error::FileTooLarge,
-        libc::ENODATA => Error::NoAttribute,
-        libc::E2BIG => Error::AttributeTooLarge,
-        libc::ERANGE => Error::BufferTooSmall,
-        libc::ENXIO => Error::BeyondEnd,
-        _ => Error::Invalid("toy"),
-    }
-}
-
-fn at(dir: Ino, name: &[u8]) -> At {
-    At {
-        dir: Ref::Inode(dir),
-        name: names::id(name).unwrap_or(names::TOO_LONG),
-    }
-}
-
-fn stat(ino: Ino, node: &Node) -> Stat {
-    let zero = razorfs::Time::default();
-    Stat {
-        ino,
-        mode: node.kind.mode_bits() | node.perm,
-        nlink: node.nlink,
-        uid: node.uid,
-        gid: node.gid,
-        rdev: node.rdev,
-        flags: node.flags,
-        size: match node.kind {
-            FileKind::Symlink => node.target.len() as u64,
-            _ => node.size,
-        },
-        blocks: 0,
-        atime: node.atime.unwrap_or(zero),
-        mtime: node.mtime.unwrap_or(zero),
-        ctime: zero,
-        btime: zero,
-    }
-}
-
 impl ToyFs {
     fn model(&self) -> MutexGuard<'_, Model> {
-        self.live.lock()
+        let mut live = self.live.lock();
+        live.go(self.place);
+        live
+    }
+
+    fn part(&self, live: Live, place: Place, of: Option<(Live, Which)>) -> Self {
+        Self {
+            disk: Arc::clone(&self.disk),
+            live,
+            place,
+            of,
+            left: Mutex::default(),
+            bug: self.bug,
+        }
+    }
+
+    fn change_branches(&self, op: &Op) -> Result<()> {
+        self.change(op)?;
+        match (self.bug, op) {
+            (Bug::FleetingBranch, Op::Fork { .. }) | (Bug::UndeadBranch, Op::Prune(_)) => Ok(()),
+            _ => self.sync(),
+        }
     }
 
     fn change(&self, op: &Op) -> Result<Answer> {
@@ -200,6 +191,11 @@ impl ToyFs {
         let answer = live.apply(op, fresh, u64::MAX).map_err(error)?;
         if matches!(op, Op::Rollback(_)) {
             self.left.lock().push(before);
+        }
+        if self.bug == Bug::LeakyBranch && matches!(op, Op::Write { .. }) && live.go(None) {
+            // Where the head has no such file nothing shows.
+            let _ = live.apply(op, fresh, u64::MAX);
+            live.go(self.place);
         }
         let highest = live.highest();
         then(&mut live);
@@ -536,19 +532,41 @@ impl FileSystem for ToyFs {
     }
     fn at_snapshot(&self, name: &str) -> Result<Self> {
         let state = match (self.bug, self.find(name)?) {
-            (Bug::BlindSnapshot, _) => self.model().without_points(),
+            (Bug::BlindSnapshot, _) => self.model().alone(),
             (_, which) => {
                 let model = self.model();
                 let point = model.snapshot(which).ok_or(Error::NotFound)?;
                 point.state.clone()
             }
         };
-        Ok(Self {
-            disk: Arc::clone(&self.disk),
-            live: Mutex::new(state),
-            left: Mutex::default(),
-            bug: self.bug,
-        })
+        let of = Some((Arc::clone(&self.live), self.find(name)?));
+        Ok(self.part(Arc::new(Mutex::new(state)), None, of))
+    }
+    fn branches(&self) -> Vec<String> {
+        let all = self.model().branches().into_iter();
+        all.map(branches::name).collect()
+    }
+    fn create_branch(&self, name: &str) -> Result<()> {
+        let name = branches::number(name).ok_or(Error::Invalid("toy"))?;
+        match &self.of {
+            None => self.change_branches(&Op::Fork { name, from: None }),
+            Some((live, from)) => {
+                let from = Some(*from);
+                let volume = self.part(Arc::clone(live), None, None);
+                volume.change_branches(&Op::Fork { name, from })
+            }
+        }
+    }
+    fn delete_branch(&self, name: &str) -> Result<()> {
+        let n = branches::number(name).ok_or(Error::NotFound)?;
+        self.change_branches(&Op::Prune(n))
+    }
+    fn branch(&self, name: &str) -> Result<Self> {
+        let n = branches::number(name).ok_or(Error::NotFound)?;
+        if !self.model().has_branch(n) {
+            return Err(Error::NotFound);
+        }
+        Ok(self.part(Arc::clone(&self.live), Some(n), None))
     }
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
         let model = self.model();

@@ -1,6 +1,7 @@
 //! Seeded workloads. Each seed draws its own weights ("swarm testing": leaving kinds of operations
 //! out finds more than having all of them at once), its own few names, its own habits.
 
+mod branches;
 mod points;
 mod values;
 
@@ -98,6 +99,8 @@ pub struct Workload {
     forbids: bool,
     /// What it does with snapshots, if anything; whatever that is, the rest stays the same.
     points: Option<points::Points>,
+    /// The same of branches.
+    branches: Option<branches::Branches>,
 }
 
 impl Workload {
@@ -132,6 +135,7 @@ impl Workload {
             huge_offsets: rng.chance(25),
             forbids: rng.chance(25),
             points: None,
+            branches: None,
             rng,
         }
     }
@@ -154,6 +158,9 @@ impl Workload {
 
     /// The next operation for a file system in this state.
     pub fn next(&mut self, model: &Model) -> Op {
+        if let Some(op) = self.branches.as_mut().and_then(|b| b.next(model)) {
+            return op;
+        }
         if let Some(op) = self.points.as_mut().and_then(|p| p.next(model)) {
             return op;
         }

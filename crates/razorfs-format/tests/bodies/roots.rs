@@ -42,7 +42,9 @@ pub fn manifest(data: &[u8]) {
     let shape = from.u8();
     let generation = Generation(from.u64());
     let mut sections: Vec<(u32, &[u8])> = Vec::new();
-    for kind in 1..=5u32 {
+    // Lines and branches are there or not.
+    let most = 5 + u32::from(shape % 3);
+    for kind in 1..=most {
         let len = if kind == 3 {
             64
         } else {
@@ -50,7 +52,7 @@ pub fn manifest(data: &[u8]) {
         };
         sections.push((kind, from.slice(len)));
     }
-    // Mostly the five kinds in order, sometimes others.
+    // Mostly the kinds in order, sometimes others.
     match shape {
         250 => sections.push((from.u32(), from.slice(20))),
         251 => sections.reverse(),
@@ -60,7 +62,8 @@ pub fn manifest(data: &[u8]) {
     let bytes = sealed_manifest(id, generation, &sections);
     if let Ok(manifest) = Manifest::decode(&bytes, VID, id) {
         let again = manifest.to_bytes(VID);
-        if sections.len() == 5 {
+        // What says nothing is left out, and snapshots get their order.
+        if sections.len() == 5 && manifest.timeline.is_trivial() {
             assert_eq!(again, bytes);
         }
         assert_eq!(Manifest::decode(&again, VID, id), Ok(manifest));

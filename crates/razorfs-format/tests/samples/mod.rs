@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each user takes a part of it")]
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::manifest::{Counters, Manifest, PackMeta, SegmentMeta};
+use std::sync::Arc;
+
+use razorfs_format::manifest::{Counters, ForkMeta, Manifest, PackMeta, SegmentMeta, SnapshotMeta};
 use razorfs_format::names;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::pack::{TrailerEntry, encode_trailer};
@@ -15,6 +17,7 @@ use razorfs_format::segment::BlockBuilder;
 use razorfs_format::superblock::{
     Features, Geometry, JournalStart, ManifestRef, State, Superblock,
 };
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Jid, Lsn, ManifestId, PackId, SegmentId,
 };
@@ -134,7 +137,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "ops" => vec![ops()],
         "key" => vec![keys()],
         "superblock" => vec![superblock().encode(1)],
-        "manifest" => vec![manifest()],
+        "manifest" => vec![manifest(Timeline::default(), 0), manifest(timeline(), 2)],
         "names" => vec![name_table()],
         "block" => vec![plain(Tag::Inode), plain(Tag::Xattr), plain(Tag::Extent)],
         "dirblock" => vec![dirblock()],
@@ -282,8 +285,80 @@ fn ops() -> Vec<u8> {
         all.iter().for_each(|m| m.encode(&mut inner));
         encode_op(ty, &inner, &mut out);
     }
+    let mut inner = Vec::new();
+    of_branches().iter().for_each(|m| m.encode(&mut inner));
+    encode_op(OpType::Snapshot, &inner, &mut out);
     encode_op(OpType::Note, &[], &mut out);
     out
+}
+
+fn snapshot(id: u64, epoch: u64, name: &[u8]) -> SnapshotMeta {
+    SnapshotMeta {
+        id,
+        branch: Branch(id as u32 % 2),
+        epoch: Epoch(epoch),
+        gone: name.is_empty(),
+        time: 1 << 60,
+        inodes: 300,
+        bytes: 1 << 70,
+        name: name.into(),
+    }
+}
+
+fn fork(id: u32, epoch: u64) -> ForkMeta {
+    ForkMeta {
+        id: Branch(id),
+        parent: Branch::HEAD,
+        epoch: Epoch(epoch),
+        time: 1 << 60,
+        inodes: 200,
+        bytes: 70_000,
+        name: b"work".as_slice().into(),
+    }
+}
+
+/// What only branches and snapshots have.
+fn of_branches() -> Vec<Mutation> {
+    let begin = |branch, epoch| Mutation::Begin {
+        branch: Branch(branch),
+        epoch: Epoch(epoch),
+    };
+    let back = |branch| Mutation::Back {
+        branch: Branch(branch),
+        id: 5,
+        end: Epoch(300),
+    };
+    vec![
+        begin(1, 200),
+        Mutation::Count {
+            branch: Branch(1),
+            counter: Counter::Inodes,
+            delta: -3,
+        },
+        begin(0, 301),
+        Mutation::Take(snapshot(5, 200, b"taken")),
+        Mutation::Fork(fork(2, 200)),
+        back(0),
+        back(2),
+        Mutation::Drop { id: 5 },
+        Mutation::Prune {
+            branch: Branch(u32::MAX),
+        },
+    ]
+}
+
+/// Two lines, and a branch that has written.
+fn timeline() -> Timeline {
+    let mut timeline = Timeline::default();
+    timeline.add(snapshot(1, 3, b"first"));
+    timeline.add(snapshot(2, 5, b""));
+    assert!(timeline.roll_back(Branch::HEAD, Epoch(3), Epoch(5)));
+    assert!(timeline.fork(fork(1, 5)));
+    assert!(timeline.begin(Branch(1), Epoch(8)));
+    let mut idle = fork(4, 3);
+    idle.name = b"idle".as_slice().into();
+    assert!(timeline.fork(idle));
+    timeline
 }
 
 fn keys() -> Vec<u8> {
@@ -322,7 +397,7 @@ fn superblock() -> Superblock {
 }
 
 /// In the form that the body takes: a shape, the generation, and the sections behind their lengths.
-fn manifest() -> Vec<u8> {
+fn manifest(timeline: Timeline, shape: u8) -> Vec<u8> {
     let key = |n| Key::inode(Branch::HEAD, Ino(n));
     let manifest = Manifest {
         id: ManifestId(9),
@@ -350,13 +425,14 @@ fn manifest() -> Vec<u8> {
             last_birth: Epoch(7),
         }],
         counters: Counters::default(),
+        timeline: Arc::new(timeline),
         ..Manifest::default()
     };
     let bytes = manifest.to_bytes(VID);
-    let mut out = vec![0];
+    let mut out = vec![shape];
     out.extend_from_slice(&bytes[24..32]);
     let mut rest = &bytes[48..];
-    for kind in 1..=5u32 {
+    for kind in 1..=5 + u32::from(shape) {
         let len = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
         if kind != 3 {
             out.push(len as u8);

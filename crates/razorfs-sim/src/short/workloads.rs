@@ -225,6 +225,11 @@ fn changes_of_files() -> Vec<Op> {
         Op::Take(0),
         Op::Rollback(Which::Named(0)),
         Op::Delete(Which::Named(0)),
+        Op::Fork {
+            name: 0,
+            from: None,
+        },
+        Op::Prune(0),
     ]
 }
 
@@ -256,7 +261,8 @@ impl Group {
 const LASTS: [Op; 2] = [Op::Sync, Op::Checkpoint];
 
 /// Every workload of one operation, then every one of two, with all that may be between them, then
-/// those of one operation after a snapshot that is gone back to, or deleted.
+/// those of one operation after a snapshot that is gone back to, or deleted, then those of an
+/// operation that is done in the head and in a branch, and in a branch that is deleted.
 #[must_use]
 pub fn groups() -> Vec<Group> {
     let operations = operations();
@@ -286,7 +292,29 @@ pub fn groups() -> Vec<Group> {
         operations: 3,
         workloads: group(vec![Op::Take(0), op.clone()], &ends),
     }));
+    all.extend(operations.iter().flat_map(in_a_branch));
     all
+}
+
+/// Those of an operation in a branch.
+fn in_a_branch(op: &Op) -> [Group; 2] {
+    let fork = Op::Fork {
+        name: 1,
+        from: None,
+    };
+    let go = |to, closes| Op::Go { to, closes };
+    let both = vec![fork.clone(), op.clone(), go(Some(1), false)];
+    let deleted = vec![fork, go(Some(1), false), op.clone(), go(None, true)];
+    [
+        Group {
+            operations: 3,
+            workloads: group(both, std::slice::from_ref(op)),
+        },
+        Group {
+            operations: 3,
+            workloads: group(deleted, &[Op::Prune(1)]),
+        },
+    ]
 }
 
 /// The workloads that begin with `start` and have one operation more.

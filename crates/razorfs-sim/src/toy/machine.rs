@@ -27,9 +27,12 @@ impl Machine for ToyMachine {
         disk.recovering = false;
         let mut live = disk.durable.clone();
         live.close_all();
+        live.go(None);
         Ok(ToyFs {
             disk: Arc::clone(&self.disk),
-            live: Mutex::new(live),
+            live: Arc::new(Mutex::new(live)),
+            place: None,
+            of: None,
             left: Mutex::default(),
             bug: self.bug,
         })
@@ -75,6 +78,13 @@ impl Machine for ToyMachine {
                 }
                 state = other;
             }
+            if bug == Bug::LooseBranches {
+                let other = rng.below(disk.pending.len());
+                if let Some((_, other)) = disk.pending.get(other) {
+                    state.go(None);
+                    state.take_others_of(&other.at_home());
+                }
+            }
             if bug == Bug::LeakedOrphans {
                 disk.leaked += state.nodes().filter(|(_, n)| n.nlink == 0).count() as u64;
             }
@@ -113,6 +123,17 @@ impl Machine for ToyMachine {
                 | Bug::BlindSnapshot
                 | Bug::ForgetfulRollback
                 | Bug::RollbackReusesInode
+        )
+    }
+
+    fn has_branches(&self) -> bool {
+        matches!(
+            self.bug,
+            Bug::None
+                | Bug::FleetingBranch
+                | Bug::UndeadBranch
+                | Bug::LooseBranches
+                | Bug::LeakyBranch
         )
     }
 

@@ -8,10 +8,12 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_format::VolumeId;
 use razorfs_format::crc::crc32c;
 use razorfs_format::journal::BatchHeader;
+use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
-use razorfs_format::manifest::Manifest;
+use razorfs_format::manifest::{ForkMeta, Manifest, SnapshotMeta};
+use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::superblock::{SLOT, slots_of};
-use razorfs_format::{BatchSeq, Lsn};
+use razorfs_format::{BatchSeq, Branch, Epoch, Lsn};
 
 use crate::common::forge::{
     Tree, edit_superblock, manifest, name_of, new_volume, put_batch, put_superblock, superblock,
@@ -79,9 +81,72 @@ fn any_operations(from: &mut Source<'_>) -> Image {
     })
 }
 
-/// A name space whose records were changed, under right checksums.
+/// A branch that begins, writes and ends, and what is done with snapshots.
+fn of_branches() -> Vec<u8> {
+    let branch = Branch(1);
+    let taken = SnapshotMeta {
+        id: 77,
+        branch: Branch::HEAD,
+        epoch: Epoch(1),
+        gone: false,
+        time: 5,
+        inodes: 3,
+        bytes: 1000,
+        name: b"taken".as_slice().into(),
+    };
+    let fork = ForkMeta {
+        id: branch,
+        parent: Branch::HEAD,
+        epoch: Epoch(1),
+        time: 5,
+        inodes: 3,
+        bytes: 1000,
+        name: b"work".as_slice().into(),
+    };
+    let head = |epoch| Mutation::Begin {
+        branch: Branch::HEAD,
+        epoch: Epoch(epoch),
+    };
+    let mut out = Vec::new();
+    let mut op = |ty, all: &[Mutation]| {
+        let mut inner = Vec::new();
+        all.iter().for_each(|m| m.encode(&mut inner));
+        encode_op(ty, &inner, &mut out);
+    };
+    let begin = Mutation::Begin {
+        branch,
+        epoch: Epoch(2),
+    };
+    let count = Mutation::Count {
+        branch,
+        counter: Counter::Bytes,
+        delta: -5,
+    };
+    let key = Key::orphan(branch, Ino(17));
+    op(OpType::Branch, &[begin]);
+    op(OpType::Unlink, &[count, Mutation::Del { key }]);
+    let back = Mutation::Back {
+        branch,
+        id: 77,
+        end: Epoch(2),
+    };
+    op(
+        OpType::Snapshot,
+        &[head(2), Mutation::Take(taken), Mutation::Fork(fork)],
+    );
+    op(
+        OpType::Snapshot,
+        &[head(3), back, Mutation::Prune { branch }],
+    );
+    out
+}
+
+/// A name space whose records were changed, under right checksums, and perhaps branches of it.
 fn changed_operations(from: &mut Source<'_>) -> Image {
     let mut payload = Tree::new().payload();
+    if from.u8() % 2 == 1 {
+        payload.extend(of_branches());
+    }
     change(from, &mut payload);
     with_payload(&payload, |_| ())
 }
@@ -100,15 +165,44 @@ fn changed_records(from: &mut Source<'_>) -> Image {
     tree.image()
 }
 
-/// A volume with all kinds of records, segments, and a journal to replay.
-fn used() -> Image {
-    // Making it takes a thousand times longer than most of what is done with it.
+/// A volume with all kinds of records, segments, and a journal to replay; with branches or without.
+fn used(branches: bool) -> Image {
+    // Making them takes a thousand times longer than most of what is done with them.
     static USED: LazyLock<Image> = LazyLock::new(|| dirty(3));
-    USED.clone()
+    static BRANCHED: LazyLock<Image> = LazyLock::new(branched);
+    match branches {
+        true => BRANCHED.clone(),
+        false => USED.clone(),
+    }
+}
+
+fn branched() -> Image {
+    let (disk, env) = (SimDisk::from_image(&dirty(4)), SimEnv::new(5));
+    let volume = try_open(&disk, &env).unwrap();
+    let write = |volume: &Volume, name: &[u8]| {
+        let made = volume.create_node(Ino::ROOT, name, &NewNode::file(0o600));
+        volume.write(made.unwrap().ino, 0, &[9; 9000]).unwrap();
+    };
+    volume.snapshot("s").unwrap();
+    for (n, name) in ["one", "two", "three"].into_iter().enumerate() {
+        let made = volume.create_branch(name).unwrap();
+        write(&volume, format!("head {n}").as_bytes());
+        let branch = volume.branch(made).unwrap();
+        write(&branch, b"in a branch");
+        if n == 1 {
+            branch.rollback("s").unwrap();
+            volume.checkpoint().unwrap();
+        }
+    }
+    write(&volume.branch("two").unwrap(), b"again");
+    volume.sync().unwrap();
+    let image = Image::load(&disk).unwrap();
+    drop(volume);
+    image
 }
 
 fn changed_superblock(from: &mut Source<'_>) -> Image {
-    let mut image = used();
+    let mut image = used(false);
     let newest = superblock(&image);
     let slots = slots_of(newest.generation);
     let mut bytes = newest.encode(slots[0]);
@@ -122,7 +216,7 @@ fn changed_superblock(from: &mut Source<'_>) -> Image {
 }
 
 fn changed_manifest(from: &mut Source<'_>) -> Image {
-    let mut image = used();
+    let mut image = used(from.u8() % 2 == 1);
     let mut newest = superblock(&image);
     let mut bytes = manifest(&image, &newest).to_bytes(newest.vid());
     change(from, &mut bytes[24..]);
@@ -134,7 +228,7 @@ fn changed_manifest(from: &mut Source<'_>) -> Image {
 }
 
 fn changed_files(from: &mut Source<'_>) -> Image {
-    let mut image = used();
+    let mut image = used(from.u8() % 2 == 1);
     for _ in 0..=from.u8() % 3 {
         let files: Vec<_> = image.files().map(|(n, len)| (n.clone(), len)).collect();
         let (name, len) = &files[usize::from(from.u8()) % files.len()];
@@ -173,6 +267,22 @@ pub fn exercise(image: &Image) {
         return;
     };
     walk(&volume);
+    for branch in volume.branches() {
+        let Ok(branch) = volume.branch(branch) else {
+            continue;
+        };
+        walk(&branch);
+        let made = branch.create_node(Ino::ROOT, b"new", &NewNode::file(0o600));
+        let _ = made.map(|made| branch.write(made.ino, 0, &[8; 5000]));
+        let _ = (branch.unlink(Ino::ROOT, b"a"), branch.step(Step::Reap));
+    }
+    for snapshot in volume.snapshots() {
+        let _ = volume.at_snapshot(snapshot).map(|at| walk(&at));
+    }
+    if let Some(last) = volume.branches().last() {
+        let _ = volume.delete_branch(last);
+    }
+    let _ = volume.create_branch("one more");
     let made = volume.create_node(Ino::ROOT, b"new", &NewNode::file(0o600));
     if let Ok(made) = made {
         let _ = volume.write(made.ino, 1 << 40, &[7; 5000]);
@@ -182,7 +292,14 @@ pub fn exercise(image: &Image) {
         }
         let _ = volume.unlink(Ino::ROOT, b"a");
     }
-    for step in [Step::Commit, Step::Reap, Step::Checkpoint, Step::Compact] {
+    let steps = [
+        Step::Commit,
+        Step::Reap,
+        Step::Checkpoint,
+        Step::Compact,
+        Step::Release,
+    ];
+    for step in steps {
         let _ = volume.step(step);
     }
     if volume.close().is_ok() {

@@ -40,6 +40,16 @@ pub fn of(image: &Image) -> String {
             let version = volume.info().version;
             writeln!(out, "version: {}.{}", version.0, version.1).unwrap();
             tree(&volume, Ino::ROOT, "", &mut out);
+            for branch in volume.branches() {
+                writeln!(
+                    out,
+                    "branch {} ({}): {} inodes, {} bytes",
+                    branch.name, branch.id, branch.inodes, branch.bytes
+                )
+                .unwrap();
+                let branch = volume.branch(branch).unwrap();
+                tree(&branch, Ino::ROOT, "", &mut out);
+            }
         }
     }
     out

@@ -233,6 +233,62 @@ fn snapshots() -> Image {
     image
 }
 
+/// Everything that a branch does with its own files.
+fn branch_round(branch: &Volume, n: u32) {
+    let dir = branch.create_node(Ino::ROOT, b"of the branch", &NewNode::directory(0o755));
+    let dir = dir.unwrap().ino;
+    kinds(branch, dir);
+    let file = put(branch, dir, "data", &text(9000, 20 + n));
+    let copy = put(branch, dir, "copy", b"");
+    branch.copy_range(file, 0, copy, 100, u64::MAX).unwrap();
+    branch.write(file, 4000, &text(300, 30 + n)).unwrap();
+}
+
+/// A volume with three branches: one never written to, one with a snapshot and a rollback of its
+/// own, one of a snapshot; and one that was deleted. Some of that is in the journal alone.
+fn branches() -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 7));
+    let create = CreateOptions {
+        geometry: geometry(),
+        ..CreateOptions::default()
+    };
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let volume = open(&disk, &env, Compression::Lz4);
+    round(&volume, 0);
+    volume.snapshot("before").unwrap();
+    round(&volume, 1);
+    volume.create_branch("idle").unwrap();
+    let work = volume.create_branch("work").unwrap();
+    volume.create_branch("deleted").unwrap();
+    let work = volume.branch(work).unwrap();
+    branch_round(&work, 0);
+    put(
+        &volume.branch("deleted").unwrap(),
+        Ino::ROOT,
+        "gone",
+        &text(7000, 40),
+    );
+    volume.checkpoint().unwrap();
+    work.snapshot("in work").unwrap();
+    round(&volume, 2);
+    put(&work, Ino::ROOT, "left", &text(5000, 41));
+    let made = volume.at_snapshot("before").unwrap().create_branch("old");
+    let old = volume.branch(made.unwrap()).unwrap();
+    branch_round(&old, 1);
+    volume.delete_branch("deleted").unwrap();
+    volume.checkpoint().unwrap();
+    work.rollback("in work").unwrap();
+    put(&work, Ino::ROOT, "after going back", &text(6000, 42));
+    volume.unlink(Ino::ROOT, b"after going back").unwrap_err();
+    put(&old, Ino::ROOT, "in the journal", &text(200, 43));
+    put(&volume, Ino::ROOT, "in the head", &text(3000, 44));
+    volume.sync().unwrap();
+    let image = image_of(&disk);
+    drop((work, old));
+    drop(volume);
+    image
+}
+
 /// A volume with two copies of its journal, whose daemon was killed; one file is overwritten.
 fn twins() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
@@ -320,7 +376,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
+    "branches",
     "snapshots",
     "twins",
     "parity",
@@ -345,6 +402,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        branches(),
         snapshots(),
         twins(),
         parity(),

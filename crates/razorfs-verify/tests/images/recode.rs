@@ -28,7 +28,7 @@ use razorfs_format::segment::{
     Identity, Index, Position, ValueBuf, index,
 };
 use razorfs_format::superblock::{SLOT, Superblock};
-use razorfs_format::{FormatError, PackId, Place, VolumeId};
+use razorfs_format::{Branch, FormatError, PackId, Place, VolumeId};
 
 use crate::common::forge::{name_of, superblocks};
 
@@ -49,7 +49,7 @@ impl Seen {
             .chain(["parity of a pack", "parity of a segment", "scrub"])
             .chain([
                 "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR", "TAKE", "DROP",
-                "BACK",
+                "BACK", "CTR OF", "BACK OF", "FORK", "PRUNE", "EPOCH",
             ])
             .map(String::from)
             .collect();
@@ -261,11 +261,19 @@ fn operations(payload: &[u8], place: Place, seen: &mut Seen) {
                 Mutation::Put { new: false, .. } => "PUT",
                 Mutation::Del { .. } => "DEL",
                 Mutation::Patch { .. } => "PATCH",
-                Mutation::Count { .. } => "CTR",
+                Mutation::Count {
+                    branch: Branch::HEAD,
+                    ..
+                } => "CTR",
+                Mutation::Count { .. } => "CTR OF",
                 Mutation::Who { .. } => "WHO",
                 Mutation::Take(_) => "TAKE",
                 Mutation::Drop { .. } => "DROP",
-                Mutation::Back { .. } => "BACK",
+                Mutation::Back {
+                    branch: Branch::HEAD,
+                    ..
+                } => "BACK",
+                Mutation::Back { .. } => "BACK OF",
                 Mutation::Fork(_) => "FORK",
                 Mutation::Prune { .. } => "PRUNE",
                 Mutation::Begin { .. } => "EPOCH",

@@ -83,6 +83,9 @@ pub(super) fn flush(
             (part, view)
         })
         .collect();
+    if parts.len() > 1 {
+        marks::hit(Mark::FlushBranches);
+    }
     for tag in Tag::ALL {
         let mut records: Vec<Record> = Vec::new();
         for (part, view) in &mut parts {

@@ -156,6 +156,11 @@ fn gather(
     match release {
         Release::Nothing => {}
         Release::Held { killed, after } => {
+            let line = |epoch| version.timeline.line(epoch);
+            let mut lines = killed.iter().map(|(first, _)| line(*first));
+            if lines.any(|other| other != line(snapshot.epoch)) {
+                marks::hit(Mark::ReleaseJoined);
+            }
             for (first, last) in killed {
                 gather_held(version, first, last, after..=snapshot.epoch, frames)?;
             }

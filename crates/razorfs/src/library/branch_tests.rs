@@ -2,8 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use razorfs_disk::Env;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
+use crate::sync::Mutex;
 use crate::{Committed, CreateOptions, Error, Geometry, OnConflict, Options, Step, Volume};
 
 /// The main tree, or a branch.
@@ -159,6 +161,15 @@ impl World {
         self.volume = Volume::open_on(disk, env, options()).unwrap();
     }
 
+    /// A checkpoint freezes the memtable, and does not come to its end.
+    fn fail_checkpoint(&self) {
+        self.volume.sync().unwrap();
+        self.disk.fail_sync_at(self.disk.counts().syncs);
+        // Where there is nothing to write it succeeds.
+        let _ = self.volume.checkpoint();
+        self.disk.clear_faults();
+    }
+
     fn check(&self) {
         for (which, tree) in &self.trees {
             check_tree(&self.open(which), tree, &format!("{which:?}"));
@@ -204,11 +215,17 @@ enum Do {
     RollBack(usize, usize),
     GiveUp(usize),
     Step(usize),
+    Fail,
     Crash,
 }
 
 fn one() -> impl Strategy<Value = Do> {
-    let bytes = || proptest::collection::vec(any::<u8>(), 0..3000);
+    let bytes = || {
+        let some = proptest::collection::vec(any::<u8>(), 0..3000);
+        // Some of them become frames.
+        let times = prop_oneof![3 => Just(1), 1 => Just(20)];
+        (some, times).prop_map(|(some, times): (Vec<u8>, usize)| some.repeat(times))
+    };
     let n = || 0..20usize;
     prop_oneof![
         8 => (n(), 0..5u8, bytes()).prop_map(|(b, f, bytes)| Do::Write(b, f, bytes)),
@@ -221,6 +238,7 @@ fn one() -> impl Strategy<Value = Do> {
         1 => (n(), n()).prop_map(|(b, s)| Do::RollBack(b, s)),
         1 => n().prop_map(Do::GiveUp),
         8 => n().prop_map(Do::Step),
+        1 => Just(Do::Fail),
         2 => Just(Do::Crash),
     ]
 }
@@ -243,6 +261,7 @@ proptest! {
                 Do::RollBack(b, to) => world.roll_back(&world.which(b), to),
                 Do::GiveUp(n) => world.give_up(n),
                 Do::Step(n) => world.step(n),
+                Do::Fail => world.fail_checkpoint(),
                 Do::Crash => world.crash(),
             }
             world.check();
@@ -250,6 +269,155 @@ proptest! {
         world.crash();
         world.check();
     }
+}
+
+/// A checkpoint that failed leaves two memtables, in each of which a branch has another epoch, and
+/// a replay makes one of them.
+#[test]
+fn the_head_goes_back_after_a_checkpoint_that_failed_and_a_crash() {
+    let mut world = World::new();
+    world.write(&None, 1, vec![1; 3000]);
+    world.take(&None);
+    world.fork(&None);
+    let branch = world.which(1);
+    assert!(branch.is_some());
+    world.write(&branch, 1, vec![2; 3000]);
+    world.fail_checkpoint();
+    assert_eq!(world.volume.stats().checkpoints, 0);
+    world.write(&branch, 2, vec![3; 3000]);
+    world.write(&None, 2, vec![4; 300]);
+    world.crash();
+    world.check();
+    world.roll_back(&None, 0);
+    world.check();
+    world.crash();
+    world.check();
+}
+
+/// What a branch writes is born in the epoch of the memtable. After a replay of two memtables that
+/// was younger than the epoch which the branch had, and so than a snapshot of it.
+#[test]
+fn a_snapshot_of_a_branch_holds_what_was_written_after_a_checkpoint_failed_and_a_crash() {
+    let mut world = World::new();
+    world.write(&None, 1, vec![1; 3000]);
+    world.fork(&None);
+    let branch = world.which(1);
+    world.write(&branch, 1, vec![2; 3000]);
+    world.fail_checkpoint();
+    assert_eq!(world.volume.stats().checkpoints, 0);
+    world.write(
+        &None,
+        2,
+        (0..40_000u32).map(|n| ((n * n) >> 5) as u8).collect(),
+    );
+    world.crash();
+    world.write(
+        &branch,
+        3,
+        (0..40_000u32).map(|n| ((n * n) >> 7) as u8).collect(),
+    );
+    world.take(&branch);
+    world.remove(&branch, 3);
+    for step in [1, 3, 1, 4, 1, 2, 1] {
+        world.step(step);
+        world.write(&None, 4, vec![step as u8; 50_000]);
+    }
+    world.step(1);
+    world.check();
+    world.crash();
+    world.check();
+}
+
+/// The reaper looks at all branches that are open, and so had them open itself for a moment.
+#[test]
+fn a_branch_that_everybody_has_left_is_deleted_while_the_reaper_is_at_work() {
+    let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
+    let options = Options {
+        threads: true,
+        ..options()
+    };
+    let create = CreateOptions::from(&options);
+    Volume::create_on(disk.clone(), env.clone(), &create).unwrap();
+    let volume = Volume::open_on(disk, env, options).unwrap();
+    for n in 0..150 {
+        let name = format!("b{n}");
+        volume.create_branch(&name).unwrap();
+        let branch = volume.branch(&name).unwrap();
+        for file in 0..20 {
+            let path = format!("f{file}");
+            branch.root().write(&path, b"data").unwrap();
+            branch.root().remove_file(&path).unwrap();
+        }
+        drop(branch);
+        volume.delete_branch(&name).unwrap();
+    }
+    assert!(volume.branches().is_empty());
+    volume.close().unwrap();
+}
+
+/// A clock that calls somebody when it is looked at.
+struct Watched {
+    env: SimEnv,
+    look: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Env for Watched {
+    fn now(&self) -> u64 {
+        let look = self.look.lock().take();
+        if let Some(look) = look {
+            look();
+        }
+        self.env.now()
+    }
+    fn monotonic(&self) -> u64 {
+        self.env.monotonic()
+    }
+    fn random(&self) -> u64 {
+        self.env.random()
+    }
+}
+
+/// What is done in a branch is acknowledged before it is on the disk, and done again after the
+/// death of a process: the branch has to be there then.
+#[test]
+fn a_branch_that_somebody_has_open_is_there_after_a_power_cut() {
+    let disk = SimDisk::new();
+    let create = CreateOptions::from(&options());
+    let env = SimEnv::new(1);
+    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
+    let env = Arc::new(Watched {
+        env,
+        look: Mutex::new(None),
+    });
+    let volume = Volume::open_on(Arc::new(disk.clone()), env.clone(), options()).unwrap();
+    volume.root().write("file", b"data").unwrap();
+    volume.sync().unwrap();
+    // The first look names the time of the branch; the second is that of its batch, when everybody
+    // sees it.
+    let (send, receive) = std::sync::mpsc::channel();
+    let (other, left) = (volume.clone(), disk.clone());
+    let opener = move || {
+        let opened = loop {
+            match other.branch("b") {
+                Err(Error::NotFound) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        let cut = left.after_cut_with(|_| 0);
+        drop(opened);
+        send.send(cut).unwrap();
+    };
+    let opener = std::thread::spawn(opener);
+    let slow = || std::thread::sleep(std::time::Duration::from_millis(100));
+    let watched = Arc::clone(&env);
+    *env.look.lock() = Some(Box::new(move || {
+        *watched.look.lock() = Some(Box::new(slow))
+    }));
+    volume.create_branch("b").unwrap();
+    opener.join().unwrap();
+    let cut = receive.recv().unwrap();
+    let after = Volume::open_on(Arc::new(cut), Arc::new(SimEnv::new(2)), options()).unwrap();
+    assert_eq!(after.branches().len(), 1, "it was opened");
 }
 
 /// A volume with a directory, two files, and a branch of that.

@@ -15,6 +15,8 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(super) struct Family {
     open: Mutex<BTreeMap<Branch, Weak<Namespace>>>,
+    /// The reaper has branches open that nobody else may have open any more.
+    reaping: Mutex<()>,
 }
 
 impl Family {
@@ -64,6 +66,7 @@ impl Namespace {
 
     /// Ends a branch that nobody has open.
     pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
+        let _reaping = self.family.reaping.lock();
         let id = self.find_branch(name)?.id;
         self.store.end_branch(id)?;
         // What was merged of it is of no use any more.
@@ -99,6 +102,7 @@ impl Namespace {
         if self.reap_step()? {
             return Ok(true);
         }
+        let _reaping = self.family.reaping.lock();
         for branch in self.family.all() {
             if branch.reap_step()? {
                 return Ok(true);

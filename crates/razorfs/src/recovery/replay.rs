@@ -150,10 +150,8 @@ impl Replay {
                 }
                 if let Mutation::Begin { branch, epoch } = &mutation
                     && *branch != Branch::HEAD
-                    && !self.timeline.begin(*branch, *epoch)
                 {
-                    let got = format_args!("{epoch} of branch {branch}").to_string();
-                    return Err(place.error("journal", "an epoch that is new", got).into());
+                    self.begin(*branch, *epoch, place)?;
                 }
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
@@ -164,6 +162,21 @@ impl Replay {
             let done = self.redo_points(batch.seq.next(), points);
             done.map_err(|why| place.error("journal", why, what))?;
         }
+        Ok(())
+    }
+
+    /// A branch writes in an epoch from here on.
+    fn begin(&mut self, branch: Branch, epoch: Epoch, place: Place) -> Result<()> {
+        if !self.timeline.begin(branch, epoch) {
+            let got = format_args!("{epoch} of branch {branch}").to_string();
+            return Err(place.error("journal", "an epoch that is new", got).into());
+        }
+        // A memtable of the head that was frozen before may be a part of this one: then branches
+        // have epochs between that one's and what the head has now, which must be its newest.
+        let before = Epoch(epoch.0.saturating_sub(1));
+        let newest = self.timeline.head().newest(before);
+        let head = &mut self.memtable.epoch;
+        *head = newest.map_or(*head, |newest| newest.max(*head));
         Ok(())
     }
 
@@ -225,6 +238,9 @@ impl Replay {
         }
         for point in points {
             point.redo(&mut self.timeline, &mut self.counters)?;
+        }
+        if self.memtable.has_forks() {
+            marks::hit(Mark::RecoveryEpochs);
         }
         let following = next.max(self.memtable.epoch);
         self.memtable.epoch = match end >= self.begun {

@@ -96,8 +96,22 @@ impl Tenure {
         }
         *tenures.entry(branch).or_default() += 1;
         drop(tenures);
-        let core = Arc::clone(core);
-        Ok(Self { core, branch })
+        let tenure = Self {
+            core: Arc::clone(core),
+            branch,
+        };
+        // It may show before it is on the disk. What is done in it could not be done again where
+        // it is not, and would be acknowledged.
+        let forked = core.forked.load(Ordering::Acquire);
+        if core.durable.load(Ordering::Acquire) < forked {
+            marks::hit(Mark::ForkAwaited);
+            match core.sync() {
+                // Nothing is acknowledged any more, and what there is can be read.
+                Err(_) if core.failure().is_some() => {}
+                synced => synced?,
+            }
+        }
+        Ok(tenure)
     }
 }
 
@@ -191,8 +205,14 @@ impl Core {
     /// which keeps everybody out who makes another version but those that come by here.
     pub(super) fn begin_on(&self, open: &mut OpenBatch, branch: Branch) {
         let version = self.version.load_full();
-        if version.active.epoch_of(branch).is_some() {
+        // What it writes is born in the memtable's epoch. After a replay that may be younger than
+        // what the branch had: a snapshot of it would not hold what is born from here on.
+        let now = version.active.epoch_of(branch);
+        if now.is_some_and(|now| now > version.active.epoch) {
             return;
+        }
+        if now.is_some() {
+            marks::hit(Mark::ForkBeganAgain);
         }
         marks::hit(Mark::ForkBegan);
         let epoch = version.active.last_epoch().next();

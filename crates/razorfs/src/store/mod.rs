@@ -250,6 +250,8 @@ pub(crate) struct Core {
     viewed: Mutex<BTreeMap<u64, usize>>,
     /// How many have each branch open.
     tenures: Mutex<BTreeMap<Branch, usize>>,
+    /// The last batch in which a branch begins.
+    forked: AtomicU64,
 }
 
 /// What a store starts with.
@@ -343,6 +345,7 @@ impl Core {
             room_maker: OnceLock::new(),
             viewed: Mutex::default(),
             tenures: Mutex::default(),
+            forked: AtomicU64::new(0),
         }
     }
 

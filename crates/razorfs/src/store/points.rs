@@ -24,6 +24,7 @@ use super::batch::OpenBatch;
 use super::tx::OVERHEAD;
 use super::{Core, CountersAt, Journal, Version, Waiter};
 use crate::marks::{self, Mark};
+use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
 /// How often room is made in the journal for one of these operations.
@@ -173,6 +174,7 @@ impl Core {
             drop(gate);
         } else {
             if let Some(meta) = &planned.forked {
+                self.forked.store(sealed.seq.0, Ordering::Release);
                 self.set_tally(meta.id, meta.inodes, meta.bytes);
             }
             self.publish_points(&version, &planned, cut, lsn);

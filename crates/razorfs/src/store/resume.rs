@@ -260,6 +260,9 @@ impl Core {
 
     /// Space was reserved for it when it was admitted.
     fn apply_again(&self, tx: Tx<'static>) {
+        if tx.branch != Branch::HEAD {
+            marks::hit(Mark::ResumeBranch);
+        }
         let size = self.journal_bytes(&tx);
         let encoded = Encoded::of(&tx, size);
         let _gate = self.gate.read();

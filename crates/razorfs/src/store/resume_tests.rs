@@ -340,3 +340,87 @@ fn an_inode_from_before_stays_until_somebody_says_that_it_is_not_held() {
     while volume.step(Step::Reap).unwrap() {}
     assert!(volume.stat(held).is_err() && volume.doubtful().is_empty());
 }
+
+/// Operations of the head and of two branches stand between each other in batches that no journal
+/// has: each is done again in its own branch, twice.
+#[test]
+fn operations_of_two_branches_are_done_again_each_in_its_own() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let shared = make(&volume, "shared").unwrap();
+    volume.write(shared, 0, &[1; 70_000]).unwrap();
+    volume.create_branch("a").unwrap();
+    volume.create_branch("b").unwrap();
+    let open = |volume: &Volume| (volume.branch("a").unwrap(), volume.branch("b").unwrap());
+    let (a, b) = open(&volume);
+    // Data, a touch alone, names, counters.
+    a.write(shared, 10, &[2; 50_000]).unwrap();
+    b.write(shared, 20, &[3; 60_000]).unwrap();
+    volume.write(shared, 30, &[4; 100]).unwrap();
+    let set = |mode| crate::SetAttributes {
+        mode: Some(mode),
+        ..crate::SetAttributes::default()
+    };
+    a.set_attributes(shared, &set(0o600)).unwrap();
+    b.set_attributes(shared, &set(0o400)).unwrap();
+    let in_a = make(&a, "of a").unwrap();
+    // Another batch.
+    volume.step(Step::Commit).unwrap();
+    let in_b = make(&b, "of b").unwrap();
+    b.write(in_b, 0, &[5; 90_000]).unwrap();
+    a.unlink(Ino::ROOT, b"shared").unwrap();
+    b.set_xattr(in_b, b"user.x", b"y", crate::XattrMode::Set)
+        .unwrap();
+    let check = |volume: &Volume| {
+        let (a, b) = open(volume);
+        while a.step(Step::Reap).unwrap() {}
+        for ino in a.doubtful() {
+            a.not_held(ino);
+        }
+        while a.step(Step::Reap).unwrap() {}
+        assert!(matches!(
+            a.lookup(Ino::ROOT, b"shared"),
+            Err(Error::NotFound)
+        ));
+        assert_eq!(a.lookup(Ino::ROOT, b"of a").unwrap().ino, in_a);
+        assert!(matches!(a.lookup(Ino::ROOT, b"of b"), Err(Error::NotFound)));
+        assert_eq!(b.lookup(Ino::ROOT, b"of b").unwrap().ino, in_b);
+        assert_eq!(b.stat(shared).unwrap().mode & 0o7777, 0o400);
+        assert_eq!(volume.stat(shared).unwrap().mode & 0o7777, 0o644);
+        let bytes = |volume: &Volume, at, len| {
+            let mut found = vec![0; len];
+            assert_eq!(volume.read(shared, at, &mut found).unwrap(), len);
+            found
+        };
+        assert_eq!(bytes(&b, 20, 60_000), vec![3; 60_000]);
+        assert_eq!(bytes(&b, 0, 20), vec![1; 20]);
+        assert_eq!(bytes(volume, 30, 100), vec![4; 100]);
+        assert_eq!(bytes(volume, 130, 60_000), vec![1; 60_000]);
+        let counted: Vec<_> = volume.branches();
+        let counted: Vec<_> = counted.iter().map(|b| (b.inodes, b.bytes)).collect();
+        assert_eq!(counted, [(2, 0), (3, 160_000)]);
+        assert_eq!(&*b.get_xattr(in_b, b"user.x").unwrap(), b"y");
+    };
+    check_after_deaths(machine, volume, (a, b), &check);
+}
+
+fn check_after_deaths(
+    machine: Machine,
+    volume: Volume,
+    branches: (Volume, Volume),
+    check: &dyn Fn(&Volume),
+) {
+    drop(branches);
+    drop(volume);
+    let volume = machine.open().unwrap();
+    let redone = volume.recovery_report().redone;
+    assert!(redone.is_some_and(|n| n > 3), "{redone:?}");
+    drop(volume);
+    let volume = machine.open().unwrap();
+    check(&volume);
+    volume.nobody_is_left();
+    volume.close().unwrap();
+    let volume = machine.open().unwrap();
+    assert_eq!(volume.recovery_report().redone, None);
+    check(&volume);
+}

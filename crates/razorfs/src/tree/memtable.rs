@@ -47,7 +47,8 @@ type Shard = RwLock<BTreeMap<Key, Slot>>;
 pub(crate) struct Memtable {
     /// The epoch of what the head writes.
     pub epoch: Epoch,
-    /// The epochs of the branches that write, in the order in which they got them.
+    /// The epochs of the branches that write, in the order in which they got them. Of several of
+    /// one branch the last counts; whoever looks with a view from before it knows the others.
     forks: RwLock<Vec<(Branch, Epoch)>>,
     shards: Box<[Shard]>,
     bytes: AtomicUsize,
@@ -90,9 +91,7 @@ impl Memtable {
 
     /// A branch writes in an epoch, which is newer than all others of the memtable.
     pub fn begin(&self, branch: Branch, epoch: Epoch) {
-        let mut forks = self.forks.write();
-        forks.retain(|(b, _)| *b != branch);
-        forks.push((branch, epoch));
+        self.forks.write().push((branch, epoch));
     }
 
     /// The epoch of what a branch writes, if it has one.
@@ -101,7 +100,7 @@ impl Memtable {
             return Some(self.epoch);
         }
         let forks = self.forks.read();
-        let found = forks.iter().find(|(b, _)| *b == branch);
+        let found = forks.iter().rev().find(|(b, _)| *b == branch);
         found.map(|(_, epoch)| *epoch)
     }
 
@@ -113,7 +112,10 @@ impl Memtable {
     /// The branches that may have written, with their epochs; the head is the first.
     pub fn writers(&self) -> Vec<(Branch, Epoch)> {
         let mut all = vec![(Branch::HEAD, self.epoch)];
-        all.extend(self.forks.read().iter().copied());
+        for (branch, epoch) in self.forks.read().iter() {
+            all.retain(|(b, _)| b != branch);
+            all.push((*branch, *epoch));
+        }
         all
     }
 
