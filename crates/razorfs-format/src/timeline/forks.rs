@@ -123,12 +123,6 @@ impl Timeline {
         self.spans.last().map_or(0, |span| span.line)
     }
 
-    /// The epoch from which on all belong to the head: those before it have been given.
-    #[must_use]
-    pub fn head_since(&self) -> Epoch {
-        self.spans.last().map_or(Epoch(0), |span| span.first)
-    }
-
     /// Whether a line is written to.
     pub(super) fn is_open(&self, line: u64) -> bool {
         line == self.head_line() || self.forks.list.iter().any(|f| f.line == line)

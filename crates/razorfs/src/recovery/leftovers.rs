@@ -69,16 +69,6 @@ impl Opening {
         if most > NUMBER_MAX {
             return Err(too_large(FileName::Manifest(self.manifest.id), most));
         }
-        let (since, last) = (
-            self.replay.timeline.head_since(),
-            self.replay.memtable.last_epoch(),
-        );
-        if since > last.next() {
-            // Nothing could be written in a branch: epochs are given in order.
-            let place = Place::new(FileName::Manifest(self.manifest.id), 0);
-            let expected = format_args!("lines of epochs up to {last}").to_string();
-            return Err(place.error("manifest", expected, since).into());
-        }
         self.adopt_frames()
     }
 
