@@ -30,7 +30,9 @@ pub use error::{Error, Result};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
-pub use library::{Dir, File, Snapshot, Transaction};
+pub use library::{
+    Dir, File, Incoming, ReceiveOptions, Received, SendOptions, Sent, Snapshot, Token, Transaction,
+};
 pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{
     Info, RecoverySummary, ScrubFinding, ScrubPass, ScrubState, ScrubStatus, Stats, Step,

@@ -36,6 +36,8 @@ mod dir;
 mod file;
 mod metadata;
 mod read_dir;
+mod receive;
+mod send;
 mod snapshot;
 mod transaction;
 
@@ -50,6 +52,8 @@ pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
+pub use receive::{Incoming, ReceiveOptions, Received};
+pub use send::{SendOptions, Sent, Token};
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;
 

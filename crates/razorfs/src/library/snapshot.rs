@@ -6,7 +6,8 @@ use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
 
 use crate::namespace::check_name;
-use crate::{Change, Result, Stale, Volume};
+use crate::store::HIDDEN;
+use crate::{Change, Error, Result, Stale, Volume};
 
 /// The volume as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,8 +25,16 @@ pub struct Snapshot {
     pub bytes: u64,
 }
 
+/// Nobody knows of those that the volume has for itself.
+fn check_known(name: &str) -> Result<()> {
+    match name.as_bytes().first() {
+        Some(&HIDDEN) => Err(Error::NotFound),
+        _ => Ok(()),
+    }
+}
+
 impl Snapshot {
-    fn of(meta: &SnapshotMeta) -> Self {
+    pub(super) fn of(meta: &SnapshotMeta) -> Self {
         Self {
             // Names are checked where they are given; what is not one came from elsewhere.
             name: String::from_utf8_lossy(&meta.name).into_owned(),
@@ -77,12 +86,14 @@ impl Volume {
     /// is gone, on the disk too, when this returns; what only it held is given back in the
     /// background, once nobody looks at it any more.
     pub fn delete_snapshot(&self, name: impl AsRef<str>) -> Result<()> {
+        check_known(name.as_ref())?;
         self.inner.store.give_up(name.as_ref().as_bytes()).map(drop)
     }
 
     /// The volume as a snapshot shows it, for reading. It stays even if it is deleted, until the
     /// last clone of this is dropped; closing it does nothing.
     pub fn at_snapshot(&self, name: impl AsRef<str>) -> Result<Self> {
+        check_known(name.as_ref())?;
         let inner = Arc::new(self.inner.snapshot(name.as_ref())?);
         Ok(Self { inner })
     }
@@ -97,8 +108,9 @@ impl Volume {
     /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
     /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
+        check_known(to.as_ref())?;
         let now = self.inner.store.env.now();
-        let safety = self.safety_name(now);
+        let safety = self.safety_name("rollback", now);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(&taken))
     }
@@ -120,9 +132,9 @@ impl Volume {
     }
 
     /// A name that says what the snapshot is, and that none has.
-    fn safety_name(&self, now: u64) -> String {
+    pub(super) fn safety_name(&self, before: &str, now: u64) -> String {
         let taken = self.snapshots();
-        let base = format!("before-rollback-{}", utc(now / 1_000_000_000));
+        let base = format!("before-{before}-{}", utc(now / 1_000_000_000));
         let tries = (1u32..).map(|n| match n {
             1 => base.clone(),
             _ => format!("{base}-{n}"),

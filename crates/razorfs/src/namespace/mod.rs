@@ -18,11 +18,15 @@ mod directory;
 mod file;
 mod locks;
 mod operation;
+mod origins;
 mod path;
 mod pins;
 mod reap;
+mod receive;
+mod receive_items;
 mod remove;
 mod rename;
+mod send;
 mod shift;
 mod snapshot;
 mod xattr;
@@ -55,7 +59,9 @@ use razorfs_format::record::{Inode, Time};
 pub(crate) use create::root_inode;
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
+pub(crate) use receive::{Part, Receiving};
 pub(crate) use rename::Spot;
+pub(crate) use send::{Place as SendFrom, Sending};
 pub(crate) use snapshot::check_name;
 
 use crate::store::{Store, Ticket};
@@ -104,16 +110,21 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Over an opened store, whose orphans are handed to the reaper.
-    pub(crate) fn new(store: Store) -> Result<Self> {
-        let namespace = Self {
+    /// Over a store, whose orphans are left to others.
+    fn over(store: Store) -> Self {
+        Self {
             store,
             locks: LockTable::new(),
             pins: PinTable::new(),
             dentries: Dentries::new(),
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
-        };
+        }
+    }
+
+    /// Over an opened store, whose orphans are handed to the reaper.
+    pub(crate) fn new(store: Store) -> Result<Self> {
+        let namespace = Self::over(store);
         if namespace.store.viewed().is_some() {
             return Ok(namespace);
         }

@@ -9,11 +9,12 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::{Branch, Ino};
 
-use super::{At, Bytes, Core, RoomMaker, Ticket, Viewing};
+use super::{At, Bytes, Core, Layout, RoomMaker, Ticket, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{ArcSwap, Mutex, RwLock};
 use crate::workers::{Maintenance, Workers};
 use crate::{
     CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
@@ -27,9 +28,14 @@ pub(crate) struct Store {
     recovery: RecoverySummary,
     uuid: [u8; 16],
     /// What is read through this handle.
-    at: At,
+    at: ArcSwap<At>,
     /// The snapshot that this is, if it is one.
     viewing: Option<Viewing>,
+    /// The snapshot that is shown in place of the present, while a stream is received below it.
+    covered: Mutex<Option<Viewing>>,
+    is_covered: AtomicBool,
+    /// This is what receives it: a second handle of the present.
+    is_below: bool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
     left: RwLock<Vec<Arc<Self>>>,
@@ -50,6 +56,15 @@ impl Deref for Store {
 
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
+
+/// Snapshots whose names begin so are the volume's own: no name that is given to one can.
+pub(crate) const HIDDEN: u8 = b'@';
+
+/// The volume before a stream that is being received: what it shows meanwhile, and goes back to if
+/// that comes to no end.
+pub(crate) const RECEIVING: &[u8] = b"@receiving";
+/// What came of a stream that was broken off.
+pub(crate) const PART: &[u8] = b"@received-part";
 
 /// Rollbacks for which files that are open can be read on.
 const LEFT_MOST: usize = 8;
@@ -128,41 +143,108 @@ impl Store {
         if let Some(left) = left {
             checkpointer.core.resume(left)?;
         }
-        Ok(Self {
+        let store = Self {
             checkpointer,
             durability: options.durability,
             recovery: summary,
             uuid,
-            at: At::Head,
+            at: ArcSwap::from_pointee(At::Head),
             viewing: None,
+            covered: Mutex::new(None),
+            is_covered: AtomicBool::new(false),
+            is_below: false,
             left: RwLock::default(),
             resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
-        })
+        };
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// A stream that was being received has found no end: the volume is what it was before, and
+    /// keeps what has come, for whoever goes on with it.
+    fn settle(&self) -> Result<()> {
+        if self.version.load().timeline.find(RECEIVING).is_none() {
+            return Ok(());
+        }
+        if self.read_only.is_some() {
+            return self.cover(RECEIVING);
+        }
+        self.change_places(RECEIVING, PART).map(drop)
     }
 
     /// The same volume as one of its snapshots shows it. The snapshot stays at least until this is
     /// dropped.
     pub fn snapshot(&self, name: &[u8]) -> Result<Self> {
         let (viewing, view) = Viewing::new(&self.checkpointer.core, name)?;
-        Ok(Self {
+        Ok(self.another(At::Snapshot(view), Some(viewing)))
+    }
+
+    /// The same volume as it is below what [`Store::cover`] shows, for whoever receives a stream.
+    pub fn below(&self) -> Self {
+        self.another(At::Head, None)
+    }
+
+    fn another(&self, at: At, viewing: Option<Viewing>) -> Self {
+        Self {
             checkpointer: Arc::clone(&self.checkpointer),
             durability: self.durability,
             recovery: RecoverySummary::default(),
             uuid: self.uuid,
-            at: At::Snapshot(view),
-            viewing: Some(viewing),
+            at: ArcSwap::from_pointee(at),
+            covered: Mutex::new(None),
+            is_covered: AtomicBool::new(false),
+            is_below: viewing.is_none(),
+            viewing,
             left: RwLock::default(),
             resumed: false,
             workers: Mutex::new(None),
             guard: Mutex::new(None),
-        })
+        }
+    }
+
+    /// From now on this shows a snapshot in place of the present, and takes no changes. The caller
+    /// keeps everybody out who changes anything or remembers what he reads.
+    pub fn cover(&self, name: &[u8]) -> Result<()> {
+        let (viewing, view) = Viewing::new(&self.checkpointer.core, name)?;
+        *self.covered.lock() = Some(viewing);
+        self.is_covered.store(true, Ordering::Release);
+        self.at.store(Arc::new(At::Snapshot(view)));
+        Ok(())
+    }
+
+    /// It shows the present again.
+    pub fn uncover(&self) {
+        self.at.store(Arc::new(At::Head));
+        self.is_covered.store(false, Ordering::Release);
+        *self.covered.lock() = None;
+    }
+
+    /// Whether it shows a snapshot, for a stream is being received.
+    pub fn is_covered(&self) -> bool {
+        self.is_covered.load(Ordering::Acquire)
+    }
+
+    /// The uuid of the volume.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// The first keys of a table that this shows, from `from` on, tombstones among them. It reads
+    /// all of the memtables, so `most` is to be large.
+    pub fn some_keys(&self, from: &Key, most: usize) -> Result<BTreeSet<Key>> {
+        Core::some_keys(self, &self.at.load(), from, most)
+    }
+
+    /// Where the bytes of a block stand.
+    pub fn layout_here(&self, ino: Ino, block: u64) -> Result<Layout> {
+        self.layout_at(&self.at.load(), ino, block)
     }
 
     /// A record; not for extents.
     pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
-        self.get_at(&self.at, key)
+        self.get_at(&self.at.load(), key)
     }
 
     /// Hands the records of one table and one inode from `from` to before `to` to `each`, in
@@ -173,12 +255,12 @@ impl Store {
         to: &Key,
         each: &mut dyn FnMut(&Key, &Bytes) -> bool,
     ) -> Result<()> {
-        self.scan_at(&self.at, from, to, each)
+        self.scan_at(&self.at.load_full(), from, to, each)
     }
 
     /// Reads `out.len()` bytes at `off` of a block; what was never written is zero.
     pub fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
-        self.read_block_at(&self.at, ino, block, off, out)
+        self.read_block_at(&self.at.load(), ino, block, off, out)
     }
 
     /// Tells for each block of `from..to` that has data which bytes are data, in order, until
@@ -190,7 +272,7 @@ impl Store {
         to: u64,
         each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
     ) -> Result<()> {
-        self.extents_at(&self.at, ino, from, to, each)
+        self.extents_at(&self.at.load_full(), ino, from, to, each)
     }
 
     /// The keys of a table that were written in this or the other state and not in what both go
@@ -200,11 +282,20 @@ impl Store {
         if !Arc::ptr_eq(a, b) {
             return Ok(None);
         }
-        Core::written_apart(a, &self.at, &other.at, tag).map(Some)
+        Core::written_apart(a, &self.at.load(), &other.at.load(), tag).map(Some)
     }
 
-    /// Fails if nothing can be written through this handle.
+    /// Fails if nothing can be changed through this handle.
     pub fn check_writable(&self) -> Result<()> {
+        if self.is_covered() {
+            let why = "a stream is being received, and until then it shows what was before";
+            return Err(Error::ReadOnly(why.into()));
+        }
+        self.check_open()
+    }
+
+    /// Fails if nothing is written to the disk through this handle.
+    fn check_open(&self) -> Result<()> {
         match &self.viewing {
             Some(viewing) => {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
@@ -240,16 +331,21 @@ impl Store {
     pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let taken = self.roll_back(to, safety)?;
+        self.leave(safety);
+        Ok(taken)
+    }
+
+    /// What files that are gone are read on from: the present goes on from before this snapshot.
+    pub fn leave(&self, safety: &[u8]) {
         // Somebody may have deleted it by now: what was open is gone then, and all else is done.
         let Ok(before) = self.snapshot(safety) else {
-            return Ok(taken);
+            return;
         };
         let mut left = self.left.write();
         left.push(Arc::new(before));
         if left.len() > LEFT_MOST {
             left.remove(0);
         }
-        Ok(taken)
     }
 
     /// What the volume was before a rollback and had the inode, which it has not any more.
@@ -263,7 +359,9 @@ impl Store {
     /// The snapshots that were not given up, oldest first.
     pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
-        let live = timeline.snapshots().iter().filter(|s| !s.gone);
+        let is_hidden = |s: &SnapshotMeta| s.name.first() == Some(&HIDDEN);
+        let live = timeline.snapshots().iter();
+        let live = live.filter(|s| !s.gone && !is_hidden(s));
         let mut live: Vec<_> = live.cloned().collect();
         // One that was taken right after a rollback is of an older epoch than that before it.
         live.sort_by_key(|s| s.id);
@@ -278,7 +376,9 @@ impl Store {
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
         let space = Core::space(self)?;
-        let Some(snapshot) = self.viewed() else {
+        let covered = self.covered.lock();
+        let shown = self.viewing.as_ref().or(covered.as_ref());
+        let Some(snapshot) = shown.map(|viewing| &viewing.snapshot) else {
             return Ok(space);
         };
         Ok(VolumeSpace {
@@ -330,13 +430,13 @@ impl Store {
 
     /// Writes everything into segments.
     pub fn checkpoint(&self) -> Result<()> {
-        self.check_writable()?;
+        self.check_open()?;
         self.checkpointer.checkpoint().map(|_| ())
     }
 
     /// One piece of background work, of all but reaping.
     pub fn step(&self, step: Step) -> Result<bool> {
-        self.check_writable()?;
+        self.check_open()?;
         match step {
             Step::Commit => self.commit_now(true),
             Step::Checkpoint => self.checkpointer.checkpoint(),
@@ -366,7 +466,7 @@ impl Store {
     /// whether it takes `bytes` now, or more than before. It may have grown before, for others. A
     /// host without room for it is an error. The caller holds no lock.
     pub fn grow_journal_for(&self, bytes: usize) -> Result<bool> {
-        self.check_writable()?;
+        self.check_open()?;
         let had = self.limits.most();
         self.checkpointer.grow_journal_for(2 * bytes)?;
         let has = self.limits.most();
@@ -379,7 +479,7 @@ impl Store {
 
     /// From now on nothing is written any more, as if the disk had failed.
     pub fn shut_down(&self) {
-        if self.viewing.is_some() {
+        if self.viewing.is_some() || self.is_below {
             return;
         }
         let core = &self.checkpointer.core;
@@ -392,7 +492,7 @@ impl Store {
         if self.read_only.is_some() {
             return Ok(look(self.disk.as_ref()));
         }
-        self.check_writable()?;
+        self.check_open()?;
         let mut installer = self.checkpointer.installer.lock();
         self.checkpointer.abandon_parity(&mut installer);
         if installer.has_copies() {
@@ -472,7 +572,7 @@ impl Drop for Store {
     /// Without [`Store::close`] the volume is left as a crash would leave it, but for what a last
     /// commit can save.
     fn drop(&mut self) {
-        if self.viewing.is_some() {
+        if self.viewing.is_some() || self.is_below {
             return;
         }
         self.close_door();

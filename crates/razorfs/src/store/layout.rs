@@ -62,8 +62,13 @@ pub(crate) struct Layout {
 impl Core {
     /// Where the bytes of a block stand. The caller holds the inode's lock.
     pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
+        self.layout_at(&At::Head, ino, block)
+    }
+
+    /// The same in any state; to refer to the frames it has to be the present.
+    pub fn layout_at(&self, at: &At, ino: Ino, block: u64) -> Result<Layout> {
         let key = Key::extent(Branch::HEAD, ino, block);
-        self.with_sight(&At::Head, |sight| {
+        self.with_sight(at, |sight| {
             let pieces = sight.pieces(&key)?;
             let mut holes = Vec::with_capacity(4);
             holes.push(0..BLOCK);

@@ -34,6 +34,14 @@ enum Change<'a> {
         to: &'a [u8],
         /// Name of the snapshot that is taken before.
         safety: &'a [u8],
+        /// Whether the snapshot that it goes back to is given up.
+        drops: bool,
+    },
+    /// Takes one that was received, and gives up the one that was taken before that began.
+    Received {
+        name: &'a [u8],
+        time: u64,
+        before: &'a [u8],
     },
 }
 
@@ -66,7 +74,20 @@ impl Core {
     /// Goes back to a snapshot, after taking one of the present, which is answered. On the disk
     /// when this returns. The caller keeps everybody out who has read what is gone then.
     pub fn roll_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
-        self.change_points(&Change::Back { to, safety })
+        let drops = false;
+        self.change_points(&Change::Back { to, safety, drops })
+    }
+
+    /// Goes to a snapshot and gives it up, after taking one of the present, which is answered: the
+    /// two change places.
+    pub fn change_places(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
+        let drops = true;
+        self.change_points(&Change::Back { to, safety, drops })
+    }
+
+    /// Takes a snapshot of the present as one of this time, and gives up another.
+    pub fn take_received(&self, name: &[u8], time: u64, before: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(&Change::Received { name, time, before })
     }
 
     fn change_points(&self, change: &Change<'_>) -> Result<SnapshotMeta> {
@@ -130,7 +151,9 @@ impl Core {
         }
         match change {
             // Space comes back once a generation knows of it.
-            Change::Drop(_) => self.want_checkpoint(),
+            Change::Drop(_) | Change::Back { drops: true, .. } | Change::Received { .. } => {
+                self.want_checkpoint();
+            }
             _ => self.wake_maintenance(),
         }
         Ok(Some(snapshot))
@@ -142,14 +165,22 @@ impl Core {
         let find = |name: &[u8]| version.timeline.find(name).cloned().ok_or(Error::NotFound);
         let (snapshot, freezes, counters) = match change {
             Change::Take(name) => {
-                let now = version.active.epoch;
-                // Where nothing has changed since, the epoch before shows the same.
-                let before = version.head.newest(Epoch(now.0 - 1));
-                let before = before.filter(|epoch| epoch.0 > 0 && version.active.is_empty());
-                let taken = self.taken(version, open, name, before.unwrap_or(now))?;
+                let (epoch, freezes) = end_of_present(version);
+                let taken = self.taken(version, open, name, epoch)?;
                 Mutation::Take(taken.clone()).encode(&mut mutations);
                 timeline.add(taken.clone());
-                (taken, before.is_none(), None)
+                (taken, freezes, None)
+            }
+            Change::Received { name, time, before } => {
+                let before = find(before)?;
+                let (epoch, freezes) = end_of_present(version);
+                let mut taken = self.taken(version, open, name, epoch)?;
+                taken.time = *time;
+                Mutation::Take(taken.clone()).encode(&mut mutations);
+                Mutation::Drop { id: before.id }.encode(&mut mutations);
+                timeline.add(taken.clone());
+                timeline.give_up(before.id);
+                (taken, freezes, None)
             }
             Change::Drop(name) => {
                 let dropped = find(name)?;
@@ -157,7 +188,7 @@ impl Core {
                 timeline.give_up(dropped.id);
                 (dropped, false, None)
             }
-            Change::Back { to, safety } => {
+            Change::Back { to, safety, drops } => {
                 let to = find(to)?;
                 let end = version.active.epoch;
                 let taken = self.taken(version, open, safety, end)?;
@@ -169,6 +200,10 @@ impl Core {
                     return Err(Error::Invalid(
                         "the snapshot is not on the way to the present",
                     ));
+                }
+                if *drops {
+                    Mutation::Drop { id }.encode(&mut mutations);
+                    timeline.give_up(id);
                 }
                 (taken, true, Some((inodes, bytes)))
             }
@@ -229,6 +264,17 @@ impl Core {
             timeline,
             head,
         }));
+    }
+}
+
+/// The epoch of a snapshot of the present, and whether the memtable is frozen for it: where nothing
+/// has changed since, the epoch before shows the same.
+fn end_of_present(version: &Version) -> (Epoch, bool) {
+    let now = version.active.epoch;
+    let before = version.head.newest(Epoch(now.0 - 1));
+    match before.filter(|epoch| epoch.0 > 0 && version.active.is_empty()) {
+        Some(before) => (before, false),
+        None => (now, true),
     }
 }
 

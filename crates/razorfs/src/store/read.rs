@@ -168,9 +168,14 @@ impl Core {
 
 impl<'a> Sight<'a> {
     /// The memtables that are seen, newest first.
-    fn memtables(self) -> impl Iterator<Item = &'a Arc<Memtable>> {
+    pub(super) fn memtables(self) -> impl Iterator<Item = &'a Arc<Memtable>> {
         let (version, view) = (self.version, self.view);
         version.memtables().filter(|m| view.sees(m.epoch))
+    }
+
+    /// What the segments show of a range of one table.
+    pub(super) fn segments(self, from: &Key, to: &Key) -> crate::tree::Range {
+        self.version.levels.range(from, to, self.view)
     }
 
     fn get(self, key: &Key) -> Result<Option<Bytes>> {
