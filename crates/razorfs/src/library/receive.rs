@@ -46,6 +46,9 @@ pub struct Received {
     pub before: Volume,
 }
 
+/// A frame: what it is, and its payload.
+type Frame<'b> = (FrameKind, &'b [u8]);
+
 /// How much has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Came {
@@ -114,8 +117,8 @@ impl<R: Read> Incoming<R> {
         self.header.goes_on.is_some()
     }
 
-    /// The next frame.
-    fn frame<'b>(&mut self, number: u64, buf: &'b mut Vec<u8>) -> Result<(FrameKind, &'b [u8])> {
+    /// The next frame, which has this number.
+    fn frame<'b>(&mut self, number: u64, buf: &'b mut Vec<u8>) -> Result<Frame<'b>> {
         buf.clear();
         buf.resize(FRAME_PRELUDE, 0);
         fill(&mut self.input, buf)?;
@@ -135,6 +138,40 @@ impl<R: Read> Incoming<R> {
             Ok(_) => refuse("the stream has more bytes than it should"),
             Err(e) => refuse(format!("the stream cannot be read: {e}")),
         }
+    }
+}
+
+/// All batches from the first on, to the end.
+fn take_all<R: Read>(
+    stream: &mut Incoming<R>,
+    receiving: &mut Receiving,
+    first: Frame<'_>,
+    each: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Came> {
+    let mut came = Came::default();
+    let mut end = take(receiving, first, &mut came)?;
+    let mut buf = Vec::new();
+    while !end {
+        each(stream.bytes)?;
+        let frame = stream.frame(receiving.sequence(), &mut buf)?;
+        end = take(receiving, frame, &mut came)?;
+    }
+    stream.check_end()?;
+    Ok(came)
+}
+
+/// A frame; answers whether it is the last.
+fn take(receiving: &mut Receiving, (kind, payload): Frame<'_>, came: &mut Came) -> Result<bool> {
+    if kind == FrameKind::Batch {
+        let (inodes, data) = receiving.apply(payload)?;
+        came.inodes += inodes;
+        came.data += data;
+        return Ok(false);
+    }
+    let end = End::decode(payload).map_err(|e| damaged(&e))?;
+    match end.link == receiving.link() && end.frames == receiving.sequence() {
+        true => Ok(true),
+        false => refuse("the stream is damaged: its parts do not belong together"),
     }
 }
 
@@ -158,12 +195,16 @@ impl Volume {
     ) -> Result<Received> {
         let (safety, base) = self.prepare(&stream.header, options)?;
         let base = base.as_deref();
+        // The volume is not held before there is something.
+        let mut buf = Vec::new();
+        let number = stream.header.goes_on.map_or(0, |goes_on| goes_on.sequence);
+        let first = stream.frame(number, &mut buf)?;
         let header = stream.header.clone();
         let mut receiving = Receiving::begin(&self.inner, header, base, safety.clone())?;
         let before = Self {
             inner: Arc::new(receiving.before()?),
         };
-        match self.take_all(&mut stream, &mut receiving, each) {
+        match take_all(&mut stream, &mut receiving, first, each) {
             Ok(came) => {
                 let taken = receiving.finish()?;
                 let mut all = self.snapshots().into_iter();
@@ -183,36 +224,6 @@ impl Volume {
                 }
                 Err(e)
             }
-        }
-    }
-
-    /// All batches, to the end.
-    fn take_all<R: Read>(
-        &self,
-        stream: &mut Incoming<R>,
-        receiving: &mut Receiving,
-        each: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Came> {
-        let mut came = Came::default();
-        let mut buf = Vec::new();
-        loop {
-            let number = receiving.sequence();
-            match stream.frame(number, &mut buf)? {
-                (FrameKind::Batch, payload) => {
-                    let (inodes, data) = receiving.apply(payload)?;
-                    came.inodes += inodes;
-                    came.data += data;
-                }
-                (FrameKind::End, payload) => {
-                    let end = End::decode(payload).map_err(|e| damaged(&e))?;
-                    if end.link != receiving.link() || end.frames != number {
-                        return refuse("the stream is damaged: its parts do not belong together");
-                    }
-                    stream.check_end()?;
-                    return Ok(came);
-                }
-            }
-            each(stream.bytes)?;
         }
     }
 

@@ -180,8 +180,7 @@ impl Namespace {
             Err(Error::NotFound) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let (header, _, progress) = load(&part)?;
-        Ok(Some(Part {
+        Ok(load(&part)?.map(|(header, _, progress)| Part {
             snapshot: header.snapshot,
             base: header.base,
             goes_on: GoesOn {
@@ -212,19 +211,17 @@ impl Namespace {
     }
 }
 
-/// The stream that a state is a part of.
-fn load(part: &Namespace) -> Result<(Header, Translation, Progress)> {
+/// The stream that a state is a part of; none if that was not begun, or had come to its end.
+fn load(part: &Namespace) -> Result<Option<(Header, Translation, Progress)>> {
     let mut op = part.reader();
     let (Some(stream), Some(progress)) = (op.own(STREAM)?, op.own(PROGRESS)?) else {
-        let why = "what has come of the stream does not say how far it is; send it from the \
-                   beginning";
-        return Err(Error::Stream(why.into()));
+        return Ok(None);
     };
     let mut t = Take::new(&stream, OWN, "stream that is being received");
     let header = t.bytes(stream.len())?;
     let header = Header::decode(header).map_err(|e| Error::Stream(what_is_wrong(&e).into()))?;
     let translation = Translation::decode(&mut t)?;
-    Ok((header, translation, Progress::decode(&progress)?))
+    Ok(Some((header, translation, Progress::decode(&progress)?)))
 }
 
 /// Fails unless the part that is here is the one that the stream goes on with.
@@ -311,7 +308,9 @@ impl Receiving {
     /// Writes down what the stream is, or reads how far it is.
     fn prepare(&mut self) -> Result<()> {
         if self.header.goes_on.is_some() {
-            let (_, translation, progress) = load(&self.below)?;
+            let Some((_, translation, progress)) = load(&self.below)? else {
+                return wrong("what it goes on with was not begun");
+            };
             (self.translation, self.progress) = (translation, progress);
             return Ok(());
         }
@@ -495,6 +494,9 @@ impl Receiving {
         received.put_varint(identity.time);
         received.put_bytes(name);
         let mut op = self.operation()?;
+        // No snapshot has them: what was taken for one to go on with could else be whole.
+        op.forget_xattr(Ino::ROOT, STREAM)?;
+        op.forget_xattr(Ino::ROOT, PROGRESS)?;
         op.set_own(RECEIVED, &received)?;
         self.commit(op, 0)?;
         let upper = Arc::clone(&self.upper);
