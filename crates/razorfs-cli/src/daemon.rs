@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use razorfs::{Options, Volume};
+use razorfs::{Options, ReceiveOptions, Volume};
 use razorfs_disk::os::{OsDisk, SharedMemory};
 use razorfs_fuse::{Notifier, Statistics, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
@@ -22,7 +22,9 @@ use crate::options::MountOptions;
 use crate::server::Server;
 use crate::socket::{self, Points, Request};
 use crate::unmount::{self, Outcome};
-use crate::{check, diff, keeper, kept, mountinfo, place, points, program, remount, signals};
+use crate::{
+    check, diff, keeper, kept, mountinfo, place, points, program, remount, signals, streams,
+};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 16;
@@ -520,6 +522,12 @@ impl Desk {
                 diff::find(&self.volume, path, &ends, &mut hand_on)?;
                 Ok(json!({}))
             }
+            Request::Send(what) => {
+                let out = socket::take(stream)?;
+                streams::send_for(&self.volume, path, &what, out, stream)
+            }
+            Request::Receive(options) => self.receive(path, options, stream),
+            Request::Part { forget } => streams::part(&self.volume, path, forget),
             Request::Scrub(what) => scrub::answer(&self.volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(&self.volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
@@ -527,6 +535,23 @@ impl Desk {
             }),
             Request::Umount => Ok(json!({})),
         }
+    }
+
+    fn receive(
+        &self,
+        path: &Path,
+        options: ReceiveOptions,
+        stream: &mut UnixStream,
+    ) -> Result<Value> {
+        let input = socket::take(stream)?;
+        let received = streams::receive_for(&self.volume, path, options, input, stream)?;
+        let name = &received.snapshot.name;
+        tracing::info!(name, bytes = received.bytes, "a stream was received");
+        self.forget_stale(path, &received.before);
+        for snapshot in std::iter::once(&received.snapshot).chain(&received.safety) {
+            self.snapshots_changed(&snapshot.name);
+        }
+        Ok(streams::document(&received))
     }
 
     fn snapshots(&self, path: &Path, points: &Points) -> Result<Value> {
@@ -550,12 +575,16 @@ impl Desk {
 
     /// The volume is another one than at `safety` from now on.
     fn rolled_back(&self, path: &Path, safety: &str) {
-        if let Err(e) = forget_stale(&self.volume, safety, &self.notifier) {
-            tracing::error!(
-                volume = %shown(path),
-                error = %e,
-                "the kernel may still show what was before the rollback; unmount and mount again"
-            );
+        match self.volume.at_snapshot(safety) {
+            Ok(before) => self.forget_stale(path, &before),
+            Err(e) => stale_stays(path, &e),
+        }
+    }
+
+    /// The volume is another one than `before` from now on.
+    fn forget_stale(&self, path: &Path, before: &Volume) {
+        if let Err(e) = forget_stale(&self.volume, before, &self.notifier) {
+            stale_stays(path, &e);
         }
     }
 
@@ -564,4 +593,12 @@ impl Desk {
         tracing::info!(name, "a snapshot was taken or deleted");
         forget_snapshot(name, &self.notifier);
     }
+}
+
+fn stale_stays(path: &Path, error: &razorfs::Error) {
+    tracing::error!(
+        volume = %shown(path),
+        error = %error,
+        "the kernel may still show what was before; unmount and mount again"
+    );
 }

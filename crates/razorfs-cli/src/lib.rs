@@ -34,6 +34,7 @@ mod signals;
 mod size;
 mod socket;
 mod sparse;
+mod streams;
 pub mod tree;
 mod unmount;
 
@@ -87,6 +88,8 @@ enum Command {
     Rollback(commands::rollback::Args),
     Diff(commands::diff::Args),
     Clone(commands::clone::Args),
+    Send(commands::send::Args),
+    Receive(commands::receive::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -175,6 +178,8 @@ fn run(command: &Command) -> Result<u8> {
         Command::Rollback(args) => commands::rollback::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Clone(args) => commands::clone::run(args),
+        Command::Send(args) => commands::send::run(args),
+        Command::Receive(args) => commands::receive::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),

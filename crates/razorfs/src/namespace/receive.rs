@@ -180,7 +180,9 @@ impl Namespace {
             Err(Error::NotFound) => return Ok(None),
             Err(e) => return Err(e),
         };
-        Ok(load(&part)?.map(|(header, _, progress)| Part {
+        let has_some = |(_, _, progress): &(Header, Translation, Progress)| progress.sequence > 0;
+        let loaded = load(&part)?.filter(has_some);
+        Ok(loaded.map(|(header, _, progress)| Part {
             snapshot: header.snapshot,
             base: header.base,
             goes_on: GoesOn {
