@@ -547,7 +547,7 @@ impl Desk {
         let received = streams::receive_for(&self.volume, path, options, input, stream)?;
         let name = &received.snapshot.name;
         tracing::info!(name, bytes = received.bytes, "a stream was received");
-        self.forget_stale(path, &received.before);
+        self.is_another(path, Ok(received.before.clone()));
         for snapshot in std::iter::once(&received.snapshot).chain(&received.safety) {
             self.snapshots_changed(&snapshot.name);
         }
@@ -566,25 +566,22 @@ impl Desk {
                 let safety = done.get("safety").and_then(Value::as_str);
                 let safety = safety.unwrap_or_default();
                 tracing::info!(to, safety, "the volume is back at a snapshot");
-                self.rolled_back(path, safety);
+                self.is_another(path, self.volume.at_snapshot(safety));
                 self.snapshots_changed(safety);
             }
         }
         Ok(done)
     }
 
-    /// The volume is another one than at `safety` from now on.
-    fn rolled_back(&self, path: &Path, safety: &str) {
-        match self.volume.at_snapshot(safety) {
-            Ok(before) => self.forget_stale(path, &before),
-            Err(e) => stale_stays(path, &e),
-        }
-    }
-
-    /// The volume is another one than `before` from now on.
-    fn forget_stale(&self, path: &Path, before: &Volume) {
-        if let Err(e) = forget_stale(&self.volume, before, &self.notifier) {
-            stale_stays(path, &e);
+    /// The volume is another one than it was before from now on.
+    fn is_another(&self, path: &Path, before: razorfs::Result<Volume>) {
+        let told = before.and_then(|before| forget_stale(&self.volume, &before, &self.notifier));
+        if let Err(e) = told {
+            tracing::error!(
+                volume = %shown(path),
+                error = %e,
+                "the kernel may still show what was before; unmount and mount again"
+            );
         }
     }
 
@@ -593,12 +590,4 @@ impl Desk {
         tracing::info!(name, "a snapshot was taken or deleted");
         forget_snapshot(name, &self.notifier);
     }
-}
-
-fn stale_stays(path: &Path, error: &razorfs::Error) {
-    tracing::error!(
-        volume = %shown(path),
-        error = %error,
-        "the kernel may still show what was before; unmount and mount again"
-    );
 }

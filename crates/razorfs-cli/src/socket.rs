@@ -194,7 +194,10 @@ impl Request {
                 force: value.get("force").and_then(Value::as_bool).unwrap_or(false),
             }),
             "part" => Self::Part {
-                forget: value.get("forget").and_then(Value::as_bool).unwrap_or(false),
+                forget: value
+                    .get("forget")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false),
             },
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
@@ -320,7 +323,9 @@ pub fn take(stream: &UnixStream) -> Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    found.next().ok_or_else(|| Failure::new("no descriptor came with the request"))
+    found
+        .next()
+        .ok_or_else(|| Failure::new("no descriptor came with the request"))
 }
 
 /// Waits until the processes of the other side are gone. The one that listened first may be so for

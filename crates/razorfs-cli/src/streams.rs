@@ -137,7 +137,9 @@ pub fn send_for(
     client: &mut UnixStream,
 ) -> Result<Value> {
     let mut out = Watched::new(out, client)?;
-    send(volume, path, what, &mut out, &mut |bytes| told(client, bytes))
+    send(volume, path, what, &mut out, &mut |bytes| {
+        told(client, bytes)
+    })
 }
 
 /// Receives from a command's descriptor.
@@ -149,7 +151,9 @@ pub fn receive_for(
     client: &mut UnixStream,
 ) -> Result<Received> {
     let incoming = incoming(path, Watched::new(input, client)?)?;
-    receive(volume, path, incoming, options, &mut |bytes| told(client, bytes))
+    receive(volume, path, incoming, options, &mut |bytes| {
+        told(client, bytes)
+    })
 }
 
 fn told(client: &mut UnixStream, bytes: u64) -> razorfs::Result<()> {
@@ -170,7 +174,9 @@ struct Watched {
 impl Watched {
     fn new(fd: OwnedFd, client: &UnixStream) -> Result<Self> {
         let failed = |e: IoError| Failure::new(format!("cannot use the stream: {e}"));
-        let kind = rustix::fs::fstat(&fd).map_err(|e| failed(e.into()))?.st_mode;
+        let kind = rustix::fs::fstat(&fd)
+            .map_err(|e| failed(e.into()))?
+            .st_mode;
         Ok(Self {
             file: fd.into(),
             is_pipe: FileType::from_raw_mode(kind) == FileType::Fifo,

@@ -157,7 +157,8 @@ impl WithSnapshots {
     }
 }
 
-/// Makes the kernel forget what is not as it was `before` a rollback, or before a stream was received.
+/// Makes the kernel forget what is not as it was `before` a rollback, or before a stream was
+/// received.
 ///
 /// With write-back caching the kernel goes by its own size of a file as long as it knows the inode,
 /// so what has changed is looked up anew under all its names: then it is let go of, unless a

@@ -17,6 +17,7 @@ use razorfs::{
     SeekFor, SendOptions, Sent, SetAttributes, Stat, Step, Time, Volume, XattrMode, inode_flags,
 };
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+use razorfs_verify::Severity;
 
 /// Flags that are no property of the file.
 const OF_THE_VOLUME: u32 = inode_flags::HAS_XATTR | inode_flags::TRIMMING;
@@ -109,7 +110,11 @@ fn tree(volume: &Volume) -> Tree {
 
 /// Compares in a way that says where the first difference is.
 fn assert_same(a: &Tree, b: &Tree, what: &str) {
-    let names = |tree: &Tree| tree.keys().map(|k| k.escape_ascii().to_string()).collect::<Vec<_>>();
+    let names = |tree: &Tree| {
+        tree.keys()
+            .map(|k| k.escape_ascii().to_string())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(a), names(b), "{what}: names");
     for (path, node) in a {
         assert_eq!(node, &b[path], "{what}: {}", path.escape_ascii());
@@ -155,7 +160,10 @@ impl Side {
         self.volume.close().unwrap();
         let report = check(&image_of(&self.disk), 4);
         // What a crash leaves is no damage.
-        let bad = report.findings.iter().filter(|f| !matches!(f.number, 609 | 614));
+        let bad = report
+            .findings
+            .iter()
+            .filter(|f| !matches!(f.number, 609 | 614));
         let bad: Vec<_> = bad.map(ToString::to_string).collect();
         assert!(bad.is_empty(), "{what}: {bad:#?}");
     }
@@ -240,7 +248,11 @@ fn new_node(n: u16) -> NewNode<'static> {
 fn apply(volume: &Volume, (op, a, b, n): Op) {
     let all = all(volume);
     let mut dirs = vec![Ino::ROOT];
-    dirs.extend(all.iter().filter(|f| f.3 == FileKind::Directory).map(|f| f.2));
+    dirs.extend(
+        all.iter()
+            .filter(|f| f.3 == FileKind::Directory)
+            .map(|f| f.2),
+    );
     let dir = dirs[usize::from(a) % dirs.len()];
     let pick = |n: u8| all.get(usize::from(n) % all.len().max(1)).cloned();
     let offset = u64::from(n) * 13;
@@ -389,7 +401,8 @@ fn some_ops(rng: &mut Rng, n: usize) -> Vec<Op> {
 fn change_much(side: &Side, rng: &mut Rng, name: &str) {
     let fs = side.volume.root();
     for n in 0..150 {
-        fs.write(format!("many/files/{}", n + 100), b"changed").unwrap();
+        fs.write(format!("many/files/{}", n + 100), b"changed")
+            .unwrap();
     }
     drop(fs);
     changed(side, &some_ops(rng, 80), name);
@@ -459,7 +472,9 @@ fn a_difference_that_breaks_off_leaves_the_volume_to_its_user() {
     let refused = b.receive(&rest).err().unwrap().to_string();
     assert!(refused.contains("--force"), "{refused}");
     assert_eq!(fs.read("mine").unwrap(), b"written meanwhile");
-    let forced = b.receive_with(&rest, ReceiveOptions { force: true }).unwrap();
+    let forced = b
+        .receive_with(&rest, ReceiveOptions { force: true })
+        .unwrap();
     assert_same(&a.tree_at("two"), &tree(&b.volume), "the rest");
     let kept = b.volume.at_snapshot(forced.safety.unwrap()).unwrap();
     assert_eq!(kept.root().read("mine").unwrap(), b"written meanwhile");
@@ -578,7 +593,9 @@ fn nobody_sees_or_changes_anything_while_a_stream_comes_in() {
         b.volume.step(Step::Release).unwrap();
         Ok(())
     };
-    b.volume.receive(incoming, ReceiveOptions::default(), watch).unwrap();
+    b.volume
+        .receive(incoming, ReceiveOptions::default(), watch)
+        .unwrap();
     assert!(seen > 2);
     assert_same(&a.tree_at("one"), &tree(&b.volume), "all");
     b.volume.root().write("afterwards", b"").unwrap();
@@ -596,7 +613,8 @@ fn a_difference_costs_what_has_changed() {
             if n % 100 == 0 {
                 fs.create_dir(format!("d{}", n / 100)).unwrap();
             }
-            fs.write(format!("d{}/{n}", n / 100), format!("file {n}")).unwrap();
+            fs.write(format!("d{}/{n}", n / 100), format!("file {n}"))
+                .unwrap();
         }
         a.volume.snapshot("one").unwrap();
         for n in 0..10 {
@@ -656,7 +674,13 @@ fn a_power_cut_leaves_all_of_a_stream_or_nothing() {
         let mut batches = 0;
         let mut steps = |_| {
             batches += 1;
-            volume.step(if batches % 3 == 0 { Step::Checkpoint } else { Step::Commit }).map(drop)
+            volume
+                .step(if batches % 3 == 0 {
+                    Step::Checkpoint
+                } else {
+                    Step::Commit
+                })
+                .map(drop)
         };
         let received = volume.receive(incoming, ReceiveOptions::default(), &mut steps);
         let done = disk.op_count() - first;
@@ -670,6 +694,10 @@ fn a_power_cut_leaves_all_of_a_stream_or_nothing() {
         let (disk, volume, told, _) = run(Some(cut));
         drop(volume);
         let disk = disk.after_cut(&mut SimRng::new(cut));
+        let report = check(&image_of(&disk), 4);
+        let bad = report.findings.iter().filter(|f| f.severity >= Severity::Error);
+        let bad: Vec<_> = bad.map(ToString::to_string).collect();
+        assert!(bad.is_empty(), "cut {cut}, before it is opened: {bad:#?}");
         let env = SimEnv::new(44 + cut);
         let volume = open(&disk, &env);
         let side = Side { disk, env, volume };
@@ -692,5 +720,8 @@ fn a_power_cut_leaves_all_of_a_stream_or_nothing() {
         assert_same(&two, &tree(&side.volume), "after");
         side.check(&format!("cut {cut}"));
     }
-    assert!(before > 5 && after > 0 && resumed > 3, "{before} {after} {resumed}");
+    assert!(
+        before > 5 && after > 0 && resumed > 3,
+        "{before} {after} {resumed}"
+    );
 }

@@ -21,13 +21,13 @@ use crate::streams;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "All or nothing: at the end the volume has what was sent, and a snapshot of it \
-with the same name; before, and if the stream breaks off or is damaged, it has what it had. While a \
-stream comes in the volume can be read, and not written. It may be mounted. A missing volume is \
+with the same name; before, and if the stream breaks off or is damaged, it has what it had. While \
+a stream comes in the volume can be read, and not written. It may be mounted. A missing volume is \
 made.
 
-A stream that was made with --from needs a volume that has received the older snapshot and was not \
-changed since, but for times of access; --force goes back to that first, and keeps what is now as a \
-snapshot. Any other stream needs an empty volume.
+A stream that was made with --from needs a volume that has received the older snapshot and was \
+not changed since, but for times of access; --force goes back to that first, and keeps what is now \
+as a snapshot. Any other stream needs an empty volume.
 
 What has come of a stream that broke off is kept: --resume-token prints a token, and with the rest \
 that `razorfs send --resume TOKEN` sends the volume goes on. Another stream takes its place, and \
@@ -78,9 +78,13 @@ pub fn run(args: &Args) -> Result<u8> {
         Some(Place::Live(mut live)) => {
             snapshot::settle(&live)?;
             let request = Request::Receive(options(args));
-            live.ask_about(request, Some(std::io::stdin().as_fd()), &mut |bytes: &Value| {
-                progress.set(bytes.as_u64().unwrap_or(0));
-            })?
+            live.ask_about(
+                request,
+                Some(std::io::stdin().as_fd()),
+                &mut |bytes: &Value| {
+                    progress.set(bytes.as_u64().unwrap_or(0));
+                },
+            )?
         }
         Some(Place::Closed(path)) => here(args, &path, false, &mut progress)?,
         None => here(args, &place::absolute(&args.volume)?, true, &mut progress)?,

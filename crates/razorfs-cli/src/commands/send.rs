@@ -57,9 +57,13 @@ pub fn run(args: &Args) -> Result<u8> {
     match Place::find(&place)? {
         Place::Live(mut live) => {
             let out = std::io::stdout();
-            live.ask_about(Request::Send(what), Some(out.as_fd()), &mut |bytes: &Value| {
-                progress.set(bytes.as_u64().unwrap_or(0));
-            })?;
+            live.ask_about(
+                Request::Send(what),
+                Some(out.as_fd()),
+                &mut |bytes: &Value| {
+                    progress.set(bytes.as_u64().unwrap_or(0));
+                },
+            )?;
         }
         Place::Closed(path) => closed(&path, &what, &mut progress)?,
     }
@@ -110,8 +114,10 @@ fn what(args: &Args) -> Result<(PathBuf, What)> {
         (None, None) => {
             let place = shown(&args.place);
             let cause = "it names no snapshot, and nothing else stays as it is while it is sent";
-            let remedy = format!("take one with `razorfs snapshot create {place}`, and name it as \
-                                  {place}@NAME");
+            let remedy = format!(
+                "take one with `razorfs snapshot create {place}`, and name it as \
+                                  {place}@NAME"
+            );
             return Err(Failure::with("send", &args.place, cause, remedy));
         }
         (Some(_), Some(_)) => {
@@ -123,7 +129,11 @@ fn what(args: &Args) -> Result<(PathBuf, What)> {
     if let Some(token) = token {
         return Ok((new.place, What::Rest(token.clone())));
     }
-    let from = args.from.as_deref().map(|from| base(from, &new.place)).transpose()?;
+    let from = args
+        .from
+        .as_deref()
+        .map(|from| base(from, &new.place))
+        .transpose()?;
     Ok((new.place, What::Snapshot { name, from }))
 }
 

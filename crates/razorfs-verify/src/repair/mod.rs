@@ -33,6 +33,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest, PackMeta, SnapshotMeta};
 use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
 use razorfs_format::record::{Inode, Time};
+use razorfs_format::stream::HIDDEN;
 use razorfs_format::superblock::{Access, SHARED_FRAMES, Superblock};
 use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
 
@@ -288,9 +289,10 @@ fn read(
     })
 }
 
-/// The names of the snapshots that were not given up, oldest first.
+/// The names of the snapshots that were not given up and are not the volume's own, oldest first.
 fn names_of(snapshots: &[Arc<SnapshotMeta>]) -> Vec<String> {
-    let mut live: Vec<_> = snapshots.iter().filter(|s| !s.gone).collect();
+    let is_shown = |s: &&Arc<SnapshotMeta>| !s.gone && s.name.first() != Some(&HIDDEN);
+    let mut live: Vec<_> = snapshots.iter().filter(is_shown).collect();
     live.sort_by_key(|s| s.id);
     let name = |s: &&Arc<SnapshotMeta>| String::from_utf8_lossy(&s.name).into_owned();
     live.iter().map(name).collect()
@@ -333,7 +335,7 @@ fn rebuild<'d>(
     packs.walk(s, roots);
     let metas: Vec<PackMeta> = packs.metas().collect();
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
-    let view = View::new(roots, &replay);
+    let view = View::shown(roots, &replay);
     let torn = data::torn(s, &view);
     let frames = Frames::find(s, &metas, &source.lost, &torn);
     let lost = &source.lost;

@@ -236,7 +236,11 @@ impl Volume {
     ) -> Result<(Option<String>, Option<Arc<SnapshotMeta>>)> {
         self.inner.store.check_writable()?;
         let name = String::from_utf8_lossy(&header.snapshot.name);
-        if self.inner.find_identity(&header.snapshot.identity)?.is_some() {
+        if self
+            .inner
+            .find_identity(&header.snapshot.identity)?
+            .is_some()
+        {
             return refuse(format!("the volume has the snapshot {name:?} already"));
         }
         if self.snapshots().iter().any(|s| s.name == name) {

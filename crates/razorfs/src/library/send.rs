@@ -113,7 +113,9 @@ impl Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(TOKEN)?;
-        self.to_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.to_bytes()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -125,10 +127,15 @@ impl FromStr for Token {
         let digits = text.trim().strip_prefix(TOKEN).ok_or_else(refused)?;
         let pairs = digits.as_bytes().chunks(2);
         let byte = |pair: &[u8]| {
-            let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+            let pair = std::str::from_utf8(pair)
+                .ok()
+                .filter(|pair| pair.len() == 2)?;
             u8::from_str_radix(pair, 16).ok()
         };
-        let bytes = pairs.map(byte).collect::<Option<Vec<u8>>>().ok_or_else(refused)?;
+        let bytes = pairs
+            .map(byte)
+            .collect::<Option<Vec<u8>>>()
+            .ok_or_else(refused)?;
         Self::decode(&bytes).map_err(|_| refused())
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
+use razorfs_format::stream::HIDDEN;
 
 use crate::namespace::check_name;
-use crate::store::HIDDEN;
 use crate::{Change, Error, Result, Stale, Volume};
 
 /// The volume as it was at one moment.

@@ -260,7 +260,9 @@ mod tests {
             sides[to].next += round as u64 % 3;
             let sender = std::mem::replace(&mut sides[from], Side::new([9; 16]));
             let of = sides[to].receive(&sender);
-            let all: Vec<_> = (16..sender.next).map(|n| of.here(Ino(n)).unwrap()).collect();
+            let all: Vec<_> = (16..sender.next)
+                .map(|n| of.here(Ino(n)).unwrap())
+                .collect();
             let mut apart = all.clone();
             apart.sort_unstable();
             apart.dedup();

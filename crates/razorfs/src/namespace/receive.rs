@@ -2,11 +2,11 @@
 //! nothing.
 //!
 //! The present is changed step by step, and nobody sees it: from the beginning to the end everybody
-//! is shown a snapshot that was taken before, and can change nothing. At the end that snapshot goes,
-//! one of the new state is taken, and everybody sees it, which is one operation of the journal.
-//! Where the stream breaks off the volume goes back to the snapshot, and keeps what has come as
-//! another one: to go on, the two change places. Each of these takes no time that grows with the
-//! volume, and a crash at any moment is a stream that broke off ([`Store::settle`]).
+//! is shown a snapshot that was taken before, and can change nothing. At the end that snapshot
+//! goes, one of the new state is taken, and everybody sees it: one operation of the journal. Where
+//! the stream breaks off the volume goes back to the snapshot, and keeps what has come as another
+//! one: to go on, the two change places. Each of these takes no time that grows with the volume,
+//! and a crash at any moment is a stream that broke off.
 //!
 //! A batch of the stream is one transaction, and how far the stream is stands in the same one. What
 //! has to be remembered lies in attributes of the root, which nobody else sees: so it is a part of
@@ -21,8 +21,8 @@ use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::op::OpType;
 use razorfs_format::record::{BLOCK, FileKind, Inode, Time, inode_flags};
 use razorfs_format::stream::{
-    CURSOR_MAX, GoesOn, Header, Identity, Item, Link, Named, Origin, put_origins, take_batch,
-    take_origins, what_is_wrong,
+    CURSOR_MAX, GoesOn, Header, Identity, Item, Link, Named, Origin, PART, RECEIVING, put_origins,
+    take_batch, take_origins, what_is_wrong,
 };
 use razorfs_format::wire::{Put, Take};
 use razorfs_format::{Branch, Ino, Place};
@@ -30,7 +30,7 @@ use razorfs_format::{Branch, Ino, Place};
 use super::origins::{Known, Translation};
 use super::receive_items::wrong;
 use super::{Namespace, Operation, check_name, root_inode};
-use crate::store::{PART, RECEIVING, Store};
+use crate::store::Store;
 use crate::sync::atomic::Ordering;
 use crate::{CreateOptions, Error, Result};
 
@@ -249,9 +249,9 @@ fn check_goes_on(part: Option<&Part>, header: &Header, goes_on: GoesOn) -> Resul
 }
 
 impl Receiving {
-    /// Begins, or goes on, where the volume is at `base`, or goes back to it first, after a snapshot
-    /// of this name was taken. From here on everybody is shown what is now, and can change nothing,
-    /// until this is done or dropped.
+    /// Begins, or goes on, where the volume is at `base`, or goes back to it first, after a
+    /// snapshot of this name was taken. From here on everybody is shown what is now, and can change
+    /// nothing, until this is done or dropped.
     pub fn begin(
         upper: &Arc<Namespace>,
         header: Header,
@@ -343,7 +343,8 @@ impl Receiving {
         op.set_own(ORIGINS, &known)?;
         op.set_own(PROGRESS, &self.progress.to_bytes())?;
         if next > first {
-            // So that a replay knows the numbers as given out: it goes by the inodes that were made.
+            // So that a replay knows the numbers as given out: it goes by the inodes that were
+            // made.
             let last = Key::inode(Branch::HEAD, Ino(next - 1));
             op.put_new(last, never().to_bytes());
             op.del(last);

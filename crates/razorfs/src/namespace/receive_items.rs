@@ -172,7 +172,10 @@ impl Operation<'_> {
             return wrong(format_args!("inode {dir} is no directory"));
         }
         let Slot::Free(cookie) = self.find(dir, name)? else {
-            return wrong(format_args!("{:?} is there twice", name.escape_ascii().to_string()));
+            return wrong(format_args!(
+                "{:?} is there twice",
+                name.escape_ascii().to_string()
+            ));
         };
         let inode = self.inode(ino)?;
         let (kind, nlink) = (inode.kind(), inode.nlink);
@@ -194,7 +197,9 @@ impl Operation<'_> {
             (inode.parent, inode.cookie) = (dir, cookie);
         }
         let name = name.into();
-        self.keeping_times(dir, |op| op.add_entry(dir, cookie, &Dirent { ino, kind, name }))?;
+        self.keeping_times(dir, |op| {
+            op.add_entry(dir, cookie, &Dirent { ino, kind, name })
+        })?;
         Ok(was_loose)
     }
 
@@ -247,7 +252,10 @@ impl Operation<'_> {
             false => return wrong(format_args!("inode {dir} is no directory")),
         };
         let Slot::Taken(cookie, Dirent { ino, kind, .. }) = found else {
-            return wrong(format_args!("{:?} is not there", name.escape_ascii().to_string()));
+            return wrong(format_args!(
+                "{:?} is not there",
+                name.escape_ascii().to_string()
+            ));
         };
         self.keeping_times(dir, |op| op.remove_entry(dir, cookie, kind))?;
         let inode = self.change(ino)?;

@@ -152,7 +152,10 @@ impl<'a> Sending<'a> {
     pub(crate) fn new(new: &'a Namespace, old: Option<&'a Namespace>) -> Result<Self> {
         let new = Side::new(&new.store);
         let old = old.map(|old| Side::new(&old.store));
-        let written = old.as_ref().map(|old| Written::new(old, &new)).transpose()?;
+        let written = old
+            .as_ref()
+            .map(|old| Written::new(old, &new))
+            .transpose()?;
         Ok(Self {
             new,
             old,
@@ -355,13 +358,7 @@ impl<'a> Sending<'a> {
     }
 
     /// The data of a file that is another.
-    fn changed(
-        &mut self,
-        at: Place,
-        old: &Inode,
-        new: &Inode,
-        emit: &mut Emit<'_>,
-    ) -> Result<()> {
+    fn changed(&mut self, at: Place, old: &Inode, new: &Inode, emit: &mut Emit<'_>) -> Result<()> {
         let ino = Ino(at.ino);
         let from = Key::extent(Branch::HEAD, ino, at.within - 1);
         let to = Key::extent(Branch::HEAD, ino, new.size.div_ceil(BLOCK64));
@@ -422,7 +419,10 @@ impl<'a> Sending<'a> {
             return Ok(());
         }
         let mut bytes = vec![0; (end - part.start) as usize];
-        let read = self.new.store.read_block(ino, block, part.start, &mut bytes);
+        let read = self
+            .new
+            .store
+            .read_block(ino, block, part.start, &mut bytes);
         read.map_err(|e| self.unreadable(ino, &e))?;
         let offset = block * BLOCK64 + u64::from(part.start);
         self.batch.add(&Item::Data { ino, offset, bytes });
@@ -465,7 +465,8 @@ fn in_block(block: u64, size: u64) -> u32 {
     size.saturating_sub(block * BLOCK64).min(BLOCK64) as u32
 }
 
-/// The runs of a block without what is beyond the end of the file: a truncation may not be finished.
+/// The runs of a block without what is beyond the end of the file: a truncation may not be
+/// finished.
 fn clipped(layout: Layout, block: u64, size: u64) -> Vec<Run> {
     let end = in_block(block, size);
     let inside = layout.runs.into_iter().filter(|run| run.off < end);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
+use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::{Branch, Ino};
 
 use super::{At, Bytes, Core, Layout, RoomMaker, Ticket, Viewing};
@@ -56,15 +57,6 @@ impl Deref for Store {
 
 /// Reaps in the background; given by the room that knows how.
 pub(crate) type Reaper = Box<dyn Fn() -> Result<bool> + Send + Sync>;
-
-/// Snapshots whose names begin so are the volume's own: no name that is given to one can.
-pub(crate) const HIDDEN: u8 = b'@';
-
-/// The volume before a stream that is being received: what it shows meanwhile, and goes back to if
-/// that comes to no end.
-pub(crate) const RECEIVING: &[u8] = b"@receiving";
-/// What came of a stream that was broken off.
-pub(crate) const PART: &[u8] = b"@received-part";
 
 /// Rollbacks for which files that are open can be read on.
 const LEFT_MOST: usize = 8;

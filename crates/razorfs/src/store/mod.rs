@@ -57,7 +57,7 @@ use crate::{Error, Result, VolumeSpace};
 pub(crate) use ballast::Ballast;
 pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
-pub(crate) use handle::{HIDDEN, PART, RECEIVING, Store};
+pub(crate) use handle::Store;
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
