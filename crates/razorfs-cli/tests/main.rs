@@ -17,6 +17,7 @@ mod keeper;
 mod prototype;
 mod snapshots;
 mod snapshots_live;
+mod streams;
 mod support;
 mod transport;
 mod tree;

@@ -690,12 +690,15 @@ fn a_power_cut_leaves_all_of_a_stream_or_nothing() {
     assert!(is_ok && calls > 20, "{calls} calls");
     drop(volume);
     let (mut before, mut after, mut resumed) = (0, 0, 0);
-    for cut in 0..calls {
+    for cut in 0..=calls {
         let (disk, volume, told, _) = run(Some(cut));
         drop(volume);
         let disk = disk.after_cut(&mut SimRng::new(cut));
         let report = check(&image_of(&disk), 4);
-        let bad = report.findings.iter().filter(|f| f.severity >= Severity::Error);
+        let bad = report
+            .findings
+            .iter()
+            .filter(|f| f.severity >= Severity::Error);
         let bad: Vec<_> = bad.map(ToString::to_string).collect();
         assert!(bad.is_empty(), "cut {cut}, before it is opened: {bad:#?}");
         let env = SimEnv::new(44 + cut);
