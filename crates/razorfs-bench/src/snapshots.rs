@@ -1,4 +1,5 @@
-//! What snapshots, rollbacks, diffs and streams cost in a large volume, and how many snapshots it bears.
+//! What snapshots, rollbacks, diffs and streams cost in a large volume, and how many snapshots it
+//! bears.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

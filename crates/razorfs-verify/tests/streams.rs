@@ -668,7 +668,7 @@ fn a_power_cut_leaves_all_of_a_stream_or_nothing() {
         let volume = open(&disk, &b.env);
         let first = disk.op_count();
         if let Some(cut) = cut {
-            disk.cut_after(cut);
+            disk.cut_after(first + cut);
         }
         let incoming = Incoming::new(stream.as_slice()).unwrap();
         let mut batches = 0;

@@ -43,6 +43,8 @@ mod transaction;
 
 #[cfg(test)]
 mod library_tests;
+#[cfg(test)]
+mod stream_tests;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;

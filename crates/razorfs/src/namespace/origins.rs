@@ -23,6 +23,10 @@ struct Run {
     here: u64,
 }
 
+/// Most numbers that a stream may have: no volume gives out so many, and whoever forges a stream is
+/// not to use them up here.
+const SPAN_MAX: u64 = 1 << 40;
+
 /// What the inode numbers of a stream are here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Translation {
@@ -67,6 +71,7 @@ impl Translation {
     ) -> Result<Self> {
         let mut translation = Self::default();
         let mut at = Ino::FIRST.0;
+        let first = known.next;
         for origin in origins {
             let own = origin.first.saturating_sub(at);
             translation.add(known, at, own, (sender, at))?;
@@ -75,6 +80,10 @@ impl Translation {
             at = origin.first + origin.count;
         }
         translation.add(known, at, end.saturating_sub(at), (sender, at))?;
+        if known.next - first > SPAN_MAX {
+            let why = "the stream has more numbers of inodes than a volume gives out";
+            return Err(Error::Stream(why.into()));
+        }
         if translation.runs.len() > RUNS_MAX || known.origins.len() > ORIGINS_MAX {
             return Err(too_many());
         }
@@ -288,7 +297,9 @@ mod tests {
         };
         let claimed = Translation::new(B, 101, &[there], &mut known);
         assert!(matches!(claimed, Err(Error::Stream(_))));
-        let most = Translation::new(B, INO_END, &[], &mut known);
-        assert!(matches!(most, Err(Error::Stream(_))));
+        for end in [INO_END, 17 + SPAN_MAX] {
+            let most = Translation::new(B, end, &[], &mut known);
+            assert!(matches!(most, Err(Error::Stream(_))), "{end}");
+        }
     }
 }

@@ -278,11 +278,16 @@ impl Receiving {
             if header.goes_on.is_none() {
                 upper.forget_part()?;
             }
-            match (header.goes_on, base.filter(|_| safety.is_some())) {
-                (Some(_), _) => upper.store.change_places(PART, RECEIVING)?,
-                (None, Some(base)) => upper.store.roll_back(&base.name, RECEIVING)?,
-                (None, None) => upper.store.take_snapshot(RECEIVING)?,
+            let begun = match (header.goes_on, base.filter(|_| safety.is_some())) {
+                (Some(_), _) => upper.store.change_places(PART, RECEIVING),
+                (None, Some(base)) => upper.store.roll_back(&base.name, RECEIVING),
+                (None, None) => upper.store.take_snapshot(RECEIVING),
             };
+            if let (Err(_), Some(safety)) = (&begun, &safety) {
+                // The failure that is reported is the first one.
+                let _ = upper.store.give_up(safety.as_bytes());
+            }
+            begun?;
             // Else the next opening would take everything back that is done from here on.
             let covered = upper.store.cover(RECEIVING);
             covered.inspect_err(|e| upper.store.fail(e))?;

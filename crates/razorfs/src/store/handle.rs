@@ -163,7 +163,12 @@ impl Store {
         if self.read_only.is_some() {
             return self.cover(RECEIVING);
         }
-        self.change_places(RECEIVING, PART).map(drop)
+        if let Err(e) = self.change_places(RECEIVING, PART) {
+            // The host may be full: it is seen as it was, and the next opening does it.
+            tracing::warn!(error = %e, "what has come of a stream could not be put away");
+            return self.cover(RECEIVING);
+        }
+        Ok(())
     }
 
     /// The same volume as one of its snapshots shows it. The snapshot stays at least until this is
