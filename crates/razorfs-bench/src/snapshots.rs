@@ -1,10 +1,11 @@
-//! What snapshots, rollbacks and diffs cost in a large volume, and how many snapshots it bears.
+//! What snapshots, rollbacks, diffs and streams cost in a large volume, and how many snapshots it
+//! bears.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use razorfs::{Ino, NewNode, Options, Volume};
+use razorfs::{Ino, NewNode, Options, SendOptions, Volume};
 use serde_json::json;
 
 use crate::clock::Stopwatch;
@@ -76,6 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     volume.checkpoint().at("write a checkpoint of", &dir)?;
     let each = system::used(&dir)?.saturating_sub(before) / args.snapshots.max(1) as u64;
     let diff = diff(&volume, args.files, &dir)?;
+    let (sent, bytes) = send(&volume, &dir)?;
     let rollback = rollback(&volume, &dir)?;
     let few = lookups(&volume, args.files, &dir)?;
     let many = many(&volume, args, &dir)?;
@@ -100,6 +102,8 @@ pub fn run(args: &Args) -> Result<()> {
         ("snapshot of an unchanged volume, p50, ms", idle.ms(50)),
         ("bytes of the host for one of those", each as f64),
         ("diff of 1000 changes, ms", diff.ms(50)),
+        ("sending 1000 changes, p50, ms", sent.ms(50)),
+        ("bytes of that stream", bytes as f64),
         ("rollback, p50, ms", rollback.ms(50)),
         ("snapshots in the end", there as f64),
         ("snapshot, one change after the other, p99, ms", many.ms(99)),
@@ -194,6 +198,22 @@ fn diff(volume: &Volume, files: u64, dir: &Path) -> Result<Times> {
             n => Err(format!("{n} differences were found, and not {CHANGES}")),
         }
     })
+}
+
+/// The same changes as a stream; answers how long it is, too.
+fn send(volume: &Volume, dir: &Path) -> Result<(Times, u64)> {
+    volume.snapshot("sent").at("take a snapshot of", dir)?;
+    let what = SendOptions::Snapshot {
+        name: "sent".into(),
+        from: Some("compared".into()),
+    };
+    let mut bytes = 0;
+    let times = Times::of(ROUNDS, |_| {
+        let sent = volume.send(&what, &mut std::io::sink(), &mut |_| Ok(()));
+        bytes = sent.at("send a snapshot of", dir)?.bytes;
+        Ok(())
+    })?;
+    Ok((times, bytes))
 }
 
 fn rollback(volume: &Volume, dir: &Path) -> Result<Times> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
+use razorfs::ReceiveOptions;
 use serde_json::{Value, json};
 
 use crate::branches::{self, Branches};
@@ -16,7 +17,7 @@ use crate::kept::Keeper;
 use crate::mounts::Mounts;
 use crate::shows::Shows;
 use crate::socket::{self, Points, Request};
-use crate::{check, diff, points, remount};
+use crate::{check, diff, points, remount, streams};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 64;
@@ -72,6 +73,12 @@ impl Desk {
                 diff::find(volume, path, &ends, &mut hand_on)?;
                 Ok(json!({}))
             }
+            Request::Send(what) => {
+                let out = socket::take(stream)?;
+                streams::send_for(volume, path, &what, out, stream)
+            }
+            Request::Receive(options) => self.receive(options, stream),
+            Request::Part { forget } => streams::part(volume, path, forget),
             Request::Scrub(what) => scrub::answer(volume, path, what),
             Request::Verify(level) => check::run(path, level, Some(volume), &mut |step| {
                 let gone = |_| Failure::new("the command has gone away");
@@ -115,6 +122,21 @@ impl Desk {
         mount.set_atime(atime);
         tracing::info!(dir = %shown(dir), ?atime, "the flags of a mount have been changed");
         self.sync()
+    }
+
+    fn receive(&self, options: ReceiveOptions, stream: &mut UnixStream) -> Result<Value> {
+        let (mounts, path) = (&self.mounts, &self.mounts.path);
+        let input = socket::take(stream)?;
+        let received = streams::receive_for(&mounts.volume, path, options, input, stream)?;
+        let name = &received.snapshot.name;
+        tracing::info!(name, bytes = received.bytes, "a stream was received");
+        mounts.changing(|| {
+            mounts.is_another(&Shows::Head, Ok(received.before.clone()));
+            for snapshot in std::iter::once(&received.snapshot).chain(&received.safety) {
+                mounts.snapshot_changed(&snapshot.name);
+            }
+        });
+        Ok(streams::document(&received))
     }
 
     fn branches(&self, what: &Branches) -> Result<Value> {

@@ -39,6 +39,7 @@ mod signals;
 mod size;
 mod socket;
 mod sparse;
+mod streams;
 pub mod tree;
 mod unmount;
 
@@ -94,6 +95,8 @@ enum Command {
     Branch(commands::branch::Args),
     Commit(commands::commit::Args),
     Clone(commands::clone::Args),
+    Send(commands::send::Args),
+    Receive(commands::receive::Args),
     Import(commands::import::Args),
     Export(commands::export::Args),
     Ls(commands::ls::Args),
@@ -184,6 +187,8 @@ fn run(command: &Command) -> Result<u8> {
         Command::Branch(args) => commands::branch::run(args),
         Command::Commit(args) => commands::commit::run(args),
         Command::Clone(args) => commands::clone::run(args),
+        Command::Send(args) => commands::send::run(args),
+        Command::Receive(args) => commands::receive::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Ls(args) => commands::ls::run(args),

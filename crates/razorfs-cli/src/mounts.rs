@@ -448,15 +448,21 @@ impl Mounts {
 
     /// What is shown is another state than at `safety` from now on.
     fn rolled_back(&self, shows: &Shows, safety: &str) {
+        self.is_another(shows, self.volume.at_snapshot(safety));
+    }
+
+    /// The same, by what was before.
+    pub fn is_another(&self, shows: &Shows, before: razorfs::Result<Volume>) {
         let mut all = self.all().into_iter();
         let Some(mount) = all.find(|mount| mount.plan.shows == *shows) else {
             return;
         };
-        if let Err(e) = forget_stale(&mount.shown, safety, &mount.notifier) {
+        let told = before.and_then(|before| forget_stale(&mount.shown, &before, &mount.notifier));
+        if let Err(e) = told {
             tracing::error!(
                 volume = %shown(&self.path),
                 error = %e,
-                "the kernel may still show what was before the rollback; unmount and mount again"
+                "the kernel may still show what was before; unmount and mount again"
             );
         }
     }

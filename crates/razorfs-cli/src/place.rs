@@ -1,6 +1,7 @@
 //! What a user names: a volume that is not mounted, one that is, or a mount point.
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -90,13 +91,23 @@ impl Live {
         request: Request,
         progress: &mut dyn FnMut(&Value),
     ) -> Result<Value> {
+        self.ask_about(request, None, progress)
+    }
+
+    /// The same, of a request that works on a descriptor.
+    pub fn ask_about(
+        &mut self,
+        request: Request,
+        descriptor: Option<BorrowedFd<'_>>,
+        progress: &mut dyn FnMut(&Value),
+    ) -> Result<Value> {
         let Some(stream) = &mut self.stream else {
             let cause = "its daemon takes no commands from here: it belongs to another user, the \
                          volume was moved, or its directory is read-only";
             let remedy = "`razorfs umount` it and mount it again";
             return Err(Failure::with("use", &self.volume, cause, remedy));
         };
-        socket::ask(stream, &self.volume, request, progress)
+        socket::ask_about(stream, &self.volume, request, descriptor, progress)
     }
 
     /// Waits until the daemon's process has ended, and these too.

@@ -5,13 +5,19 @@
 //! `{"v":1,"progress":{...}}` and one `{"v":1,"done":...}` or `{"v":1,"failed":TEXT,"code":N}`.
 //! Both sides bound what they read. Only the owner of the daemon and root are served.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use razorfs::ReceiveOptions;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde_json::{Value, json};
 
 use crate::branches::Branches;
@@ -19,6 +25,7 @@ use crate::diff::Ends;
 use crate::failure::{Failure, Result};
 use crate::holders;
 use crate::shows::{Shows, path_from_json, path_to_json};
+use crate::streams::What;
 
 /// Version of the protocol.
 pub const VERSION: u64 = 1;
@@ -164,6 +171,12 @@ pub enum Request {
     Branches(Branches),
     /// Tells what differs between two states.
     Diff(Ends),
+    /// Sends a stream to the descriptor that follows ([`give`]).
+    Send(What),
+    /// Receives a stream from the descriptor that follows.
+    Receive(ReceiveOptions),
+    /// Tells where a stream that was broken off goes on, or forgets it.
+    Part { forget: bool },
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted(PathBuf),
     /// Unmounts this one, or all. With the last one the volume is closed and the daemon ends; the
@@ -189,6 +202,15 @@ impl Request {
             }
             Self::Diff(ends) => {
                 return json!({"v": VERSION, "request": "diff", "ends": ends.to_json()});
+            }
+            Self::Send(what) => {
+                return json!({"v": VERSION, "request": "send", "what": what.to_json()});
+            }
+            Self::Receive(options) => {
+                return json!({"v": VERSION, "request": "receive", "force": options.force});
+            }
+            Self::Part { forget } => {
+                return json!({"v": VERSION, "request": "part", "forget": forget});
             }
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
@@ -232,6 +254,16 @@ impl Request {
                 Self::Branches(Branches::from_json(what)?)
             }
             "diff" => Self::Diff(Ends::from_json(value.get("ends").unwrap_or(&Value::Null))?),
+            "send" => Self::Send(What::from_json(value.get("what").unwrap_or(&Value::Null))?),
+            "receive" => Self::Receive(ReceiveOptions {
+                force: value.get("force").and_then(Value::as_bool).unwrap_or(false),
+            }),
+            "part" => Self::Part {
+                forget: value
+                    .get("forget")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false),
+            },
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -290,6 +322,17 @@ pub fn ask(
     request: Request,
     progress: &mut dyn FnMut(&Value),
 ) -> Result<Value> {
+    ask_about(stream, volume, request, None, progress)
+}
+
+/// The same, of a request that is followed by the descriptor that it works on.
+pub fn ask_about(
+    stream: &mut UnixStream,
+    volume: &Path,
+    request: Request,
+    descriptor: Option<BorrowedFd<'_>>,
+    progress: &mut dyn FnMut(&Value),
+) -> Result<Value> {
     let broken = |e: std::io::Error| {
         Failure::with(
             "talk to the daemon of",
@@ -298,7 +341,7 @@ pub fn ask(
             "look at razorfs.log in the volume",
         )
     };
-    exchange(stream, request, progress).map_err(broken)?
+    exchange_about(stream, request, descriptor, progress).map_err(broken)?
 }
 
 /// The same; an error of the connection is told from an answer that says what failed.
@@ -307,7 +350,19 @@ pub fn exchange(
     request: Request,
     progress: &mut dyn FnMut(&Value),
 ) -> std::io::Result<Result<Value>> {
+    exchange_about(stream, request, None, progress)
+}
+
+fn exchange_about(
+    stream: &mut UnixStream,
+    request: Request,
+    descriptor: Option<BorrowedFd<'_>>,
+    progress: &mut dyn FnMut(&Value),
+) -> std::io::Result<Result<Value>> {
     send(stream, &request.to_json())?;
+    if let Some(descriptor) = descriptor {
+        give(stream, descriptor)?;
+    }
     loop {
         let Some(answer) = receive(stream, MAX_ANSWER)? else {
             return Err(std::io::Error::other("it ended without an answer"));
@@ -324,6 +379,35 @@ pub fn exchange(
             return Err(std::io::Error::other("its answer is of another version"));
         }
     }
+}
+
+/// Hands a descriptor over, with one byte.
+fn give(stream: &UnixStream, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let byte = [IoSlice::new(b"d")];
+    rustix::io::retry_on_intr(|| sendmsg(stream, &byte, &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// The descriptor that the command hands over.
+pub fn take(stream: &UnixStream) -> Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::io::retry_on_intr(|| recvmsg(stream, &mut parts, &mut control, flags));
+    received.map_err(|e| Failure::new(format!("no descriptor came: {e}")))?;
+    let mut found = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    found
+        .next()
+        .ok_or_else(|| Failure::new("no descriptor came with the request"))
 }
 
 /// Waits until the processes of the other side are gone. The one that listened first may be so for
@@ -446,6 +530,13 @@ mod tests {
             Request::Umount(None),
             Request::Umount(Some("/d".into())),
             Request::Remounted("/d".into()),
+            Request::Send(What::Snapshot {
+                name: "b".into(),
+                from: Some("a".into()),
+            }),
+            Request::Send(What::Rest("rzt1-00".into())),
+            Request::Receive(ReceiveOptions { force: true }),
+            Request::Part { forget: false },
         ] {
             let mut wire = Vec::new();
             send(&mut wire, &request.to_json()).unwrap();
@@ -477,6 +568,7 @@ mod tests {
             json!({"v": 1, "request": "scrub", "do": "dance"}),
             json!({"v": 1, "request": "snapshots", "do": "frame", "name": "a"}),
             json!({"v": 1, "request": "snapshots", "do": "delete"}),
+            json!({"v": 1, "request": "send", "what": {"name": 7}}),
             json!({"v": 1, "request": "snapshots", "do": "rollback", "name": 7}),
             json!({"v": "1", "request": 7}),
         ] {

@@ -19,6 +19,7 @@ mod mounts;
 mod prototype;
 mod snapshots;
 mod snapshots_live;
+mod streams;
 mod support;
 mod transport;
 mod tree;

@@ -20,6 +20,7 @@ pub mod parity;
 pub mod record;
 pub mod scrub;
 pub mod segment;
+pub mod stream;
 pub mod superblock;
 pub mod timeline;
 pub mod wire;

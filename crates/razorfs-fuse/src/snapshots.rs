@@ -158,16 +158,16 @@ impl WithSnapshots {
     }
 }
 
-/// Makes the kernel forget what is not as it was, after a rollback that `safety` was taken before.
+/// Makes the kernel forget what is not as it was `before` a rollback, or before a stream was
+/// received.
 ///
 /// With write-back caching the kernel goes by its own size of a file as long as it knows the inode,
 /// so what has changed is looked up anew under all its names: then it is let go of, unless a
 /// program has it open. Such a program sees the old size until it closes the file.
-pub fn forget_stale(volume: &Volume, safety: &str, notifier: &Notifier) -> Result<()> {
-    let before = volume.at_snapshot(safety)?;
+pub fn forget_stale(volume: &Volume, before: &Volume, notifier: &Notifier) -> Result<()> {
     // Before it is asked what the kernel holds, as answers tell it of more.
     let kernel = notifier.changed();
-    let stale = volume.stale_since(&before)?;
+    let stale = volume.stale_since(before)?;
     // Whether the mount is gone meanwhile is nothing to whoever went back.
     let told = |told: std::io::Result<()>| {
         if let Err(e) = told {

@@ -332,10 +332,10 @@ impl Check<'_> {
     /// What each inode says against what was found.
     fn settle(&self, s: &mut Session<'_>) {
         for (ino, node) in &self.nodes {
-            if node.nlink == 0 {
-                nameless(s, *ino, node);
-            } else {
-                named(s, *ino, node);
+            match node.nlink {
+                _ if self.view.is_part => {}
+                0 => nameless(s, *ino, node),
+                _ => named(s, *ino, node),
             }
             if node.found_entries != node.entries {
                 let detail = format!("expected {}, got {}", node.found_entries, node.entries);

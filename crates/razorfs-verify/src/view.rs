@@ -3,6 +3,7 @@
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::{Counters, SegmentMeta, SnapshotMeta};
 use razorfs_format::record::{Extent, Fragment, FragmentKind, PackRef};
+use razorfs_format::stream::{PART, RECEIVING};
 use razorfs_format::timeline;
 use razorfs_format::{Epoch, FormatError, Place};
 
@@ -100,6 +101,8 @@ pub struct View {
     sight: timeline::View,
     /// What the volume says of it.
     pub counters: Counters,
+    /// A stream is being received, and this is what has come of it: not all inodes have names yet.
+    pub is_part: bool,
 }
 
 impl View {
@@ -111,6 +114,7 @@ impl View {
             changes: replay.changes_in(&sight),
             sight,
             counters: replay.counters,
+            is_part: replay.timeline.find(RECEIVING).is_some(),
         }
     }
 
@@ -129,6 +133,7 @@ impl View {
                 bytes,
                 ..replay.counters
             },
+            is_part: false,
         }
     }
 
@@ -144,6 +149,15 @@ impl View {
                 bytes: snapshot.bytes,
                 ..replay.counters
             },
+            is_part: *snapshot.name == *PART,
+        }
+    }
+
+    /// What the volume shows: the present, or what was before a stream that is being received.
+    pub fn shown(roots: &Roots, replay: &Replay) -> Self {
+        match replay.timeline.find(RECEIVING) {
+            Some(before) => Self::of(roots, replay, before),
+            None => Self::new(roots, replay),
         }
     }
 

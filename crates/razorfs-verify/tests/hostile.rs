@@ -35,3 +35,8 @@ fn hostile_volumes_get_an_answer() {
 fn hostile_rings_get_an_answer() {
     run(bodies::replay::replay);
 }
+
+#[test]
+fn hostile_streams_leave_what_was_there_or_a_tree() {
+    run(bodies::stream::stream);
+}

@@ -94,6 +94,9 @@ pub enum Error {
     /// EIO: another host has the volume open, which the lock should have kept out; with what told.
     #[error("another host has opened the volume ({0}); mount it on one host at a time")]
     Fenced(Arc<str>),
+    /// EBADMSG: a stream cannot be sent or received, with why and what to do.
+    #[error("{0}")]
+    Stream(Arc<str>),
     /// EINVAL: not a volume, or one of another version, with what to do.
     #[error("{0}")]
     NotAVolume(Arc<str>),
@@ -152,6 +155,7 @@ impl Error {
             Self::BeyondEnd => libc::ENXIO,
             Self::Unsupported(_) => libc::EOPNOTSUPP,
             Self::Locked(_) => libc::EBUSY,
+            Self::Stream(_) => libc::EBADMSG,
             Self::Corrupt(_) | Self::Disk(_) | Self::Failed(_) | Self::Fenced(_) => libc::EIO,
         }
     }

@@ -414,7 +414,10 @@ fn what_was_looked_at_before_a_rollback_is_answered_before_the_kernel_forgets() 
             &operations,
             (opcode, root, body),
             || *safety.lock() = volume.rollback("then").unwrap().name,
-            |notifier| forget_stale(&volume, &safety.lock(), notifier).unwrap(),
+            |notifier| {
+                let before = volume.at_snapshot(safety.lock().as_str()).unwrap();
+                forget_stale(&volume, &before, notifier).unwrap();
+            },
         );
         assert!(first, "{} {body:?}", opcode::name(opcode));
     }

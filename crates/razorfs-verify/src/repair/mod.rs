@@ -41,6 +41,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest, PackMeta, SnapshotMeta};
 use razorfs_format::pack::{FRAME_ALIGN, HEADER_LEN};
 use razorfs_format::record::Time;
+use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::superblock::{Access, SHARED_FRAMES, Superblock};
 use razorfs_format::timeline::Timeline;
 use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
@@ -332,13 +333,20 @@ fn past_of(volume: &mut Volume, out: &mut Outcome) -> Past {
     let replay = &mut volume.source.replay;
     let timeline = &mut replay.timeline;
     out.branches = past::end_branches(timeline, &replay.forks);
-    let is_known = !volume.source.candidate.listed;
+    // Where a stream was being received, what was before is shown, and moments are not in order.
+    let is_known = !volume.source.candidate.listed && timeline.find(RECEIVING).is_none();
+    // A part of a stream is no state of the volume; it is sent again.
+    if let Some(part) = timeline.find(PART).map(|part| part.id) {
+        timeline.give_up(part);
+    }
     if is_known && let Ok(past) = Past::new(timeline) {
         // What was given up needs nobody's attention.
         *timeline = past.timeline.clone();
         return past;
     }
-    let mut live: Vec<_> = timeline.snapshots().iter().filter(|s| !s.gone).collect();
+    let live = timeline.snapshots().iter();
+    let is_shown = |s: &&Arc<SnapshotMeta>| !s.gone && s.name.first() != Some(&HIDDEN);
+    let mut live: Vec<_> = live.filter(is_shown).collect();
     live.sort_by_key(|s| s.id);
     out.snapshots = live.iter().map(|s| past::shown(s, None)).collect();
     Past::default()
@@ -377,7 +385,7 @@ fn rebuild<'d>(
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let (source, evidence) = (&volume.source, &volume.evidence);
     let roots = &source.candidate.roots;
-    let view = View::new(roots, &replay);
+    let view = View::shown(roots, &replay);
     let mut ground = Ground {
         hash_key: roots.superblock.hash_key,
         rekey: !volume.known.is_real,

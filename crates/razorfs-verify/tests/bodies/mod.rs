@@ -1,9 +1,10 @@
-//! What is done with volumes of hostile bytes. The seeded tests and the fuzz targets `volume` and
-//! `replay` call the two functions that have these names; whoever includes this folder has `common`
-//! beside it.
+//! What is done with volumes of hostile bytes. The seeded tests and the fuzz targets `volume`,
+//! `replay` and `stream` call the functions that have these names; whoever includes this folder has
+//! `common` beside it.
 #![allow(dead_code, reason = "each user takes a part of it")]
 
 pub mod replay;
+pub mod stream;
 pub mod volume;
 
 use crate::common::Rng;

@@ -37,6 +37,8 @@ mod dir;
 mod file;
 mod metadata;
 mod read_dir;
+mod receive;
+mod send;
 mod snapshot;
 mod transaction;
 
@@ -44,6 +46,8 @@ mod transaction;
 mod branch_tests;
 #[cfg(test)]
 mod library_tests;
+#[cfg(test)]
+mod stream_tests;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -54,6 +58,8 @@ pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
+pub use receive::{Incoming, ReceiveOptions, Received};
+pub use send::{SendOptions, Sent, Token};
 pub use snapshot::{BEFORE_ROLLBACK, Snapshot};
 pub use transaction::Transaction;
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
+use razorfs_format::stream::HIDDEN;
 
 use crate::namespace::check_name;
-use crate::{Change, Result, Stale, Volume};
+use crate::{Change, Error, Result, Stale, Volume};
 
 /// What the names of the snapshots begin with that [`Volume::rollback`] takes.
 pub const BEFORE_ROLLBACK: &str = "before-rollback-";
@@ -27,6 +28,14 @@ pub struct Snapshot {
     pub inodes: u64,
     /// Bytes of its files.
     pub bytes: u64,
+}
+
+/// Nobody knows of those that the volume has for itself.
+fn check_known(name: &str) -> Result<()> {
+    match name.as_bytes().first() {
+        Some(&HIDDEN) => Err(Error::NotFound),
+        _ => Ok(()),
+    }
 }
 
 impl Snapshot {
@@ -83,12 +92,14 @@ impl Volume {
     /// is gone, on the disk too, when this returns; what only it held is given back in the
     /// background, once nobody looks at it any more.
     pub fn delete_snapshot(&self, name: impl AsRef<str>) -> Result<()> {
+        check_known(name.as_ref())?;
         self.inner.store.give_up(name.as_ref().as_bytes()).map(drop)
     }
 
     /// The volume as a snapshot shows it, for reading. It stays even if it is deleted, until the
     /// last clone of this is dropped; closing it does nothing.
     pub fn at_snapshot(&self, name: impl AsRef<str>) -> Result<Self> {
+        check_known(name.as_ref())?;
         let inner = Arc::new(self.inner.snapshot(name.as_ref())?);
         Ok(Self { inner })
     }
@@ -103,6 +114,7 @@ impl Volume {
     /// else fails with [`crate::Error::RolledBack`]. That holds for the last eight rollbacks since
     /// the volume was opened.
     pub fn rollback(&self, to: impl AsRef<str>) -> Result<Snapshot> {
+        check_known(to.as_ref())?;
         let safety = self.safety_name(BEFORE_ROLLBACK);
         let taken = self.inner.roll_back(to.as_ref(), &safety)?;
         Ok(Snapshot::of(&taken))

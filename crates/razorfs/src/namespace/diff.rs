@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags};
+use razorfs_format::record::{Dirent, FileKind, Inode, Time, Xattr, inode_flags};
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
 use super::attributes::SETTABLE;
 use super::operation::PLACE;
+use super::xattr::is_own;
 use crate::store::Store;
 use crate::types::{Change, ChangeKind, Difference, Stale};
 use crate::{Error, Result};
@@ -46,6 +47,15 @@ impl<'a> Side<'a> {
             return Ok(None);
         };
         Ok(Some(Inode::decode(&bytes, PLACE)?).filter(|inode| inode.nlink > 0))
+    }
+
+    /// An extended attribute, unless it is the volume's own.
+    pub(super) fn xattr(&self, key: &Key) -> Result<Option<Xattr>> {
+        let Some(bytes) = self.store.get(key)? else {
+            return Ok(None);
+        };
+        let xattr = Xattr::decode(&bytes, PLACE)?;
+        Ok(Some(xattr).filter(|xattr| !is_own(key.ino(), &xattr.name)))
     }
 
     pub(super) fn dirent(&self, key: &Key) -> Result<Option<Dirent>> {
@@ -134,6 +144,34 @@ fn push(path: &mut Vec<u8>, name: &[u8]) {
     path.extend_from_slice(name);
 }
 
+/// The keys that were written apart.
+pub(super) struct Written {
+    pub dirents: BTreeSet<Key>,
+    /// All inodes of which anything was written.
+    pub inodes: BTreeSet<Key>,
+    pub extents: BTreeSet<Key>,
+    pub xattrs: BTreeSet<Key>,
+}
+
+impl Written {
+    pub(super) fn new(old: &Side<'_>, new: &Side<'_>) -> Result<Self> {
+        let keys = |tag| {
+            let keys = old.store.written_apart(new.store, tag)?;
+            keys.ok_or(Error::Invalid("the two are not of one volume"))
+        };
+        let (extents, xattrs) = (keys(Tag::Extent)?, keys(Tag::Xattr)?);
+        let mut inodes = keys(Tag::Inode)?;
+        let of = |key: &Key| Key::inode(Branch::HEAD, key.ino());
+        inodes.extend(extents.iter().chain(&xattrs).map(of));
+        Ok(Self {
+            dirents: keys(Tag::Dirent)?,
+            inodes,
+            extents,
+            xattrs,
+        })
+    }
+}
+
 /// What was written apart, by inode.
 #[derive(Default)]
 struct Touched {
@@ -201,6 +239,28 @@ fn join_replaced(old: &Side<'_>, new: &Side<'_>, changes: Vec<Change>) -> Result
 }
 
 impl Namespace {
+    /// Whether anything but times of access is another than in `before`.
+    pub(crate) fn has_changed_since(&self, before: &Self) -> Result<bool> {
+        let (old, new) = (Side::new(&before.store), Side::new(&self.store));
+        let touched = touched(&old, &new)?;
+        if !touched.lost.is_empty() || !touched.got.is_empty() {
+            return Ok(true);
+        }
+        let unread = |inode: Inode| Inode {
+            atime: Time::default(),
+            flags: inode.flags & !(inode_flags::TRIMMING | inode_flags::HAS_XATTR),
+            ..inode
+        };
+        for ino in &touched.inodes {
+            let (was, is) = (old.inode(*ino)?.map(unread), new.inode(*ino)?.map(unread));
+            let inside = touched.data.contains(ino) || touched.xattrs.contains(ino);
+            if was != is || (inside && is.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What whoever remembers names and attributes of `before`, and holds what he remembers, has to
     /// forget, now that the volume is this.
     pub(crate) fn stale_since(&self, before: &Self) -> Result<Stale> {
@@ -228,12 +288,9 @@ impl Namespace {
 }
 
 fn touched(old: &Side<'_>, new: &Side<'_>) -> Result<Touched> {
-    let keys = |tag| {
-        let keys = old.store.written_apart(new.store, tag)?;
-        keys.ok_or(Error::Invalid("the two are not of one volume"))
-    };
+    let written = Written::new(old, new)?;
     let mut touched = Touched::default();
-    for key in keys(Tag::Dirent)? {
+    for key in written.dirents {
         let (before, after) = (old.dirent(&key)?, new.dirent(&key)?);
         if before == after {
             continue;
@@ -246,16 +303,14 @@ fn touched(old: &Side<'_>, new: &Side<'_>) -> Result<Touched> {
             }
         }
     }
-    let inodes = |tag| Ok::<_, Error>(keys(tag)?.into_iter().map(|key| key.ino()));
-    touched.data.extend(inodes(Tag::Extent)?);
-    for key in keys(Tag::Xattr)? {
-        if old.store.get(&key)? != new.store.get(&key)? {
+    let inos = |keys: &BTreeSet<Key>| keys.iter().map(Key::ino).collect::<Vec<_>>();
+    touched.data.extend(inos(&written.extents));
+    for key in &written.xattrs {
+        if old.xattr(key)? != new.xattr(key)? {
             touched.xattrs.insert(key.ino());
         }
     }
-    touched.inodes.extend(inodes(Tag::Inode)?);
-    touched.inodes.extend(&touched.data);
-    touched.inodes.extend(&touched.xattrs);
+    touched.inodes.extend(inos(&written.inodes));
     Ok(touched)
 }
 

@@ -20,11 +20,15 @@ mod file;
 mod locks;
 mod merge;
 mod operation;
+mod origins;
 mod path;
 mod pins;
 mod reap;
+mod receive;
+mod receive_items;
 mod remove;
 mod rename;
+mod send;
 mod shift;
 mod snapshot;
 mod xattr;
@@ -61,7 +65,9 @@ pub(crate) use create::root_inode;
 pub(crate) use merge::{Clash, Merged};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
+pub(crate) use receive::{Part, Receiving};
 pub(crate) use rename::Spot;
+pub(crate) use send::{Place as SendFrom, Sending};
 pub(crate) use snapshot::check_name;
 
 use crate::redo::RedoMemory;
@@ -113,13 +119,9 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Over an opened store, whose orphans are handed to the reaper.
-    pub(crate) fn new(store: Store) -> Result<Self> {
-        Self::of(store, Arc::default())
-    }
-
-    fn of(store: Store, family: Arc<Family>) -> Result<Self> {
-        let namespace = Self {
+    /// Over a store, whose orphans are left to others.
+    fn over(store: Store, family: Arc<Family>) -> Self {
+        Self {
             store,
             locks: LockTable::new(),
             pins: PinTable::new(),
@@ -127,7 +129,16 @@ impl Namespace {
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
             family,
-        };
+        }
+    }
+
+    /// Over an opened store, whose orphans are handed to the reaper.
+    pub(crate) fn new(store: Store) -> Result<Self> {
+        Self::of(store, Arc::default())
+    }
+
+    fn of(store: Store, family: Arc<Family>) -> Result<Self> {
+        let namespace = Self::over(store, family);
         if namespace.store.viewed().is_some() {
             return Ok(namespace);
         }

@@ -211,20 +211,15 @@ impl<'a> Operation<'a> {
     /// A new inode.
     pub(super) fn insert(&mut self, inode: Inode) -> Ino {
         let ino = self.store.alloc_ino();
-        self.count(Counter::Inodes, 1);
-        let state = State::New;
-        self.inodes.insert(ino, Box::new(Loaded { inode, state }));
+        self.insert_as(ino, inode);
         ino
     }
 
-    /// An inode that another branch has, under its number.
-    pub(super) fn insert_as(&mut self, ino: Ino, inode: Inode) -> Result<()> {
+    /// A new inode whose number was given out before, and which is not there.
+    pub(super) fn insert_as(&mut self, ino: Ino, inode: Inode) {
         self.count(Counter::Inodes, 1);
         let state = State::New;
-        match self.inodes.insert(ino, Box::new(Loaded { inode, state })) {
-            None => Ok(()),
-            Some(_) => Err(Error::Exists),
-        }
+        self.inodes.insert(ino, Box::new(Loaded { inode, state }));
     }
 
     /// The inode's record goes; its other records are the caller's business.

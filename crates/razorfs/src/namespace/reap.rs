@@ -27,7 +27,7 @@ impl Operation<'_> {
     }
 
     /// Removes blocks from `from` on. Answers whether none is left.
-    fn reap_blocks(&mut self, ino: Ino, from: u64) -> Result<bool> {
+    pub(super) fn reap_blocks(&mut self, ino: Ino, from: u64) -> Result<bool> {
         let mut blocks = Vec::new();
         self.store.extents(ino, from, u64::MAX, &mut |block, _| {
             blocks.push(block);
@@ -56,6 +56,10 @@ impl Operation<'_> {
 impl Namespace {
     /// One step of the reaper. Answers whether there was anything to do.
     pub(crate) fn reap_step(&self) -> Result<bool> {
+        // What is removed by then is removed from what the stream becomes, or goes on from.
+        if self.store.is_covered() {
+            return Ok(false);
+        }
         let Some(ino) = self.pins.dequeue() else {
             return Ok(false);
         };

@@ -81,6 +81,18 @@ impl Operation<'_> {
         if left == 0 {
             return self.lose(ino);
         }
+        self.forget_link(ino, (parent, cookie), left, first)
+    }
+
+    /// One of the names of an inode has gone; so many are `left`, of which the inode itself
+    /// remembers `first`, if it is not the one that has gone.
+    pub(super) fn forget_link(
+        &mut self,
+        ino: Ino,
+        (parent, cookie): (Ino, u64),
+        left: u32,
+        first: (Ino, u64),
+    ) -> Result<()> {
         self.del(Key::link(Branch::HEAD, ino, parent, cookie));
         if left > 1 && first != (parent, cookie) {
             return Ok(());

@@ -51,10 +51,16 @@ impl Namespace {
             self.dentries.forget_all();
             taken
         };
-        // What had lost its name by then and was open then is not open now, unless it is held.
+        self.enqueue_orphans()?;
+        Ok(taken)
+    }
+
+    /// What had lost its name in what is the present now, and was open then, is not open now,
+    /// unless it is held.
+    pub(super) fn enqueue_orphans(&self) -> Result<()> {
         for ino in self.store.orphans()? {
             self.pins.enqueue(ino);
         }
-        Ok(taken)
+        Ok(())
     }
 }

@@ -12,6 +12,21 @@ use super::Namespace;
 use super::operation::{Operation, PLACE};
 use crate::{Error, Result, XattrMode};
 
+/// Attributes of the root whose names begin so are the volume's own: what it remembers of streams.
+const OWN: &[u8] = b"razorfs.";
+
+/// Whether an attribute is the volume's own, which nobody else sees or sets.
+pub(super) fn is_own(ino: Ino, name: &[u8]) -> bool {
+    ino == Ino::ROOT && name.starts_with(OWN)
+}
+
+fn check_settable(ino: Ino, name: &[u8]) -> Result<()> {
+    match is_own(ino, name) {
+        true => Err(Error::NotPermitted("the attribute is the volume's own")),
+        false => check_name(name),
+    }
+}
+
 fn check_name(name: &[u8]) -> Result<()> {
     match name {
         [] => Err(Error::Invalid("the attribute's name is empty")),
@@ -22,7 +37,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 }
 
 impl Operation<'_> {
-    fn has_xattrs(&mut self, ino: Ino) -> Result<bool> {
+    pub(super) fn has_xattrs(&mut self, ino: Ino) -> Result<bool> {
         Ok(self.inode(ino)?.flags & inode_flags::HAS_XATTR != 0)
     }
 
@@ -78,7 +93,7 @@ impl Operation<'_> {
     }
 
     fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        check_name(name)?;
+        check_settable(ino, name)?;
         if value.len() > XATTR_VALUE_MAX {
             return Err(Error::AttributeTooLarge);
         }
@@ -121,7 +136,7 @@ impl Operation<'_> {
     }
 
     /// Removes the attribute at `gone`, which is there.
-    fn take_out(&mut self, ino: Ino, gone: Key) -> Result<()> {
+    pub(super) fn take_out(&mut self, ino: Ino, gone: Key) -> Result<()> {
         let mut others = false;
         self.each_xattr(ino, |key, _| {
             others |= *key != gone;
@@ -132,7 +147,7 @@ impl Operation<'_> {
     }
 
     fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
-        check_name(name)?;
+        check_settable(ino, name)?;
         self.check_names_change(ino)?;
         let (gone, old) = self.find_xattr(ino, name)?;
         if old.is_none() {
@@ -148,6 +163,7 @@ impl Namespace {
         check_name(name)?;
         let _lock = self.locks.read(ino);
         let (_, xattr) = self.reader().find_xattr(ino, name)?;
+        let xattr = xattr.filter(|_| !is_own(ino, name));
         Ok(xattr.ok_or(Error::NoAttribute)?.value)
     }
 
@@ -158,7 +174,9 @@ impl Namespace {
         let mut names = Vec::new();
         if op.has_xattrs(ino)? {
             op.each_xattr(ino, |_, xattr| {
-                names.push(xattr.name);
+                if !is_own(ino, &xattr.name) {
+                    names.push(xattr.name);
+                }
                 true
             })?;
         }

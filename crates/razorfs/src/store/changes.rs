@@ -29,6 +29,28 @@ impl Core {
     }
 }
 
+impl Core {
+    /// The first keys of a table from `from` on that a state has, or once had.
+    pub fn some_keys(&self, at: &At, from: &Key, most: usize) -> Result<BTreeSet<Key>> {
+        let tag = from.tag();
+        self.with_sight(at, |sight| {
+            let mut keys = BTreeSet::new();
+            for (memtable, branch) in sight.memtables() {
+                let known = memtable.sorted(branch, tag, |_| ());
+                keys.extend(known.into_iter().map(|(key, ())| key).filter(|k| k >= from));
+            }
+            for record in sight.segments(from, &Key::last_of(tag)).take(most) {
+                keys.insert(record?.key);
+            }
+            // What comes after the last of a layer that was not read to its end is not all there.
+            while keys.len() > most {
+                keys.pop_last();
+            }
+            Ok(keys)
+        })
+    }
+}
+
 impl Version {
     fn written_apart(&self, a: &At, b: &At, tag: Tag) -> Result<BTreeSet<Key>> {
         let (a, b) = (self.view_at(a)?, self.view_at(b)?);

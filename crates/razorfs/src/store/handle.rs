@@ -7,13 +7,15 @@ use std::sync::Arc;
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
+use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::{Branch, Epoch, Ino};
 
 use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{ArcSwap, Mutex, RwLock};
 use crate::workers::{Maintenance, Workers};
 use crate::{
     CreateOptions, Durability, Error, Info, Options, RecoverySummary, Result, Stats, Step,
@@ -27,9 +29,12 @@ pub(crate) struct Store {
     recovery: RecoverySummary,
     uuid: [u8; 16],
     /// What is read through this handle.
-    pub(super) at: At,
+    pub(super) at: ArcSwap<At>,
     /// Which part of the volume it is.
-    role: Role,
+    pub(super) role: Role,
+    /// The snapshot that is shown in place of the present, while a stream is received below it.
+    covered: Mutex<Option<Viewing>>,
+    is_covered: AtomicBool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
     pub(super) left: RwLock<Vec<Arc<Self>>>,
@@ -48,10 +53,17 @@ pub(super) fn is_internal(name: &[u8]) -> bool {
     name.starts_with(INTERNAL.as_bytes())
 }
 
+/// Whether nobody is to see a name, these or those of streams.
+pub(super) fn is_hidden(name: &[u8]) -> bool {
+    is_internal(name) || name.first() == Some(&HIDDEN)
+}
+
 /// What a handle is for.
 pub(super) enum Role {
     /// The volume: the head, and everything that is done once for all.
     Volume,
+    /// The head, for what receives a stream below what everybody is shown.
+    Below,
     /// A snapshot, for reading.
     Snapshot(Viewing),
     /// What two branches go on from: there is a snapshot of that as long as they are there.
@@ -145,18 +157,39 @@ impl Store {
         if let Some(left) = left {
             checkpointer.core.resume(left)?;
         }
-        Ok(Self {
+        let store = Self {
             checkpointer,
             durability: options.durability,
             recovery: summary,
             uuid,
-            at: At::Tip(Branch::HEAD),
+            at: ArcSwap::from_pointee(At::Tip(Branch::HEAD)),
             role: Role::Volume,
+            covered: Mutex::new(None),
+            is_covered: AtomicBool::new(false),
             left: RwLock::default(),
             resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
-        })
+        };
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// A stream that was being received has found no end: the volume is what it was before, and
+    /// keeps what has come, for whoever goes on with it.
+    fn settle(&self) -> Result<()> {
+        if self.version.load().timeline.find(RECEIVING).is_none() {
+            return Ok(());
+        }
+        if self.read_only.is_some() {
+            return self.cover(RECEIVING);
+        }
+        if let Err(e) = self.change_places(RECEIVING, PART) {
+            // The host may be full: it is seen as it was, and the next opening does it.
+            tracing::warn!(error = %e, "what has come of a stream could not be put away");
+            return self.cover(RECEIVING);
+        }
+        Ok(())
     }
 
     /// The same volume as one of its snapshots shows it. The snapshot stays at least until this is
@@ -172,14 +205,21 @@ impl Store {
         Ok(self.with_role(At::Tip(branch), Role::Branch(tenure)))
     }
 
+    /// The same volume as it is below what [`Store::cover`] shows, for whoever receives a stream.
+    pub fn below(&self) -> Self {
+        self.with_role(At::Tip(Branch::HEAD), Role::Below)
+    }
+
     pub(super) fn with_role(&self, at: At, role: Role) -> Self {
         Self {
             checkpointer: Arc::clone(&self.checkpointer),
             durability: self.durability,
             recovery: RecoverySummary::default(),
             uuid: self.uuid,
-            at,
+            at: ArcSwap::from_pointee(at),
             role,
+            covered: Mutex::new(None),
+            is_covered: AtomicBool::new(false),
             left: RwLock::default(),
             resumed: self.resumed,
             workers: Mutex::new(None),
@@ -191,7 +231,7 @@ impl Store {
     pub fn branch(&self) -> Branch {
         match &self.role {
             Role::Branch(tenure) => tenure.branch,
-            Role::Volume | Role::Snapshot(_) | Role::Past => Branch::HEAD,
+            Role::Volume | Role::Below | Role::Snapshot(_) | Role::Past => Branch::HEAD,
         }
     }
 
@@ -213,17 +253,51 @@ impl Store {
 
     /// The inodes that wait to be reaped or trimmed.
     pub fn orphans(&self) -> Result<Vec<Ino>> {
-        self.orphans_at(&self.at)
+        self.orphans_at(&self.at.load())
     }
 
-    /// Where the bytes of a block stand. The caller holds the inode's lock.
+    /// From now on this shows a snapshot in place of the present, and takes no changes. The caller
+    /// keeps everybody out who changes anything or remembers what he reads.
+    pub fn cover(&self, name: &[u8]) -> Result<()> {
+        let (viewing, view) = Viewing::new(&self.checkpointer.core, name)?;
+        *self.covered.lock() = Some(viewing);
+        self.is_covered.store(true, Ordering::Release);
+        self.at.store(Arc::new(At::Snapshot(view)));
+        Ok(())
+    }
+
+    /// It shows the present again.
+    pub fn uncover(&self) {
+        self.at.store(Arc::new(At::Tip(Branch::HEAD)));
+        self.is_covered.store(false, Ordering::Release);
+        *self.covered.lock() = None;
+    }
+
+    /// Whether it shows a snapshot, for a stream is being received.
+    pub fn is_covered(&self) -> bool {
+        self.is_covered.load(Ordering::Acquire)
+    }
+
+    /// The uuid of the volume.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// The first keys of a table that this shows, from `from` on, tombstones among them. It reads
+    /// all of the memtables, so `most` is to be large.
+    pub fn some_keys(&self, from: &Key, most: usize) -> Result<BTreeSet<Key>> {
+        Core::some_keys(self, &self.at.load(), from, most)
+    }
+
+    /// Where the bytes of a block stand. Who is going to refer to the same frames holds the inode's
+    /// lock, and shows the present.
     pub fn layout(&self, ino: Ino, block: u64) -> Result<Layout> {
-        self.layout_at(&self.at, ino, block)
+        self.layout_at(&self.at.load(), ino, block)
     }
 
     /// A record; not for extents.
     pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
-        self.get_at(&self.at, key)
+        self.get_at(&self.at.load(), key)
     }
 
     /// Hands the records of one table and one inode from `from` to before `to` to `each`, in
@@ -234,12 +308,12 @@ impl Store {
         to: &Key,
         each: &mut dyn FnMut(&Key, &Bytes) -> bool,
     ) -> Result<()> {
-        self.scan_at(&self.at, from, to, each)
+        self.scan_at(&self.at.load_full(), from, to, each)
     }
 
     /// Reads `out.len()` bytes at `off` of a block; what was never written is zero.
     pub fn read_block(&self, ino: Ino, block: u64, off: u32, out: &mut [u8]) -> Result<()> {
-        self.read_block_at(&self.at, ino, block, off, out)
+        self.read_block_at(&self.at.load(), ino, block, off, out)
     }
 
     /// Tells for each block of `from..to` that has data which bytes are data, in order, until
@@ -251,7 +325,7 @@ impl Store {
         to: u64,
         each: &mut dyn FnMut(u64, &[Range<u32>]) -> bool,
     ) -> Result<()> {
-        self.extents_at(&self.at, ino, from, to, each)
+        self.extents_at(&self.at.load_full(), ino, from, to, each)
     }
 
     /// The keys of a table that were written in this or the other state and not in what both go
@@ -261,18 +335,27 @@ impl Store {
         if !Arc::ptr_eq(a, b) {
             return Ok(None);
         }
-        Core::written_apart(a, &self.at, &other.at, tag).map(Some)
+        Core::written_apart(a, &self.at.load(), &other.at.load(), tag).map(Some)
     }
 
-    /// Fails if nothing can be written through this handle.
+    /// Fails if nothing can be changed through this handle.
     pub fn check_writable(&self) -> Result<()> {
+        if self.is_covered() {
+            let why = "a stream is being received, and until then it shows what was before";
+            return Err(Error::ReadOnly(why.into()));
+        }
+        self.check_open()
+    }
+
+    /// Fails if nothing is written to the disk through this handle.
+    pub(super) fn check_open(&self) -> Result<()> {
         match &self.role {
             Role::Snapshot(viewing) => {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
                 Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
             }
             Role::Past => Err(Error::ReadOnly("it is what was".into())),
-            Role::Volume | Role::Branch(_) => Core::check_writable(self),
+            Role::Volume | Role::Below | Role::Branch(_) => Core::check_writable(self),
         }
     }
 
@@ -280,14 +363,16 @@ impl Store {
     pub fn viewed(&self) -> Option<&SnapshotMeta> {
         match &self.role {
             Role::Snapshot(viewing) => Some(&viewing.snapshot),
-            Role::Volume | Role::Branch(_) | Role::Past => None,
+            Role::Volume | Role::Below | Role::Branch(_) | Role::Past => None,
         }
     }
 
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
         let space = Core::space(self, self.branch())?;
-        let Some(snapshot) = self.viewed() else {
+        let covered = self.covered.lock();
+        let covered = covered.as_ref().map(|viewing| &viewing.snapshot);
+        let Some(snapshot) = self.viewed().or(covered) else {
             return Ok(space);
         };
         Ok(VolumeSpace {
@@ -339,13 +424,13 @@ impl Store {
 
     /// Writes everything into segments.
     pub fn checkpoint(&self) -> Result<()> {
-        self.check_writable()?;
+        self.check_open()?;
         self.checkpointer.checkpoint().map(|_| ())
     }
 
     /// One piece of background work, of all but reaping.
     pub fn step(&self, step: Step) -> Result<bool> {
-        self.check_writable()?;
+        self.check_open()?;
         match step {
             Step::Commit => self.commit_now(true),
             Step::Checkpoint => self.checkpointer.checkpoint(),
@@ -375,7 +460,7 @@ impl Store {
     /// whether it takes `bytes` now, or more than before. It may have grown before, for others. A
     /// host without room for it is an error. The caller holds no lock.
     pub fn grow_journal_for(&self, bytes: usize) -> Result<bool> {
-        self.check_writable()?;
+        self.check_open()?;
         let had = self.limits.most();
         self.checkpointer.grow_journal_for(2 * bytes)?;
         let has = self.limits.most();
@@ -401,7 +486,7 @@ impl Store {
         if self.read_only.is_some() {
             return Ok(look(self.disk.as_ref()));
         }
-        self.check_writable()?;
+        self.check_open()?;
         let mut installer = self.checkpointer.installer.lock();
         self.checkpointer.abandon_parity(&mut installer);
         if installer.has_copies() {

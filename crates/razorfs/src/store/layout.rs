@@ -62,7 +62,8 @@ pub(crate) struct Layout {
 }
 
 impl Core {
-    /// Where the bytes of a block stand. The caller holds the inode's lock.
+    /// Where the bytes of a block stand. Who is going to refer to the same frames holds the inode's
+    /// lock, and looks at the present.
     pub fn layout_at(&self, at: &At, ino: Ino, block: u64) -> Result<Layout> {
         let key = Key::extent(Branch::HEAD, ino, block);
         self.with_sight(at, |sight| {

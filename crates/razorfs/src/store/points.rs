@@ -38,6 +38,14 @@ enum Change<'a> {
         to: &'a [u8],
         /// Name of the snapshot that is taken before.
         safety: &'a [u8],
+        /// Whether the snapshot that it goes back to is given up.
+        drops: bool,
+    },
+    /// Takes one that was received, and gives up the one that was taken before that began.
+    Received {
+        name: &'a [u8],
+        time: u64,
+        before: &'a [u8],
     },
     /// A branch of that name begins.
     Fork {
@@ -100,7 +108,22 @@ impl Core {
     /// A branch goes back to a snapshot, after one was taken of its present, which is answered. On
     /// the disk when this returns. The caller keeps everybody out who has read what is gone then.
     pub fn roll_back(&self, branch: Branch, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
-        self.change_points(branch, &Change::Back { to, safety })
+        let drops = false;
+        self.change_points(branch, &Change::Back { to, safety, drops })
+            .map(|planned| planned.snapshot)
+    }
+
+    /// The head goes to a snapshot and gives it up, after one was taken of the present, which is
+    /// answered: the two change places.
+    pub fn change_places(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
+        let drops = true;
+        self.change_points(Branch::HEAD, &Change::Back { to, safety, drops })
+            .map(|planned| planned.snapshot)
+    }
+
+    /// Takes a snapshot of the head as one of this time, and gives up another.
+    pub fn take_received(&self, name: &[u8], time: u64, before: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(Branch::HEAD, &Change::Received { name, time, before })
             .map(|planned| planned.snapshot)
     }
 
@@ -184,9 +207,11 @@ impl Core {
         }
         match change {
             // Space comes back once a generation knows of it.
-            Change::Drop(_) => self.want_checkpoint(),
             Change::Prune => {
                 self.forget_tally(branch);
+                self.want_checkpoint();
+            }
+            Change::Drop(_) | Change::Back { drops: true, .. } | Change::Received { .. } => {
                 self.want_checkpoint();
             }
             _ => self.wake_maintenance(),
@@ -218,6 +243,17 @@ impl Core {
                     freezes,
                 ))
             }
+            Change::Received { name, time, before } => {
+                check_free(version, name)?;
+                let id = find(before)?.id;
+                let mut taken = self.taken(branch, open, name, tip);
+                taken.time = *time;
+                timeline.add(taken.clone());
+                timeline.give_up(id);
+                let freezes = tip == version.active.epoch;
+                let mutations = vec![Mutation::Take(taken.clone()), Mutation::Drop { id }];
+                Ok(plan_end(version, mutations, timeline, taken, freezes))
+            }
             Change::Drop(name) => {
                 let dropped = find(name)?;
                 let id = dropped.id;
@@ -225,7 +261,7 @@ impl Core {
                 let mutations = vec![Mutation::Drop { id }];
                 Ok(Planned::new(&mutations, timeline, dropped))
             }
-            Change::Back { to, safety } => {
+            Change::Back { to, safety, drops } => {
                 let to = find(to)?;
                 check_free(version, safety)?;
                 let end = match branch {
@@ -242,7 +278,11 @@ impl Core {
                 }
                 let take = Mutation::Take(taken.clone());
                 let id = to.id;
-                let mutations = vec![take, Mutation::Back { branch, id, end }];
+                let mut mutations = vec![take, Mutation::Back { branch, id, end }];
+                if *drops {
+                    mutations.push(Mutation::Drop { id });
+                    timeline.give_up(id);
+                }
                 let freezes = branch == Branch::HEAD;
                 let mut planned = plan_end(version, mutations, timeline, taken, freezes);
                 planned.counters = Some((to.inodes, to.bytes));

@@ -184,6 +184,11 @@ impl<'a> Sight<'a> {
         self.view
     }
 
+    /// What the segments show of a range of one table.
+    pub(super) fn segments(self, from: &Key, to: &Key) -> crate::tree::Range {
+        self.version.levels.range(from, to, self.view)
+    }
+
     fn get(self, key: &Key) -> Result<Option<Bytes>> {
         for (memtable, branch) in self.memtables() {
             if let Some(found) = memtable.get(&key.on(branch)) {

@@ -6,7 +6,7 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::{Branch, Epoch, Ino};
 
-use super::handle::{Role, is_internal};
+use super::handle::{Role, is_hidden, is_internal};
 use super::{At, Core, Store};
 use crate::{Error, Result};
 
@@ -35,16 +35,21 @@ impl Store {
     pub fn go_back(&self, to: &[u8], safety: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let taken = self.roll_back(self.branch(), to, safety)?;
+        self.leave(safety);
+        Ok(taken)
+    }
+
+    /// What files that are gone are read on from: the present goes on from before this snapshot.
+    pub fn leave(&self, safety: &[u8]) {
         // Somebody may have deleted it by now: what was open is gone then, and all else is done.
         let Ok(before) = self.snapshot(safety) else {
-            return Ok(taken);
+            return;
         };
         let mut left = self.left.write();
         left.push(Arc::new(before));
         if left.len() > LEFT_MOST {
             left.remove(0);
         }
-        Ok(taken)
     }
 
     /// What the volume was before a rollback and had the inode, which it has not any more.
@@ -59,7 +64,7 @@ impl Store {
     pub fn snapshots(&self) -> Vec<Arc<SnapshotMeta>> {
         let timeline = Arc::clone(&self.version.load().timeline);
         let live = timeline.snapshots().iter();
-        let live = live.filter(|s| !s.gone && !is_internal(&s.name));
+        let live = live.filter(|s| !s.gone && !is_hidden(&s.name));
         let mut live: Vec<_> = live.cloned().collect();
         // One that was taken right after a rollback is of an older epoch than that before it.
         live.sort_by_key(|s| s.id);
@@ -99,13 +104,15 @@ impl Store {
 
     /// Whether what was written in an epoch is shown by this.
     pub fn shows(&self, epoch: Epoch) -> Result<bool> {
-        Ok(self.version.load().view_at(&self.at)?.sees(epoch))
+        let at = self.at.load_full();
+        Ok(self.version.load().view_at(&at)?.sees(epoch))
     }
 
     /// What this and another branch go on from.
     pub fn parting(&self, other: &Self) -> Result<Self> {
         let version = self.version.load_full();
-        let (a, b) = (version.view_at(&self.at)?, version.view_at(&other.at)?);
+        let (mine, theirs) = (self.at.load_full(), other.at.load_full());
+        let (a, b) = (version.view_at(&mine)?, version.view_at(&theirs)?);
         let view = version.timeline.view(a.parting(b));
         Ok(self.with_role(At::Snapshot(view), Role::Past))
     }
@@ -123,6 +130,10 @@ impl Store {
 
     /// Makes a branch of what this shows, or of a snapshot.
     pub fn fork(&self, name: &[u8], from: Option<&[u8]>) -> Result<ForkMeta> {
+        if self.is_covered() {
+            // Of what has come of a stream so far nobody is to see anything.
+            self.check_writable()?;
+        }
         Core::check_writable(self)?;
         let here = self.viewed().map(|snapshot| snapshot.name.clone());
         Core::fork(self, self.branch(), name, from.or(here.as_deref()))

@@ -34,7 +34,8 @@ pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<()>
     });
     in_parts(ours, new, AT_ONCE, &mut |op, (ino, inode)| {
         op.count(Counter::Bytes, counted_bytes(inode));
-        op.insert_as(ino, first(inode))
+        op.insert_as(ino, first(inode));
+        Ok(())
     })?;
     let names = changes.names.iter();
     in_parts(ours, names, AT_ONCE, &mut |op, (key, (before, after))| {
