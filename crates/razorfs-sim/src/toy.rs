@@ -101,7 +101,20 @@ pub struct ToyFs {
     of: Option<(Live, Which)>,
     /// What it was before rollbacks.
     left: Mutex<Vec<Model>>,
+    /// What is held through this.
+    held: Mutex<Vec<Ino>>,
     bug: Bug,
+}
+
+impl Drop for ToyFs {
+    /// Nobody holds anything through it any more.
+    fn drop(&mut self) {
+        let held = std::mem::take(&mut *self.held.lock());
+        let mut model = self.model();
+        for ino in held {
+            model.release(ino);
+        }
+    }
 }
 
 impl ToyMachine {
@@ -166,6 +179,7 @@ impl ToyFs {
             place,
             of,
             left: Mutex::default(),
+            held: Mutex::default(),
             bug: self.bug,
         }
     }
@@ -472,9 +486,15 @@ impl FileSystem for ToyFs {
         if sync { self.sync() } else { Ok(()) }
     }
     fn pin(&self, ino: Ino) {
+        self.held.lock().push(ino);
         self.model().hold(ino);
     }
     fn unpin(&self, ino: Ino) {
+        let mut held = self.held.lock();
+        if let Some(at) = held.iter().position(|h| *h == ino) {
+            held.swap_remove(at);
+        }
+        drop(held);
         self.model().release(ino);
     }
     fn sync(&self) -> Result<()> {
@@ -587,7 +607,13 @@ impl FileSystem for ToyFs {
         Ok(false)
     }
     fn inodes(&self) -> Result<u64> {
-        Ok(self.model().visible() as u64 + self.disk.lock().leaked)
+        let held = self.held.lock().clone();
+        let model = self.model();
+        // What nobody holds is as good as gone.
+        let nameless = model.nodes().filter(|(_, node)| node.nlink == 0);
+        let nameless = nameless.filter(|(ino, _)| held.contains(ino)).count();
+        let here = model.visible() + nameless;
+        Ok(here as u64 + self.disk.lock().leaked)
     }
     fn degraded(&self) -> Option<String> {
         None

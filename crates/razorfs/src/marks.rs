@@ -59,7 +59,6 @@ marks! {
     ForkAwaited = "fork: a branch was opened before it was on the disk",
     ForkBeganAgain = "fork: a branch got another epoch in a memtable, the head's was younger",
     ForkBegan = "fork: a branch got an epoch of its own in a memtable",
-    MergeAgain = "merge: the target had changed meanwhile, it was merged anew",
     AdmitSealed = "admit: a full batch was written first",
     AdmitCheckpointed = "admit: the journal was full, a checkpoint came first",
     AdmitEpochPassed = "admit: the memtable of a look had been frozen",

@@ -34,6 +34,7 @@ impl Machine for ToyMachine {
             place: None,
             of: None,
             left: Mutex::default(),
+            held: Mutex::default(),
             bug: self.bug,
         })
     }

@@ -24,7 +24,6 @@ use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::{Branch, Epoch};
 
 use super::Namespace;
-use crate::marks::{self, Mark};
 use crate::store::{INTERNAL, Store};
 use crate::{Error, Result};
 
@@ -191,7 +190,6 @@ impl Namespace {
             if let Some(taken) = done? {
                 return Ok((Merged::Done(taken), point));
             }
-            marks::hit(Mark::MergeAgain);
         }
         unreachable!("with everybody kept out nothing changes meanwhile")
     }

@@ -231,28 +231,13 @@ impl Core {
         let tip = tip(version, branch)?;
         match change {
             Change::Take(name) => {
-                check_free(version, name)?;
                 let taken = self.taken(branch, open, name, tip);
-                timeline.add(taken.clone());
-                let freezes = tip == version.active.epoch;
-                Ok(plan_end(
-                    version,
-                    vec![Mutation::Take(taken.clone())],
-                    timeline,
-                    taken,
-                    freezes,
-                ))
+                plan_take(version, timeline, taken, None)
             }
             Change::Received { name, time, before } => {
-                check_free(version, name)?;
-                let id = find(before)?.id;
                 let mut taken = self.taken(branch, open, name, tip);
                 taken.time = *time;
-                timeline.add(taken.clone());
-                timeline.give_up(id);
-                let freezes = tip == version.active.epoch;
-                let mutations = vec![Mutation::Take(taken.clone()), Mutation::Drop { id }];
-                Ok(plan_end(version, mutations, timeline, taken, freezes))
+                plan_take(version, timeline, taken, Some(find(before)?.id))
             }
             Change::Drop(name) => {
                 let dropped = find(name)?;
@@ -390,6 +375,24 @@ fn tip(version: &Version, branch: Branch) -> Result<Epoch> {
     let before = version.head.newest(before);
     let before = before.filter(|epoch| is_idle && epoch.0 > 0);
     Ok(before.unwrap_or(active.epoch))
+}
+
+/// The plan of a snapshot of the present, with which another one is given up or none.
+fn plan_take(
+    version: &Version,
+    mut timeline: Timeline,
+    taken: SnapshotMeta,
+    gone: Option<u64>,
+) -> Result<Planned> {
+    check_free(version, &taken.name)?;
+    timeline.add(taken.clone());
+    let mut mutations = vec![Mutation::Take(taken.clone())];
+    if let Some(id) = gone {
+        timeline.give_up(id);
+        mutations.push(Mutation::Drop { id });
+    }
+    let freezes = taken.epoch == version.active.epoch;
+    Ok(plan_end(version, mutations, timeline, taken, freezes))
 }
 
 /// The plan of an operation that ends epochs: that of the head if it `freezes`, and where there are
