@@ -55,6 +55,8 @@ fn the_page_of_the_format_links_every_module() {
                 .expect(link)
         })
         .collect();
+    // Other pages are linked as well; that they exist has just been seen.
+    linked.retain(|path| path.extension().is_some_and(|end| end == "rs"));
     linked.sort();
     linked.dedup();
     let mut all = Vec::new();
