@@ -28,7 +28,7 @@ use crate::manifest::SnapshotMeta;
 
 mod forks;
 
-pub use forks::{Fork, Forks};
+pub use forks::{Fork, Forks, INTERNAL};
 
 /// A run of epochs that belongs to one line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -235,9 +235,9 @@ kinds! {
     DirectoryNames = 523 Error
         "A directory has more than one name."
         "Run `razorfs repair`.";
-    OtherBranch = 524 Note
-        "Records of a branch that this version does not check."
-        "Use a newer razorfs.";
+    OtherBranch = 524 Error
+        "Records of a branch that is not there: nothing shows them."
+        "Run `razorfs repair`.";
     PackMissing = 601 Error
         "A pack is missing: the data in it are lost."
         "Restore it from a backup, or run `razorfs repair`.";

@@ -4,7 +4,7 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::{Counters, SegmentMeta, SnapshotMeta};
 use razorfs_format::record::{Extent, Fragment, FragmentKind, PackRef};
 use razorfs_format::stream::{PART, RECEIVING};
-use razorfs_format::timeline;
+use razorfs_format::timeline::{self, INTERNAL};
 use razorfs_format::{Epoch, FormatError, Place};
 
 use crate::journal::{Changes, Replay};
@@ -133,7 +133,9 @@ impl View {
                 bytes,
                 ..replay.counters
             },
-            is_part: false,
+            // A merge is done in such a branch, and may have got half way; who opens the volume for
+            // writing removes it.
+            is_part: fork.meta.name.starts_with(INTERNAL.as_bytes()),
         }
     }
 

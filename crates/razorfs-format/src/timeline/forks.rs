@@ -11,6 +11,9 @@ use super::{Span, Timeline, View};
 use crate::ids::{Branch, Epoch};
 use crate::manifest::ForkMeta;
 
+/// What the names of snapshots and branches begin with that nobody is to see, and nobody can give.
+pub const INTERNAL: &str = "-";
+
 /// A branch, and where it stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fork {

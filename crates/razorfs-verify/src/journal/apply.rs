@@ -37,6 +37,10 @@ impl Replay {
         }
         let mut points = Vec::new();
         for mutation in ops.into_iter().flat_map(|op| op.mutations) {
+            if let Some(branch) = self.stranger(&mutation) {
+                let object = format!("{} batch {}", place.file, header.seq);
+                s.find(K::OtherBranch, object, format!("branch {branch}"));
+            }
             match self.redo(mutation) {
                 Ok(point) => points.extend(point),
                 Err(why) => {
@@ -157,6 +161,17 @@ impl Replay {
                 (inodes, bytes)
             }
         }
+    }
+
+    /// The branch that a mutation is of, if that has not begun.
+    fn stranger(&self, mutation: &Mutation) -> Option<Branch> {
+        let (Mutation::Put { key, .. } | Mutation::Del { key } | Mutation::Patch { key, .. }) =
+            mutation
+        else {
+            return None;
+        };
+        let branch = key.branch();
+        (branch != Branch::HEAD && !self.layer.forks.contains_key(&branch)).then_some(branch)
     }
 
     /// Answers what is to be done at the end of the batch.

@@ -6,7 +6,10 @@ use razorfs_disk::Env;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 use crate::sync::Mutex;
-use crate::{Committed, CreateOptions, Error, Geometry, OnConflict, Options, Step, Volume};
+use crate::{
+    Committed, CreateOptions, Error, Geometry, OnConflict, Options, SetAttributes, Step, Volume,
+    XattrMode,
+};
 
 /// The main tree, or a branch.
 type Which = Option<String>;
@@ -554,4 +557,79 @@ fn a_branch_is_committed_to_another_branch_and_not_to_itself() {
     assert!(matches!(itself, Err(Error::Invalid(_))), "{itself:?}");
     let names: Vec<_> = volume.branches().into_iter().map(|b| b.name).collect();
     assert_eq!(names, ["work", "child"]);
+}
+
+/// More blocks than one truncation removes at once.
+const MANY: u64 = 1100;
+
+#[test]
+fn what_a_branch_has_cut_off_and_not_removed_yet_does_not_come_back_with_a_commit() {
+    let volume = Volume::on_sim(options());
+    let root = volume.root();
+    root.write("big", b"").unwrap();
+    let big = volume.find_by_path(b"big").unwrap();
+    let block = u64::from(razorfs_format::record::BLOCK);
+    for n in 0..MANY {
+        volume.write(big, n * block, b"old").unwrap();
+    }
+    volume.create_branch("work").unwrap();
+    let branch = volume.branch("work").unwrap();
+    let size = |size| SetAttributes {
+        size: Some(size),
+        ..SetAttributes::default()
+    };
+    branch.set_attributes(big, &size(2)).unwrap();
+    root.write("other", b"so that this has changed, too")
+        .unwrap();
+    assert!(matches!(commit(&volume, &branch), Committed::Done(_)));
+    assert_eq!(root.read("big").unwrap(), b"ol");
+    volume.set_attributes(big, &size(MANY * block)).unwrap();
+    for n in 0..MANY {
+        let mut found = [7; 3];
+        volume.read(big, n * block, &mut found).unwrap();
+        let expected = if n == 0 { *b"ol\0" } else { [0; 3] };
+        assert_eq!(found, expected, "block {n}");
+    }
+}
+
+#[test]
+fn a_file_without_a_name_in_the_branch_does_not_come_along_with_its_attributes() {
+    let (volume, branch) = forked();
+    let there = branch.root();
+    there.write("nameless", b"new").unwrap();
+    let mut open = Vec::new();
+    for path in ["nameless", "gone"] {
+        open.push(there.open(path).unwrap());
+        let ino = branch.find_by_path(path.as_bytes()).unwrap();
+        let mode = XattrMode::Create;
+        branch.set_xattr(ino, b"user.a", b"value", mode).unwrap();
+        there.remove_file(path).unwrap();
+    }
+    there.write("d/new", b"new").unwrap();
+    volume.root().write("d/mine", b"mine").unwrap();
+    assert!(matches!(commit(&volume, &branch), Committed::Done(_)));
+    assert_eq!(volume.root().read("d/new").unwrap(), b"new");
+    assert!(!volume.root().exists("gone").unwrap());
+    drop(open);
+}
+
+#[test]
+fn a_file_that_was_removed_here_and_is_open_is_not_given_a_name_by_a_commit() {
+    let (volume, branch) = forked();
+    volume.create_branch("between").unwrap();
+    let between = volume.branch("between").unwrap();
+    branch.root().write("x", b"from the branch").unwrap();
+    between.root().write("y", b"").unwrap();
+    assert!(matches!(commit(&between, &branch), Committed::Done(_)));
+    volume.root().write("z", b"").unwrap();
+    assert!(matches!(commit(&volume, &between), Committed::Done(_)));
+    let open = volume.root().open("x").unwrap();
+    volume.root().remove_file("x").unwrap();
+    let committed = commit(&volume, &branch);
+    let Committed::Conflicts(conflicts) = committed else {
+        panic!("{committed:?}");
+    };
+    assert_eq!(conflicts[0].path.to_str(), Some("x"), "{conflicts:?}");
+    drop(open);
+    assert!(!volume.root().exists("x").unwrap());
 }

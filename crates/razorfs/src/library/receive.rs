@@ -3,11 +3,11 @@
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
-use razorfs_format::FormatError;
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::stream::{
     End, FRAME_PRELUDE, FrameKind, Header, PRELUDE, frame_rest, take_frame, what_is_wrong,
 };
+use razorfs_format::{Branch, FormatError};
 
 use super::{Snapshot, Token};
 use crate::namespace::Receiving;
@@ -235,6 +235,9 @@ impl Volume {
         options: ReceiveOptions,
     ) -> Result<(Option<String>, Option<Arc<SnapshotMeta>>)> {
         self.inner.store.check_writable()?;
+        if self.inner.store.branch() != Branch::HEAD {
+            return refuse("a stream is received by the volume itself, not by one of its branches");
+        }
         let name = String::from_utf8_lossy(&header.snapshot.name);
         if self
             .inner
@@ -247,6 +250,12 @@ impl Volume {
             return refuse(format!(
                 "the volume has another snapshot that is called {name:?}; delete it with `razorfs \
                  snapshot delete`, or send one of another name"
+            ));
+        }
+        if self.branches().iter().any(|branch| branch.name == name) {
+            return refuse(format!(
+                "the volume has a branch that is called {name:?}; delete it with `razorfs branch \
+                 delete`, or send a snapshot of another name"
             ));
         }
         let Some(named) = &header.base else {

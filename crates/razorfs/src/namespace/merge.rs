@@ -21,10 +21,11 @@ mod compare;
 use std::path::PathBuf;
 
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{Branch, Epoch};
 
 use super::Namespace;
-use crate::store::{INTERNAL, Store};
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// What both have changed.
@@ -86,6 +87,13 @@ enum Onto {
     Clashes(Vec<Clash>),
 }
 
+/// Of what follows once a merge is done, and durable: that it failed would be the wrong answer, and
+/// what is left then goes at the next opening.
+fn or_later<T>(done: Result<T>) -> Option<T> {
+    done.inspect_err(|e| tracing::warn!(error = %e, "something is left of a commit of a branch"))
+        .ok()
+}
+
 /// How often it is done anew because the target has changed meanwhile, before everybody waits.
 const TRIES: u32 = 3;
 
@@ -105,7 +113,10 @@ impl Namespace {
         let merged = self.merge_from(branch, &name, safety, force);
         let given_up = self.store.give_up(name.as_bytes());
         let merged = merged?;
-        given_up?;
+        match merged {
+            Merged::Done(_) => drop(or_later(given_up)),
+            Merged::Nothing | Merged::Clashes(_) => drop(given_up?),
+        }
         Ok(merged)
     }
 
@@ -140,18 +151,30 @@ impl Namespace {
         let (merged, done) = self.try_merge(&base, &theirs, from, safety, force)?;
         drop(base);
         if let Merged::Done(_) = merged {
-            for ino in self.store.orphans()? {
-                self.pins.enqueue(ino);
-            }
-            if let Some(done) = done {
-                let name = Base::name(of, done);
-                self.store.fork(name.as_bytes(), Some(from.as_bytes()))?;
-            }
-            for base in old {
-                self.store.end_branch(base)?;
-            }
+            or_later(self.remember(of, done, from, &old));
         }
         Ok(merged)
+    }
+
+    /// What was merged last is from here on what stands at `from`, and no longer any of `old`.
+    fn remember(
+        &self,
+        of: (Branch, Branch),
+        done: Option<Epoch>,
+        from: &str,
+        old: &[Branch],
+    ) -> Result<()> {
+        for ino in self.store.orphans()? {
+            self.pins.enqueue(ino);
+        }
+        if let Some(done) = done {
+            let name = Base::name(of, done);
+            self.store.fork(name.as_bytes(), Some(from.as_bytes()))?;
+        }
+        for base in old {
+            self.store.end_branch(*base)?;
+        }
+        Ok(())
     }
 
     /// Merges until nothing has changed here meanwhile. Answers the epoch too that shows that it
@@ -180,16 +203,23 @@ impl Namespace {
             };
             let id = scratch.store.branch();
             drop(scratch);
-            self.store.end_branch(id)?;
-            let point = match merged? {
+            let ended = self.store.end_branch(id);
+            if let Ok(Some(taken)) = done {
+                or_later(ended);
+                let point = match merged {
+                    Ok((Onto::Scratch, point)) => or_later(self.store.give_up(point.as_bytes())),
+                    _ => None,
+                };
+                return Ok((Merged::Done(taken), point.map(|point| point.epoch)));
+            }
+            ended?;
+            match merged? {
                 (Onto::Clashes(clashes), _) => return Ok((Merged::Clashes(clashes), None)),
                 (Onto::Ours, _) => return Ok((Merged::Nothing, None)),
-                (Onto::Theirs, _) => None,
-                (Onto::Scratch, point) => Some(self.store.give_up(point.as_bytes())?.epoch),
-            };
-            if let Some(taken) = done? {
-                return Ok((Merged::Done(taken), point));
+                (Onto::Theirs, _) => {}
+                (Onto::Scratch, point) => drop(self.store.give_up(point.as_bytes())?),
             }
+            done?;
         }
         unreachable!("with everybody kept out nothing changes meanwhile")
     }

@@ -10,6 +10,7 @@ use razorfs_format::Ino;
 use razorfs_format::stream::{INO_END, ORIGINS_MAX, Origin};
 use razorfs_format::wire::{Put, Take};
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{Error, Result};
 
 /// Most runs of a translation: one lies in an attribute.
@@ -42,6 +43,22 @@ pub(super) struct Known<'a> {
     pub origins: &'a mut Vec<Origin>,
     /// The next number that nobody has.
     pub next: u64,
+}
+
+/// Gives out the numbers from the next on up to what `plan` makes of that, also where branches give
+/// some out meanwhile. Answers the two, and the rest of the plan.
+pub(super) fn give_out<T>(
+    counter: &AtomicU64,
+    mut plan: impl FnMut(u64) -> Result<(u64, T)>,
+) -> Result<(u64, u64, T)> {
+    loop {
+        let first = counter.load(Ordering::Acquire);
+        let (next, planned) = plan(first)?;
+        let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        if counter.compare_exchange(first, next, done, failed).is_ok() {
+            return Ok((first, next, planned));
+        }
+    }
 }
 
 fn too_many() -> Error {

@@ -27,7 +27,7 @@ impl Operation<'_> {
     }
 
     /// Removes blocks from `from` on. Answers whether none is left.
-    pub(super) fn reap_blocks(&mut self, ino: Ino, from: u64) -> Result<bool> {
+    pub(in crate::namespace) fn reap_blocks(&mut self, ino: Ino, from: u64) -> Result<bool> {
         let mut blocks = Vec::new();
         self.store.extents(ino, from, u64::MAX, &mut |block, _| {
             blocks.push(block);

@@ -27,11 +27,10 @@ use razorfs_format::stream::{
 use razorfs_format::wire::{Put, Take};
 use razorfs_format::{Branch, Ino, Place};
 
-use super::origins::{Known, Translation};
+use super::origins::{Known, Translation, give_out};
 use super::receive_items::wrong;
 use super::{Namespace, Operation, check_name, root_inode};
 use crate::store::Store;
-use crate::sync::atomic::Ordering;
 use crate::{CreateOptions, Error, Result};
 
 /// The numbers of inodes that came from elsewhere.
@@ -321,19 +320,18 @@ impl Receiving {
             (self.translation, self.progress) = (translation, progress);
             return Ok(());
         }
-        let mut origins = self.below.origins()?;
         let store = &self.below.store;
-        let first = store.ids.ino.load(Ordering::Acquire);
-        let mut known = Known {
-            own: store.uuid(),
-            origins: &mut origins,
-            next: first,
-        };
         let Header { sender, end, .. } = self.header;
-        self.translation = Translation::new(sender, end, &self.header.origins, &mut known)?;
-        let next = known.next;
-        // Nobody else gives numbers out: nobody else can write.
-        store.ids.ino.store(next, Ordering::Release);
+        let (first, next, origins) = give_out(&store.ids.ino, |next| {
+            let mut origins = self.below.origins()?;
+            let mut known = Known {
+                own: store.uuid(),
+                origins: &mut origins,
+                next,
+            };
+            self.translation = Translation::new(sender, end, &self.header.origins, &mut known)?;
+            Ok((known.next, origins))
+        })?;
         let header = Header {
             origins: Vec::new(),
             ..self.header.clone()

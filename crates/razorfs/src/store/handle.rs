@@ -8,6 +8,7 @@ use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
+use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{Branch, Epoch, Ino};
 
 use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
@@ -44,10 +45,6 @@ pub(crate) struct Store {
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
 }
-
-/// What the names of snapshots and branches begin with that nobody is to see: such as cannot be
-/// given.
-pub(crate) const INTERNAL: &str = "-";
 
 pub(super) fn is_internal(name: &[u8]) -> bool {
     name.starts_with(INTERNAL.as_bytes())

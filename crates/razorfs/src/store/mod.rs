@@ -60,7 +60,7 @@ pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 use forks::Tally;
 pub(crate) use forks::Tenure;
-pub(crate) use handle::{INTERNAL, Store};
+pub(crate) use handle::Store;
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;

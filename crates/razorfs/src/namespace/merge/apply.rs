@@ -53,6 +53,7 @@ pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<()>
         }
         Ok(())
     })?;
+    cut(ours, plan)?;
     let inodes = changes.inodes.iter();
     in_parts(ours, inodes, AT_ONCE, &mut |op, (ino, (before, after))| {
         let times = plan.times.get(ino).copied();
@@ -72,6 +73,27 @@ fn finish_trims(ours: &Namespace, plan: &Plan) -> Result<()> {
         };
         if Inode::decode(&value, PLACE)?.flags & inode_flags::TRIMMING != 0 {
             ours.finish_trims(&[*ino])?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the blocks of files that became shorter, however many these are: the branch may not have
+/// removed its own yet.
+fn cut(ours: &Namespace, plan: &Plan) -> Result<()> {
+    for (ino, pair) in &plan.theirs.inodes {
+        let (Some(_), Some(theirs)) = pair else {
+            continue;
+        };
+        let Some(value) = ours.store.get(&inode_key(*ino))? else {
+            continue;
+        };
+        let is_cut = theirs.size < Inode::decode(&value, PLACE)?.size;
+        let mut more = is_cut && theirs.kind() == FileKind::Regular;
+        while more {
+            let mut op = ours.begin(OpType::Truncate)?;
+            more = !op.reap_blocks(*ino, theirs.size.div_ceil(u64::from(BLOCK)))?;
+            ours.commit(op)?;
         }
     }
     Ok(())

@@ -63,7 +63,9 @@ impl Changes {
         for tag in [Tag::Link, Tag::Xattr] {
             for key in keys(tag)? {
                 let after = side.get(&key)?;
-                if base.get(&key)? != after {
+                // A file that has no name there does not come along, nor what it has.
+                let comes = after.is_none() || new.inode(key.ino())?.is_some();
+                if comes && base.get(&key)? != after {
                     changes.records.insert(key, after);
                 }
             }
@@ -132,6 +134,14 @@ pub(super) fn compare(
     let both: Vec<Ino> = our_changes.touched().intersection(&both).copied().collect();
     for ino in both {
         compared.inode(ino, &their_changes, &our_changes)?;
+    }
+    for (ino, pair) in &their_changes.inodes {
+        if let (None, Some(_)) = pair
+            && ours.get(&inode_key(*ino))?.is_some()
+            && compared.ours.inode(*ino)?.is_none()
+        {
+            compared.inode(*ino, &their_changes, &our_changes)?;
+        }
     }
     if !compared.clashes.is_empty() {
         return Ok(Err(compared.clashes.into_iter().collect()));
