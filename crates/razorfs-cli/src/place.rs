@@ -444,7 +444,9 @@ fn mounted(mut live: Live, spot: &Spot, write: bool) -> Result<HostTree> {
     let tree = HostTree::of_mount(&dir, &live.volume)?;
     let below = Path::new(points::DIRECTORY).join(name);
     let found = tree.below(&below);
-    found.map_err(|e| match points::names(&mut live) {
+    // A daemon answers one request on each connection.
+    let names = || points::names(&mut connect(&live.volume)?);
+    found.map_err(|e| match names() {
         // A path leads to it, so that it is told from one whose daemon shows none.
         Some(names) if !names.contains(name) => {
             points::missing(&live.volume, "read", name, names.iter().map(String::as_str))

@@ -281,9 +281,9 @@ fn prepare(job: &Job) -> Result<bool> {
     if let Some(mount) = mountinfo::at(dir) {
         if !place::is_dead(dir) {
             let shows = Shows::named(mount.shows.as_deref());
-            let cause = match shows.is_fixed() {
-                false => format!("{} is mounted there", shown(&mount.volume)),
-                true => format!(
+            let cause = match shows.name() {
+                None => format!("{} is mounted there", shown(&mount.volume)),
+                Some(_) => format!(
                     "{} of {} is mounted there",
                     shows.text(),
                     shown(&mount.volume)
