@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use razorfs::{Committed, OnConflict, Options, Volume};
-use serde_json::json;
 
 use crate::bulk;
 use crate::clock::Stopwatch;
 use crate::failure::{At, Result};
+use crate::report;
 use crate::room::Room;
 use crate::snapshots::{Times, lookups};
 use crate::system;
@@ -83,16 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("commit of 1000 changes, nothing changed here, ms", straight),
         ("commit of 1000 changes to what has changed, ms", merged),
     ];
-    if args.json {
-        let pair = |(what, value)| json!({"what": what, "value": value});
-        let all: Vec<_> = figures.into_iter().map(pair).collect();
-        println!("{:#}", json!({"files": args.files, "figures": all}));
-        return Ok(());
-    }
-    println!("| {} files | |\n|---|---|", args.files);
-    for (what, value) in figures {
-        println!("| {what} | {value:.2} |");
-    }
+    report::figures(args.files, &figures, args.json);
     Ok(())
 }
 

@@ -23,6 +23,20 @@ pub struct Scene {
     pub tree: Found,
 }
 
+/// Prints what was measured of a tree of so many files, each with its unit, as a table or as JSON.
+pub fn figures(files: u64, all: &[(&str, f64)], as_json: bool) {
+    if as_json {
+        let pair = |(what, value): &(&str, f64)| json!({"what": what, "value": value});
+        let all: Vec<_> = all.iter().map(pair).collect();
+        println!("{:#}", json!({"files": files, "figures": all}));
+        return;
+    }
+    println!("| {files} files | |\n|---|---|");
+    for (what, value) in all {
+        println!("| {what} | {value:.2} |");
+    }
+}
+
 /// The middle one, the least and the most.
 fn spread(values: &[f64]) -> Option<(f64, f64, f64)> {
     let mut sorted = values.to_vec();

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use razorfs::{Ino, NewNode, Options, SendOptions, Volume};
-use serde_json::json;
 
 use crate::clock::Stopwatch;
 use crate::failure::{At, Result};
+use crate::report;
 use crate::room::Room;
 use crate::{bulk, system};
 
@@ -111,18 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("lookup with all snapshots, us", loaded * 1e6),
         ("opening with all snapshots, ms", opening),
     ];
-    if args.json {
-        let pairs = figures
-            .iter()
-            .map(|(what, value)| json!({"what": what, "value": value}));
-        let all: Vec<_> = pairs.collect();
-        println!("{:#}", json!({"files": args.files, "figures": all}));
-        return Ok(());
-    }
-    println!("| {} files | |\n|---|---|", args.files);
-    for (what, value) in figures {
-        println!("| {what} | {value:.2} |");
-    }
+    report::figures(args.files, &figures, args.json);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use razorfs::{Error, Snapshot};
 use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::mounts::Mounts;
+use crate::shows::Shows;
 
 /// What the names begin with; the time follows, as `20261130T054213Z`.
 const PREFIX: &str = "auto-";
@@ -337,7 +338,7 @@ impl Autosnap {
     }
 
     fn give_up(&self, name: &str) -> std::result::Result<(), String> {
-        if self.mounts.shows_snapshot(name).is_some() {
+        if self.mounts.dir_of(&Shows::Snapshot(name.into())).is_some() {
             // When it is not any more.
             return Ok(());
         }

@@ -52,15 +52,14 @@ impl Branches {
     /// What it meant.
     pub fn from_json(value: &Value) -> std::result::Result<Self, String> {
         let text = |key| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let word = text("do").unwrap_or_default();
-        match (word.as_str(), text("name")) {
-            ("list", _) => Ok(Self::List),
-            ("create", Some(name)) => Ok(Self::Create {
+        match (text("do").as_deref(), text("name")) {
+            (Some("list"), _) => Ok(Self::List),
+            (Some("create"), Some(name)) => Ok(Self::Create {
                 name,
                 from: text("from"),
             }),
-            ("delete", Some(name)) => Ok(Self::Delete(name)),
-            ("commit", Some(name)) => Ok(Self::Commit {
+            (Some("delete"), Some(name)) => Ok(Self::Delete(name)),
+            (Some("commit"), Some(name)) => Ok(Self::Commit {
                 name,
                 onto: text("onto"),
                 take: value.get("take").and_then(Value::as_bool).unwrap_or(false),
@@ -162,22 +161,32 @@ fn list(volume: &Volume, path: &Path) -> Value {
     })
 }
 
+/// What is said where there is no such branch, of those that have these names.
+pub fn missing<'a>(
+    path: &Path,
+    doing: &str,
+    name: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Failure {
+    let what = format!("{doing} the branch {name:?} of");
+    let remedy = match nearest(name, names) {
+        Some(near) => format!("perhaps {near:?} is meant"),
+        None => format!("`razorfs branch list {}` shows all", word(path)),
+    };
+    Failure::with(&what, path, "there is no such branch", remedy)
+}
+
 /// What is said where something cannot be done with a branch.
 pub fn failed(volume: &Volume, path: &Path, doing: &str, name: &str, error: &Error) -> Failure {
     let what = format!("{doing} the branch {name:?} of");
     match error {
         Error::NotFound | Error::BranchGone => {
             let names = volume.branches();
-            let names = names.iter().map(|branch| branch.name.as_str());
-            let remedy = match nearest(name, names) {
-                Some(near) => format!("perhaps {near:?} is meant"),
-                None => format!("`razorfs branch list {}` shows all", word(path)),
-            };
-            Failure::with(&what, path, "there is no such branch", remedy)
+            missing(path, doing, name, names.iter().map(|b| b.name.as_str()))
         }
         Error::BranchInUse => {
-            let remedy = format!("`razorfs umount` it, where {} is mounted", word(path));
-            Failure::with(&what, path, "it is in use", remedy)
+            // One that is mounted has been told apart before: a command is at work on it.
+            Failure::with(&what, path, "it is in use", "try again when that has ended")
         }
         Error::Exists => {
             let cause = "a snapshot or a branch has that name";

@@ -300,6 +300,7 @@ fn start_autosnap(
     let autosnap = Autosnap {
         mounts: Arc::clone(mounts),
         every,
+        // What is kept where nothing is said stands in the help of `mount`.
         keep: job.first.options.keep.clone().unwrap_or_default(),
         flush: Box::new(flush),
     };
@@ -369,7 +370,10 @@ impl Life {
                 Ok(Event::Mount(..)) if self.asked => {}
                 Ok(Event::Mount(wanted, mut stream)) => {
                     let done = Plan::new(wanted).and_then(|plan| self.mounts.add(plan));
-                    // Who has gone away does not need the answer.
+                    if let Err(failure) = &done {
+                        tracing::warn!("{failure}");
+                    }
+                    // Who has gone away does not need the answer; what went wrong is in the log.
                     let _ = socket::answer(&mut stream, &done.map(|()| json!({})));
                 }
                 Ok(Event::Umount(dir, stream)) => self.umount(dir, stream),
@@ -445,7 +449,9 @@ impl Life {
         let dir = dir.map(|(_, mount)| mount.plan.dir.clone());
         let finished = self.mounts.ended(id).map_err(|e| {
             let remedy = "mount it again, with -o transport=dev if that happens again";
-            Failure::with("serve", dir.unwrap_or_default(), plain(&e), remedy)
+            // One that the kernel has taken away already is told by its volume.
+            let what = dir.unwrap_or_else(|| self.mounts.path.clone());
+            Failure::with("serve", what, plain(&e), remedy)
         });
         if let Err(failure) = &finished {
             tracing::error!("{failure}");
@@ -461,7 +467,11 @@ impl Life {
             // What was written through it is on the disk when the command returns.
             let synced = self.mounts.volume.sync();
             let synced = synced.map_err(|e| Failure::engine("sync", &self.mounts.path, &e));
+            if let Err(failure) = &synced {
+                tracing::error!("{failure}");
+            }
             let answer = synced.map(|()| json!({"stays": true}));
+            // Who has gone away does not need the answer; what went wrong is in the log.
             let _ = socket::answer(&mut leaving.stream, &answer);
         }
         finished

@@ -150,9 +150,13 @@ impl Desk {
                 };
                 mounts.roll_back(&target, &format!("the branch {name}"), answer)
             }),
-            Branches::List | Branches::Create { .. } | Branches::Delete(_) => {
-                mounts.changing(answer)
+            Branches::Delete(name) => {
+                mounts.changing(|| match mounts.dir_of(&Shows::Branch(name.clone())) {
+                    Some(dir) => Err(points::is_mounted(path, "branch", name, &dir)),
+                    None => answer(),
+                })
             }
+            Branches::List | Branches::Create { .. } => mounts.changing(answer),
         }
     }
 
@@ -172,8 +176,8 @@ impl Desk {
                 Ok(done)
             }),
             Points::Delete(name) => mounts.changing(|| {
-                if let Some(dir) = mounts.shows_snapshot(name) {
-                    return Err(points::is_mounted(path, name, &dir));
+                if let Some(dir) = mounts.dir_of(&Shows::Snapshot(name.clone())) {
+                    return Err(points::is_mounted(path, "snapshot", name, &dir));
                 }
                 let done = answer()?;
                 mounts.snapshot_changed(name);

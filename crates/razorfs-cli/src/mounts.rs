@@ -385,11 +385,10 @@ impl Mounts {
         change()
     }
 
-    /// The directory on which a snapshot is mounted, so that it cannot be deleted.
-    pub fn shows_snapshot(&self, name: &str) -> Option<PathBuf> {
-        let shows = Shows::Snapshot(name.to_owned());
+    /// The directory on which a snapshot or a branch is mounted, so that it cannot be deleted.
+    pub fn dir_of(&self, shows: &Shows) -> Option<PathBuf> {
         let mut all = self.all().into_iter();
-        let mount = all.find(|mount| mount.plan.shows == shows)?;
+        let mount = all.find(|mount| mount.plan.shows == *shows)?;
         Some(mount.plan.dir.clone())
     }
 

@@ -181,11 +181,12 @@ pub fn missing<'a>(
     Failure::with(&what(doing, name), path, cause, remedy)
 }
 
-/// What is said where a snapshot is to be deleted that is mounted.
-pub fn is_mounted(path: &Path, name: &str, dir: &Path) -> Failure {
+/// What is said where a snapshot or a branch, as `kind` says, is to be deleted that is mounted.
+pub fn is_mounted(path: &Path, kind: &str, name: &str, dir: &Path) -> Failure {
     let cause = format!("it is mounted on {}", shown(dir));
     let remedy = format!("`razorfs umount {}` first", word(dir));
-    Failure::with(&what("delete", name), path, cause, remedy)
+    let what = format!("delete the {kind} {name:?} of");
+    Failure::with(&what, path, cause, remedy)
 }
 
 /// The name that is most like this one, if any is.

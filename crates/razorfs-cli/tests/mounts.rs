@@ -9,8 +9,8 @@ use std::thread;
 use serde_json::Value;
 
 use crate::support::{
-    Mount, RAZORFS, fails, info, is_alive, is_mounted, mounted_below, ok, razorfs, run, same_trees,
-    signal, wait_until,
+    Mount, fails, info, is_alive, is_mounted, mounted_below, ok, razorfs, run, same_trees, signal,
+    wait_until,
 };
 
 /// A directory beside the mount point.
@@ -48,15 +48,7 @@ fn with_past(options: &[&str]) -> Mount {
 /// The same, kept by somebody with more patience than usual; none where nobody keeps mounts.
 fn that_dies_often() -> Option<Mount> {
     let mount = with_past(&[]);
-    mount.umount();
-    let mut again = Command::new(RAZORFS);
-    again.arg("mount").args([&mount.volume, &mount.dir]);
-    run(again.env("RAZORFS_DEATHS", "1000"));
-    if mount.keeper().is_none() {
-        eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
-        return None;
-    }
-    Some(mount)
+    mount.again_patiently().then_some(mount)
 }
 
 #[test]

@@ -168,7 +168,12 @@ fn what_cannot_be_done_with_a_snapshot_is_said_in_one_line_with_the_remedy() {
             "{line}"
         );
         let at = format!("{}@before-import", place.display());
-        for words in [vec!["info", &at], vec!["sync", &at], vec!["verify", &at]] {
+        for words in [
+            vec!["info", &at],
+            vec!["sync", &at],
+            vec!["verify", &at],
+            vec!["snapshot", "list", &at],
+        ] {
             let line = fails(1, words);
             assert!(line.contains("not for a single snapshot; name"), "{line}");
         }

@@ -177,6 +177,19 @@ impl Mount {
         u32::try_from(pid).unwrap()
     }
 
+    /// Mounts it again with a keeper of more patience than usual. Answers whether there is one.
+    pub fn again_patiently(&self) -> bool {
+        self.umount();
+        let mut again = Command::new(RAZORFS);
+        again.arg("mount").args([&self.volume, &self.dir]);
+        run(again.env("RAZORFS_DEATHS", "1000"));
+        let is_kept = self.keeper().is_some();
+        if !is_kept {
+            eprintln!("skipped: the kernel cannot resend requests, so nobody keeps a mount");
+        }
+        is_kept
+    }
+
     /// The process that starts another daemon when this one dies, if there is one.
     pub fn keeper(&self) -> Option<u32> {
         let pid = self.info()["keeper"]["pid"].as_u64();

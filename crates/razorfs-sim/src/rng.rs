@@ -40,6 +40,15 @@ impl Rng {
         items.get(self.below(items.len().max(1)))
     }
 
+    /// A weight for [`Rng::weighted`]: one workload does much of a thing and another little.
+    pub fn varied(&mut self, weight: u32) -> u32 {
+        match self.range(0..6) {
+            0 => weight / 4,
+            1 => weight * 3,
+            _ => weight,
+        }
+    }
+
     /// An index, each as likely as its weight says.
     pub fn weighted(&mut self, weights: impl Iterator<Item = u32> + Clone) -> usize {
         let total: u64 = weights.clone().map(u64::from).sum();

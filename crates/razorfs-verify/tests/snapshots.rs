@@ -455,6 +455,15 @@ impl World {
     }
 }
 
+/// Does all that is done in the background once something is given up.
+fn give_back(volume: &Volume) {
+    volume.checkpoint().unwrap();
+    while volume.step(Step::Reap).unwrap() {}
+    volume.checkpoint().unwrap();
+    while volume.step(Step::Release).unwrap() {}
+    while volume.step(Step::Compact).unwrap() {}
+}
+
 #[test]
 fn branches_show_what_was_done_in_each_and_what_they_hold_is_accounted_for() {
     let seeds = std::env::var("RAZORFS_SEEDS").map_or(500..525, |n| {
@@ -482,11 +491,7 @@ fn branches_show_what_was_done_in_each_and_what_they_hold_is_accounted_for() {
             world.head.delete_snapshot(name).unwrap();
         }
         let v = world.head.clone();
-        v.checkpoint().unwrap();
-        while v.step(Step::Reap).unwrap() {}
-        v.checkpoint().unwrap();
-        while v.step(Step::Release).unwrap() {}
-        while v.step(Step::Compact).unwrap() {}
+        give_back(&v);
         assert_eq!(shown(&v), now);
         let image = image_of(&world.disk);
         assert_clean(&check(&image, 4), "without branches");
@@ -527,11 +532,7 @@ fn snapshots_show_what_was_there_and_what_they_hold_is_accounted_for() {
         }
         world.taken.clear();
         let v = world.volume.clone();
-        v.checkpoint().unwrap();
-        while v.step(Step::Reap).unwrap() {}
-        v.checkpoint().unwrap();
-        while v.step(Step::Release).unwrap() {}
-        while v.step(Step::Compact).unwrap() {}
+        give_back(&v);
         assert_eq!(shown(&v), now);
         let report = check(&image_of(&world.disk), 4);
         assert_clean(&report, "without snapshots");

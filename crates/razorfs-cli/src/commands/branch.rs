@@ -1,5 +1,6 @@
 //! `razorfs branch`: forks of a volume, in the volume.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use razorfs::Options;
@@ -71,7 +72,7 @@ Examples:
     /// Deletes branches
     #[command(
         after_help = "What only they have is given back in the background; their snapshots stay. A \
-branch that is mounted is not deleted.
+branch that is mounted is not deleted. If one of them does not exist none is deleted.
 
 Examples:
   razorfs branch delete mnt attempt-1 attempt-2"
@@ -96,14 +97,25 @@ pub fn run(args: &Args) -> Result<u8> {
                 false => print_text(&branches::table(&document))?,
             }
         }
-        Action::Delete { place, names } => {
-            for name in names {
-                points::check_length(place, name)?;
-                do_at(place, &Branches::Delete(name.clone()))?;
-            }
-        }
+        Action::Delete { place, names } => delete(place, names)?,
     }
     Ok(0)
+}
+
+/// All of them, or none if one is not there.
+fn delete(place: &Path, names: &[String]) -> Result<()> {
+    let there = branches::names_in(&do_at(place, &Branches::List)?);
+    for name in names {
+        if !there.contains(name) {
+            let there = there.iter().map(String::as_str);
+            return Err(branches::missing(place, "delete", name, there));
+        }
+    }
+    let names: BTreeSet<&String> = names.iter().collect();
+    for name in names {
+        do_at(place, &Branches::Delete(name.clone()))?;
+    }
+    Ok(())
 }
 
 /// Makes a branch of a place, and prints its name.

@@ -111,13 +111,17 @@ pub fn run(args: &Args) -> Result<u8> {
 /// Has the process that has the volume open do it: its daemon, or this one. A place may be that of
 /// a branch.
 pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
-    let place::Spot {
-        place, snapshot, ..
-    } = place::spot(place)?;
-    match Place::find(&place)? {
+    let spot = place::spot(place)?;
+    let needs_present = matches!(points, Points::Create(_) | Points::Rollback(_));
+    // There is one list of snapshots for a volume and all its branches.
+    let found = match needs_present {
+        true => Place::find(&spot.place)?,
+        false => Place::find(place)?,
+    };
+    match found {
         Place::Live(mut live) => {
-            let of = snapshot.or_else(|| live.shows().map(str::to_owned));
-            if matches!(points, Points::Create(_) | Points::Rollback(_)) {
+            let of = spot.snapshot.or_else(|| live.shows().map(str::to_owned));
+            if needs_present {
                 settle(&live)?;
             }
             live.ask(Request::Snapshots(points.clone(), of))
@@ -128,7 +132,7 @@ pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
                 ..Options::default()
             };
             let volume = place::open(&path, options)?;
-            let shows = Shows::named(snapshot.as_deref()).in_volume(&volume);
+            let shows = Shows::named(spot.snapshot.as_deref()).in_volume(&volume);
             let answer = points::answer_for(&volume, &path, &shows, points);
             let closed = volume.close();
             closed.map_err(|e| Failure::engine("close", &path, &e))?;

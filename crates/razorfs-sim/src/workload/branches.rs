@@ -25,11 +25,7 @@ impl Branches {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(mix(seed, 12));
         let often = [20, 60, 120, 250].get(rng.below(4)).copied();
-        let mut weight = |weight: u32| match rng.range(0..6) {
-            0 => weight / 4,
-            1 => weight * 3,
-            _ => weight,
-        };
+        let mut weight = |weight| rng.varied(weight);
         Self {
             often: often.unwrap_or(60),
             fork: weight(20),

@@ -26,11 +26,7 @@ impl Points {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(mix(seed, 11));
         let often = [10, 30, 60, 120].get(rng.below(4)).copied();
-        let mut weight = |weight: u32| match rng.range(0..6) {
-            0 => weight / 4,
-            1 => weight * 3,
-            _ => weight,
-        };
+        let mut weight = |weight| rng.varied(weight);
         Self {
             often: often.unwrap_or(60),
             take: weight(40),

@@ -202,10 +202,9 @@ fn shared(clean: &Image) -> Image {
     image
 }
 
-/// A volume with snapshots, some in the manifest and some in the journal, that was rolled back
-/// twice.
-fn snapshots() -> Image {
-    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 6));
+/// A volume with files.
+fn begun(seed: u64) -> (SimDisk, Volume) {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(seed));
     let create = CreateOptions {
         geometry: geometry(),
         ..CreateOptions::default()
@@ -213,6 +212,13 @@ fn snapshots() -> Image {
     Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
     let volume = open(&disk, &env, Compression::Lz4);
     round(&volume, 0);
+    (disk, volume)
+}
+
+/// A volume with snapshots, some in the manifest and some in the journal, that was rolled back
+/// twice.
+fn snapshots() -> Image {
+    let (disk, volume) = begun(SEED + 6);
     volume.snapshot("first").unwrap();
     round(&volume, 1);
     volume.checkpoint().unwrap();
@@ -247,14 +253,7 @@ fn branch_round(branch: &Volume, n: u32) {
 /// A volume with three branches: one never written to, one with a snapshot and a rollback of its
 /// own, one of a snapshot; and one that was deleted. Some of that is in the journal alone.
 fn branches() -> Image {
-    let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 7));
-    let create = CreateOptions {
-        geometry: geometry(),
-        ..CreateOptions::default()
-    };
-    Volume::create_on(Arc::new(disk.clone()), Arc::new(env.clone()), &create).unwrap();
-    let volume = open(&disk, &env, Compression::Lz4);
-    round(&volume, 0);
+    let (disk, volume) = begun(SEED + 7);
     volume.snapshot("before").unwrap();
     round(&volume, 1);
     volume.create_branch("idle").unwrap();
