@@ -52,8 +52,12 @@ impl Times {
             work(i)?;
             times.push(watch.seconds());
         }
+        Ok(Self::sorted(times))
+    }
+
+    fn sorted(mut times: Vec<f64>) -> Self {
         times.sort_unstable_by(f64::total_cmp);
-        Ok(Self(times))
+        Self(times)
     }
 
     /// The time, in milliseconds, within which so many hundredths of them were done.
@@ -70,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     bulk::make(&dir, args.files)?;
     let volume = Volume::open(&dir, Options::default()).at("open", &dir)?;
     let flush = flushes(room.path())?;
-    let with_writer = with_writer(&volume, args.snapshots, &dir)?;
+    let (with_writer, meanwhile) = with_writer(&volume, args.snapshots, &dir)?;
     volume.checkpoint().at("write a checkpoint of", &dir)?;
     let before = system::used(&dir)?;
     let idle = take(&volume, "idle", args.snapshots, &dir)?;
@@ -91,6 +95,14 @@ pub fn run(args: &Args) -> Result<()> {
     let figures = [
         ("a flush of the host, p50, ms", flush.ms(50)),
         ("a flush of the host, p99, ms", flush.ms(99)),
+        (
+            "a flush of the host while a program writes, p50, ms",
+            meanwhile.ms(50),
+        ),
+        (
+            "a flush of the host while a program writes, p99, ms",
+            meanwhile.ms(99),
+        ),
         (
             "snapshot while a program writes, p50, ms",
             with_writer.ms(50),
@@ -115,18 +127,32 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// A file of the host of which pages are made durable.
+struct Page(std::fs::File, PathBuf);
+
+impl Page {
+    fn new(dir: &Path) -> Result<Self> {
+        use std::os::unix::fs::FileExt;
+        let path = dir.join("page");
+        let file = std::fs::File::create(&path).at("create", &path)?;
+        file.write_all_at(&[1; 1 << 20], 0).at("write to", &path)?;
+        file.sync_all().at("sync", &path)?;
+        Ok(Self(file, path))
+    }
+
+    fn flush(&self, n: usize) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let Self(file, path) = self;
+        file.write_all_at(&[n as u8; 4096], n as u64 % 256 * 4096)
+            .at("write to", path)?;
+        file.sync_data().at("sync", path)
+    }
+}
+
 /// How long the host takes to make a page durable.
 fn flushes(dir: &Path) -> Result<Times> {
-    use std::os::unix::fs::FileExt;
-    let path = dir.join("page");
-    let file = std::fs::File::create(&path).at("create", &path)?;
-    file.write_all_at(&[1; 1 << 20], 0).at("write to", &path)?;
-    file.sync_all().at("sync", &path)?;
-    Times::of(100, |n| {
-        file.write_all_at(&[2; 4096], n as u64 * 4096)
-            .at("write to", &path)?;
-        file.sync_data().at("sync", &path)
-    })
+    let page = Page::new(dir)?;
+    Times::of(100, |n| page.flush(n))
 }
 
 fn take(volume: &Volume, prefix: &str, n: usize, dir: &Path) -> Result<Times> {
@@ -136,8 +162,11 @@ fn take(volume: &Volume, prefix: &str, n: usize, dir: &Path) -> Result<Times> {
     })
 }
 
-/// Snapshots every twentieth of a second, while files are made as fast as it goes.
-fn with_writer(volume: &Volume, n: usize, dir: &Path) -> Result<Times> {
+/// Snapshots every twentieth of a second, while files are made as fast as it goes; and a flush of
+/// the host before each, since others take longer then, too.
+fn with_writer(volume: &Volume, n: usize, dir: &Path) -> Result<(Times, Times)> {
+    let page = Page::new(dir.parent().unwrap_or(dir))?;
+    let mut flushes = Vec::with_capacity(n);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| -> razorfs::Result<()> {
@@ -153,9 +182,16 @@ fn with_writer(volume: &Volume, n: usize, dir: &Path) -> Result<Times> {
             }
             Ok(())
         });
-        let times = Times::of(n, |i| {
-            std::thread::sleep(Duration::from_millis(50));
+        let mut times = Vec::with_capacity(n);
+        let taken = (0..n).try_for_each(|i| {
+            std::thread::sleep(Duration::from_millis(25));
+            let watch = Stopwatch::start();
+            page.flush(i)?;
+            flushes.push(watch.seconds());
+            std::thread::sleep(Duration::from_millis(25));
+            let watch = Stopwatch::start();
             let taken = volume.snapshot(format!("written-{i}"));
+            times.push(watch.seconds());
             taken.map(drop).at("take a snapshot of", dir)
         });
         over.store(true, Ordering::Relaxed);
@@ -163,8 +199,8 @@ fn with_writer(volume: &Volume, n: usize, dir: &Path) -> Result<Times> {
             Ok(written) => written.at("write to", dir)?,
             Err(_) => return Err("the writer ended with a panic".into()),
         }
-        // Without the pause before each.
-        times.map(|Times(all)| Times(all.into_iter().map(|t| (t - 0.05).max(0.0)).collect()))
+        taken?;
+        Ok((Times::sorted(times), Times::sorted(flushes)))
     })
 }
 

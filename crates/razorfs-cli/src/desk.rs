@@ -17,7 +17,7 @@ use crate::kept::Keeper;
 use crate::mounts::Mounts;
 use crate::shows::Shows;
 use crate::socket::{self, Points, Request};
-use crate::{check, diff, points, remount, streams};
+use crate::{check, diff, history, points, remount, streams};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 64;
@@ -72,6 +72,13 @@ impl Desk {
                 };
                 diff::find(volume, path, &ends, &mut hand_on)?;
                 Ok(json!({}))
+            }
+            Request::Log(asked) => {
+                let mut hand_on = |some: Value| {
+                    let gone = |_| Failure::new("the command has gone away");
+                    socket::progress(stream, &some).map_err(gone)
+                };
+                history::find(volume, path, &asked, &mut hand_on)
             }
             Request::Send(what) => {
                 let out = socket::take(stream)?;

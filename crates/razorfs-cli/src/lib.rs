@@ -13,6 +13,7 @@ mod desk;
 mod diff;
 pub mod failure;
 mod handover;
+mod history;
 mod holders;
 #[cfg(test)]
 mod hostile_tests;
@@ -94,6 +95,7 @@ enum Command {
     Diff(commands::diff::Args),
     Branch(commands::branch::Args),
     Commit(commands::commit::Args),
+    Log(commands::log::Args),
     Clone(commands::clone::Args),
     Send(commands::send::Args),
     Receive(commands::receive::Args),
@@ -186,6 +188,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Diff(args) => commands::diff::run(args),
         Command::Branch(args) => commands::branch::run(args),
         Command::Commit(args) => commands::commit::run(args),
+        Command::Log(args) => commands::log::run(args),
         Command::Clone(args) => commands::clone::run(args),
         Command::Send(args) => commands::send::run(args),
         Command::Receive(args) => commands::receive::run(args),

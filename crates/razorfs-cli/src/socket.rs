@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::branches::Branches;
 use crate::diff::Ends;
 use crate::failure::{Failure, Result};
+use crate::history::Asked;
 use crate::holders;
 use crate::shows::{Shows, path_from_json, path_to_json};
 use crate::streams::What;
@@ -177,6 +178,8 @@ pub enum Request {
     Receive(ReceiveOptions),
     /// Tells where a stream that was broken off goes on, or forgets it.
     Part { forget: bool },
+    /// Tells what was done.
+    Log(Asked),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted(PathBuf),
     /// Unmounts this one, or all. With the last one the volume is closed and the daemon ends; the
@@ -211,6 +214,9 @@ impl Request {
             }
             Self::Part { forget } => {
                 return json!({"v": VERSION, "request": "part", "forget": forget});
+            }
+            Self::Log(asked) => {
+                return json!({"v": VERSION, "request": "log", "asked": asked.to_json()});
             }
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
@@ -264,6 +270,9 @@ impl Request {
                     .and_then(Value::as_bool)
                     .unwrap_or(false),
             },
+            "log" => Self::Log(Asked::from_json(
+                value.get("asked").unwrap_or(&Value::Null),
+            )?),
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -519,6 +528,12 @@ mod tests {
             Request::Diff(Ends {
                 from: Some("monday".into()),
                 to: None,
+            }),
+            Request::Log(Asked::default()),
+            Request::Log(Asked {
+                from: u64::MAX,
+                path: Some("a \" b".into()),
+                branch: Some("b".into()),
             }),
             Request::Snapshots(Points::List, Some("b".into())),
             Request::Snapshots(Points::Create(None), None),

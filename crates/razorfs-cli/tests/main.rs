@@ -15,6 +15,7 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod log;
 mod mounts;
 mod prototype;
 mod snapshots;

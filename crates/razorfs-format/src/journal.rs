@@ -35,7 +35,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic `RZJB` |
 //! | 4 | 2 | length of this header, 64 |
-//! | 6 | 2 | flags, 0 |
+//! | 6 | 2 | flags; 1: the payload ends with a link |
 //! | 8 | 8 | batch number |
 //! | 16 | 8 | number of the first operation |
 //! | 24 | 4 | number of operations |
@@ -45,6 +45,15 @@
 //! | 48 | 8 | wall clock, nanoseconds since 1970 |
 //! | 56 | 4 | CRC of the payload, seeded with (vid, jid, batch number) |
 //! | 60 | 4 | CRC of bytes 0 to 60, seeded likewise |
+
+//!
+//! The 16 bytes of a **link** are SipHash-2-4 with 128 bits, keyed with (vid, 0), of the link of
+//! the batch before (zeros where that is not known), then of batch number, number of the first
+//! operation, number of operations, wall clock, and the payload without the link. So nobody edits
+//! or takes out an entry without making all links anew that follow. That is no proof against who
+//! does.
+
+use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::crc::{Crc, crc32c};
 use crate::error::{Place, Result};
@@ -63,6 +72,10 @@ pub const UNIT: usize = 4096;
 pub const UNIT_SECTORS: usize = UNIT / SECTOR;
 /// Bytes of a batch's header.
 pub const BATCH_HEADER: usize = 64;
+/// Bytes of a link.
+pub const LINK: usize = 16;
+/// Flag of a batch header: the payload ends with a link.
+pub const LINKED: u16 = 1;
 /// Bytes of a journal file at least: the header's unit and one for a batch.
 pub const FILE_MIN: u64 = 2 * UNIT as u64;
 /// Bytes of a journal file at most.
@@ -387,6 +400,39 @@ impl BatchHeader {
     }
 }
 
+/// What ties a batch to the one before it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Link(pub [u8; LINK]);
+
+impl Link {
+    /// Stands for that of a batch that is not known.
+    pub const UNKNOWN: Self = Self([0; LINK]);
+
+    /// The link of the batch that follows, whose payload is given without it.
+    #[must_use]
+    pub fn next(self, vid: VolumeId, header: &BatchHeader, payload: &[u8]) -> Self {
+        use std::hash::Hasher;
+        let mut hasher = SipHasher24::new_with_keys(vid.0, 0);
+        hasher.write(&self.0);
+        let numbers = [header.seq.0, header.first_lsn.0, header.n_ops.into()];
+        for number in numbers.into_iter().chain([header.wall_ns]) {
+            hasher.write(&number.to_le_bytes());
+        }
+        hasher.write(payload);
+        Self(hasher.finish128().as_bytes())
+    }
+}
+
+/// Splits the link off a batch's payload, if the header says that there is one. A payload that is
+/// too short for it has none.
+#[must_use]
+pub fn split_link<'a>(header: &BatchHeader, payload: &'a [u8]) -> (&'a [u8], Option<Link>) {
+    match payload.split_last_chunk() {
+        Some((rest, link)) if header.flags & LINKED != 0 => (rest, Some(Link(*link))),
+        _ => (payload, None),
+    }
+}
+
 /// Lays a batch out as the bytes that go to its file at sector `first_sector`, in `out`, whose
 /// space is reused. The header's length and checksum of the payload are filled in.
 pub fn encode_batch(
@@ -465,7 +511,7 @@ pub fn filling_is_zero(bytes: &[u8], payload_len: usize) -> bool {
 }
 
 /// Takes the payload out of the sectors of a batch, which stand at `place`, and checks it. The
-/// sectors themselves were checked before.
+/// sectors themselves were checked before. A link is no part of it.
 pub fn read_payload(
     vid: VolumeId,
     jid: Jid,
@@ -473,6 +519,17 @@ pub fn read_payload(
     bytes: &[u8],
     place: Place,
 ) -> Result<Vec<u8>> {
+    Ok(read_linked(vid, jid, header, bytes, place)?.0)
+}
+
+/// The same, and the link.
+pub fn read_linked(
+    vid: VolumeId,
+    jid: Jid,
+    header: &BatchHeader,
+    bytes: &[u8],
+    place: Place,
+) -> Result<(Vec<u8>, Option<Link>)> {
     let len = header.payload_len as usize;
     if bytes.len() < extent_bytes(len) {
         return Err(place.error("payload of a batch", format_args!("{len} bytes"), "fewer"));
@@ -489,7 +546,10 @@ pub fn read_payload(
             format_args!("{crc:08x}"),
         ));
     }
-    Ok(payload)
+    let (rest, link) = split_link(header, &payload);
+    let len = rest.len();
+    payload.truncate(len);
+    Ok((payload, link))
 }
 
 #[cfg(test)]

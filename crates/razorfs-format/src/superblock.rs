@@ -67,7 +67,10 @@ pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS | PARITY;
 /// Who does not know it would punch holes under it, and leave it behind.
 pub const PARITY: u64 = 1;
 /// Features without which a volume may not be touched.
-pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES;
+pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES | LINKED_BATCHES;
+/// Incompatible, set when a volume is created: the batches of its journal have links. Who does not
+/// know them takes them for operations.
+pub const LINKED_BATCHES: u64 = 1 << 8;
 /// Incompatible: blocks share frames, which `S` records count. Set durably before the first
 /// reference with an origin is journaled: who does not count them would take the frames of a
 /// removed file for dead.

@@ -15,6 +15,7 @@ use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Disk, Ram};
 use razorfs_format::BatchSeq;
 
+use crate::logged;
 use crate::model::Model;
 use crate::names;
 use crate::op::{At, Fault, Step, Work};
@@ -201,6 +202,12 @@ impl Machine for EngineMachine {
                 Some(what) if !self.disk.is_off() => return Err(Error::Failed(what.into())),
                 _ => {}
             }
+        }
+        // What is done again after a death is durable a little later.
+        if self.redo.is_none()
+            && let Some(wrong) = logged::check(&volume)
+        {
+            return Err(Error::Failed(wrong.into()));
         }
         Ok(EngineFs { volume })
     }

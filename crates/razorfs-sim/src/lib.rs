@@ -20,6 +20,7 @@ pub mod flags;
 pub mod flips;
 mod going;
 mod left;
+mod logged;
 pub mod looks;
 pub mod marks;
 pub mod model;

@@ -154,6 +154,9 @@ kinds! {
     JournalTwinAlone = 313 Note
         "One of two copies of a journal file that nothing needs is missing, as after a power cut."
         "None: the next mount makes it again.";
+    JournalChain = 314 Error
+        "An entry of the log was edited or removed: what follows was made after another one."
+        "Do not trust the log from there back. If nobody has edited it, check disk and memory.";
     SegmentMissing = 401 Error
         "A file of metadata is missing: names or files are lost."
         "Restore it from a backup, or run `razorfs repair`.";

@@ -10,8 +10,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::forge::{
-    DIR, FILE, ROOT, TWICE, Tree, edit_manifest, edit_superblock, journal, manifest, name_of,
-    new_volume, previous, put_batch, superblock,
+    DIR, FILE, ROOT, TWICE, Tree, edit_first_batch, edit_manifest, edit_superblock, journal,
+    manifest, name_of, new_volume, previous, put_batch, superblock,
 };
 use common::{
     Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
@@ -273,6 +273,27 @@ fn journals() -> Planted {
                 payload.push(0xEE);
                 put_batch(i, 2, 2, &payload, |_| ());
                 i.write(&journal(), sector(16), &old[512 * 16..512 * 24]);
+            }),
+        ),
+        (
+            K::JournalChain,
+            edited(3, |i| edit_first_batch(i, false, |_, ops| ops[0] = 8)),
+        ),
+        (
+            K::JournalChain,
+            edited(3, |i| edit_first_batch(i, true, |_, ops| ops[0] = 8)),
+        ),
+        (
+            K::JournalChain,
+            edited(3, |i| edit_first_batch(i, true, |h, _| h.wall_ns += 1)),
+        ),
+        (
+            K::JournalChain,
+            edited(3, |i| {
+                edit_first_batch(i, true, |header, ops| {
+                    header.n_ops = 0;
+                    ops.clear();
+                });
             }),
         ),
         (

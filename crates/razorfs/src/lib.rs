@@ -5,6 +5,7 @@
 //! of the [`tree`]; [`checkpoint`] turns a frozen memtable into segments, a manifest and a
 //! superblock. File bytes go through [`data`] into packs. [`recovery`] is the same road in reverse.
 
+mod asker;
 mod checkpoint;
 pub mod data;
 mod error;
@@ -26,7 +27,9 @@ mod types;
 mod volume;
 mod workers;
 
+pub use asker::Asker;
 pub use error::{Error, Result};
+pub use namespace::{LogBranch, LogEntry};
 pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 

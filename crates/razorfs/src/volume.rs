@@ -7,7 +7,7 @@ use razorfs_disk::os::{OsDisk, OsEnv};
 use razorfs_disk::{Disk, Env};
 use razorfs_format::record::Inode;
 
-use crate::namespace::{Namespace, Spot};
+use crate::namespace::{LogEntry, Namespace, Spot};
 use crate::store::Store;
 use crate::{
     AllocateMode, Atime, CreateOptions, Dir, Entry, Error, Info, Ino, NewNode, Options,
@@ -417,6 +417,13 @@ impl Volume {
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
         self.inner.store.space()
+    }
+
+    /// What was done, oldest first, from the batch `from` on, as far as it is durable and the
+    /// journal still has it; and the batch that comes next. A journal file is used again once a
+    /// checkpoint has made it unneeded.
+    pub fn log(&self, from: u64) -> Result<(Vec<LogEntry>, u64)> {
+        self.inner.log(from)
     }
 
     /// Counts since the volume was opened.

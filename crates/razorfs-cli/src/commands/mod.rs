@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod export;
 pub mod import;
 pub mod info;
+pub mod log;
 pub mod ls;
 pub mod mkdir;
 pub mod mount;

@@ -21,11 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use razorfs::{Error, Ino};
+use razorfs::{Asker, Error, Ino};
 
 use crate::filesystem::FileSystem;
 use crate::protocol::{
-    self, Agreed, Dialect, InitIn, Limits, Negotiated, Operation, Request, Validity, flags, opcode,
+    self, Agreed, Dialect, Header, InitIn, Limits, Negotiated, Operation, Request, Validity, flags,
+    opcode,
 };
 use crate::statistics::Statistics;
 use crate::transport::{Handler, Reply, ReplyTo, Scratch};
@@ -323,7 +324,9 @@ impl Handler for Operations {
             Ok(request) => {
                 self.statistics.count_request(request.header.opcode);
                 let reply = reply.request(request.header.unique);
-                let work = AssertUnwindSafe(|| self.dispatch(&request, reply, scratch));
+                let Header { uid, gid, pid, .. } = request.header;
+                let work = || self.dispatch(&request, reply, scratch);
+                let work = AssertUnwindSafe(|| Asker { uid, gid, pid }.asks(work));
                 // A thread that went with it would be missed, and the mount hang with the last one.
                 // The caller gets EIO, as the answer has been dropped.
                 if std::panic::catch_unwind(work).is_err() {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS,
-    filling_is_zero, read_payload,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, Link, SECTOR, Sector, UNIT, UNIT_SECTORS,
+    filling_is_zero, read_linked, read_payload,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
@@ -60,6 +60,8 @@ pub struct Life {
     pub slot: u32,
     /// Its current life.
     pub jid: Jid,
+    /// The life that was written before it; 0 if that is not known.
+    pub previous: Jid,
     copies: Copies,
     /// Units that are prepared.
     units: u32,
@@ -78,6 +80,7 @@ impl Life {
             vid: s.vid,
             slot,
             jid: Jid(0),
+            previous: Jid(0),
             copies,
             units: (len.min(FILE_MAX) / UNIT as u64) as u32,
             writers: Vec::new(),
@@ -145,6 +148,9 @@ impl Life {
         match FileHeader::decode(self.vid, head, place) {
             Ok(header) => {
                 self.jid = header.jid.max(stamped);
+                if header.jid == self.jid {
+                    self.previous = header.previous;
+                }
                 self.units = (header.len / UNIT as u64) as u32;
                 let expected = (self.slot, 0, header.jid);
                 let got = (header.slot, header.copy, self.jid);
@@ -353,7 +359,7 @@ impl Life {
         bytes.truncate(got);
         match read_payload(self.vid, self.jid, &header, &bytes, place) {
             Ok(payload) => {
-                if s.deep && !filling_is_zero(&bytes, payload.len()) {
+                if s.deep && !filling_is_zero(&bytes, header.payload_len as usize) {
                     let file = FileName::Journal(self.slot);
                     let object = format!("{file} at byte {}", place.offset);
                     s.find(K::JournalFilling, object, format!("batch {batch}"));
@@ -362,6 +368,25 @@ impl Life {
             }
             Err(e) => Verdict::Damaged(e, sectors),
         }
+    }
+
+    /// The payload of a batch of any life, and its link, if it is whole.
+    pub fn payload(
+        &self,
+        s: &mut Session<'_>,
+        unit: u32,
+        jid: Jid,
+        header: &BatchHeader,
+    ) -> Option<(Vec<u8>, Option<Link>)> {
+        let end = unit.saturating_add(units_of(header));
+        if end > self.units {
+            return None;
+        }
+        let mut bytes = vec![0; (end - unit) as usize * UNIT];
+        let place = self.place(unit * PER_UNIT);
+        let got = self.copies.read(s, &mut bytes, place.offset);
+        bytes.truncate(got);
+        read_linked(self.vid, jid, header, &bytes, place).ok()
     }
 
     /// Without its header, a batch reaches as far as its other sectors tell.

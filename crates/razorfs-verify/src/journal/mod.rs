@@ -1,6 +1,7 @@
 //! Level 0: the journal. Every sector of every file, and the batches that a mount would replay.
 
 mod apply;
+mod chain;
 mod copies;
 mod gap;
 mod life;
@@ -121,6 +122,7 @@ pub fn check(s: &mut Session<'_>, roots: &Roots) -> Result<Replay> {
     let lives = lives(s, copies)?;
     let mut result = Replay::of(roots);
     let end = replay::run(s, roots, &lives, &mut result);
+    chain::check(s, roots, &lives, end.next);
     for life in &lives {
         report_bad(s, life, &end.told);
         if copies > 1 {

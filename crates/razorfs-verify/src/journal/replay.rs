@@ -54,6 +54,8 @@ pub struct Ended {
     pub told: Extent,
     /// Where it stopped before its time.
     pub stop: Option<Stop>,
+    /// The batch that would have come next.
+    pub next: BatchSeq,
 }
 
 /// Replays the journal into `replay`.
@@ -97,6 +99,7 @@ pub fn run(s: &mut Session<'_>, roots: &Roots, lives: &[Life], replay: &mut Repl
     Ended {
         told,
         stop: stopped.then_some(stop),
+        next,
     }
 }
 

@@ -6,14 +6,16 @@ use std::sync::LazyLock;
 use razorfs::{FileKind, Inode, Time};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
-use razorfs_format::journal::{BatchHeader, UNIT, encode_batch};
+use razorfs_format::journal::{
+    BatchHeader, Link, SECTOR, SECTOR_HEAD, UNIT, encode_batch, read_linked,
+};
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Manifest;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::{Dirent, Extent, Fragment, FragmentKind, name_cookie};
-use razorfs_format::superblock::{SLOT, Superblock, pick, slots_of};
-use razorfs_format::{BatchSeq, Branch, Generation, Ino, Jid, Lsn};
+use razorfs_format::superblock::{LINKED_BATCHES, SLOT, Superblock, pick, slots_of};
+use razorfs_format::{BatchSeq, Branch, Generation, Ino, Jid, Lsn, Place};
 
 pub fn name_of(file: FileName) -> Name {
     Name::new(Dir::from_path(file.dir()).unwrap(), &file.leaf())
@@ -115,6 +117,10 @@ pub fn put_batch(
         payload_crc: 0,
     };
     edit(&mut header);
+    // It is linked to nothing.
+    if superblock(image).features.incompat & LINKED_BATCHES != 0 {
+        edit_superblock(image, |s| s.features.incompat &= !LINKED_BATCHES);
+    }
     let vid = superblock(image).vid();
     let mut bytes = Vec::new();
     encode_batch(
@@ -127,6 +133,34 @@ pub fn put_batch(
     );
     image.write(&journal(), unit * UNIT as u64, &bytes);
     unit + (bytes.len() / UNIT) as u64
+}
+
+/// Changes the first batch of the first journal file as somebody does who knows of checksums: with
+/// its link as it was, or with another one.
+pub fn edit_first_batch(
+    image: &mut Image,
+    relink: bool,
+    edit: impl FnOnce(&mut BatchHeader, &mut Vec<u8>),
+) {
+    let vid = superblock(image).vid();
+    let file = image.bytes(&journal()).unwrap();
+    let bytes = &file[UNIT..];
+    let place = Place::new(FileName::Journal(0), UNIT as u64);
+    let [j0, j1, j2, j3, s0, s1, s2, s3] = bytes[4..12].try_into().unwrap();
+    let jid = Jid(u32::from_le_bytes([j0, j1, j2, j3]));
+    let seq_lo = u32::from_le_bytes([s0, s1, s2, s3]);
+    let head = BatchHeader::decode(vid, jid, seq_lo, &bytes[SECTOR_HEAD..SECTOR], place);
+    let mut header = head.unwrap();
+    let (mut payload, link) = read_linked(vid, jid, &header, bytes, place).unwrap();
+    let mut link = link.unwrap();
+    edit(&mut header, &mut payload);
+    if relink {
+        link = Link::UNKNOWN.next(vid, &header, &payload);
+    }
+    payload.extend(link.0);
+    let mut again = Vec::new();
+    encode_batch(vid, jid, 8, &mut header, &payload, &mut again);
+    image.write(&journal(), UNIT as u64, &again);
 }
 
 /// A name space of its own, to be spoilt.

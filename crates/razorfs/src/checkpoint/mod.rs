@@ -146,8 +146,10 @@ pub(crate) struct Checkpointer {
     pub core: Arc<Core>,
     pub installer: Mutex<Installer>,
     pub scrub: Scrub,
-    /// Bytes of the largest file of the journal.
+    /// Bytes of the largest file of the journal, all copies of it.
     largest_file: u64,
+    /// Copies of the journal.
+    pub copies: u8,
     /// When the last checkpoint was, on the monotonic clock.
     last: AtomicU64,
     /// Frames were copied, and wait for a flush to move them.
@@ -197,6 +199,7 @@ impl Checkpointer {
             installer: Mutex::new(installer),
             scrub: Scrub::default(),
             largest_file,
+            copies: journal.copies,
             last,
             moves_due: AtomicBool::new(false),
         }

@@ -1,10 +1,11 @@
-//! The ring's background work, in short steps: removing, preparing and adding files.
+//! The ring's background work, in short steps: removing, preparing and adding files. What takes
+//! long, filling with zeros, is done beside the ring, so that nobody waits for it who commits.
 
 use std::sync::Arc;
 
-use razorfs_disk::{Dir, File};
-use razorfs_format::Jid;
-use razorfs_format::journal::UNIT;
+use razorfs_disk::{Dir, Disk, File};
+use razorfs_format::journal::{FileHeader, UNIT};
+use razorfs_format::{Jid, VolumeId};
 
 use super::host;
 use super::ring::{Ring, RingFile, Role};
@@ -22,6 +23,41 @@ pub(super) struct Growth {
     new: bool,
     done: u64,
     target: u64,
+}
+
+/// What a step of growing turned out to be.
+pub enum Grown {
+    /// There is nothing to do.
+    Nothing,
+    /// It is done.
+    Done,
+    /// It is done once this was filled, and [`Ring::filled`] told. Meanwhile the ring grows no
+    /// further.
+    Filling(Filling),
+}
+
+/// A part of a file that nobody else uses meanwhile.
+pub struct Filling {
+    growth: Growth,
+    to: u64,
+    /// Of a file that is new and whole with this part.
+    header: Option<FileHeader>,
+    disk: Arc<dyn Disk>,
+    vid: VolumeId,
+}
+
+impl Filling {
+    /// Fills it with zeros, and makes these durable.
+    pub fn run(&self) -> razorfs_disk::Result<()> {
+        let file = &self.growth.file;
+        file.allocate(self.growth.done..self.to, true)?;
+        file.sync_data()?;
+        if let Some(header) = &self.header {
+            host::write_header(&**file, self.vid, header)?;
+            self.disk.sync_dir(Dir::Journal)?;
+        }
+        Ok(())
+    }
 }
 
 impl Ring {
@@ -58,32 +94,53 @@ impl Ring {
     /// anything to do; the ring is at its largest when there was not.
     ///
     /// An error leaves the ring as it was; growing starts anew with the next call.
+    #[cfg(test)]
     pub fn grow(&mut self) -> Result<bool> {
+        match self.begin_step()? {
+            Grown::Nothing => return Ok(false),
+            Grown::Done => {}
+            Grown::Filling(filling) => {
+                let done = filling.run();
+                self.filled(filling, done)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Begins such a step.
+    pub fn begin_step(&mut self) -> Result<Grown> {
         self.check_running()?;
         if !self.can_grow() {
-            return Ok(false);
+            return Ok(Grown::Nothing);
         }
         self.check_fence()?;
         if let Some(slot) = self.doomed.pop() {
             self.remove(slot)?;
-            return Ok(true);
+            return Ok(Grown::Done);
         }
         if self.files.len() > self.geometry.max_files as usize
             && let Some((slot, _)) = self.smallest_free()
         {
             self.files.retain(|f| f.slot != slot);
             self.remove(slot)?;
-            return Ok(true);
+            return Ok(Grown::Done);
         }
         let growth = match self.growth.take() {
             Some(growth) => growth,
             None => match self.begin_growth()? {
                 Some(growth) => growth,
-                None => return Ok(false),
+                None => return Ok(Grown::Nothing),
             },
         };
-        self.extend(growth)?;
-        Ok(true)
+        let to = (growth.done + STEP).min(growth.target);
+        let whole = growth.new && to == growth.target;
+        Ok(Grown::Filling(Filling {
+            to,
+            header: whole.then(|| self.header(growth.slot, Jid(0), growth.target)),
+            disk: Arc::clone(&self.host.disk),
+            vid: self.vid,
+            growth,
+        }))
     }
 
     /// Whether a step has anything to do.
@@ -159,50 +216,31 @@ impl Ring {
         }))
     }
 
-    fn extend(&mut self, mut growth: Growth) -> Result<()> {
-        let to = (growth.done + STEP).min(growth.target);
-        let filled = growth
-            .file
-            .allocate(growth.done..to, true)
-            .and_then(|()| growth.file.sync_data());
-        if let Err(e) = filled {
+    /// Ends a step whose part was filled, or not.
+    pub fn filled(&mut self, filling: Filling, done: razorfs_disk::Result<()>) -> Result<()> {
+        let Filling { mut growth, to, .. } = filling;
+        if let Err(e) = done {
             self.abandon(&growth);
             return Err(e.into());
         }
         growth.done = to;
         if to < growth.target {
             self.growth = Some(growth);
-            return Ok(());
+        } else if growth.new {
+            debug_assert!(growth.target.is_multiple_of(UNIT as u64));
+            marks::hit(Mark::JournalFileAdded);
+            self.files.push(RingFile {
+                slot: growth.slot,
+                jid: Jid(0),
+                len: growth.target,
+                role: Role::Free,
+                batches: None,
+            });
+        } else if let Some(file) = self.file(growth.slot) {
+            marks::hit(Mark::JournalFileGrown);
+            file.len = growth.target;
+            file.role = Role::Free;
         }
-        if growth.new {
-            self.join(&growth)
-        } else {
-            if let Some(file) = self.file(growth.slot) {
-                marks::hit(Mark::JournalFileGrown);
-                file.len = growth.target;
-                file.role = Role::Free;
-            }
-            Ok(())
-        }
-    }
-
-    fn join(&mut self, growth: &Growth) -> Result<()> {
-        debug_assert!(growth.target.is_multiple_of(UNIT as u64));
-        let header = self.header(growth.slot, Jid(0), growth.target);
-        let joined = host::write_header(&*growth.file, self.vid, &header)
-            .and_then(|()| self.host.disk.sync_dir(Dir::Journal));
-        if let Err(e) = joined {
-            self.abandon(growth);
-            return Err(e.into());
-        }
-        marks::hit(Mark::JournalFileAdded);
-        self.files.push(RingFile {
-            slot: growth.slot,
-            jid: Jid(0),
-            len: growth.target,
-            role: Role::Free,
-            batches: None,
-        });
         Ok(())
     }
 

@@ -42,7 +42,9 @@
 
 mod copies;
 mod growth;
+pub(crate) mod history;
 mod host;
+mod links;
 mod lives;
 mod places;
 mod reader;
@@ -55,6 +57,7 @@ mod ring_tests;
 
 use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
 
+pub(crate) use growth::Grown;
 pub use places::Places;
 pub use razorfs_format::superblock::{JournalGeometry, JournalStart};
 pub(crate) use recovery::goes_on;

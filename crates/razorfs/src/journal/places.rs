@@ -1,7 +1,7 @@
 //! Where the next batches go. A batch lies in one file, so what is left at the end of a file that
 //! a batch does not fit in stays empty: what several batches take is more than the sum of them.
 
-use razorfs_format::journal::{UNIT, extent_bytes};
+use razorfs_format::journal::{LINK, UNIT, extent_bytes};
 
 use super::ring::{Ring, RingFile, Role};
 
@@ -25,10 +25,10 @@ impl Places {
     }
 
     /// Whether batches of these payloads fit, one after another.
-    pub fn take(&self, payloads: &[usize]) -> bool {
+    pub fn take(&self, payloads: impl IntoIterator<Item = usize>) -> bool {
         let (mut here, mut after) = (self.here, self.after.iter());
-        payloads.iter().all(|len| {
-            let extent = extent_bytes(*len) as u64;
+        payloads.into_iter().all(|len| {
+            let extent = extent_bytes(len + LINK) as u64;
             if extent > here {
                 here = after.next().copied().unwrap_or(0);
             }

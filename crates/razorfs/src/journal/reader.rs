@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use razorfs_disk::{Disk, OpenHow};
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, Sector, UNIT, UNIT_SECTORS, read_payload,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, Link, SECTOR, Sector, UNIT, UNIT_SECTORS,
+    read_linked,
 };
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Jid, Place, VolumeId};
@@ -140,6 +141,7 @@ pub(super) enum Verdict {
     Intact {
         header: BatchHeader,
         payload: Vec<u8>,
+        link: Option<Link>,
         end: u32,
     },
     /// Some of its sectors were never written.
@@ -246,6 +248,18 @@ impl Image {
         })
     }
 
+    /// The payload of a batch of any life, and its link, if it is whole.
+    pub fn payload(
+        &self,
+        unit: u32,
+        jid: Jid,
+        header: &BatchHeader,
+    ) -> Option<(Vec<u8>, Option<Link>)> {
+        let end = unit.saturating_add(units_of(header)) as usize;
+        let bytes = self.bytes.get(unit as usize * UNIT..end * UNIT)?;
+        read_linked(self.vid, jid, header, bytes, self.place(unit)).ok()
+    }
+
     /// The newest life that wrote any sector of the file.
     fn newest_life(&self) -> Option<Jid> {
         let sectors = Self::sectors(0, self.units);
@@ -350,10 +364,11 @@ impl Image {
             .bytes
             .get(unit as usize * UNIT..end as usize * UNIT)
             .unwrap_or(&[]);
-        match read_payload(self.vid, self.jid, header, bytes, place) {
-            Ok(payload) => Verdict::Intact {
+        match read_linked(self.vid, self.jid, header, bytes, place) {
+            Ok((payload, link)) => Verdict::Intact {
                 header: *header,
                 payload,
+                link,
                 end,
             },
             Err(e) => Verdict::Damaged(e),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use razorfs_disk::{Dir, Disk, OpenHow};
-use razorfs_format::journal::BatchHeader;
+use razorfs_format::journal::{BatchHeader, Link};
 use razorfs_format::layout::FileName;
 use razorfs_format::{BatchSeq, FormatError, Generation, Jid, Lsn, Place, VolumeId};
 
@@ -49,6 +49,8 @@ pub(super) struct Replay {
     start: JournalStart,
     /// Which files of the survey have given their evidence.
     seen: Vec<bool>,
+    /// The link of the last batch that was replayed.
+    pub link: Option<Link>,
     /// The newest batch that any batch says is durable.
     durable: BatchSeq,
     /// All batches that were seen.
@@ -103,6 +105,7 @@ impl Replay {
             vid,
             start,
             seen: vec![false; survey.files.len()],
+            link: None,
             durable: BatchSeq(0),
             batches: Vec::new(),
             survey,
@@ -240,8 +243,10 @@ impl Replay {
                 Verdict::Intact {
                     header,
                     payload,
+                    link,
                     end: unit,
                 } => {
+                    self.link = link;
                     if cursor.as_ref().is_some_and(|c| c.index != index) {
                         marks::hit(Mark::ReplayNextLife);
                     }
@@ -257,8 +262,10 @@ impl Replay {
                 Verdict::Intact {
                     header,
                     payload,
+                    link,
                     end: unit,
                 } => {
+                    self.link = link;
                     c.unit = unit;
                     self.note_use(c.index, next);
                     if let End::Damaged(copy) = end {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use razorfs_disk::{Dir, Disk, DiskError, File};
 use razorfs_format::journal::{
-    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, SECTOR, UNIT, encode_batch, extent_bytes,
-    move_batch, payload_room,
+    BatchHeader, FILE_MAX, FILE_MIN, FileHeader, LINK, Link, SECTOR, UNIT, encode_batch,
+    extent_bytes, move_batch, payload_room,
 };
 use razorfs_format::{BatchSeq, Jid, VolumeId};
 
@@ -101,6 +101,9 @@ pub struct Ring {
     /// A sync failed, and the file that was kept for that day is in use: what was taken in before
     /// may need yet another one.
     spent: bool,
+    /// Whether batches have links; and that of the last one.
+    pub(super) linked: bool,
+    pub(super) link: Option<Link>,
     stopped: Option<Error>,
     /// Asked before a file is taken into use.
     fence: Option<Arc<Fence>>,
@@ -170,6 +173,7 @@ impl Ring {
         let next = BatchSeq(replay.report.last.0.saturating_add(1));
         let mut ring = Self::empty(disk, vid, geometry, next);
         ring.newest = replay.survey.newest.max(start.jid);
+        ring.link = replay.link;
         ring.free_slot = replay.survey.free_slot;
         ring.doomed.clone_from(&replay.survey.unfinished);
         let before = BatchSeq(start.batch.0.saturating_sub(1));
@@ -238,6 +242,8 @@ impl Ring {
             buffers: Vec::new(),
             rescues: 0,
             spent: false,
+            linked: false,
+            link: None,
             stopped: None,
             fence: None,
         }
@@ -268,7 +274,7 @@ impl Ring {
         if batch.payload.len() > self.max_batch() {
             return Err(Error::Invalid("the batch is larger than a journal file"));
         }
-        let extent = extent_bytes(batch.payload.len()) as u64;
+        let extent = extent_bytes(batch.payload.len() + LINK) as u64;
         let fits = |r: &Self| {
             let here = r.active.as_ref().is_some_and(|a| a.at + extent <= a.len);
             (here, here || r.spent || r.available().count() >= 2)
@@ -276,8 +282,7 @@ impl Ring {
         if !fits(self).1 {
             return Err(Error::Invalid("the journal is full: it needs a checkpoint"));
         }
-        let held = UNSYNCED_MAX.min(self.smallest() - UNIT as u64);
-        if self.unsynced_bytes + extent > held {
+        if self.unsynced_bytes + extent > UNSYNCED_MAX.min(self.smallest() - UNIT as u64) {
             marks::hit(Mark::JournalSyncForced);
             self.sync()?;
         }
@@ -297,18 +302,12 @@ impl Ring {
             flags: 0,
             payload_crc: 0,
         };
+        let payload = self.with_link(&mut header, &batch.payload);
         let mut bytes = self.buffers.pop().unwrap_or_default();
         let active = self.active()?;
         let first_sector = (active.at / SECTOR as u64) as u32;
         let (vid, jid) = (self.vid, active.jid);
-        encode_batch(
-            vid,
-            jid,
-            first_sector,
-            &mut header,
-            &batch.payload,
-            &mut bytes,
-        );
+        encode_batch(vid, jid, first_sector, &mut header, &payload, &mut bytes);
         self.next = batch.seq.next();
         let written = self.put(&header, &bytes);
         let active = self.active()?;
@@ -489,20 +488,21 @@ impl Ring {
             .as_ref()
             .map_or(0, |a| payload_room(a.len - a.at));
         let reserve = self.available().map(RingFile::room).max().unwrap_or(0);
-        here + self.available().map(RingFile::room).sum::<u64>() - reserve
+        let all = here + self.available().map(RingFile::room).sum::<u64>() - reserve;
+        all.saturating_sub(LINK as u64)
     }
 
     /// Bytes of payload that the empty ring takes.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        let rooms = || self.files.iter().map(RingFile::room);
-        rooms().sum::<u64>() - rooms().max().unwrap_or(0)
+        let rooms = self.files.iter().map(RingFile::room);
+        rooms.clone().sum::<u64>() - rooms.max().unwrap_or(0)
     }
 
     /// The largest payload that [`Ring::append`] takes, in bytes.
     #[must_use]
     pub fn max_batch(&self) -> usize {
-        payload_room(self.smallest() - UNIT as u64) as usize
+        payload_room(self.smallest() - UNIT as u64) as usize - LINK
     }
 
     /// The number that the next batch must have.
@@ -577,7 +577,7 @@ impl Ring {
     pub(super) fn header(&self, slot: u32, jid: Jid, len: u64) -> FileHeader {
         FileHeader {
             jid,
-            previous: self.active.as_ref().map_or(self.newest, |a| a.jid),
+            previous: self.life_before(jid),
             slot,
             copy: 0,
             len,

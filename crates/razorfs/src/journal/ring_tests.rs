@@ -7,6 +7,7 @@ use razorfs_disk::{Dir, Disk};
 use razorfs_format::journal::{SECTOR, UNIT, extent_bytes};
 use razorfs_format::{BatchSeq, Generation, Jid, Lsn, VolumeId};
 
+use super::growth::Grown;
 use super::*;
 use crate::error::{Error, Result};
 
@@ -215,7 +216,7 @@ impl World {
         let has = (self.ring().rescues(), self.ring().files.len());
         // More if nothing is in the file that was in use; less if a file failed.
         let most = self.ring().max_batch();
-        let batches = |places: &Places| (0..40).find(|n| !places.take(&vec![most; n + 1]));
+        let batches = |places: &Places| (0..40).find(|n| !places.take(vec![most; n + 1]));
         let less = places.is_some_and(|was| batches(&was) > batches(&self.ring().places()));
         assert!(turned.is_err() || has != had || !less);
         self.acked = self.acked.max(self.ring().durable().0);
@@ -502,6 +503,30 @@ fn growth_takes_steps_and_survives_cuts() {
         let disk = disk.power_cut(&mut SimRng::new(cut));
         assert_eq!(read_only(&disk, start, None).0.last, BatchSeq(2));
     }
+}
+
+/// Whoever committed waited for the zeros, and for their flush.
+#[test]
+fn batches_are_written_while_a_file_is_filled() {
+    let disk = blank();
+    let (mut ring, start) = create(&disk);
+    let (mut seq, mut filled) = (0, 0);
+    loop {
+        let filling = match ring.begin_step().unwrap() {
+            Grown::Nothing => break,
+            Grown::Done => continue,
+            Grown::Filling(filling) => filling,
+        };
+        seq += 1;
+        ring.append(&batch(seq, vec![1; 3000])).unwrap();
+        let done = filling.run();
+        ring.sync().unwrap();
+        ring.filled(filling, done).unwrap();
+        filled += 1;
+    }
+    assert!(filled > 2, "{filled}");
+    let (_, report, _) = recover(&disk.power_cut(&mut SimRng::new(4)), start, None).unwrap();
+    assert_eq!(report.last, BatchSeq(seq));
 }
 
 /// The file in use is as long as the ring takes at once until another one has taken its place.

@@ -159,6 +159,9 @@ impl Namespace {
         };
         let mut op = self.begin(ty)?;
         op.set_attributes(ino, set)?;
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            op.tell();
+        }
         let ticket = self.commit(op)?;
         // After the commit: the extents of a sparse file are counted as they are now.
         let stat = self.reader().stat(ino)?;

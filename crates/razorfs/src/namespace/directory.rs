@@ -190,8 +190,9 @@ impl Operation<'_> {
     }
 
     /// Takes an entry out.
-    pub(super) fn remove_entry(&mut self, dir: Ino, cookie: u64, kind: FileKind) -> Result<()> {
-        self.del(Key::dirent(Branch::HEAD, dir, cookie));
+    pub(super) fn remove_entry(&mut self, dir: Ino, cookie: u64, was: &Dirent) -> Result<()> {
+        let kind = was.kind;
+        self.del_told(Key::dirent(Branch::HEAD, dir, cookie), was.to_bytes());
         let now = self.now;
         let inode = self.change(dir)?;
         inode.entries = inode.entries.saturating_sub(1);

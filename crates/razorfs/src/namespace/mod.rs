@@ -18,6 +18,7 @@ mod diff;
 mod directory;
 mod file;
 mod locks;
+mod log;
 mod merge;
 mod operation;
 mod origins;
@@ -62,6 +63,7 @@ use razorfs_format::record::{Inode, Time};
 use std::sync::Arc;
 
 pub(crate) use create::root_inode;
+pub use log::{LogBranch, LogEntry};
 pub(crate) use merge::{Clash, Merged};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;

@@ -19,6 +19,7 @@ use razorfs_format::{Branch, Ino};
 use super::Namespace;
 use super::dentries::Dentries;
 use super::pins::PinTable;
+use crate::asker;
 use crate::store::{Bytes, Store, Tx};
 use crate::{Error, Result};
 
@@ -85,6 +86,8 @@ pub(crate) struct Operation<'a> {
     overlay: Option<BTreeMap<Key, Option<Bytes>>>,
     data_bytes: u64,
     growth: i128,
+    /// The journal says of each inode that it changes that this operation did.
+    told: bool,
     pub(super) afterwards: Vec<Afterwards>,
 }
 
@@ -102,6 +105,7 @@ impl<'a> Operation<'a> {
             overlay: None,
             data_bytes: 0,
             growth: 0,
+            told: false,
             afterwards: Vec::new(),
         }
     }
@@ -110,6 +114,12 @@ impl<'a> Operation<'a> {
     pub(super) fn with_overlay(mut self) -> Self {
         self.overlay = Some(BTreeMap::new());
         self
+    }
+
+    /// Has the journal say of each inode that is changed that this operation did, instead of how
+    /// the inode is in the end of the batch.
+    pub(super) fn tell(&mut self) {
+        self.told = true;
     }
 
     /// Several operations in one.
@@ -168,6 +178,7 @@ impl<'a> Operation<'a> {
             let key = Key::inode(Branch::HEAD, *ino);
             match loaded.state {
                 State::Clean | State::Gone(true) => {}
+                State::Changed if self.told => self.tx.put(key, loaded.inode.to_bytes().into()),
                 State::Changed => self.tx.touch(*ino, &loaded.inode),
                 // Before its data: what is written to a file that is known to be new is known to
                 // be new too, and goes without a trace if the file does.
@@ -175,6 +186,9 @@ impl<'a> Operation<'a> {
                 // After its extents, for the same reason.
                 State::Gone(false) => self.tx.del(key),
             }
+        }
+        if let Some(asker) = asker::current() {
+            self.tx.asked_by(asker);
         }
         (self.tx, self.afterwards)
     }
@@ -297,6 +311,12 @@ impl<'a> Operation<'a> {
     pub(super) fn del(&mut self, key: Key) {
         self.lay_over(key, None);
         self.tx.del(key);
+    }
+
+    /// The same; the journal says what the record was.
+    pub(super) fn del_told(&mut self, key: Key, was: impl Into<Bytes>) {
+        self.lay_over(key, None);
+        self.tx.del_told(key, was.into());
     }
 
     pub(super) fn count(&mut self, counter: Counter, delta: i64) {

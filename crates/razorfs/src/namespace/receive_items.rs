@@ -251,13 +251,14 @@ impl Operation<'_> {
             true => self.find(dir, name)?,
             false => return wrong(format_args!("inode {dir} is no directory")),
         };
-        let Slot::Taken(cookie, Dirent { ino, kind, .. }) = found else {
+        let Slot::Taken(cookie, dirent) = found else {
             return wrong(format_args!(
                 "{:?} is not there",
                 name.escape_ascii().to_string()
             ));
         };
-        self.keeping_times(dir, |op| op.remove_entry(dir, cookie, kind))?;
+        self.keeping_times(dir, |op| op.remove_entry(dir, cookie, &dirent))?;
+        let Dirent { ino, kind, .. } = dirent;
         let inode = self.change(ino)?;
         if kind == FileKind::Directory {
             (inode.parent, inode.cookie) = (Ino(0), 0);

@@ -35,7 +35,7 @@ impl Operation<'_> {
         }
         self.check_entries_change(parent, true)?;
         self.check_names_change(dirent.ino)?;
-        self.remove_entry(parent, cookie, dirent.kind)?;
+        self.remove_entry(parent, cookie, &dirent)?;
         self.drop_name(dirent.ino, parent, cookie)?;
         Ok(dirent.ino)
     }
@@ -54,7 +54,7 @@ impl Operation<'_> {
         self.check_entries_change(parent, true)?;
         self.check_names_change(dirent.ino)?;
         self.check_empty(dirent.ino)?;
-        self.remove_entry(parent, cookie, dirent.kind)?;
+        self.remove_entry(parent, cookie, &dirent)?;
         self.drop_name(dirent.ino, parent, cookie)?;
         Ok(dirent.ino)
     }

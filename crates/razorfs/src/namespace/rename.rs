@@ -96,7 +96,7 @@ impl Operation<'_> {
     /// The name at `old` does not lead to the source any more.
     fn vacate(&mut self, old: (Ino, u64), source: Dirent, mode: RenameMode) -> Result<()> {
         let RenameMode::Whiteout { uid, gid, .. } = mode else {
-            return self.remove_entry(old.0, old.1, source.kind);
+            return self.remove_entry(old.0, old.1, &source);
         };
         let kind = FileKind::CharDevice;
         let mark = NewNode {

@@ -8,7 +8,9 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
-use razorfs_format::superblock::{Features, JOURNAL_TWINS, ManifestRef, PARITY, State, Superblock};
+use razorfs_format::superblock::{
+    Features, JOURNAL_TWINS, LINKED_BATCHES, ManifestRef, PARITY, State, Superblock,
+};
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
 };
@@ -37,6 +39,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
     let manifest = write_manifest(disk.as_ref(), vid)?;
     let geometry = super::config::geometry_of(options);
     let (mut ring, start) = Ring::create(Arc::clone(&disk), vid, geometry.journal)?;
+    ring.set_linked(true);
     ring.append(&first_batch(env, options, start.batch))?;
     ring.sync()?;
     let superblock = Superblock {
@@ -48,6 +51,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
             } else {
                 0
             } | if options.parity { PARITY } else { 0 },
+            incompat: LINKED_BATCHES,
             ..Features::default()
         },
         manifest,

@@ -18,7 +18,7 @@ use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::pack;
-use razorfs_format::superblock::{Access, ManifestRef, SHARED_FRAMES, State, Superblock};
+use razorfs_format::superblock::{self, Access, ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Epoch, Ino, PackId, Place, VolumeId};
 
 pub(crate) use create::create;
@@ -318,16 +318,16 @@ impl Opening {
 
     fn build(
         self,
-        ring: Option<Ring>,
+        mut ring: Option<Ring>,
         report: &RecoveryReport,
         options: &Options,
     ) -> Result<Checkpointer> {
-        let mut ring = ring;
         let fence = Arc::new(Fence::new(Arc::clone(&self.disk), &self.superblock));
         if let Some(ring) = &mut ring {
             // The generation before the fence begins at the same batch.
             ring.release(self.superblock.journal.batch);
             ring.set_fence(Arc::clone(&fence));
+            ring.set_linked(self.superblock.features.incompat & superblock::LINKED_BATCHES != 0);
         }
         let (packs, mut open) = self.packs();
         let vid = self.superblock.vid();

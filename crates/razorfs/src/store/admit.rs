@@ -106,8 +106,9 @@ impl Core {
             }
             drop(version);
             let dirty = self.dirty.load(Ordering::Relaxed);
-            let mut full = (open.journal_bytes > 0
-                && open.journal_bytes + size > self.limits.soft_batch())
+            let enough = open.journal_bytes + size > self.limits.soft_batch()
+                || self.is_left_small(&open, data);
+            let mut full = (open.journal_bytes > 0 && enough)
                 || (dirty > 0 && dirty + data > self.tuning.dirty_limit);
             let fits = size <= self.limits.most() && self.limits.fits(open.journal_bytes + size);
             if fits && !full {
@@ -220,6 +221,7 @@ impl Core {
             match step {
                 Step::Put { key, value, new } => memtable.put(key, value, new),
                 Step::Del(key) => memtable.del(key),
+                Step::Was(..) | Step::Who(_) => {}
                 Step::Patch(key, fragment) => {
                     pieces.extend(memtable.patch(key, fragment, batch));
                 }

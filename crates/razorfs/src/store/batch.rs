@@ -154,6 +154,6 @@ impl Sealed {
             }
             .encode(&mut mutations);
         }
-        encode_op(OpType::Setattr, &mutations, payload);
+        encode_op(OpType::Note, &mutations, payload);
     }
 }

@@ -117,7 +117,9 @@ fn a_full_host_refuses_writes_and_deleting_frees_space() {
         }
         while volume.step(Step::Reap).unwrap() {}
         for _ in 0..3 {
-            volume.checkpoint().unwrap();
+            // What the thread does that a refused write wakes: space comes back with the second
+            // generation, and whether one came before depends on how full the journal was.
+            volume.inner.store.checkpoint_for_room().unwrap();
             volume
                 .create_node(Ino::ROOT, b"x", &NewNode::file(0))
                 .unwrap();

@@ -9,10 +9,11 @@ use razorfs_format::key::{Key, Tag};
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::timeline::INTERNAL;
-use razorfs_format::{Branch, Epoch, Ino};
+use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
 
 use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
+use crate::journal::{Batch, history};
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +52,7 @@ pub(super) fn is_internal(name: &[u8]) -> bool {
 }
 
 /// Whether nobody is to see a name, these or those of streams.
-pub(super) fn is_hidden(name: &[u8]) -> bool {
+pub(crate) fn is_hidden(name: &[u8]) -> bool {
     is_internal(name) || name.first() == Some(&HIDDEN)
 }
 
@@ -362,6 +363,13 @@ impl Store {
             Role::Snapshot(viewing) => Some(&viewing.snapshot),
             Role::Volume | Role::Below | Role::Branch(_) | Role::Past => None,
         }
+    }
+
+    /// What the journal still has of batches, from `from` on, as far as it is durable.
+    pub fn history(&self, from: BatchSeq) -> Result<Vec<Batch>> {
+        let to = BatchSeq(self.durable.load(crate::sync::atomic::Ordering::Acquire));
+        let copies = self.checkpointer.copies;
+        history::read(self.disk.as_ref(), self.vid, copies, from, to)
     }
 
     /// Space of the volume.

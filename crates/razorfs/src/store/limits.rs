@@ -9,6 +9,8 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of data up to which a batch that somebody waits for is journaled inline: one flush.
 const INLINE_SYNC: u64 = 64 * 1024;
+/// Bytes of a large ring that only operations on snapshots take.
+const FOR_POINTS: u64 = 256 * 1024;
 /// Journal bytes at which a batch of a large ring is sealed without waiting longer.
 const SOFT_BATCH: u64 = 1 << 20;
 
@@ -85,7 +87,7 @@ impl Limits {
     pub fn most(&self) -> usize {
         let half = (self.capacity() / 2) as usize;
         let batch = self.max_batch.load(Ordering::Relaxed);
-        half.saturating_sub(self.inline_sync() + self.spare() + 2 * UNIT)
+        half.saturating_sub(self.inline_sync() + self.spare() + self.for_points() + 3 * UNIT)
             .min(batch.saturating_sub(self.inline_sync()))
     }
 
@@ -94,18 +96,29 @@ impl Limits {
         2 * self.soft_batch()
     }
 
+    /// What must be left beside that for operations on snapshots, which come one by one, each in
+    /// a batch of its own: where writers have filled the journal these need not wait for a
+    /// checkpoint.
+    fn for_points(&self) -> usize {
+        FOR_POINTS.min(self.capacity() / 16) as usize
+    }
+
     /// Whether a batch of `bytes` fits, with the data that a sync puts inline.
     pub fn fits(&self, bytes: usize) -> bool {
         let ahead = self.ahead.lock();
         self.fit(bytes, ahead.held, &ahead.places)
     }
 
-    fn fit(&self, bytes: usize, held: Option<usize>, places: &Places) -> bool {
+    /// The same for a batch that ends with an operation on snapshots.
+    pub fn fits_point(&self, bytes: usize) -> bool {
+        let ahead = self.ahead.lock();
         let next = [bytes + self.inline_sync(), self.spare()];
-        match held {
-            None => places.take(&next),
-            Some(held) => places.take(&[held, next[0], next[1]]),
-        }
+        ahead.places.take(ahead.held.into_iter().chain(next))
+    }
+
+    fn fit(&self, bytes: usize, held: Option<usize>, places: &Places) -> bool {
+        let next = [bytes + self.inline_sync(), self.spare(), self.for_points()];
+        places.take(held.into_iter().chain(next))
     }
 
     /// Counts on no more than `places` from now on, unless the open batch of `bytes` needs more.

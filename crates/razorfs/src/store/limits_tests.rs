@@ -79,6 +79,17 @@ impl World {
         self.take(size)
     }
 
+    /// Does an operation on snapshots, which ends the batch, if the store would.
+    fn take_point(&mut self) -> bool {
+        let size = 1 + self.below(300);
+        let fits = self.limits.fits_point(self.open + size);
+        if fits {
+            self.open += size;
+            self.commit();
+        }
+        fits
+    }
+
     /// Writes the open batch, as far as it is taken, with as much data inline as there may be;
     /// meanwhile others come.
     fn commit(&mut self) {
@@ -180,11 +191,14 @@ fn what_was_taken_fits_whatever_is_left_at_the_ends_of_files() {
         let mut w = World::new(seed);
         for _ in 0..60 {
             let full = w.take_some();
-            match w.below(8) {
+            match w.below(9) {
                 0..4 => w.commit(),
                 4 => w.turn(),
                 5 => {
                     w.grow();
+                }
+                6 => {
+                    w.take_point();
                 }
                 _ if full => w.checkpoint(),
                 _ => {}
@@ -229,5 +243,42 @@ fn no_more_goes_inline_than_was_counted_when_the_batch_was_sealed() {
         if w.ring.capacity() > before && inline < super::INLINE_SYNC as usize {
             assert!(w.limits.inline_beside(1000) > inline, "seed {seed}");
         }
+    }
+}
+
+#[test]
+fn operations_on_snapshots_have_room_where_writers_have_none() {
+    for seed in 0..40 {
+        let mut w = World::new(seed);
+        while !w.take(500) {
+            w.commit();
+        }
+        w.commit();
+        if w.rescues > 0 {
+            // What was kept for that day is used up, and the room for these with it.
+            continue;
+        }
+        let mut points = 0;
+        // No more of others: the room is for these.
+        while w.limits.fits_point(300) && points < 100 {
+            w.open = 300;
+            let inline = w.limits.hold(w.open);
+            w.seq += 1;
+            let appended = w.ring.append(&Batch {
+                seq: BatchSeq(w.seq),
+                first_lsn: Lsn(w.seq),
+                n_ops: 1,
+                durable: BatchSeq(0),
+                generation: Generation(1),
+                wall_ns: 0,
+                payload: vec![1; w.open + inline.min(100)],
+            });
+            appended.unwrap();
+            w.limits.written(&w.ring);
+            points += 1;
+        }
+        // Each takes a unit, whatever its size.
+        let least = w.limits.for_points() / razorfs_format::journal::UNIT / 4;
+        assert!(points >= least, "seed {seed}: {points} of {least}");
     }
 }

@@ -60,7 +60,7 @@ pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 use forks::Tally;
 pub(crate) use forks::Tenure;
-pub(crate) use handle::Store;
+pub(crate) use handle::{Store, is_hidden};
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
@@ -188,6 +188,10 @@ pub(crate) struct Core {
     open: Mutex<OpenBatch>,
     /// None if the volume is open for reading only.
     journal: Option<Mutex<Journal>>,
+    /// Held by who lets the journal grow; taken before the journal's lock.
+    growing: Mutex<()>,
+    /// How many wait for an operation on snapshots.
+    points: AtomicUsize,
     /// Everything up to this batch is durable.
     pub durable: AtomicU64,
     /// The last batch that was sealed.
@@ -308,6 +312,8 @@ impl Core {
             gate: RwLock::new(()),
             open: Mutex::new(OpenBatch::new(last.next(), start.next_lsn)),
             journal: start.journal.map(Mutex::new),
+            growing: Mutex::default(),
+            points: AtomicUsize::new(0),
             durable: AtomicU64::new(last.0),
             sealed: AtomicU64::new(last.0),
             unsynced_since: AtomicU64::new(0),

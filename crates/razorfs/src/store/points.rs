@@ -90,7 +90,35 @@ impl Planned {
     }
 }
 
+/// While there is one, writers leave the open batch small: what was written before an operation on
+/// snapshots is durable when that returns, and should be no more than what was there when it began.
+struct Announced<'a>(&'a Core);
+
+impl<'a> Announced<'a> {
+    fn new(core: &'a Core) -> Self {
+        core.points.fetch_add(1, Ordering::Relaxed);
+        Self(core)
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        self.0.points.fetch_sub(1, Ordering::Relaxed);
+        // Under the lock, so that no writer misses it between look and wait.
+        let _open = self.0.open.lock();
+        self.0.signals.room.notify_all();
+    }
+}
+
 impl Core {
+    /// Whether somebody waits for an operation on snapshots, and the open batch would have more
+    /// with so many bytes of data than goes to the journal in one flush.
+    pub(super) fn is_left_small(&self, open: &OpenBatch, data: usize) -> bool {
+        let enough = self.limits.inline_sync();
+        self.points.load(Ordering::Relaxed) > 0
+            && (open.journal_bytes > enough || open.dirty_bytes + data > enough)
+    }
+
     /// Takes a snapshot of the present of a branch under a name that no other has. On the disk when
     /// this returns.
     pub fn take_snapshot(&self, branch: Branch, name: &[u8]) -> Result<SnapshotMeta> {
@@ -144,6 +172,7 @@ impl Core {
     }
 
     fn change_points(&self, branch: Branch, change: &Change<'_>) -> Result<Planned> {
+        let _announced = Announced::new(self);
         for _ in 0..ROOM_TRIES {
             let mut journal = self.journal();
             let mut waiters = Vec::new();
@@ -178,7 +207,7 @@ impl Core {
         let mut open = self.open.lock();
         let planned = self.plan(branch, change, &version, &open)?;
         let size = planned.mutations.len() + OVERHEAD;
-        if !self.limits.fits(open.journal_bytes + size) {
+        if !self.limits.fits_point(open.journal_bytes + size) {
             return Ok(None);
         }
         open.append(OpType::Snapshot, &planned.mutations);
@@ -550,3 +579,7 @@ impl Point {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "points_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@ use razorfs_format::{BatchSeq, Branch, Ino, Place, layout::FileName};
 use super::batch::OpenBatch;
 use super::tx::Step;
 use super::{Core, Tx};
+use crate::asker::Asker;
 use crate::marks::{self, Mark};
 use crate::redo::{Asked, OwnedPart, Part, Record, Room};
 use crate::{Error, Result};
@@ -171,9 +172,9 @@ fn step_of(mutation: Mutation) -> Option<Step<'static>> {
         Mutation::Del { key } => Step::Del(key),
         Mutation::Patch { key, fragment } => Step::Patch(key, fragment),
         Mutation::Count { counter, delta, .. } => Step::Count(counter, delta),
+        Mutation::Who { uid, gid, pid } => Step::Who(Asker { uid, gid, pid }),
         // Those of snapshots are not done again: they are durable before anybody is told of them.
-        Mutation::Who { .. }
-        | Mutation::Take(_)
+        Mutation::Take(_)
         | Mutation::Drop { .. }
         | Mutation::Back { .. }
         | Mutation::Fork(_)

@@ -8,6 +8,7 @@ use razorfs_format::op::{Counter, Mutation, OpType, encode_put};
 use razorfs_format::record::{Fragment, FragmentKind, Inode};
 use razorfs_format::{Branch, Ino};
 
+use crate::asker::Asker;
 use crate::tree::Bytes;
 
 /// One change.
@@ -18,6 +19,10 @@ pub(super) enum Step<'a> {
     Del(Key),
     /// A fragment is laid over a block.
     Patch(Key, Fragment),
+    /// What a record was that is deleted next: for who reads the journal.
+    Was(Key, Bytes),
+    /// Who asked: for who reads the journal.
+    Who(Asker),
     /// A counter changes.
     Count(Counter, i64),
     /// The inode record changed: visible at once, journaled once with its batch.
@@ -40,6 +45,15 @@ impl Step<'_> {
     pub fn encode(&self, branch: Branch, out: &mut Vec<u8>) {
         match self {
             Self::Put { key, value, new } => encode_put(key, value, *new, out),
+            Self::Was(key, value) => encode_put(key, value, false, out),
+            Self::Who(Asker { uid, gid, pid }) => {
+                Mutation::Who {
+                    uid: *uid,
+                    gid: *gid,
+                    pid: *pid,
+                }
+                .encode(out);
+            }
             Self::Del(key) => Mutation::Del { key: *key }.encode(out),
             Self::Patch(key, fragment) => {
                 Mutation::Patch {
@@ -102,8 +116,9 @@ impl<'a> Tx<'a> {
                 Step::Put { key, .. }
                 | Step::Del(key)
                 | Step::Patch(key, _)
+                | Step::Was(key, _)
                 | Step::Write { key, .. } => *key = key.on(branch),
-                Step::Count(..) | Step::Touch(..) => {}
+                Step::Count(..) | Step::Touch(..) | Step::Who(_) => {}
             }
         }
         self
@@ -143,6 +158,19 @@ impl<'a> Tx<'a> {
     /// Deletes a record. Extents of a file go before its inode.
     pub fn del(&mut self, key: Key) {
         self.steps.push(Step::Del(key));
+    }
+
+    /// Deletes a record, and has the journal say what it was.
+    pub fn del_told(&mut self, key: Key, was: Bytes) {
+        self.steps.push(Step::Was(key, was));
+        self.steps.push(Step::Del(key));
+    }
+
+    /// Has the journal say who asked, if it says anything of the operation itself.
+    pub fn asked_by(&mut self, asker: Asker) {
+        if self.steps.iter().any(|step| !step.is_beside()) {
+            self.steps.push(Step::Who(asker));
+        }
     }
 
     /// Lays a fragment over a block.
@@ -193,7 +221,10 @@ impl<'a> Tx<'a> {
     /// Bytes that it takes in the journal, at most, if data of `inline` bytes and less is inline.
     pub(super) fn journal_size(&self, inline: usize) -> usize {
         let size = |step: &Step<'_>| match step {
-            Step::Put { value, .. } | Step::Touch(_, value) => value.len() + 48,
+            Step::Put { value, .. } | Step::Touch(_, value) | Step::Was(_, value) => {
+                value.len() + 48
+            }
+            Step::Who(_) => 24,
             Step::Patch(_, fragment) => match &fragment.kind {
                 FragmentKind::Inline(bytes) => bytes.len() + 64,
                 _ => OVERHEAD,

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 
 use super::{Core, Waiter};
+use crate::journal::Grown;
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
 
@@ -72,8 +73,9 @@ impl Core {
     }
 
     /// One step of growing the journal; answers whether there was anything to do. A file that what
-    /// was taken counts on grows another time.
+    /// was taken counts on grows another time. Nobody waits for the journal meanwhile.
     pub fn grow_ring(&self) -> Result<bool> {
+        let _alone = self.growing.lock();
         let mut journal = self.journal();
         if let Some(places) = journal.ring.places_while_growing() {
             let open = self.open.lock();
@@ -81,9 +83,15 @@ impl Core {
                 return Ok(false);
             }
         }
-        let grown = journal.ring.grow();
+        let mut grown = journal.ring.begin_step();
+        if let Ok(Grown::Filling(filling)) = grown {
+            drop(journal);
+            let done = filling.run();
+            journal = self.journal();
+            grown = journal.ring.filled(filling, done).map(|()| Grown::Done);
+        }
         self.limits.note(&journal.ring);
-        grown
+        Ok(!matches!(grown?, Grown::Nothing))
     }
 
     /// Takes nothing new from now on; what was taken is whole and in the open batch.

@@ -151,7 +151,7 @@ fn name(
     }
     match (before, after) {
         (Some(before), Some(after)) => op.redirect_entry(dir, cookie, before.kind, after),
-        (Some(before), None) => op.remove_entry(dir, cookie, before.kind),
+        (Some(before), None) => op.remove_entry(dir, cookie, before),
         (None, Some(after)) => op.add_entry(dir, cookie, after),
         (None, None) => Ok(()),
     }

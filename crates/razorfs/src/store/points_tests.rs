@@ -1,0 +1,71 @@
+//! What a snapshot waits for, and what it does not.
+
+use std::sync::Arc;
+
+use razorfs_disk::sim::{SimDisk, SimEnv};
+
+use crate::sync::atomic::Ordering;
+use crate::{CreateOptions, Ino, NewNode, Options, Volume};
+
+fn new_volume() -> Volume {
+    let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
+    let options = Options {
+        threads: false,
+        ..Options::default()
+    };
+    let create = CreateOptions::from(&options);
+    Volume::create_on(disk.clone(), env.clone(), &create).unwrap();
+    Volume::open_on(disk, env, options).unwrap()
+}
+
+/// It took more than a second where writers had filled the journal: as long as the checkpoint.
+#[test]
+fn a_snapshot_waits_for_no_checkpoint_where_writers_have_filled_the_journal() {
+    let volume = new_volume();
+    let store = &volume.inner.store;
+    let before = volume.stats().checkpoints;
+    for n in 0.. {
+        if !store.limits.fits(store.limits.soft_batch()) {
+            break;
+        }
+        let name = format!("file-{n}");
+        let node = NewNode::file(0o644);
+        volume
+            .create_node(Ino::ROOT, name.as_bytes(), &node)
+            .unwrap();
+    }
+    assert_eq!(volume.stats().checkpoints, before, "writers only fill it");
+    for n in 0..8 {
+        volume.snapshot(format!("s{n}")).unwrap();
+        let name = format!("between-{n}");
+        let node = NewNode::directory(0o755);
+        volume
+            .create_node(Ino::ROOT, name.as_bytes(), &node)
+            .unwrap();
+    }
+    assert_eq!(volume.stats().checkpoints, before);
+    volume.close().unwrap();
+}
+
+/// What was written while a snapshot placed what came before it had to be placed, too.
+#[test]
+fn writers_leave_the_batch_small_while_a_snapshot_is_taken() {
+    let volume = new_volume();
+    let node = NewNode::file(0o644);
+    let file = volume.create_node(Ino::ROOT, b"file", &node).unwrap().ino;
+    let batches = |step: u64| {
+        volume.sync().unwrap();
+        let before = volume.stats().batches;
+        for n in 0..4 {
+            volume.write(file, n * step, &[1; 40 << 10]).unwrap();
+        }
+        volume.stats().batches - before
+    };
+    assert_eq!(batches(40 << 10), 0);
+    let points = &volume.inner.store.points;
+    points.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(batches(40 << 10), 3, "each but the last is sealed alone");
+    points.fetch_sub(1, Ordering::Relaxed);
+    assert_eq!(batches(40 << 10), 0);
+    volume.close().unwrap();
+}
