@@ -21,7 +21,8 @@ fn entries(place: &Path, rest: &[&str]) -> Vec<Value> {
 /// The operations of an entry that are about names, with paths.
 fn names(entries: &[Value]) -> Vec<String> {
     let word = |entry: &Value, key: &str| entry[key].as_str().unwrap_or("?").to_owned();
-    let is_name = |entry: &&Value| !matches!(entry["operation"].as_str(), Some("write" | "touch"));
+    let others = ["write", "touch", "reap"];
+    let is_name = |entry: &&Value| !others.contains(&entry["operation"].as_str().unwrap());
     let line = |entry: &Value| {
         let to = entry["to"].as_str().map(|to| format!(" {to}"));
         let to = to.unwrap_or_default();

@@ -33,8 +33,8 @@ name that it had, and which versions of it snapshots have; `razorfs cp PLACE@SNA
 fetches one.
 
 --json prints one object: schema (1), entries: an array, oldest first, of lsn, time, seconds, \
-operation, branch, path, name, to, ino, bytes, uid, gid, pid (null where there is none), and versions: an \
-array of snapshot, ino, size, mtime. With --follow each entry is a document on a line of its own.
+operation, branch, path, name, to, ino, bytes, uid, gid, pid (null where there is none), and \
+versions: an array of snapshot, ino, size, mtime. With --follow each entry is a document on a line of its own.
 
 Examples:
   razorfs log mnt
@@ -61,7 +61,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let (place, asked) = asked(args)?;
     match Place::find(&place)? {
-        Place::Live(live) if args.follow => follow(live, &place, asked, args.json),
+        Place::Live(live) if args.follow => follow(live, asked, args.json),
         Place::Live(mut live) => {
             let mut entries = Vec::new();
             let rest =
@@ -146,7 +146,9 @@ fn show(entries: &[Value], rest: &Value, json: bool) -> Result<u8> {
 }
 
 /// Shows what there is, and then what comes, until the volume is unmounted.
-fn follow(mut live: Live, place: &Path, mut asked: Asked, json: bool) -> Result<u8> {
+fn follow(mut live: Live, mut asked: Asked, json: bool) -> Result<u8> {
+    // Which is still one when nothing is mounted any more.
+    let volume = live.volume.clone();
     loop {
         let mut entries = Vec::new();
         let request = Request::Log(asked.clone());
@@ -162,7 +164,7 @@ fn follow(mut live: Live, place: &Path, mut asked: Asked, json: bool) -> Result<
         asked.from = next.unwrap_or(asked.from).max(1);
         std::thread::sleep(PAUSE);
         // The daemon answers one request a connection.
-        live = match Place::find(place)? {
+        live = match Place::find(&volume)? {
             Place::Live(live) => live,
             Place::Closed(_) => return Ok(0),
         };
