@@ -20,9 +20,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Each line has a time, the operation, the path as it was then and, of what came \
-through a mount, the user and the process that asked. The time is that of the batch that the \
-operation became durable with, at most a tenth of a second later. Data that the kernel wrote back \
-later has no process. A path that is not known any more shows as ?; so does a part of it.
+through a mount, the user and the process that asked: of one with several threads, the thread. The \
+time is that of the batch that the operation became durable with, at most a tenth of a second \
+later. Data that the kernel wrote back later has no process. A path that is not known any more \
+shows as ?; so does a part of it.
 
 What was done in branches (PLACE@BRANCH shows one alone) has @BRANCH before the path.
 
@@ -34,7 +35,8 @@ fetches one.
 
 --json prints one object: schema (1), entries: an array, oldest first, of lsn, time, seconds, \
 operation, branch, path, name, to, ino, bytes, uid, gid, pid (null where there is none), and \
-versions: an array of snapshot, ino, size, mtime. With --follow each entry is a document on a line of its own.
+versions: an array of snapshot, ino, size, mtime. With --follow each entry is a document on a \
+line of its own.
 
 Examples:
   razorfs log mnt
