@@ -177,7 +177,7 @@ impl Desk {
         let answer = || points::answer_for(&mounts.volume, path, &shows, points);
         match points {
             Points::List => answer(),
-            Points::Create(_) => mounts.changing(|| {
+            Points::Create(_) | Points::Past(..) => mounts.changing(|| {
                 let done = answer()?;
                 mounts.snapshot_changed(text(&done, "name"));
                 Ok(done)
@@ -191,6 +191,7 @@ impl Desk {
                 Ok(done)
             }),
             Points::Rollback(to) => mounts.changing(|| mounts.roll_back(&shows, to, answer)),
+            Points::Restore(_) => mounts.changing(|| mounts.roll_back(&shows, "a moment", answer)),
         }
     }
 }

@@ -429,7 +429,12 @@ impl Mounts {
     pub fn tell_of_newest_rollback(&self) {
         let snapshots = self.volume.snapshots().into_iter().rev();
         let is_safety = |name: &str| {
-            name.starts_with(razorfs::BEFORE_ROLLBACK) || name.starts_with(razorfs::BEFORE_COMMIT)
+            let kinds = [
+                razorfs::BEFORE_COMMIT,
+                razorfs::BEFORE_RESTORE,
+                razorfs::BEFORE_ROLLBACK,
+            ];
+            kinds.iter().any(|kind| name.starts_with(kind))
         };
         let mut safe = snapshots.filter(|s| is_safety(&s.name));
         if let Some(safety) = safe.next() {

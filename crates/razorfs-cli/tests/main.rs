@@ -18,6 +18,7 @@ mod keeper;
 mod log;
 mod mounts;
 mod prototype;
+mod restore;
 mod snapshots;
 mod snapshots_live;
 mod streams;

@@ -26,7 +26,7 @@ use razorfs_format::{Branch, Epoch};
 
 use super::Namespace;
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, When};
 
 /// What both have changed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,7 +103,7 @@ impl Namespace {
     pub(crate) fn merge(&self, branch: &Self, safety: &str, force: bool) -> Result<Merged> {
         self.store.check_writable()?;
         let from = branch.store.branch();
-        if self.store.branch() == from || branch.store.viewed().is_some() {
+        if self.store.branch() == from || branch.store.is_past() {
             return Err(Error::Invalid("a branch is committed to another one"));
         }
         // Nobody can give such a name, and none can be left: what a crash leaves of these goes at
@@ -118,6 +118,53 @@ impl Namespace {
             Merged::Nothing | Merged::Clashes(_) => drop(given_up?),
         }
         Ok(merged)
+    }
+
+    /// Makes this what it was at a moment.
+    pub(crate) fn restore(&self, when: When, safety: &str) -> Result<SnapshotMeta> {
+        let point = format!("{INTERNAL}{safety}");
+        self.snapshot_at(when, &point)?;
+        let done = self.roll_back(&point, safety);
+        let given_up = self.store.give_up(point.as_bytes());
+        let taken = done?;
+        or_later(given_up);
+        Ok(taken)
+    }
+
+    /// Takes a snapshot of what was at a moment. That is made again in a branch that nobody sees,
+    /// of the snapshot before it.
+    pub(crate) fn snapshot_at(&self, when: When, name: &str) -> Result<SnapshotMeta> {
+        self.store.check_writable()?;
+        let past = self.store.moment(when)?;
+        let base = past.replayed().and_then(|replayed| replayed.base());
+        let base = base.ok_or_else(|| {
+            let why = "no snapshot stands before that moment, so it can be read, but not kept";
+            Error::NoMoment(why.into())
+        })?;
+        let scratch = format!("{INTERNAL}at-{name}");
+        let fork = self.store.fork(scratch.as_bytes(), Some(base))?;
+        let made = self.make_again(fork.id, &past, base, name);
+        let ended = self.store.end_branch(fork.id);
+        let taken = made?;
+        or_later(ended);
+        Ok(taken)
+    }
+
+    /// Does in a branch of `base` what was done from there to a moment, and takes a snapshot of it.
+    fn make_again(
+        &self,
+        fork: Branch,
+        past: &Store,
+        base: &[u8],
+        name: &str,
+    ) -> Result<SnapshotMeta> {
+        let base = self.store.snapshot(base)?;
+        let scratch = Self::of(self.store.open_branch(fork)?, self.family.clone())?;
+        match compare::compare(&base, past, &scratch.store)? {
+            Ok(plan) => apply::apply(&scratch, past, &plan)?,
+            Err(_) => unreachable!("the branch is what the snapshot shows"),
+        }
+        scratch.store.take(name.as_bytes())
     }
 
     /// What was merged last of a branch, if this has it still, and all that was merged of it.

@@ -141,7 +141,7 @@ impl Namespace {
 
     fn of(store: Store, family: Arc<Family>) -> Result<Self> {
         let namespace = Self::over(store, family);
-        if namespace.store.viewed().is_some() {
+        if namespace.store.is_past() {
             return Ok(namespace);
         }
         if let Some(first) = namespace.store.first_new() {
@@ -259,7 +259,7 @@ impl Namespace {
     /// Where requests are noted, if they are: those of who looks at a snapshot are not.
     pub(crate) fn noted(&self) -> Option<&RedoMemory> {
         let redo = self.store.redo.as_deref();
-        redo.filter(|_| self.store.viewed().is_none())
+        redo.filter(|_| !self.store.is_past())
     }
 
     /// Number of inodes that wait for the reaper.

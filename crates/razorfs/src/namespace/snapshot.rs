@@ -5,7 +5,7 @@ use std::sync::Arc;
 use razorfs_format::manifest::SnapshotMeta;
 
 use super::Namespace;
-use crate::{Error, Result};
+use crate::{Error, Result, When};
 
 /// Longest name of a snapshot or a branch, in bytes.
 const NAME_MAX: usize = 255;
@@ -39,6 +39,11 @@ impl Namespace {
             self.store.snapshot(name.as_bytes())?,
             Arc::clone(&self.family),
         )
+    }
+
+    /// As it was at a moment.
+    pub(crate) fn moment(&self, when: When) -> Result<Self> {
+        Self::of(self.store.moment(when)?, Arc::clone(&self.family))
     }
 
     /// Goes back to a snapshot, after taking one of the present. Nobody is in the middle of

@@ -11,7 +11,7 @@ use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
 
-use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
+use super::{At, Bytes, Core, Layout, Replayed, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::journal::{Batch, history};
 use crate::recovery::{self, Opened};
@@ -66,6 +66,8 @@ pub(super) enum Role {
     Snapshot(Viewing),
     /// What two branches go on from: there is a snapshot of that as long as they are there.
     Past,
+    /// A moment between snapshots, for reading.
+    Moment(Replayed),
     /// A branch.
     Branch(Tenure),
 }
@@ -229,7 +231,9 @@ impl Store {
     pub fn branch(&self) -> Branch {
         match &self.role {
             Role::Branch(tenure) => tenure.branch,
-            Role::Volume | Role::Below | Role::Snapshot(_) | Role::Past => Branch::HEAD,
+            Role::Volume | Role::Below | Role::Snapshot(_) | Role::Past | Role::Moment(_) => {
+                Branch::HEAD
+            }
         }
     }
 
@@ -352,7 +356,7 @@ impl Store {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
                 Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
             }
-            Role::Past => Err(Error::ReadOnly("it is what was".into())),
+            Role::Past | Role::Moment(_) => Err(Error::ReadOnly("it is what was".into())),
             Role::Volume | Role::Below | Role::Branch(_) => Core::check_writable(self),
         }
     }
@@ -361,7 +365,7 @@ impl Store {
     pub fn viewed(&self) -> Option<&SnapshotMeta> {
         match &self.role {
             Role::Snapshot(viewing) => Some(&viewing.snapshot),
-            Role::Volume | Role::Below | Role::Branch(_) | Role::Past => None,
+            Role::Volume | Role::Below | Role::Branch(_) | Role::Past | Role::Moment(_) => None,
         }
     }
 
@@ -374,6 +378,9 @@ impl Store {
 
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
+        if let Role::Moment(replayed) = &self.role {
+            return Ok(replayed.space());
+        }
         let space = Core::space(self, self.branch())?;
         let covered = self.covered.lock();
         let covered = covered.as_ref().map(|viewing| &viewing.snapshot);

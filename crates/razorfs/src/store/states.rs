@@ -135,6 +135,11 @@ impl Store {
             self.check_writable()?;
         }
         Core::check_writable(self)?;
+        if matches!(self.role, Role::Moment(_)) {
+            return Err(Error::Invalid(
+                "a branch goes on from a snapshot, or from what is there",
+            ));
+        }
         let here = self.viewed().map(|snapshot| snapshot.name.clone());
         Core::fork(self, self.branch(), name, from.or(here.as_deref()))
     }
