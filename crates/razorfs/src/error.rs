@@ -30,8 +30,8 @@ pub enum Error {
     NoMoment(Arc<str>),
     /// ENODATA: data of a moment of the past that were overwritten since.
     #[error(
-        "what it had then was overwritten since, and no snapshot held it; choose a moment nearer to \
-         a snapshot, or `razorfs verify` if it should be there"
+        "what it had then was overwritten since, and no snapshot held it; choose a moment nearer \
+         to a snapshot, or `razorfs verify` if it should be there"
     )]
     Overwritten,
     /// EEXIST.
