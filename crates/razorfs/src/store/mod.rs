@@ -2,7 +2,9 @@
 //!
 //! An operation's transaction is appended to the open batch and applied to the active memtable
 //! under the *gate* (shared); sealing a batch and freezing a memtable take the gate exclusively,
-//! for microseconds and never over I/O. So every batch, and every epoch, holds whole operations.
+//! for microseconds; over I/O only where a rollback must not be seen before it is durable, or
+//! somebody writes as fast as the disk while a snapshot is taken. So every batch, and every epoch,
+//! holds whole operations.
 //! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
 //! the gate and held over I/O; no request takes it.
 
@@ -11,6 +13,10 @@ mod ballast;
 mod batch;
 mod changes;
 mod commit;
+// Locks are only tried here, which the scheduler of the tests has not.
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod crowd_tests;
 mod forks;
 #[cfg(test)]
 mod full_tests;
