@@ -39,13 +39,16 @@ pub(crate) struct Store {
     is_covered: AtomicBool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
-    pub(super) left: RwLock<Vec<Arc<Self>>>,
+    pub(super) left: Arc<Before>,
     /// It goes on where a process has died, for whoever uses the volume.
     resumed: bool,
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
 }
+
+/// What a handle shows of before rollbacks, the newest last.
+pub(super) type Before = RwLock<Vec<Arc<Store>>>;
 
 pub(super) fn is_internal(name: &[u8]) -> bool {
     name.starts_with(INTERNAL.as_bytes())
@@ -164,7 +167,7 @@ impl Store {
             role: Role::Volume,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
+            left: Arc::default(),
             resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
@@ -218,7 +221,7 @@ impl Store {
             role,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
+            left: Arc::default(),
             resumed: self.resumed,
             workers: Mutex::new(None),
             guard: Mutex::new(None),

@@ -43,7 +43,7 @@ mod upkeep;
 mod version;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
@@ -66,6 +66,7 @@ pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 use forks::Tally;
 pub(crate) use forks::Tenure;
+use handle::Before;
 pub(crate) use handle::{Store, is_hidden};
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
@@ -255,9 +256,11 @@ pub(crate) struct Core {
     /// Free space of the host, as of the last look, less what was reserved since.
     host_free: AtomicI64,
     host_looked: AtomicU64,
-    room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
+    room_maker: OnceLock<Weak<dyn RoomMaker>>,
     /// How many look at each snapshot.
     viewed: Mutex<BTreeMap<u64, usize>>,
+    /// What handles hold of before rollbacks, of those that have gone back.
+    befores: Mutex<Vec<Weak<Before>>>,
     /// How many have each branch open.
     tenures: Mutex<BTreeMap<Branch, usize>>,
     /// The last batch in which a branch begins.
@@ -356,6 +359,7 @@ impl Core {
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),
             viewed: Mutex::default(),
+            befores: Mutex::default(),
             tenures: Mutex::default(),
             forked: AtomicU64::new(0),
         }

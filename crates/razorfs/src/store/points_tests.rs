@@ -69,3 +69,25 @@ fn writers_leave_the_batch_small_while_a_snapshot_is_taken() {
     assert_eq!(batches(40 << 10), 0);
     volume.close().unwrap();
 }
+
+/// Deleted through another handle, it was held, and read on from, until the branch was closed.
+#[test]
+fn a_snapshot_deleted_elsewhere_is_not_held_for_the_open_files_of_a_branch() {
+    let volume = new_volume();
+    volume.create_branch("side").unwrap();
+    let branch = volume.branch("side").unwrap();
+    branch.snapshot("start").unwrap();
+    let node = NewNode::file(0o644);
+    let file = branch.create_node(Ino::ROOT, b"file", &node).unwrap().ino;
+    branch.write(file, 0, b"gone").unwrap();
+    branch.pin(file, 1);
+    let safety = branch.rollback("start").unwrap();
+    let other = branch.rollback("start").unwrap();
+    let mut bytes = [0; 4];
+    assert_eq!(branch.read(file, 0, &mut bytes).unwrap(), 4);
+    assert_eq!(&bytes, b"gone");
+    volume.delete_snapshot(&safety).unwrap();
+    assert!(branch.read(file, 0, &mut bytes).is_err());
+    assert!(!branch.inner.store.is_viewed(safety.id));
+    assert!(branch.inner.store.is_viewed(other.id), "it is another one");
+}

@@ -25,8 +25,12 @@ impl Store {
     pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let gone = self.drop_snapshot(name)?;
+        // Whichever branch was gone back, and through whatever handle.
         let is_other = |store: &Arc<Self>| store.viewed().is_none_or(|s| s.id != gone.id);
-        self.left.write().retain(is_other);
+        self.befores.lock().retain(|before| {
+            let before = before.upgrade();
+            before.map(|b| b.write().retain(is_other)).is_some()
+        });
         Ok(gone)
     }
 
@@ -41,6 +45,8 @@ impl Store {
 
     /// What files that are gone are read on from: the present goes on from before this snapshot.
     pub fn leave(&self, safety: &[u8]) {
+        // Whoever deletes it from here on comes by.
+        let mut befores = self.befores.lock();
         // Somebody may have deleted it by now: what was open is gone then, and all else is done.
         let Ok(before) = self.snapshot(safety) else {
             return;
@@ -49,6 +55,10 @@ impl Store {
         left.push(Arc::new(before));
         if left.len() > LEFT_MOST {
             left.remove(0);
+        }
+        let mine = Arc::downgrade(&self.left);
+        if befores.iter().all(|before| !before.ptr_eq(&mine)) {
+            befores.push(mine);
         }
     }
 
