@@ -9,6 +9,7 @@ use razorfs_format::manifest::ForkMeta;
 use super::merge::Base;
 use super::{Namespace, check_name};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result};
 
 /// All that are open, whoever has opened them.
@@ -17,6 +18,8 @@ pub(super) struct Family {
     open: Mutex<BTreeMap<Branch, Weak<Namespace>>>,
     /// The reaper has branches open that nobody else may have open any more.
     reaping: Mutex<()>,
+    /// Whoever holds something from before this process has come.
+    have_come: AtomicBool,
 }
 
 impl Family {
@@ -37,6 +40,11 @@ impl Family {
         Ok(namespace)
     }
 
+    /// Whether nobody comes any more who holds something from before this process.
+    pub fn have_come(&self) -> bool {
+        self.have_come.load(Ordering::Acquire)
+    }
+
     fn all(&self) -> Vec<Arc<Namespace>> {
         let open = self.open.lock();
         open.values().filter_map(Weak::upgrade).collect()
@@ -44,6 +52,15 @@ impl Family {
 }
 
 impl Namespace {
+    /// All have come, here or to branches that are open, who hold something from before this
+    /// process.
+    pub(crate) fn all_have_come(&self) {
+        self.family.have_come.store(true, Ordering::Release);
+        if !self.is_visited.load(Ordering::Acquire) {
+            self.pins.nobody_is_left();
+        }
+    }
+
     fn find_branch(&self, name: &str) -> Result<ForkMeta> {
         let forks = self.store.forks().into_iter();
         let mut named = forks.filter(|meta| *meta.name == *name.as_bytes());

@@ -40,8 +40,9 @@ pub(crate) struct Store {
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
     pub(super) left: Arc<Before>,
-    /// It goes on where a process has died, for whoever uses the volume.
-    resumed: bool,
+    /// The first inode that was not there when this process went on where one has died, for whoever
+    /// uses the volume, if it did.
+    first_new: Option<Ino>,
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
@@ -158,6 +159,7 @@ impl Store {
         if let Some(left) = left {
             checkpointer.core.resume(left)?;
         }
+        let next = Ino(checkpointer.core.ids.ino.load(Ordering::Relaxed));
         let store = Self {
             checkpointer,
             durability: options.durability,
@@ -168,7 +170,7 @@ impl Store {
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
             left: Arc::default(),
-            resumed,
+            first_new: resumed.then_some(next),
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         };
@@ -222,7 +224,7 @@ impl Store {
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
             left: Arc::default(),
-            resumed: self.resumed,
+            first_new: self.first_new,
             workers: Mutex::new(None),
             guard: Mutex::new(None),
         }
@@ -554,9 +556,8 @@ impl Store {
 
     /// The first inode number that nobody can have learnt from a process that died and for which
     /// this one goes on, if it does.
-    pub fn first_new(&self) -> Option<razorfs_format::Ino> {
-        let next = self.ids.ino.load(crate::sync::atomic::Ordering::Relaxed);
-        self.resumed.then_some(razorfs_format::Ino(next))
+    pub const fn first_new(&self) -> Option<Ino> {
+        self.first_new
     }
 
     /// Counts since the volume was opened.
