@@ -91,3 +91,27 @@ fn a_snapshot_deleted_elsewhere_is_not_held_for_the_open_files_of_a_branch() {
     assert!(!branch.inner.store.is_viewed(safety.id));
     assert!(branch.inner.store.is_viewed(other.id), "it is another one");
 }
+
+/// Each has a view as long as the list of all lines, so that an image with very many branches took
+/// the square of their number when it was opened.
+#[test]
+fn only_the_branches_that_somebody_looks_at_have_views() {
+    let volume = new_volume();
+    for n in 0..20 {
+        let name = format!("b{n}");
+        volume.create_branch(&name).unwrap();
+        let branch = volume.branch(&name).unwrap();
+        let node = NewNode::file(0o644);
+        branch.create_node(Ino::ROOT, b"file", &node).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    volume.create_branch("last").unwrap();
+    let views = || volume.inner.store.version.load().fork_views();
+    assert_eq!(views(), 0);
+    for n in [3, 3, 17] {
+        let branch = volume.branch(format!("b{n}")).unwrap();
+        branch.lookup(Ino::ROOT, b"file").unwrap();
+    }
+    assert_eq!(views(), 2);
+    assert!(volume.lookup(Ino::ROOT, b"file").is_err());
+}
