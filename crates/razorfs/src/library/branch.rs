@@ -47,7 +47,8 @@ impl AsRef<str> for Branch {
     }
 }
 
-/// What both have changed since a branch and its target parted.
+/// What both have changed since a branch and its target parted, or a file of the branch whose data
+/// is damaged where it would have to be copied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Conflict {
@@ -63,7 +64,7 @@ pub struct Conflict {
 pub enum Committed {
     /// The branch has changed nothing that the target does not have.
     Nothing,
-    /// Nothing was done, because both have changed these.
+    /// Nothing was done, because of these.
     Conflicts(Vec<Conflict>),
     /// The target has what was changed in the branch. What it was before is this snapshot.
     Done(Snapshot),
@@ -121,7 +122,8 @@ impl Volume {
     /// another branch; `branch` stays as it is, and what is changed in it from here on can be
     /// committed again. All of it happens at once, and is on the disk when this returns; what was
     /// before is a snapshot, to which one can go back. If both have changed the same file or name,
-    /// nothing is done unless `on_conflict` says how.
+    /// or the branch has data that cannot be read, nothing is done unless `on_conflict` says how.
+    /// That a file was read is no change.
     ///
     /// The time it takes grows with what was changed; if nothing was changed here since, it is that
     /// of a rollback. Files that are open here go on as after a rollback ([`Volume::rollback`]).

@@ -22,17 +22,25 @@ use std::path::PathBuf;
 
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::timeline::INTERNAL;
-use razorfs_format::{Branch, Epoch};
+use razorfs_format::{Branch, Epoch, Ino};
 
 use super::Namespace;
 use crate::store::Store;
 use crate::{Error, Result};
 
-/// What both have changed.
+/// What both have changed, or what cannot be done.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Clash {
     pub path: PathBuf,
     pub why: &'static str,
+}
+
+impl Clash {
+    /// About a file, where that is if it has a place.
+    fn new(path: Option<PathBuf>, ino: Ino, why: &'static str) -> Self {
+        let path = path.unwrap_or_else(|| format!("inode {ino}").into());
+        Self { path, why }
+    }
 }
 
 /// What was merged before.
@@ -145,7 +153,7 @@ impl Namespace {
             Some(base) => base,
             None => self.store.parting(&branch.store)?,
         };
-        if !base.differs_from(&theirs)? {
+        if !compare::differ(&base, &theirs)? {
             return Ok(Merged::Nothing);
         }
         let (merged, done) = self.try_merge(&base, &theirs, from, safety, force)?;
@@ -234,7 +242,7 @@ impl Namespace {
         force: bool,
     ) -> Result<(Onto, String)> {
         let ours = &scratch.store;
-        if force || !base.differs_from(ours)? {
+        if force || !compare::differ(base, ours)? {
             return Ok((Onto::Theirs, from.to_owned()));
         }
         let plan = match compare::compare(base, theirs, ours)? {
@@ -244,10 +252,10 @@ impl Namespace {
         if plan.theirs.is_empty() {
             return Ok((Onto::Ours, String::new()));
         }
-        apply::apply(scratch, theirs, &plan)?;
-        let circles = apply::circles(scratch, base, &plan)?;
-        if !circles.is_empty() {
-            return Ok((Onto::Clashes(circles), String::new()));
+        let mut clashes = apply::apply(scratch, theirs, &plan)?;
+        clashes.extend(apply::circles(scratch, base, &plan)?);
+        if !clashes.is_empty() {
+            return Ok((Onto::Clashes(clashes), String::new()));
         }
         let point = format!("{name}-done");
         scratch.store.take(point.as_bytes())?;
@@ -263,7 +271,7 @@ impl Namespace {
         safety: &str,
     ) -> Result<Option<SnapshotMeta>> {
         let before = self.store.parting(&scratch.store)?;
-        if before.differs_from(&self.store)? {
+        if compare::differ(&before, &self.store)? {
             return Ok(None);
         }
         let taken = self.store.go_back(point.as_bytes(), safety.as_bytes())?;

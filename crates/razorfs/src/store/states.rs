@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs_format::key::{Key, Tag};
+use razorfs_format::key::Key;
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::{Branch, Epoch, Ino};
 
@@ -125,17 +125,6 @@ impl Store {
         let (a, b) = (version.view_at(&mine)?, version.view_at(&theirs)?);
         let view = version.timeline.view(a.parting(b));
         Ok(self.with_role(At::Snapshot(view), Role::Past))
-    }
-
-    /// Whether anything was written in this or the other state since they parted.
-    pub fn differs_from(&self, other: &Self) -> Result<bool> {
-        for tag in [Tag::Dirent, Tag::Inode, Tag::Extent, Tag::Xattr, Tag::Link] {
-            let apart = self.written_apart(other, tag)?;
-            if apart.is_none_or(|keys| !keys.is_empty()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Makes a branch of what this shows, or of a snapshot.
