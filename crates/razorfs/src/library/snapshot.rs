@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
-use razorfs_format::stream::HIDDEN;
 
 use crate::namespace::check_name;
+use crate::store::is_hidden;
 use crate::{Change, Error, Result, Stale, Volume};
 
 /// What the names of the snapshots begin with that [`Volume::rollback`] takes.
@@ -32,9 +32,9 @@ pub struct Snapshot {
 
 /// Nobody knows of those that the volume has for itself.
 fn check_known(name: &str) -> Result<()> {
-    match name.as_bytes().first() {
-        Some(&HIDDEN) => Err(Error::NotFound),
-        _ => Ok(()),
+    match is_hidden(name.as_bytes()) {
+        true => Err(Error::NotFound),
+        false => Ok(()),
     }
 }
 

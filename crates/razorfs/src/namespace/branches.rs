@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use razorfs_format::Branch;
 use razorfs_format::manifest::ForkMeta;
 
-use super::merge::Base;
+use super::merge::{Base, or_later};
 use super::{Namespace, check_name};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +81,8 @@ impl Namespace {
         self.store.fork(name.as_bytes(), None)
     }
 
-    /// Ends a branch that nobody has open.
+    /// Ends a branch that nobody has open. Once that is done it is done: what was merged of it goes
+    /// at the next opening where it cannot now.
     pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
         let _reaping = self.family.reaping.lock();
         let id = self.find_branch(name)?.id;
@@ -89,7 +90,7 @@ impl Namespace {
         // What was merged of it is of no use any more.
         for meta in self.store.internal().0 {
             if Base::of(&meta).is_some_and(|base| base.of.0 == id || base.of.1 == id) {
-                self.store.end_branch(meta.id)?;
+                or_later(self.store.end_branch(meta.id));
             }
         }
         Ok(())

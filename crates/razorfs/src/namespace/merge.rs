@@ -95,11 +95,13 @@ enum Onto {
     Clashes(Vec<Clash>),
 }
 
-/// Of what follows once a merge is done, and durable: that it failed would be the wrong answer, and
-/// what is left then goes at the next opening.
-fn or_later<T>(done: Result<T>) -> Option<T> {
-    done.inspect_err(|e| tracing::warn!(error = %e, "something is left of a commit of a branch"))
-        .ok()
+/// Of what follows once something is done and durable, as a merge or the end of a branch: that it
+/// failed would be the wrong answer, and what is left then goes at the next opening.
+pub(super) fn or_later<T>(done: Result<T>) -> Option<T> {
+    done.inspect_err(
+        |e| tracing::warn!(error = %e, "something is left that goes at the next opening"),
+    )
+    .ok()
 }
 
 /// How often it is done anew because the target has changed meanwhile, before everybody waits.

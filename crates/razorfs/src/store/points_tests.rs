@@ -5,7 +5,7 @@ use std::sync::Arc;
 use razorfs_disk::sim::{SimDisk, SimEnv};
 
 use crate::sync::atomic::Ordering;
-use crate::{CreateOptions, Ino, NewNode, Options, Volume};
+use crate::{CreateOptions, Error, Ino, NewNode, Options, Result, Volume};
 
 fn new_volume() -> Volume {
     let (disk, env) = (Arc::new(SimDisk::new()), Arc::new(SimEnv::new(1)));
@@ -114,4 +114,41 @@ fn only_the_branches_that_somebody_looks_at_have_views() {
     }
     assert_eq!(views(), 2);
     assert!(volume.lookup(Ino::ROOT, b"file").is_err());
+}
+
+/// They could be deleted, looked at and gone back to under a name that nobody can give.
+#[test]
+fn what_the_volume_keeps_for_itself_has_no_name_for_others() {
+    let volume = new_volume();
+    volume.inner.store.take(b"-inside").unwrap();
+    let unknown = |result: Result<()>| assert!(matches!(result, Err(Error::NotFound)));
+    unknown(volume.delete_snapshot("-inside"));
+    unknown(volume.at_snapshot("-inside").map(drop));
+    unknown(volume.rollback("-inside").map(drop));
+    assert_eq!(volume.inner.store.internal().1, [Box::from(*b"-inside")]);
+}
+
+/// It was told as having failed, and the branch was gone.
+#[test]
+fn a_branch_is_deleted_although_what_was_committed_of_it_cannot_go_yet() {
+    let volume = new_volume();
+    volume.create_branch("side").unwrap();
+    let side = volume.branch("side").unwrap();
+    let file = NewNode::file(0o644);
+    side.create_node(Ino::ROOT, b"file", &file).unwrap();
+    volume.create_node(Ino::ROOT, b"here", &file).unwrap();
+    let done = volume
+        .commit_branch(&side, crate::OnConflict::Refuse)
+        .unwrap();
+    assert!(matches!(done, crate::Committed::Done(_)), "{done:?}");
+    drop(side);
+    let store = &volume.inner.store;
+    let bases = store.internal().0;
+    assert_eq!(bases.len(), 1);
+    let held = store.open_branch(bases[0].id).unwrap();
+    volume.delete_branch("side").unwrap();
+    assert!(volume.branches().is_empty());
+    drop(held);
+    volume.inner.remove_leftovers().unwrap();
+    assert_eq!(store.internal().0, []);
 }
