@@ -6,7 +6,7 @@ use razorfs_format::record::Time;
 use std::path::PathBuf;
 
 use crate::library::Snapshot;
-use crate::namespace::{Clash, Merged};
+use crate::namespace::{Clash, Merged, Order};
 use crate::{Result, Volume};
 
 /// What the names begin with that are given to what was before a commit.
@@ -128,10 +128,25 @@ impl Volume {
     /// The time it takes grows with what was changed; if nothing was changed here since, it is that
     /// of a rollback. Files that are open here go on as after a rollback ([`Volume::rollback`]).
     pub fn commit_branch(&self, branch: &Self, on_conflict: OnConflict) -> Result<Committed> {
-        let safety = self.safety_name(BEFORE_COMMIT);
-        let force = on_conflict == OnConflict::TakeBranch;
+        self.commit_branch_telling(branch, on_conflict, &mut |_| ())
+    }
+
+    /// The same; `seen` is told as soon as it can be seen, with the snapshot of what was before:
+    /// for who has handed out names and attributes that others remember ([`Volume::stale_since`]).
+    /// By then it is on the disk, and what follows puts away what is of no use any more.
+    pub fn commit_branch_telling(
+        &self,
+        branch: &Self,
+        on_conflict: OnConflict,
+        seen: &mut dyn FnMut(&Snapshot),
+    ) -> Result<Committed> {
+        let mut order = Order {
+            safety: &self.safety_name(BEFORE_COMMIT),
+            force: on_conflict == OnConflict::TakeBranch,
+            seen: &mut |taken| seen(&Snapshot::of(taken)),
+        };
         let conflict = |Clash { path, why }| Conflict { path, why };
-        Ok(match self.inner.merge(&branch.inner, &safety, force)? {
+        Ok(match self.inner.merge(&branch.inner, &mut order)? {
             Merged::Nothing => Committed::Nothing,
             Merged::Clashes(all) => Committed::Conflicts(all.into_iter().map(conflict).collect()),
             Merged::Done(taken) => Committed::Done(Snapshot::of(&taken)),

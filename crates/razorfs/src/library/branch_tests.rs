@@ -756,3 +756,49 @@ fn that_a_file_was_read_is_no_change_of_a_branch_or_of_its_target() {
     assert!(matches!(done, Committed::Done(_)), "{done:?}");
     assert_eq!(volume.inner.store.internal().0, bases);
 }
+
+/// Whoever remembers names and attributes was told only once all that was of no use any more had
+/// been put away.
+#[test]
+fn a_commit_is_told_as_soon_as_it_can_be_seen() {
+    let (_, volume, side) = parted(&options());
+    let mut told = Vec::new();
+    let mut seen = |safety: &crate::Snapshot| {
+        assert_eq!(volume.root().read("written").unwrap(), b"in the branch");
+        assert!(!volume.inner.store.internal().1.is_empty());
+        // Nobody is kept out.
+        volume.root().write("more", b"more").unwrap();
+        told.push(safety.name.clone());
+    };
+    let done = volume.commit_branch_telling(&side, OnConflict::Refuse, &mut seen);
+    let Committed::Done(safety) = done.unwrap() else {
+        panic!("nothing was done");
+    };
+    assert_eq!(told, [safety.name]);
+    assert_eq!(volume.root().read("more").unwrap(), b"more");
+    assert!(volume.inner.store.internal().1.is_empty());
+}
+
+/// A stream may have been received by a process that died before it told anybody.
+#[test]
+fn what_was_before_a_snapshot_is_what_was_at_the_one_before_or_nothing() {
+    let volume = World::new().volume;
+    for (file, snapshot) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        volume.root().write(file, b"new").unwrap();
+        volume.snapshot(snapshot).unwrap();
+    }
+    let stale = |snapshot: &str| {
+        let before = volume.before_snapshot(snapshot).unwrap();
+        let stale = volume.stale_since(&before).unwrap();
+        let mut names: Vec<_> = stale.names.into_iter().map(|(_, name)| name).collect();
+        names.sort_unstable();
+        names.concat()
+    };
+    assert_eq!(stale("third"), b"c");
+    assert_eq!(stale("second"), b"bc");
+    assert_eq!(stale("first"), b"abc", "nothing was before");
+    volume.delete_snapshot("first").unwrap();
+    assert_eq!(stale("second"), b"bc");
+    let missing = volume.before_snapshot("first").map(drop);
+    assert!(matches!(missing, Err(Error::NotFound)));
+}

@@ -58,7 +58,7 @@ pub use dir::Dir;
 pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use read_dir::{DirEntry, ReadDir};
-pub use receive::{Incoming, ReceiveOptions, Received};
+pub use receive::{BEFORE_RECEIVE, Incoming, ReceiveOptions, Received};
 pub use send::{SendOptions, Sent, Token};
 pub use snapshot::{BEFORE_ROLLBACK, Snapshot};
 pub use transaction::Transaction;

@@ -136,6 +136,15 @@ impl Volume {
         self.inner.stale_since(&before.inner)
     }
 
+    /// What the volume was before something came of which a snapshot was taken at once, as it is
+    /// when a stream is received, or an older state: for [`Volume::stale_since`] only, where nobody
+    /// knows what was before.
+    pub fn before_snapshot(&self, name: impl AsRef<str>) -> Result<Self> {
+        check_known(name.as_ref())?;
+        let inner = Arc::new(self.inner.before_snapshot(name.as_ref())?);
+        Ok(Self { inner })
+    }
+
     /// A name that says what the snapshot is, and that none has.
     pub(super) fn safety_name(&self, what: &str) -> String {
         let now = self.inner.store.env.now();

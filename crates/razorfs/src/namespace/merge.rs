@@ -84,6 +84,16 @@ pub(crate) enum Merged {
     Done(SnapshotMeta),
 }
 
+/// How it is done.
+pub(crate) struct Order<'a> {
+    /// The name of the snapshot of what was before.
+    pub safety: &'a str,
+    /// This becomes what the branch is, and what was changed here alone is in that snapshot only.
+    pub force: bool,
+    /// Is told as soon as it can be seen, with what was before; nobody is kept out any more.
+    pub seen: &'a mut dyn FnMut(&SnapshotMeta),
+}
+
 /// What the target is to go on from.
 enum Onto {
     /// Itself: everything was done before.
@@ -108,9 +118,8 @@ pub(super) fn or_later<T>(done: Result<T>) -> Option<T> {
 const TRIES: u32 = 3;
 
 impl Namespace {
-    /// Does in this what was changed in `branch` since the two parted; with `force` this becomes
-    /// what the branch is, and what was changed here alone is in the snapshot `safety` only.
-    pub(crate) fn merge(&self, branch: &Self, safety: &str, force: bool) -> Result<Merged> {
+    /// Does in this what was changed in `branch` since the two parted.
+    pub(crate) fn merge(&self, branch: &Self, order: &mut Order<'_>) -> Result<Merged> {
         self.store.check_writable()?;
         let from = branch.store.branch();
         if self.store.branch() == from || branch.store.viewed().is_some() {
@@ -118,9 +127,9 @@ impl Namespace {
         }
         // Nobody can give such a name, and none can be left: what a crash leaves of these goes at
         // the next opening.
-        let name = format!("{INTERNAL}{from}-{safety}");
+        let name = format!("{INTERNAL}{from}-{}", order.safety);
         branch.store.take(name.as_bytes())?;
-        let merged = self.merge_from(branch, &name, safety, force);
+        let merged = self.merge_from(branch, &name, order);
         let given_up = self.store.give_up(name.as_bytes());
         let merged = merged?;
         match merged {
@@ -147,7 +156,7 @@ impl Namespace {
         Ok((store.transpose()?, others))
     }
 
-    fn merge_from(&self, branch: &Self, from: &str, safety: &str, force: bool) -> Result<Merged> {
+    fn merge_from(&self, branch: &Self, from: &str, order: &mut Order<'_>) -> Result<Merged> {
         let of = (branch.store.branch(), self.store.branch());
         let theirs = self.store.snapshot(from.as_bytes())?;
         let (last, old) = self.last_base(of)?;
@@ -158,7 +167,7 @@ impl Namespace {
         if !compare::differ(&base, &theirs)? {
             return Ok(Merged::Nothing);
         }
-        let (merged, done) = self.try_merge(&base, &theirs, from, safety, force)?;
+        let (merged, done) = self.try_merge(&base, &theirs, from, order)?;
         drop(base);
         if let Merged::Done(_) = merged {
             or_later(self.remember(of, done, from, &old));
@@ -194,23 +203,26 @@ impl Namespace {
         base: &Store,
         theirs: &Store,
         from: &str,
-        safety: &str,
-        force: bool,
+        order: &mut Order<'_>,
     ) -> Result<(Merged, Option<Epoch>)> {
         for attempt in 1.. {
             let locks = (attempt > TRIES).then(|| (self.renames.lock(), self.locks.lock_all()));
             let name = format!("{from}-{attempt}");
             let scratch = self.store.fork(name.as_bytes(), None)?;
             let scratch = Self::of(self.store.open_branch(scratch.id)?, self.family.clone())?;
-            let merged = self.merge_in(&scratch, base, theirs, (from, &name), force);
+            let merged = self.merge_in(&scratch, base, theirs, (from, &name), order.force);
             let done = match &merged {
                 Ok((Onto::Clashes(_) | Onto::Ours, _)) | Err(_) => Ok(None),
                 Ok((_, point)) => {
                     let _locks =
                         locks.unwrap_or_else(|| (self.renames.lock(), self.locks.lock_all()));
-                    self.go_on_from(&scratch, point, safety)
+                    self.go_on_from(&scratch, point, order.safety)
                 }
             };
+            if let Ok(Some(taken)) = &done {
+                // Before what is left is put away, which takes its time.
+                (order.seen)(taken);
+            }
             let id = scratch.store.branch();
             drop(scratch);
             let ended = self.store.end_branch(id);

@@ -64,7 +64,7 @@ use std::sync::Arc;
 
 pub(crate) use create::root_inode;
 pub use log::{LogBranch, LogEntry};
-pub(crate) use merge::{Clash, Merged};
+pub(crate) use merge::{Clash, Merged, Order};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
 pub(crate) use receive::{Part, Receiving};

@@ -127,6 +127,15 @@ impl Store {
         Ok(self.with_role(At::Snapshot(view), Role::Past))
     }
 
+    /// What was at the snapshot before one, those that were given up among them, or nothing at all
+    /// if that is the first.
+    pub fn before(&self, name: &[u8]) -> Result<Self> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let snapshot = timeline.find(name).ok_or(Error::NotFound)?;
+        let before = timeline.before(snapshot.epoch).unwrap_or(Epoch(0));
+        Ok(self.with_role(At::Snapshot(timeline.view(before)), Role::Past))
+    }
+
     /// Makes a branch of what this shows, or of a snapshot.
     pub fn fork(&self, name: &[u8], from: Option<&[u8]>) -> Result<ForkMeta> {
         if self.is_covered() {
