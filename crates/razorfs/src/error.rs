@@ -132,7 +132,7 @@ impl Error {
     /// reach, as if too many files were open.
     pub(crate) fn is_loss(&self) -> bool {
         match self {
-            Self::Corrupt(_) => true,
+            Self::Corrupt(_) | Self::Overwritten => true,
             Self::Disk(e) => e.op == DiskOp::Read || e.is_not_found(),
             _ => false,
         }

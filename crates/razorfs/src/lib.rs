@@ -34,8 +34,8 @@ pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
 pub use library::{
-    BEFORE_COMMIT, BEFORE_RESTORE, BEFORE_ROLLBACK, Branch, Committed, Conflict, Dir, File,
-    Incoming, OnConflict, ReceiveOptions, Received, SendOptions, Sent, Snapshot, Token,
+    BEFORE_COMMIT, BEFORE_RECEIVE, BEFORE_RESTORE, BEFORE_ROLLBACK, Branch, Committed, Conflict,
+    Dir, File, Incoming, OnConflict, ReceiveOptions, Received, SendOptions, Sent, Snapshot, Token,
     Transaction,
 };
 pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};

@@ -20,9 +20,10 @@ What was there before is a snapshot, whose name is printed: going back to that o
 it. The branch stays as it is, and can be committed again. Files keep their inodes, links, \
 attributes and times.
 
-If both have changed the same file or name, these are listed, nothing is done, and the exit code \
-is 1. Then either change one of the two, or say --on-conflict branch: the volume becomes what the \
-branch is, and what was changed in the volume meanwhile is in the snapshot only.
+If both have changed the same file or name, or data of the branch is damaged, these are listed, \
+nothing is done, and the exit code is 1. That a file was read is no change. Then either change \
+one of the two, or say --on-conflict branch: the volume becomes what the branch is, and what was \
+changed in the volume meanwhile is in the snapshot only.
 
 --json prints one object: schema (1), done (boolean), safety (the snapshot of before, or null), \
 conflicts (array of path and why).

@@ -60,7 +60,7 @@ pub use file::{File, OpenOptions};
 pub use metadata::Metadata;
 pub use moment::BEFORE_RESTORE;
 pub use read_dir::{DirEntry, ReadDir};
-pub use receive::{Incoming, ReceiveOptions, Received};
+pub use receive::{BEFORE_RECEIVE, Incoming, ReceiveOptions, Received};
 pub use send::{SendOptions, Sent, Token};
 pub use snapshot::{BEFORE_ROLLBACK, Snapshot};
 pub use transaction::Transaction;

@@ -38,9 +38,8 @@ impl Volume {
     /// and space grow with what was done between the snapshot before that moment and the moment:
     /// its data are written anew.
     ///
-    /// Fails as [`Volume::at_moment`] does, with [`crate::Error::NoMoment`] where there is no
-    /// snapshot before the moment, and with [`crate::Error::Overwritten`] where data are gone;
-    /// there is none then.
+    /// Fails as [`Volume::at_moment`] does, also where there is no snapshot before the moment, or
+    /// data are gone; there is none then.
     pub fn snapshot_at(&self, name: impl AsRef<str>, when: When) -> Result<Snapshot> {
         check_name(name.as_ref())?;
         let taken = self.inner.snapshot_at(when, name.as_ref())?;

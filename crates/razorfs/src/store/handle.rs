@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
@@ -39,13 +38,17 @@ pub(crate) struct Store {
     is_covered: AtomicBool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
-    pub(super) left: RwLock<Vec<Arc<Self>>>,
-    /// It goes on where a process has died, for whoever uses the volume.
-    resumed: bool,
+    pub(super) left: Arc<Before>,
+    /// The first inode that was not there when this process went on where one has died, for whoever
+    /// uses the volume, if it did.
+    first_new: Option<Ino>,
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
 }
+
+/// What a handle shows of before rollbacks, the newest last.
+pub(super) type Before = RwLock<Vec<Arc<Store>>>;
 
 pub(super) fn is_internal(name: &[u8]) -> bool {
     name.starts_with(INTERNAL.as_bytes())
@@ -157,6 +160,7 @@ impl Store {
         if let Some(left) = left {
             checkpointer.core.resume(left)?;
         }
+        let next = Ino(checkpointer.core.ids.ino.load(Ordering::Relaxed));
         let store = Self {
             checkpointer,
             durability: options.durability,
@@ -166,8 +170,8 @@ impl Store {
             role: Role::Volume,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
-            resumed,
+            left: Arc::default(),
+            first_new: resumed.then_some(next),
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         };
@@ -220,8 +224,8 @@ impl Store {
             role,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
-            resumed: self.resumed,
+            left: Arc::default(),
+            first_new: self.first_new,
             workers: Mutex::new(None),
             guard: Mutex::new(None),
         }
@@ -358,14 +362,6 @@ impl Store {
             }
             Role::Past | Role::Moment(_) => Err(Error::ReadOnly("it is what was".into())),
             Role::Volume | Role::Below | Role::Branch(_) => Core::check_writable(self),
-        }
-    }
-
-    /// The snapshot that this is.
-    pub fn viewed(&self) -> Option<&SnapshotMeta> {
-        match &self.role {
-            Role::Snapshot(viewing) => Some(&viewing.snapshot),
-            Role::Volume | Role::Below | Role::Branch(_) | Role::Past | Role::Moment(_) => None,
         }
     }
 
@@ -558,9 +554,8 @@ impl Store {
 
     /// The first inode number that nobody can have learnt from a process that died and for which
     /// this one goes on, if it does.
-    pub fn first_new(&self) -> Option<razorfs_format::Ino> {
-        let next = self.ids.ino.load(crate::sync::atomic::Ordering::Relaxed);
-        self.resumed.then_some(razorfs_format::Ino(next))
+    pub const fn first_new(&self) -> Option<Ino> {
+        self.first_new
     }
 
     /// Counts since the volume was opened.

@@ -89,7 +89,7 @@ impl Version {
     pub fn view_at<'a>(&'a self, at: &'a At) -> Result<&'a View> {
         match at {
             At::Tip(Branch::HEAD) => Ok(&self.head),
-            At::Tip(branch) => self.forks.get(branch).ok_or(Error::NotFound),
+            At::Tip(branch) => self.fork(*branch).ok_or(Error::NotFound),
             At::Snapshot(view) => Ok(view),
             At::Moment(moment) => Ok(&moment.view),
         }
