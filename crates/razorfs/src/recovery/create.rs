@@ -8,6 +8,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
+use razorfs_format::superblock::names::FeatureNames;
 use razorfs_format::superblock::{
     Features, JOURNAL_TWINS, LINKED_BATCHES, ManifestRef, PARITY, State, Superblock,
 };
@@ -63,6 +64,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
         nonce: env.random(),
         hash_key,
         geometry,
+        names: FeatureNames::default(),
     };
     SuperFile::create(disk.as_ref(), &superblock)?;
     unfinished::finish(disk.as_ref())
