@@ -16,6 +16,7 @@ mod hostile;
 mod import_export;
 mod keeper;
 mod log;
+mod migrate;
 mod mounts;
 mod packaging;
 mod prototype;

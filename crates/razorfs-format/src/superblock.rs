@@ -71,6 +71,9 @@ pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS | PARITY;
 pub const PARITY: u64 = 1;
 /// Features without which a volume may not be touched.
 pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES | LINKED_BATCHES;
+/// What a volume that is created has of these: those who lack it are of an older version, and
+/// `razorfs migrate` writes them anew.
+pub const NEWEST_INCOMPAT: u64 = LINKED_BATCHES;
 /// Incompatible, set when a volume is created: the batches of its journal have links. Who does not
 /// know them takes them for operations.
 pub const LINKED_BATCHES: u64 = 1 << 8;

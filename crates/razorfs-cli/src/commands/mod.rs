@@ -15,6 +15,7 @@ pub mod info;
 pub mod log;
 pub mod ls;
 pub mod man;
+pub mod migrate;
 pub mod mkdir;
 pub mod mount;
 pub mod receive;

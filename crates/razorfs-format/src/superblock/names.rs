@@ -12,7 +12,7 @@
 //! A version writes the names of those features that the first release did not have. What is not a
 //! list of this form is none, and refuses nothing: the bits alone decide what may be done.
 
-use super::Features;
+use super::{Features, JOURNAL_TWINS, LINKED_BATCHES, PARITY, SHARED_FRAMES};
 
 /// The longest name, in bytes.
 const MAX_NAME: u8 = 40;
@@ -28,6 +28,14 @@ pub enum Set {
     /// [`Features::incompat`].
     Incompat = 3,
 }
+
+/// The features of the first release, whose names no volume tells.
+const KNOWN: [(Set, u64, &str); 4] = [
+    (Set::RoCompat, PARITY, "parity"),
+    (Set::RoCompat, JOURNAL_TWINS, "journal-twins"),
+    (Set::Incompat, SHARED_FRAMES, "shared-frames"),
+    (Set::Incompat, LINKED_BATCHES, "linked-batches"),
+];
 
 /// The name of a feature.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +72,12 @@ impl FeatureNames {
             if nameless & bit != 0 {
                 nameless &= !bit;
                 words.push(format!("`{}`", named.name));
+            }
+        }
+        for (_, bit, name) in KNOWN.iter().filter(|known| known.0 == set) {
+            if nameless & bit != 0 {
+                nameless &= !bit;
+                words.push(format!("`{name}`"));
             }
         }
         if nameless != 0 {
@@ -142,6 +156,8 @@ mod tests {
     fn a_feature_is_told_by_its_name_and_without_one_by_its_bit() {
         assert_eq!(names().of(Set::Incompat, 0b100), "`encrypted-names`");
         assert_eq!(names().of(Set::Incompat, 0b110), "`encrypted-names`, 0x2");
+        let told = names().of(Set::Incompat, LINKED_BATCHES | SHARED_FRAMES);
+        assert_eq!(told, "`shared-frames`, `linked-batches`");
         assert_eq!(names().of(Set::RoCompat, 1 << 63), "`quota2`");
         assert_eq!(names().of(Set::Compat, 4), "0x4");
     }
