@@ -1,10 +1,11 @@
-//! `cargo xtask test | posix | programs | kills | fuzz | tidy | golden | bench`: the few commands
-//! that the project needs beside cargo's own.
+//! `cargo xtask test | posix | programs | kills | fuzz | tidy | golden | bench | man | deb | sbom |
+//! deny`: the few commands that the project needs beside cargo's own.
 
 mod bench;
 mod fuzz;
 mod golden;
 mod kills;
+mod package;
 mod posix;
 mod programs;
 mod run;
@@ -39,6 +40,14 @@ cargo xtask COMMAND
   tidy     the house rules that no other tool checks
   golden   compares the golden bytes, and the images under testdata/; --write adds missing ones
   bench    measures; its arguments go to razorfs-bench
+  man      writes the manual pages, made of what the commands say of themselves, to target/man
+  deb      makes a Debian package in target/package: the program, its other names, manual pages,
+           completions, a unit of systemd
+             --profile NAME  of the program that is built in this profile (default release)
+  sbom     writes what the program is made of to target/razorfs.cdx.json (CycloneDX)
+  deny     checks licences, sources, bans and advisories of all dependencies, as deny.toml says
+             --offline  without the advisories, which come over the network
+           The last three install cargo-deb, cargo-cyclonedx and cargo-deny if they are missing
 ";
 
 fn main() -> ExitCode {
@@ -55,6 +64,10 @@ fn main() -> ExitCode {
         "kills" => kills::main(&root, &rest),
         "fuzz" => fuzz::main(&root, &rest),
         "bench" => bench::main(&root, &rest),
+        "man" => package::man(&root),
+        "deb" => package::deb(&root, &rest),
+        "sbom" => package::sbom(&root),
+        "deny" => package::deny(&root, &rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

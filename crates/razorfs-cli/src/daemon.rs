@@ -13,15 +13,16 @@ use razorfs_disk::os::{OsDisk, SharedMemory};
 use serde_json::json;
 
 use crate::autosnap::{Autosnap, Running};
-use crate::commands::{create, umount};
+use crate::commands::{create, stats, umount};
 use crate::desk::{self, Desk};
 use crate::failure::{COULD_NOT_RUN, Failure, Result, plain, shown};
 use crate::kept::{self, Beginning};
 use crate::log::Log;
+use crate::metrics::{self, Endpoint};
 use crate::mounts::{Mount, Mounts, Plan};
 use crate::socket::{self, Wanted};
 use crate::unmount::{self, Outcome};
-use crate::{keeper, place, program, signals};
+use crate::{keeper, place, program, prometheus, signals};
 
 /// What a daemon begins with.
 #[derive(Clone, Debug)]
@@ -83,7 +84,7 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
 
 /// The same in the foreground.
 pub fn in_foreground(job: &Job) -> Result<()> {
-    Log::to_stderr(crate::env()).install();
+    Log::to_stderr(job.first.options.log, crate::env()).install();
     serve(job, Beginning::default(), &mut || {
         eprintln!(
             "razorfs: mounted on {}; Ctrl-C unmounts",
@@ -188,7 +189,7 @@ fn open(job: &Job, beginning: &Beginning) -> Result<Opened> {
     }
     let volume = place::open_on(disk.clone(), options)?;
     // Only who has the volume's lock writes its log.
-    match Log::to_volume(path, crate::env()) {
+    match Log::to_volume(path, job.first.options.log, crate::env()) {
         Ok(log) => log.install(),
         Err(_) if job.read_only => {}
         Err(e) => return Err(Failure::host("write the log of", path, &e)),
@@ -227,6 +228,7 @@ fn mounted(
     ready: &mut dyn FnMut(),
 ) -> Result<Vec<UnixStream>> {
     let listener = listen(job, &beginning)?;
+    let metrics = serve_metrics_at(job, beginning.is_resumed())?;
     let sender = Mutex::new(events.clone());
     let mounts = Arc::new(Mounts::new(
         opened.volume.clone(),
@@ -267,6 +269,16 @@ fn mounted(
     if beginning.rolls_back {
         mounts.tell_of_newest_rollback();
     }
+    if let Some(listener) = metrics {
+        let mounts = Arc::clone(&mounts);
+        spawn("metrics", move || {
+            listener.serve(|| {
+                let mount = mounts.meant(None)?;
+                let document = stats::document(&mounts.volume, Some(&mount.statistics));
+                Ok(prometheus::text(&document, &mounts.path))
+            });
+        })?;
+    }
     let mut autosnap = None;
     if let Some(listener) = listener {
         let desk = Arc::new(Desk::new(Arc::clone(&mounts)));
@@ -276,7 +288,21 @@ fn mounted(
     ready();
     let end = life.go_on(inbox);
     drop(autosnap);
+    metrics::remove(job.first.options.metrics.as_ref());
     end
+}
+
+/// Where the counters are asked for, if they are served. A daemon that goes on for one that has
+/// died does so without, if it must: the mounts are more.
+fn serve_metrics_at(job: &Job, is_resumed: bool) -> Result<Option<metrics::Listener>> {
+    let listener = job.first.options.metrics.as_ref().map(Endpoint::listen);
+    match listener.transpose() {
+        Err(failure) if is_resumed => {
+            tracing::error!("{failure}");
+            Ok(None)
+        }
+        listener => listener,
+    }
 }
 
 /// Has snapshots taken by themselves, if that is wanted. `in_use` is held while a mount is in use

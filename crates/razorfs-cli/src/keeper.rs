@@ -323,7 +323,7 @@ pub fn home_of(lock: Option<&OwnedFd>, volume: &Path) -> std::path::PathBuf {
 fn log(job: &Job, estate: &Estate, text: &str) {
     let home = home_of(estate.lock.as_ref(), &job.volume);
     // Opened for the line: the daemon may begin another file at any time.
-    if let Ok(log) = Log::to_volume(&home, crate::env()) {
+    if let Ok(log) = Log::to_volume(&home, job.first.options.log, crate::env()) {
         tracing::subscriber::with_default(log, || tracing::error!("keeper: {text}"));
     }
 }

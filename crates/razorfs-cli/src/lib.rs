@@ -19,9 +19,11 @@ mod holders;
 mod hostile_tests;
 mod keeper;
 mod kept;
+mod latency;
 pub mod legacy;
 mod log;
 mod memory;
+mod metrics;
 mod mountinfo;
 mod mounts;
 mod names;
@@ -32,6 +34,7 @@ mod placing;
 mod points;
 mod program;
 mod progress;
+mod prometheus;
 pub mod prototype;
 mod remount;
 mod server;
@@ -41,6 +44,7 @@ mod size;
 mod socket;
 mod sparse;
 mod streams;
+mod top;
 pub mod tree;
 mod unmount;
 
@@ -90,6 +94,7 @@ enum Command {
     Verify(commands::verify::Args),
     Repair(commands::repair::Args),
     Scrub(commands::scrub::Args),
+    Migrate(commands::migrate::Args),
     Snapshot(commands::snapshot::Args),
     Rollback(commands::rollback::Args),
     Restore(commands::restore::Args),
@@ -109,8 +114,10 @@ enum Command {
     Rm(commands::rm::Args),
     Mkdir(commands::mkdir::Args),
     Stats(commands::stats::Args),
+    Top(commands::top::Args),
     Doctor(commands::doctor::Args),
     Completions(commands::completions::Args),
+    Man(commands::man::Args),
 }
 
 /// Runs the command line of this process.
@@ -123,21 +130,25 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, the name of the program first, and answers with the exit code.
 fn run_line(line: &[OsString]) -> u8 {
-    match Cli::try_parse_from(line) {
+    match parse::<Cli>(line) {
         Ok(cli) => report(run(&cli.command)),
-        Err(e) if e.use_stderr() && !is_help(&e) => {
-            report(Err(Failure::new(usage(&e)).code(ORDINARY)))
-        }
-        Err(e) => {
-            // Help that cannot be printed cannot be helped.
-            let _ = e.print();
-            if is_help(&e) && e.use_stderr() {
-                ORDINARY
-            } else {
-                0
-            }
-        }
+        Err(code) => code,
     }
+}
+
+/// What a command line asks for. Where it is wrong, or asks for help, that is printed, and the
+/// exit code is what is left.
+fn parse<P: Parser>(line: &[OsString]) -> std::result::Result<P, u8> {
+    P::try_parse_from(line).map_err(|e| {
+        let is_help = is_help(&e);
+        if !is_help {
+            let name = P::command().get_name().to_owned();
+            return report(Err(Failure::new(usage(&e, &name)).code(ORDINARY)));
+        }
+        // Help that cannot be printed cannot be helped.
+        let _ = e.print();
+        if e.use_stderr() { ORDINARY } else { 0 }
+    })
 }
 
 /// Whether the "error" of the parser is the help, which has many lines.
@@ -151,8 +162,8 @@ fn is_help(e: &clap::Error) -> bool {
     )
 }
 
-/// A usage error in one line.
-fn usage(e: &clap::Error) -> String {
+/// A usage error of the program of this name, in one line.
+fn usage(e: &clap::Error, name: &str) -> String {
     let text = e.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let end = text
@@ -160,7 +171,11 @@ fn usage(e: &clap::Error) -> String {
         .or_else(|| text.find("\n\nFor more"));
     let text: String = text.chars().take(end.unwrap_or(text.len())).collect();
     let words: Vec<&str> = text.split_whitespace().collect();
-    format!("{}; see `razorfs help`", words.join(" "))
+    let help = match name {
+        "razorfs" => "razorfs help".to_owned(),
+        helper => format!("{helper} --help"),
+    };
+    format!("{}; see `{help}`", words.join(" "))
 }
 
 /// Says what went wrong and answers with the exit code.
@@ -184,6 +199,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Verify(args) => commands::verify::run(args),
         Command::Repair(args) => commands::repair::run(args),
         Command::Scrub(args) => commands::scrub::run(args),
+        Command::Migrate(args) => commands::migrate::run(args),
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Rollback(args) => commands::rollback::run(args),
         Command::Restore(args) => commands::restore::run(args),
@@ -203,8 +219,10 @@ fn run(command: &Command) -> Result<u8> {
         Command::Rm(args) => commands::rm::run(args),
         Command::Mkdir(args) => commands::mkdir::run(args),
         Command::Stats(args) => commands::stats::run(args),
+        Command::Top(args) => commands::top::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
     }
 }
 
@@ -244,7 +262,7 @@ mod tests {
             vec!["razorfs", "verify", "v", "--level", "9"],
         ] {
             let e = Cli::try_parse_from(line).unwrap_err();
-            let text = usage(&e);
+            let text = usage(&e, "razorfs");
             assert!(!text.contains('\n') && !text.contains("error:"), "{text}");
         }
     }

@@ -14,14 +14,32 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Name of the log in the volume.
 pub const NAME: &str = "razorfs.log";
+/// The level of the log, where no option says it.
+const VARIABLE: &str = "RAZORFS_LOG";
 /// A log that is larger is set aside as `razorfs.log.1`, which replaces the one before.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Writes events to a file, or to standard error in the foreground.
 pub struct Log {
     level: Level,
+    /// What is wrong with [`VARIABLE`].
+    odd: Option<String>,
     sink: Mutex<Sink>,
     env: Box<dyn Env>,
+}
+
+/// The level of a name.
+pub fn level(name: &str) -> std::result::Result<Level, String> {
+    match name {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        _ => Err(format!(
+            "there is no level {name:?}; there are error, warn, info, debug and trace"
+        )),
+    }
 }
 
 enum Sink {
@@ -31,37 +49,47 @@ enum Sink {
 
 impl Log {
     /// To standard error.
-    pub fn to_stderr(env: Box<dyn Env>) -> Self {
-        Self::new(Sink::Stderr, env)
+    pub fn to_stderr(asked: Option<Level>, env: Box<dyn Env>) -> Self {
+        Self::new(Sink::Stderr, asked, env)
     }
 
     /// To the log file of a volume.
-    pub fn to_volume(volume: &Path, env: Box<dyn Env>) -> std::io::Result<Self> {
+    pub fn to_volume(
+        volume: &Path,
+        asked: Option<Level>,
+        env: Box<dyn Env>,
+    ) -> std::io::Result<Self> {
         let path = volume.join(NAME);
         let file = open(&path)?;
         let len = file.metadata()?.len();
-        Ok(Self::new(Sink::File { path, file, len }, env))
+        Ok(Self::new(Sink::File { path, file, len }, asked, env))
     }
 
-    fn new(sink: Sink, env: Box<dyn Env>) -> Self {
-        let level = match std::env::var("RAZORFS_LOG").as_deref() {
-            Ok("trace") => Level::TRACE,
-            Ok("debug") => Level::DEBUG,
-            Ok("warn") => Level::WARN,
-            Ok("error") => Level::ERROR,
-            _ => Level::INFO,
+    /// With the level that an option asks for, or [`VARIABLE`].
+    fn new(sink: Sink, asked: Option<Level>, env: Box<dyn Env>) -> Self {
+        let of_environment = std::env::var(VARIABLE).ok();
+        let of_environment = of_environment.map(|word| level(&word)).transpose();
+        let (level, odd) = match (asked, of_environment) {
+            (Some(level), _) | (None, Ok(Some(level))) => (level, None),
+            (None, Ok(None)) => (Level::INFO, None),
+            (None, Err(odd)) => (Level::INFO, Some(odd)),
         };
         Self {
             level,
+            odd,
             sink: Mutex::new(sink),
             env,
         }
     }
 
     /// Makes it the log of the process; panics are written to it too.
-    pub fn install(self) {
+    pub fn install(mut self) {
+        let odd = self.odd.take();
         // Only the first subscriber of a process counts, and this is it.
         let _ = tracing::subscriber::set_global_default(self);
+        if let Some(odd) = odd {
+            tracing::warn!("{VARIABLE}: {odd}; it is info now");
+        }
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             tracing::error!("{panic}");
@@ -193,20 +221,38 @@ mod tests {
         let precious = dir.path().join("precious");
         std::fs::write(&precious, "precious").unwrap();
         std::os::unix::fs::symlink(&precious, dir.path().join(NAME)).unwrap();
-        let refused = Log::to_volume(dir.path(), Box::new(Still)).err().unwrap();
+        let refused = Log::to_volume(dir.path(), None, Box::new(Still))
+            .err()
+            .unwrap();
         assert!(refused.to_string().contains("regular file"), "{refused}");
         std::fs::remove_file(dir.path().join(NAME)).unwrap();
         let pipe = rustix::fs::FileType::Fifo;
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, dir.path().join(NAME), pipe, mode, 0).unwrap();
-        assert!(Log::to_volume(dir.path(), Box::new(Still)).is_err());
+        assert!(Log::to_volume(dir.path(), None, Box::new(Still)).is_err());
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn what_is_less_severe_than_asked_for_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::to_volume(dir.path(), level("warn").ok(), Box::new(Still)).unwrap();
+        tracing::subscriber::with_default(log, || {
+            tracing::info!("of no interest");
+            tracing::warn!(path = "a b", "of interest");
+        });
+        let text = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert_eq!(
+            text,
+            "1970-01-01 00:00:01.500Z WARN  of interest path=\"a b\"\n"
+        );
+        assert!(level("loud").unwrap_err().contains("trace"));
     }
 
     #[test]
     fn the_log_stays_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::to_volume(dir.path(), Box::new(Still)).unwrap();
+        let log = Log::to_volume(dir.path(), None, Box::new(Still)).unwrap();
         tracing::subscriber::with_default(log, || {
             for n in 0..40_000 {
                 tracing::info!(n, "a line that is long enough to fill the log soon");

@@ -3,10 +3,12 @@
 use razorfs::{Atime, Durability};
 use razorfs_fuse::TransportChoice;
 use serde_json::{Value, json};
+use tracing::Level;
 
 use crate::autosnap::{Every, Keep};
 use crate::failure::{Failure, Result};
-use crate::size;
+use crate::metrics::Endpoint;
+use crate::{log, size};
 
 /// What the options say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub struct MountOptions {
     pub autosnap: Option<Every>,
     /// Which of these are kept.
     pub keep: Option<Keep>,
+    /// Where the counters are served, if they are.
+    pub metrics: Option<Endpoint>,
+    /// What is written to the log: this and what is more severe.
+    pub log: Option<Level>,
     /// Flags for the kernel, such as `nosuid`.
     pub flags: Vec<String>,
     /// All words, for another process to read.
@@ -43,11 +49,13 @@ pub struct MountOptions {
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
     allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
     transport=auto|uring|dev, autosnap=TIME|Nops, keep=AGE:all|hourly|daily|weekly,..., \
+    metrics=ADDRESS:PORT|PATH, log=error|warn|info|debug|trace, \
     noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
-const IGNORED: [&str; 9] = [
-    "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "owner",
+const IGNORED: [&str; 17] = [
+    "defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner",
+    "group", "nogroup", "nofail", "fail", "_netdev", "comment", "silent", "loud",
 ];
 
 impl Default for MountOptions {
@@ -64,6 +72,8 @@ impl Default for MountOptions {
             transport: TransportChoice::Auto,
             autosnap: None,
             keep: None,
+            metrics: None,
+            log: None,
             flags: Vec::new(),
             words: Vec::new(),
         }
@@ -91,6 +101,8 @@ impl MountOptions {
             "keeper": self.is_kept(),
             "autosnap": self.autosnap.map(|every| every.to_string()),
             "keep": self.keep.as_ref().map(ToString::to_string),
+            "metrics": self.metrics.as_ref().map(ToString::to_string),
+            "log": self.log.map(|level| level.to_string().to_lowercase()),
         })
     }
 
@@ -173,6 +185,16 @@ impl MountOptions {
                 let keep = keep.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
                 self.keep = Some(keep);
             }
+            ("metrics", Some(value)) => {
+                let place = Endpoint::parse(value);
+                let place = place.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
+                self.metrics = Some(place);
+            }
+            ("log", Some(value)) => {
+                let level = log::level(value);
+                let level = level.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
+                self.log = Some(level);
+            }
             ("allow_other", None) => self.allow_other = true,
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
@@ -189,7 +211,7 @@ impl MountOptions {
             ("nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec", None) => {
                 self.flags.push(name.to_owned());
             }
-            _ if option.is_empty() || name.starts_with("x-") => {}
+            _ if option.is_empty() || name.starts_with("x-") || name.starts_with("X-") => {}
             _ if IGNORED.contains(&name) => {}
             _ => {
                 let message = format!("unknown mount option {option:?}; there are {LIST}");
@@ -206,7 +228,7 @@ pub fn of_volume(option: &str) -> Option<&str> {
     match option.split_once('=').map_or(option, |(name, _)| name) {
         "sync" | "async" | "durability" => Some("durability"),
         "keeper" | "nokeeper" => Some("keeper"),
-        name @ ("order" | "cache" | "autosnap" | "keep") => Some(name),
+        name @ ("order" | "cache" | "autosnap" | "keep" | "metrics" | "log") => Some(name),
         _ => None,
     }
 }
@@ -250,6 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn what_fstab_says_to_the_system_is_not_for_us() {
+        let list = "defaults,_netdev,noauto,user=ann,group,nofail,x-systemd.automount,\
+            x-systemd.requires=a.mount,X-mount.mkdir=0755,comment=of ann,rw,ro,exec,suid,dev";
+        let options = MountOptions::parse(&[list.to_owned()]).unwrap();
+        assert!(options.read_only);
+        assert_eq!(options.flags, ["exec", "suid", "dev"]);
+    }
+
+    #[test]
     fn snapshots_by_themselves_are_read_with_what_is_kept_of_them() {
         let parse = |list: &str| MountOptions::parse(&[list.to_owned()]);
         let options = parse("ro,autosnap=10m,keep=24h:hourly, 7d:daily,noatime").unwrap();
@@ -277,6 +308,28 @@ mod tests {
         }
         // It begins anew with another option.
         assert!(parse("autosnap=1d,keep=1d:all,ro,7d:daily").is_err());
+    }
+
+    #[test]
+    fn metrics_and_the_level_of_the_log_are_for_the_whole_volume() {
+        let parse = |list: &str| MountOptions::parse(&[list.to_owned()]);
+        let options = parse("metrics=127.0.0.1:9631,log=debug").unwrap();
+        assert_eq!(options.document()["metrics"], "127.0.0.1:9631");
+        assert_eq!(options.document()["log"], "debug");
+        let other = parse("metrics=/run/m.sock").unwrap();
+        assert_eq!(other.is_against(&options), Ok(Some("metrics=/run/m.sock")));
+        assert_eq!(parse("log=debug").unwrap().is_against(&options), Ok(None));
+        for bad in [
+            "metrics",
+            "metrics=",
+            "metrics=m.sock",
+            "log",
+            "log=",
+            "log=loud",
+        ] {
+            let failure = parse(bad).unwrap_err();
+            assert!(failure.message.contains("mount option"), "{failure}");
+        }
     }
 
     #[test]

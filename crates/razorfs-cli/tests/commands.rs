@@ -239,7 +239,9 @@ fn info_and_stats_are_one_document_and_work_on_every_place() {
         assert_eq!(stats["requests_written_bytes"], 100_000, "{stats}");
         let text = ok(["stats".as_ref(), place.as_os_str(), "--prometheus".as_ref()]);
         assert!(text.contains("# TYPE razorfs_ops_total counter"));
-        assert!(text.contains("razorfs_requests_total{kind=\"mkdir\"} 1\n"));
+        let volume = mount.volume.display();
+        let series = format!("razorfs_requests_total{{volume=\"{volume}\",kind=\"mkdir\"}}");
+        assert!(text.contains(&format!("{series} 1\n")), "{text}");
         let said = ok(["verify".as_ref(), place.as_os_str(), "--json".as_ref()]);
         let report: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(report["clean"], Value::Bool(true));
@@ -367,6 +369,23 @@ fn a_damaged_volume_is_repaired_and_what_is_lost_is_told() {
     assert_eq!(fsck(&["-y"]), Some(1));
     assert_eq!(fsck(&["-y"]), Some(0));
     mount.verify();
+    let segments = fs::read_dir(mount.volume.join("meta")).unwrap();
+    let segments = segments.map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = segments
+        .filter(|path| path.extension() == Some("rs".as_ref()))
+        .collect();
+    segments.sort();
+    let mut bytes = fs::read(segments.last().unwrap()).unwrap();
+    // In the first block.
+    bytes[100] ^= 1;
+    fs::write(segments.last().unwrap(), bytes).unwrap();
+    assert_eq!(fsck(&["-f", "-n"]), Some(4));
+    assert_eq!(fsck(&["-n", "-y"]), Some(4));
+    assert_eq!(fsck(&["-fy"]), Some(1));
+    assert_eq!(fsck(&["-f", "-p", "-C0"]), Some(0));
+    // Nobody can say how it is.
+    assert_eq!(fsck(&["--frob"]), Some(8));
+    mount.verify();
 }
 
 #[test]
@@ -390,6 +409,37 @@ fn helpers_of_mount_and_mkfs_work_by_name() {
         .args(["-o", "rw"]));
     assert!(is_mounted(&mount.dir));
     mount.umount();
+}
+
+#[test]
+fn mount_8_mounts_and_unmounts_what_fstab_would_say() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("SKIPPED: only root may say all of that to mount(8)");
+    }
+    if !std::path::Path::new("/sbin/mount.fuse").exists() {
+        return eprintln!("SKIPPED: mount(8) finds us through mount.fuse, which is missing");
+    }
+    let mount = Mount::new();
+    ok(["create".as_ref(), mount.volume.as_os_str()]);
+    fs::create_dir(&mount.dir).unwrap();
+    let mut command = Command::new("mount");
+    // Of a name without a path the program would have to be in a directory of the system.
+    command.args(["-t", &format!("fuse.{RAZORFS}")]);
+    command.args([&mount.volume, &mount.dir]);
+    let options = "_netdev,x-systemd.automount,noauto,user,nofail,rw,exec,suid,dev,noatime,\
+        durability=sync";
+    run(command.args(["-o", options]));
+    assert!(is_mounted(&mount.dir));
+    assert_eq!(mount.info()["options"]["durability"], "sync");
+    fs::write(mount.dir.join("a"), "a").unwrap();
+    run(Command::new("umount").arg(&mount.dir));
+    // The daemon goes on for a moment.
+    wait_until("the volume is closed", || {
+        razorfs(["repair".as_ref(), mount.volume.as_os_str()])
+            .status
+            .success()
+    });
+    mount.verify();
 }
 
 #[test]

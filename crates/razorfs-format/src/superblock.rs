@@ -18,7 +18,7 @@
 //! | 120 | 8 | mount nonce |
 //! | 128 | 16 | key of the name hash |
 //! | 144 | 64 | geometry (below) |
-//! | 208 | 3884 | zeros |
+//! | 208 | 3884 | [names of features](names), zeros |
 //! | 4092 | 4 | CRC of bytes 0 to 4092, seeded with the slot's number |
 //!
 //! | offset | size | geometry |
@@ -41,11 +41,14 @@
 //! A slot is valid if magic, family, major version and checksum are right and its generation
 //! belongs to that slot. Bytes that a minor version may give a meaning to are not looked at.
 
+pub mod names;
+
 use crate::crc::crc32c;
 use crate::error::{Place, Result};
 use crate::ids::{BatchSeq, Generation, Jid, Lsn, ManifestId, VolumeId};
 use crate::layout::FileName;
 use crate::wire::{Put, Take};
+use names::FeatureNames;
 
 /// First four bytes of a slot, little endian.
 pub const MAGIC: u32 = 0x7261_7A72;
@@ -68,6 +71,9 @@ pub const KNOWN_RO_COMPAT: u64 = JOURNAL_TWINS | PARITY;
 pub const PARITY: u64 = 1;
 /// Features without which a volume may not be touched.
 pub const KNOWN_INCOMPAT: u64 = SHARED_FRAMES | LINKED_BATCHES;
+/// What a volume that is created has of these: those who lack it are of an older version, and
+/// `razorfs migrate` writes them anew.
+pub const NEWEST_INCOMPAT: u64 = LINKED_BATCHES;
 /// Incompatible, set when a volume is created: the batches of its journal have links. Who does not
 /// know them takes them for operations.
 pub const LINKED_BATCHES: u64 = 1 << 8;
@@ -298,6 +304,8 @@ pub struct Superblock {
     pub hash_key: [u8; 16],
     /// Sizes and choices of the volume.
     pub geometry: Geometry,
+    /// Names of features that not every version knows.
+    pub names: FeatureNames,
 }
 
 /// The two slots that hold `generation`.
@@ -369,6 +377,7 @@ impl Superblock {
         debug_assert_eq!(v.len(), offset::GEOMETRY);
         self.geometry.encode(&mut v);
         debug_assert_eq!(v.len(), offset::REST);
+        self.names.encode(&mut v, offset::CRC);
         v.resize(offset::CRC, 0);
         let crc = crc32c(&[slot as u64], &v);
         v.put_u32(crc);
@@ -397,7 +406,8 @@ impl Superblock {
                 format_args!("{got:08x}"),
             ));
         }
-        let this = Self::decode_fields(&mut t)?;
+        let mut this = Self::decode_fields(&mut t)?;
+        this.names = FeatureNames::decode(t.rest(), &this.features);
         if !slots_of(this.generation).contains(&slot) {
             return Err(place.plus(offset::GENERATION as u64).error(
                 "superblock generation",
@@ -445,6 +455,7 @@ impl Superblock {
             nonce: t.u64()?,
             hash_key: t.array()?,
             geometry: Geometry::decode(t)?,
+            names: FeatureNames::default(),
         })
     }
 }

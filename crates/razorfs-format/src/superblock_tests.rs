@@ -46,6 +46,7 @@ fn sample() -> Superblock {
             limit: Some(0x89),
             ..Geometry::default()
         },
+        names: FeatureNames::default(),
     }
 }
 
@@ -127,6 +128,16 @@ fn unknown_features_close_doors() {
     assert_eq!(f.access(), Access::ReadOnly(4));
     f.incompat |= 8;
     assert_eq!(f.access(), Access::Refused(8));
+}
+
+#[test]
+fn names_of_features_are_read_back_and_move_nothing() {
+    let mut named = sample();
+    assert!(named.names.add(names::Set::Incompat, 5, "wider-inodes"));
+    let slot = named.encode(2);
+    assert_eq!(slot.len(), SLOT);
+    assert_eq!(slot[..offset::REST], sample().encode(2)[..offset::REST]);
+    assert_eq!(Superblock::decode(2, &slot), Ok(named));
 }
 
 #[test]

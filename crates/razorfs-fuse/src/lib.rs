@@ -31,5 +31,5 @@ pub use null::NullFs;
 pub use obstacle::Obstacle;
 pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
 pub use snapshots::{HIDDEN, SNAPSHOTS, WithSnapshots, forget_snapshot, forget_stale};
-pub use statistics::Statistics;
+pub use statistics::{Latency, Statistics};
 pub use underway::Unanswered;

@@ -1,6 +1,7 @@
 //! Level 0: the slots of the superblock.
 
 use razorfs_format::layout::FileName;
+use razorfs_format::superblock::names::Set;
 use razorfs_format::superblock::{Access, SLOT, SLOTS, State, Superblock, pick, slots_of, twin_of};
 use razorfs_format::{FormatError, Generation};
 
@@ -115,19 +116,13 @@ fn check_state(s: &mut Session<'_>, newest: &Superblock) -> bool {
     match newest.features.access() {
         Access::Writable => true,
         Access::ReadOnly(bits) => {
-            s.find(
-                K::ReadOnlyFeatures,
-                FileName::Super,
-                format!("features {bits:#x}"),
-            );
+            let features = newest.names.of(Set::RoCompat, bits);
+            s.find(K::ReadOnlyFeatures, FileName::Super, features);
             true
         }
         Access::Refused(bits) => {
-            s.find(
-                K::UnknownFeatures,
-                FileName::Super,
-                format!("features {bits:#x}"),
-            );
+            let features = newest.names.of(Set::Incompat, bits);
+            s.find(K::UnknownFeatures, FileName::Super, features);
             false
         }
     }

@@ -64,6 +64,19 @@ pub struct Stats {
     pub parity_reads: u64,
     /// Damaged shards that were healed on the disk.
     pub parity_healed: u64,
+    /// Bytes of metadata that the cache of blocks holds.
+    pub cache_bytes: u64,
+    /// The most that it holds, in bytes.
+    pub cache_limit: u64,
+    /// How often a block of metadata was asked for.
+    pub cache_lookups: u64,
+    /// How often it was not in the cache, and had to be read.
+    pub cache_misses: u64,
+    /// Bytes of the journal that the next checkpoint gives back.
+    pub journal_used: u64,
+    /// Bytes that the journal takes before a checkpoint must have given some back. It grows when
+    /// much is written.
+    pub journal_capacity: u64,
 }
 
 impl Stats {

@@ -14,6 +14,8 @@ pub mod import;
 pub mod info;
 pub mod log;
 pub mod ls;
+pub mod man;
+pub mod migrate;
 pub mod mkdir;
 pub mod mount;
 pub mod receive;
@@ -27,6 +29,7 @@ pub mod snapshot;
 pub mod stat;
 pub mod stats;
 pub mod sync;
+pub mod top;
 pub mod umount;
 pub mod verify;
 

@@ -44,8 +44,8 @@ written to; nothing of what is done there shows anywhere else.
 A volume may be mounted on several directories: what is there now, and each branch, on one of them,
 snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and
 the volume is closed with the last. Options of a further mount are its own, and those that are for
-the whole volume are those of the first: durability, order, cache, keeper, autosnap, keep. A
-snapshot that is mounted cannot be deleted.
+the whole volume are those of the first: durability, order, cache, keeper, autosnap, keep, metrics,
+log. A snapshot that is mounted cannot be deleted.
 
 Options:
   durability=sync          every operation is on the disk when it returns
@@ -75,6 +75,10 @@ Options:
   keep=AGE:RATE,...        which of these stay: up to that age all, or one hourly, daily or weekly;
                            none that are older (default 1h:all,24h:hourly,7d:daily). Snapshots of
                            other names, and the newest, always stay
+  metrics=ADDRESS:PORT     counters for Prometheus, at http://ADDRESS:PORT/metrics
+  metrics=PATH             the same over a socket, which only you and root may connect to
+  log=LEVEL                what razorfs.log gets: error, warn, info, debug or trace (default info,
+                           or what RAZORFS_LOG says in the environment)
 
 Examples:
   razorfs mount demo.rzfs mnt

@@ -120,7 +120,7 @@ pub fn print(volume: &Path, commit: bool) -> Result<Repaired> {
 
 /// Repairs a volume that is not mounted.
 pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result<Repaired> {
-    let volume = closed(path)?;
+    let volume = closed("repair", path)?;
     let disk = OsDisk::new(&volume);
     let guard = lock(&volume, &disk, commit)?;
     signals::note_interrupts()?;
@@ -129,7 +129,7 @@ pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result
         commit,
         after_gap,
         owner: (meta.uid(), meta.gid()),
-        remembered: None,
+        ..RepairOptions::default()
     };
     let mut progress = Progress::new("repair", Unit::Items, quiet);
     let mut show = |at: Step| {
@@ -166,7 +166,7 @@ pub fn repair(path: &Path, commit: bool, after_gap: bool, quiet: bool) -> Result
 }
 
 /// The volume, if it is not mounted. One that is damaged may not look like one any more.
-fn closed(path: &Path) -> Result<PathBuf> {
+pub fn closed(what: &str, path: &Path) -> Result<PathBuf> {
     match Place::find(path) {
         Ok(Place::Closed(volume)) => Ok(volume),
         Ok(Place::Live(live)) => {
@@ -180,7 +180,7 @@ fn closed(path: &Path) -> Result<PathBuf> {
                     "unmount it there first".to_owned(),
                 ),
             };
-            Err(Failure::with("repair", &live.volume, cause, remedy))
+            Err(Failure::with(what, &live.volume, cause, remedy))
         }
         Err(failure) => {
             let full = place::absolute(path)?;
@@ -194,7 +194,7 @@ fn closed(path: &Path) -> Result<PathBuf> {
 }
 
 /// The lock. Its file is made again if it is missing, but not by a dry run.
-fn lock(volume: &Path, disk: &OsDisk, commit: bool) -> Result<Option<Box<dyn Guard>>> {
+pub fn lock(volume: &Path, disk: &OsDisk, commit: bool) -> Result<Option<Box<dyn Guard>>> {
     let mode = match commit {
         true => LockMode::Exclusive,
         false => LockMode::Shared,

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::{print_json, print_text};
 use crate::failure::{Failure, Result};
+use crate::latency::Times;
 use crate::place::{self, Place};
+use crate::prometheus;
 use crate::socket::Request;
 
 /// Shows what the engine has done since the volume was opened
@@ -19,13 +21,23 @@ journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs,
 compactions, cleaned_bytes, cleaned_packs, removed_packs, slowed_ns (by how long writers were \
 slowed down where space is short), write_amplification (bytes written to journal, packs and \
 segments for each byte of file data; null before there was any), dirty_bytes, \
-orphans, parity_reads, parity_healed; of a mounted volume also what the \
+orphans, parity_reads, parity_healed, cache_bytes and cache_limit (of the cache of metadata), \
+cache_lookups, cache_misses, journal_used (what the next checkpoint gives back) and \
+journal_capacity; of a mounted volume also what the \
 kernel asked for since its daemon began: requests (object of a number for each kind that came), \
-requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes.
+requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes, \
+latency (object of an object for each kind: sum_ns, all times together, and counts, an array of \
+how many took at most 1024 ns, at most twice that, and so on up to 2^33 ns, and at last how many \
+took longer).
+
+--prometheus prints the same, each with the volume as a label, in the text format that Prometheus \
+reads: razorfs_NAME, and razorfs_request_seconds as a histogram. `razorfs mount -o metrics=` serves \
+it over HTTP. With the collector for text files of the node exporter it is enough to run the second \
+of the examples now and then.
 
 Examples:
   razorfs stats mnt
-  razorfs stats mnt --prometheus"
+  razorfs stats mnt --prometheus > razorfs.prom.new && mv razorfs.prom.new razorfs.prom"
 )]
 pub struct Args {
     /// A volume or a mount point
@@ -38,13 +50,13 @@ pub struct Args {
     prometheus: bool,
 }
 
-/// Counters that can go down.
-const GAUGES: [&str; 3] = ["dirty_bytes", "orphans", "write_amplification"];
-
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
-    let document = match Place::find(&args.place)? {
-        Place::Live(mut live) => live.ask(Request::Stats(live.named.clone()))?,
+    let (document, volume) = match Place::find(&args.place)? {
+        Place::Live(mut live) => {
+            let document = live.ask(Request::Stats(live.named.clone()))?;
+            (document, live.volume)
+        }
         Place::Closed(path) => {
             let options = Options {
                 read_only: true,
@@ -54,13 +66,13 @@ pub fn run(args: &Args) -> Result<u8> {
             let document = document(&volume, None);
             let closed = volume.close();
             closed.map_err(|e| Failure::engine("close", &path, &e))?;
-            document
+            (document, path)
         }
     };
-    if args.json {
-        print_json(&document)?;
-    } else {
-        print_text(&text(&document, args.prometheus))?;
+    match (args.json, args.prometheus) {
+        (true, _) => print_json(&document)?,
+        (false, true) => print_text(&prometheus::text(&document, &volume))?,
+        (false, false) => print_text(&text(&document))?,
     }
     Ok(0)
 }
@@ -89,6 +101,12 @@ pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
         "orphans": stats.orphans,
         "parity_reads": stats.parity_reads,
         "parity_healed": stats.parity_healed,
+        "cache_bytes": stats.cache_bytes,
+        "cache_limit": stats.cache_limit,
+        "cache_lookups": stats.cache_lookups,
+        "cache_misses": stats.cache_misses,
+        "journal_used": stats.journal_used,
+        "journal_capacity": stats.journal_capacity,
     });
     if let (Some(requests), Some(fields)) = (requests, document.as_object_mut()) {
         let kinds = requests.requests().into_iter();
@@ -98,39 +116,35 @@ pub fn document(volume: &Volume, requests: Option<&Statistics>) -> Value {
         fields.insert("requests_read_bytes".into(), requests.bytes_read().into());
         let written = requests.bytes_written();
         fields.insert("requests_written_bytes".into(), written.into());
+        let latencies = requests.latencies().into_iter();
+        let latencies = latencies.map(|(kind, latency)| {
+            let counts = &latency.counts[..];
+            (
+                kind.to_owned(),
+                json!({"sum_ns": latency.sum, "counts": counts}),
+            )
+        });
+        fields.insert("latency".into(), latencies.collect::<Map<_, _>>().into());
     }
     document
 }
 
-fn text(document: &Value, prometheus: bool) -> String {
+/// The document for people.
+fn text(document: &Value) -> String {
     let mut text = String::new();
     for (name, value) in document.as_object().into_iter().flatten() {
         if name == "schema" || value.is_null() {
             continue;
         }
-        if prometheus {
-            let (kind, suffix) = if GAUGES.contains(&name.as_str()) {
-                ("gauge", "")
-            } else {
-                ("counter", "_total")
-            };
-            text.push_str(&format!("# TYPE razorfs_{name}{suffix} {kind}\n"));
-            match value.as_object() {
-                None => text.push_str(&format!("razorfs_{name}{suffix} {value}\n")),
-                Some(kinds) => {
-                    text.extend(kinds.iter().map(|(kind, n)| {
-                        format!("razorfs_{name}{suffix}{{kind=\"{kind}\"}} {n}\n")
-                    }))
+        let shown = name.replace('_', " ");
+        match (name.as_str(), value.as_object()) {
+            (_, None) => text.push_str(&format!("{shown:23} {value}\n")),
+            (name, Some(kinds)) => text.extend(kinds.iter().map(|(kind, of_kind)| {
+                let shown = format!("{shown}: {kind}");
+                match Times::of_document(of_kind).filter(|_| name == "latency") {
+                    None => format!("{shown:23} {of_kind}\n"),
+                    Some(times) => format!("{shown:23} {times}\n"),
                 }
-            }
-            continue;
-        }
-        let name = name.replace('_', " ");
-        match value.as_object() {
-            None => text.push_str(&format!("{name:23} {value}\n")),
-            Some(kinds) => text.extend(kinds.iter().map(|(kind, n)| {
-                let name = format!("{name}: {kind}");
-                format!("{name:23} {n}\n")
             })),
         }
     }
@@ -142,21 +156,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prometheus_text_has_types() {
+    fn each_counter_is_a_line_for_people() {
         let kinds = json!({"lookup": 5, "write": 2});
-        let document = json!({"schema": 1, "ops": 7, "orphans": 1, "requests": kinds});
+        let latency = json!({"lookup": {"sum_ns": 6000, "counts": [1, 2]}});
+        let document = json!({"schema": 1, "ops": 7, "orphans": 1, "requests": kinds,
+            "latency": latency, "write_amplification": null});
         assert_eq!(
-            text(&document, true),
-            "# TYPE razorfs_ops_total counter\nrazorfs_ops_total 7\n\
-             # TYPE razorfs_orphans gauge\nrazorfs_orphans 1\n\
-             # TYPE razorfs_requests_total counter\n\
-             razorfs_requests_total{kind=\"lookup\"} 5\n\
-             razorfs_requests_total{kind=\"write\"} 2\n"
-        );
-        assert_eq!(
-            text(&document, false),
-            "ops                     7\norphans                 1\n\
+            text(&document),
+            "latency: lookup         2.0 µs in the mean, 99 % within 2.0 µs\n\
+             ops                     7\norphans                 1\n\
              requests: lookup        5\nrequests: write         2\n"
         );
+    }
+
+    #[test]
+    fn the_counters_of_a_volume_are_all_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        Volume::create(&path, &crate::commands::create::options()).unwrap();
+        let volume = Volume::open(&path, Options::default()).unwrap();
+        volume.root().write("a", b"some bytes").unwrap();
+        volume.sync().unwrap();
+        let document = document(&volume, None);
+        let number = |key: &str| document[key].as_u64().unwrap();
+        assert!(number("journal_used") > 0);
+        assert!(number("journal_used") < number("journal_capacity"));
+        assert_eq!(number("cache_limit"), Options::default().cache_bytes);
+        assert!(number("cache_misses") <= number("cache_lookups"));
+        volume.close().unwrap();
     }
 }

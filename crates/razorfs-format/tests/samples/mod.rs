@@ -14,6 +14,7 @@ use razorfs_format::record::{
 };
 use razorfs_format::scrub::{Found, Record};
 use razorfs_format::segment::BlockBuilder;
+use razorfs_format::superblock::names::FeatureNames;
 use razorfs_format::superblock::{
     Features, Geometry, JournalStart, ManifestRef, State, Superblock,
 };
@@ -393,6 +394,7 @@ fn superblock() -> Superblock {
         nonce: 1,
         hash_key: [9; 16],
         geometry: Geometry::default(),
+        names: FeatureNames::default(),
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use razorfs::{Asker, Error, Ino};
 
+use crate::clock::monotonic;
 use crate::filesystem::FileSystem;
 use crate::protocol::{
     self, Agreed, Dialect, Header, InitIn, Limits, Negotiated, Operation, Request, Validity, flags,
@@ -322,7 +323,9 @@ impl Handler for Operations {
         let unanswered = self.underway.begin();
         match protocol::parse(message, self.dialect()) {
             Ok(request) => {
-                self.statistics.count_request(request.header.opcode);
+                let kind = request.header.opcode;
+                self.statistics.count_request(kind);
+                let begun = monotonic();
                 let reply = reply.request(request.header.unique);
                 let Header { uid, gid, pid, .. } = request.header;
                 let work = || self.dispatch(&request, reply, scratch);
@@ -331,9 +334,10 @@ impl Handler for Operations {
                 // The caller gets EIO, as the answer has been dropped.
                 if std::panic::catch_unwind(work).is_err() {
                     self.statistics.count_failure();
-                    let name = opcode::name(request.header.opcode);
-                    self.fs.panicked(name);
+                    self.fs.panicked(opcode::name(kind));
                 }
+                let took = monotonic().saturating_sub(begun);
+                self.statistics.count_time(kind, took);
             }
             Err(e) => {
                 tracing::error!("{e}");

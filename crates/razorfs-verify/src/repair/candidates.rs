@@ -10,6 +10,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest, SegmentMeta};
 use razorfs_format::pack::{HEADER_LEN as PACK_HEADER_LEN, check_header};
 use razorfs_format::segment::{FOOTER_LEN, Footer, HEADER_LEN, Header, Identity};
+use razorfs_format::superblock::names::FeatureNames;
 use razorfs_format::superblock::{
     Features, Geometry, JOURNAL_TWINS, JournalStart, ManifestRef, SLOT, SLOTS, State, Superblock,
 };
@@ -148,6 +149,7 @@ pub fn made_up(s: &Session<'_>, random: &mut dyn FnMut() -> u64) -> Result<Super
         nonce: 0,
         hash_key: join(c, d),
         geometry,
+        names: FeatureNames::default(),
     })
 }
 

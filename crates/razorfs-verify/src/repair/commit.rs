@@ -199,6 +199,10 @@ impl Commit<'_> {
             file.sync_data()?;
         }
         let mut aside = Vec::new();
+        let superblock = self.aside(&name_of(FileName::Super));
+        if self.disk.list(Dir::Quarantine)?.contains(&superblock) {
+            aside.push(superblock.to_string());
+        }
         for dir in [Dir::Meta, Dir::Pack, Dir::Journal] {
             for name in self.disk.list(dir)? {
                 match FileName::parse(dir.path(), &name.leaf) {

@@ -28,6 +28,7 @@ mod records;
 mod report;
 mod source;
 mod tree;
+mod upgrade;
 mod versions;
 mod writer;
 
@@ -79,6 +80,10 @@ pub struct RepairOptions {
     pub after_gap: bool,
     /// To whom inodes belong whose records are lost, if the root's is lost, too.
     pub owner: (u32, u32),
+    /// Write a volume of an older version in the newest one, and nothing else: one that is damaged
+    /// is refused, and so is whatever would lose anything. [`Outcome::needed`] tells whether it is
+    /// of an older version.
+    pub upgrade: bool,
     /// Most damaged frames that are remembered, if not 100,000. Those beyond are looked at again
     /// for each reference to them.
     pub remembered: Option<usize>,
@@ -150,11 +155,14 @@ pub fn repair(
     refuse(&out)?;
     let wrong = |f: &crate::Finding| f.severity >= Severity::Error || REPAIRABLE.contains(&f.kind);
     out.needed = out.findings.findings.iter().any(wrong);
+    if options.upgrade {
+        out.needed = upgrade::is_due(disk, &mut step, &mut out)?;
+    }
     if stopped.get() {
         return Err(RepairError::Stopped);
     }
     if !out.needed {
-        if options.commit {
+        if options.commit && !options.upgrade {
             healed.write_back()?;
         }
         return Ok(out);
@@ -163,6 +171,7 @@ pub fn repair(
     s.salvage = true;
     s.bad_max = options.remembered.unwrap_or(s.bad_max);
     let mut volume = read(&mut s, env, options, &mut out)?;
+    upgrade::prepare(options, &mut volume)?;
     let made = Made {
         uid: options.owner.0,
         gid: options.owner.1,
@@ -173,10 +182,12 @@ pub fn repair(
     let wrote = writer.finish();
     let mut commit = plan(&mut s, &volume, &built, &mut writer, &out);
     commit.superblock.nonce = env.random();
+    let whole = upgrade::check(options, &out);
     if !options.commit {
-        return Ok(out);
+        return whole.map(|()| out);
     }
-    let ready = wrote.map_err(RepairError::from).and_then(|()| {
+    let wrote = wrote.map_err(RepairError::from).and(whole);
+    let ready = wrote.and_then(|()| {
         if stopped.get() {
             return Err(RepairError::Stopped);
         }

@@ -162,6 +162,8 @@ pub struct Outcome {
     pub findings: Report,
     /// There is something to repair.
     pub needed: bool,
+    /// For a volume of an older version, the features of the newest one that it lacks.
+    pub missing: String,
     /// Groups of shards that parity heals: nothing of them is lost.
     pub healed: u64,
     /// The generation that the volume is put back to.
@@ -207,6 +209,7 @@ impl Outcome {
         Self {
             findings,
             needed: false,
+            missing: String::new(),
             healed: 0,
             source: Generation(0),
             fallback: false,

@@ -14,6 +14,7 @@ mod common;
 mod container;
 mod listing;
 mod make;
+mod migrate;
 mod recode;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 //! `SUPER` under power cuts and damage.
 
 use razorfs_disk::sim::{SimDisk, SimRng};
+use razorfs_format::superblock::names::FeatureNames;
 use razorfs_format::superblock::{
     Features, Geometry, JournalStart, ManifestRef, SLOT, State, Superblock, slots_of,
 };
@@ -29,6 +30,7 @@ fn superblock(generation: u64) -> Superblock {
         nonce: generation,
         hash_key: [9; 16],
         geometry: Geometry::default(),
+        names: FeatureNames::default(),
     }
 }
 

@@ -147,6 +147,10 @@ impl Checkpointer {
         let core = &self.core;
         let counts = &core.counts;
         let load = |count: &crate::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        let version = core.version.load();
+        let cache = version.levels.cache();
+        let (cache_lookups, cache_misses) = cache.counts();
+        let (journal_used, journal_capacity) = core.journal_fill();
         Stats {
             ops: load(&counts.ops),
             batches: load(&counts.batches),
@@ -164,6 +168,12 @@ impl Checkpointer {
             dirty_bytes: core.bytes_in_ram(),
             parity_reads: core.healer.as_ref().map_or(0, |h| h.counts().0),
             parity_healed: core.healer.as_ref().map_or(0, |h| h.counts().1),
+            cache_bytes: cache.used(),
+            cache_limit: cache.budget(),
+            cache_lookups,
+            cache_misses,
+            journal_used,
+            journal_capacity,
             ..Stats::default()
         }
     }

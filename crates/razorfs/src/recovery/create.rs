@@ -8,8 +8,9 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Counters, Manifest};
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::Time;
+use razorfs_format::superblock::names::FeatureNames;
 use razorfs_format::superblock::{
-    Features, JOURNAL_TWINS, LINKED_BATCHES, ManifestRef, PARITY, State, Superblock,
+    Features, JOURNAL_TWINS, ManifestRef, NEWEST_INCOMPAT, PARITY, State, Superblock,
 };
 use razorfs_format::{
     BatchSeq, Branch, Epoch, Generation, Ino, Lsn, ManifestId, PackId, SegmentId, VolumeId,
@@ -51,7 +52,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
             } else {
                 0
             } | if options.parity { PARITY } else { 0 },
-            incompat: LINKED_BATCHES,
+            incompat: NEWEST_INCOMPAT,
             ..Features::default()
         },
         manifest,
@@ -63,6 +64,7 @@ pub(crate) fn create(disk: Arc<dyn Disk>, env: &dyn Env, options: &CreateOptions
         nonce: env.random(),
         hash_key,
         geometry,
+        names: FeatureNames::default(),
     };
     SuperFile::create(disk.as_ref(), &superblock)?;
     unfinished::finish(disk.as_ref())

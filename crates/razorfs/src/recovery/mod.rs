@@ -18,6 +18,7 @@ use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::pack;
+use razorfs_format::superblock::names::Set;
 use razorfs_format::superblock::{self, Access, ManifestRef, SHARED_FRAMES, State, Superblock};
 use razorfs_format::{BatchSeq, Epoch, Ino, PackId, Place, VolumeId};
 
@@ -179,17 +180,21 @@ fn access(superblock: &Superblock, options: &Options) -> Result<Option<Arc<str>>
     match superblock.features.access() {
         Access::Writable if options.read_only => Ok(Some("it was opened so".into())),
         Access::Writable => Ok(None),
-        Access::ReadOnly(bits) => Ok(Some(
-            format!("it has features {bits:#x} that this version can read only; use a newer one")
-                .into(),
-        )),
-        Access::Refused(bits) => Err(Error::NotAVolume(
-            format!(
-                "the volume has features {bits:#x} that this version does not know; \
-                 use a newer razorfs"
-            )
-            .into(),
-        )),
+        Access::ReadOnly(bits) => {
+            let features = superblock.names.of(Set::RoCompat, bits);
+            let why = format!(
+                "this version does not know its feature {features}, and can only read it; use a \
+                 newer one"
+            );
+            Ok(Some(why.into()))
+        }
+        Access::Refused(bits) => {
+            let features = superblock.names.of(Set::Incompat, bits);
+            let why = format!(
+                "this version does not know the volume's feature {features}; use a newer razorfs"
+            );
+            Err(Error::NotAVolume(why.into()))
+        }
     }
 }
 

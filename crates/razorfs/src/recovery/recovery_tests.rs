@@ -10,6 +10,8 @@ use razorfs_disk::{Dir, Disk, Name, OpenHow};
 use razorfs_format::Branch;
 use razorfs_format::key::Key;
 use razorfs_format::op::Mutation;
+use razorfs_format::superblock::names::Set;
+use razorfs_format::superblock::{Features, SLOT, Superblock};
 
 use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Step, Volume};
 
@@ -312,5 +314,77 @@ fn what_the_journal_has_of_a_branch_that_never_began_is_refused() {
         let named = format!("of branch {branch}");
         assert!(found.contains("a branch that has begun"), "{found}");
         assert!(found.contains(&named), "{found}");
+    }
+}
+
+/// A volume with a file `old` that a version has written which has a feature of its own.
+fn of_a_later_version(set: Set, name: Option<&str>) -> SimDisk {
+    let disk = new_disk();
+    let volume = open(&disk);
+    create(&volume, "old");
+    volume.close().unwrap();
+    let mut bytes = superblocks(&disk);
+    for (slot, bytes) in bytes.chunks_mut(SLOT).enumerate() {
+        let Ok(mut superblock) = Superblock::decode(slot, bytes) else {
+            continue;
+        };
+        let Features {
+            ro_compat,
+            incompat,
+            compat,
+        } = &mut superblock.features;
+        match set {
+            Set::Compat => *compat |= 1 << 40,
+            Set::RoCompat => *ro_compat |= 1 << 40,
+            Set::Incompat => *incompat |= 1 << 40,
+        }
+        if let Some(name) = name {
+            assert!(superblock.names.add(set, 40, name));
+        }
+        bytes.copy_from_slice(&superblock.encode(slot));
+    }
+    put_superblocks(&disk, &bytes);
+    disk
+}
+
+#[test]
+fn a_volume_with_an_unknown_incompatible_feature_is_refused_by_the_name_of_the_feature() {
+    for (name, told) in [
+        (Some("wider-inodes"), "feature `wider-inodes`;"),
+        (None, "feature 0x10000000000;"),
+    ] {
+        let disk = of_a_later_version(Set::Incompat, name);
+        let before = superblocks(&disk);
+        let refused = try_open(&disk).err().unwrap().to_string();
+        assert!(refused.contains(told), "{refused}");
+        assert!(refused.contains("newer razorfs"), "{refused}");
+        assert_eq!(superblocks(&disk), before);
+    }
+}
+
+#[test]
+fn a_volume_with_an_unknown_read_only_compatible_feature_can_be_read_and_is_not_written() {
+    let disk = of_a_later_version(Set::RoCompat, Some("block-quota"));
+    let before = superblocks(&disk);
+    let volume = open(&disk);
+    assert!(volume.lookup(Ino::ROOT, b"old").is_ok());
+    let why = volume.info().read_only.unwrap();
+    assert!(why.contains("feature `block-quota`"), "{why}");
+    let refused = volume.create_node(Ino::ROOT, b"new", &NewNode::file(0o644));
+    assert!(matches!(refused, Err(Error::ReadOnly(_))), "{refused:?}");
+    volume.close().unwrap();
+    assert_eq!(superblocks(&disk), before);
+}
+
+#[test]
+fn a_volume_with_an_unknown_compatible_feature_is_written_and_the_name_of_it_stays() {
+    let disk = of_a_later_version(Set::Compat, Some("thumbnails"));
+    let volume = open(&disk);
+    create(&volume, "new");
+    volume.close().unwrap();
+    for (slot, bytes) in superblocks(&disk).chunks(SLOT).enumerate() {
+        let superblock = Superblock::decode(slot, bytes).unwrap();
+        assert_eq!(superblock.features.compat, 1 << 40);
+        assert_eq!(superblock.names.of(Set::Compat, 1 << 40), "`thumbnails`");
     }
 }

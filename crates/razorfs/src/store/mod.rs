@@ -399,6 +399,15 @@ impl Core {
             .map_or(0, |journal| journal.lock().ring.host_bytes())
     }
 
+    /// Bytes of the journal that are in use, and how many it holds.
+    pub fn journal_fill(&self) -> (u64, u64) {
+        self.journal.as_ref().map_or((0, 0), |journal| {
+            let journal = journal.lock();
+            let capacity = journal.ring.capacity();
+            (capacity.saturating_sub(journal.ring.room()), capacity)
+        })
+    }
+
     /// Bytes that the journal's files hold.
     pub fn journal_capacity(&self) -> u64 {
         self.journal

@@ -7,6 +7,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use razorfs_format::SegmentId;
 
 use crate::Result;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A block of a segment: identities are never reused, so a block never goes stale.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,7 +34,12 @@ impl Weighter<BlockId, Cached> for Weight {
 }
 
 /// Decompressed blocks of segments, weighted by their bytes, never more than the budget.
-pub struct BlockCache(Cache<BlockId, Cached, Weight>);
+pub struct BlockCache {
+    blocks: Cache<BlockId, Cached, Weight>,
+    budget: u64,
+    lookups: AtomicU64,
+    misses: AtomicU64,
+}
 
 impl BlockCache {
     /// A cache of at most `bytes` bytes.
@@ -47,24 +53,43 @@ impl BlockCache {
         let Ok(options) = options else {
             unreachable!("capacity and number of items are given");
         };
-        Self(Cache::with_options(
+        let blocks = Cache::with_options(
             options,
             Weight,
             DefaultHashBuilder::default(),
             DefaultLifecycle::default(),
-        ))
+        );
+        Self {
+            blocks,
+            budget: bytes,
+            lookups: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
     }
 
     /// Bytes in use, of the budget.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.0.weight()
+        self.blocks.weight()
     }
 
     /// Number of blocks held.
     #[must_use]
     pub fn blocks(&self) -> usize {
-        self.0.len()
+        self.blocks.len()
+    }
+
+    /// The budget, in bytes.
+    #[must_use]
+    pub const fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// How often a block was asked for, and how often it had to be read for that.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let [lookups, misses] = [&self.lookups, &self.misses].map(|n| n.load(Ordering::Relaxed));
+        (lookups, misses)
     }
 
     /// The block, from `load` if it is not here; concurrent loads of one block become one.
@@ -73,7 +98,11 @@ impl BlockCache {
         id: BlockId,
         load: impl FnOnce() -> Result<Box<[u8]>>,
     ) -> Result<Cached> {
-        self.0.get_or_insert_with(&id, || load().map(Arc::new))
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.blocks.get_or_insert_with(&id, || {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+            load().map(Arc::new)
+        })
     }
 }
 
@@ -96,6 +125,19 @@ mod tests {
                 assert!(cache.used() <= budget, "{} of {budget}", cache.used());
             }
             assert!(cache.used() >= budget / 2, "{} of {budget}", cache.used());
+            assert_eq!(cache.budget(), budget);
         }
+    }
+
+    #[test]
+    fn what_is_there_is_no_miss() {
+        let cache = BlockCache::new(1 << 20);
+        for (offset, misses) in [(1, 1), (1, 1), (2, 2), (1, 2)] {
+            let segment = SegmentId(1);
+            let block = cache.get(BlockId { segment, offset }, || Ok(vec![1].into()));
+            assert_eq!(block.unwrap().len(), 1);
+            assert_eq!(cache.counts().1, misses);
+        }
+        assert_eq!(cache.counts(), (4, 2));
     }
 }

@@ -146,6 +146,12 @@ impl Levels {
         Self::assemble(host, inner.volume, cache, segments)
     }
 
+    /// The blocks that were read lately, of this version and of all others.
+    #[must_use]
+    pub fn cache(&self) -> &BlockCache {
+        &self.0.cache
+    }
+
     fn all(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.0.tables.iter().flat_map(Table::segments)
     }
