@@ -22,6 +22,7 @@ mod snapshots;
 mod snapshots_live;
 mod streams;
 mod support;
+mod transactions;
 mod transport;
 mod tree;
 mod work;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::branches::Branches;
-use crate::commands::{branch, print_json, print_text, snapshot};
+use crate::commands::{branch, print_json, print_text};
 use crate::failure::{Failure, ORDINARY, Result, shown};
 use crate::mountinfo;
 use crate::place;
@@ -46,8 +46,9 @@ pub struct Args {
     json: bool,
 }
 
+/// What is done if both have changed the same.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum How {
+pub enum How {
     /// Nothing
     Refuse,
     /// The volume becomes what the branch is
@@ -98,7 +99,7 @@ fn volume_of(place: &Path) -> Result<PathBuf> {
 }
 
 /// The conflicts, a line each.
-fn conflicts(answer: &Value) -> Vec<String> {
+pub fn conflicts(answer: &Value) -> Vec<String> {
     let all = answer.get("conflicts").and_then(Value::as_array);
     let text = |value: &Value, key| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let line = |one: &Value| {
@@ -108,11 +109,14 @@ fn conflicts(answer: &Value) -> Vec<String> {
     all.into_iter().flatten().filter_map(line).collect()
 }
 
-fn done(answer: &Value, place: &Path, name: &str, onto: Option<&str>) -> String {
+/// What was done, for people.
+pub fn done(answer: &Value, place: &Path, name: &str, onto: Option<&str>) -> String {
     if answer.get("done") != Some(&Value::Bool(true)) {
         return format!("{name} has changed nothing that is not there\n");
     }
-    let safety = snapshot::text(answer, "safety");
+    let Some(safety) = answer.get("safety").and_then(Value::as_str) else {
+        return format!("committed {name}\n");
+    };
     let mut target = shown(place);
     if let Some(onto) = onto {
         target = format!("{target}@{onto}");

@@ -26,6 +26,7 @@ pub mod snapshot;
 pub mod stat;
 pub mod stats;
 pub mod sync;
+pub mod transaction;
 pub mod umount;
 pub mod verify;
 
