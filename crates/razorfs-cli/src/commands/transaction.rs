@@ -141,9 +141,9 @@ Examples:
         after_help = "The command begins in the root of the transaction, which is mounted on a \
 directory of its own: RAZORFS_TRANSACTION_DIR in the environment, with its name in \
 RAZORFS_TRANSACTION. If the command ends with 0 everything that it did is committed; with \
-anything else, or after Ctrl-C, nothing is done. The exit code is that of the command, 128 and the number \
-of the signal that ended it, or 1 if it could not be committed: after a conflict the transaction is \
-still there, and is not mounted.
+anything else, or after Ctrl-C, nothing is done. The exit code is that of the command, 128 and \
+the number of the signal that ended it, or 1 if it could not be committed: after a conflict the \
+transaction is still there, and is not mounted.
 
 Examples:
   razorfs transaction run mnt -- make install
