@@ -25,6 +25,7 @@ mod memory;
 mod mountinfo;
 mod mounts;
 mod names;
+mod onto;
 mod options;
 mod pack;
 mod place;

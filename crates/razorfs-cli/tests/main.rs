@@ -17,6 +17,7 @@ mod import_export;
 mod keeper;
 mod log;
 mod mounts;
+mod onto_host;
 mod prototype;
 mod snapshots;
 mod snapshots_live;

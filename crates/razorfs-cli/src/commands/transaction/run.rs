@@ -103,7 +103,7 @@ fn work(
     let (status, signal) = wait(&mut child, signals).map_err(failed)?;
     if let Some(signal) = signal {
         eprintln!(
-            "razorfs: interrupted; nothing of what was done in {} stays",
+            "razorfs: interrupted; nothing of what was done in {} is kept",
             shown(dir)
         );
         return Ok(of_signal(signal));
