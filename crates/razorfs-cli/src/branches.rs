@@ -23,6 +23,13 @@ pub enum Branches {
         /// What it goes on from.
         from: Option<String>,
     },
+    /// Keeps what one was made of as a snapshot.
+    Origin {
+        /// Which.
+        name: String,
+        /// The name of the snapshot.
+        snapshot: String,
+    },
     /// Deletes one.
     Delete(String),
     /// Has what was changed in one done in another, or in what is there now.
@@ -42,6 +49,9 @@ impl Branches {
         match self {
             Self::List => json!({"do": "list"}),
             Self::Create { name, from } => json!({"do": "create", "name": name, "from": from}),
+            Self::Origin { name, snapshot } => {
+                json!({"do": "origin", "name": name, "snapshot": snapshot})
+            }
             Self::Delete(name) => json!({"do": "delete", "name": name}),
             Self::Commit { name, onto, take } => {
                 json!({"do": "commit", "name": name, "onto": onto, "take": take})
@@ -57,6 +67,10 @@ impl Branches {
             (Some("create"), Some(name)) => Ok(Self::Create {
                 name,
                 from: text("from"),
+            }),
+            (Some("origin"), Some(name)) => Ok(Self::Origin {
+                name,
+                snapshot: text("snapshot").ok_or("a snapshot has a name")?,
             }),
             (Some("delete"), Some(name)) => Ok(Self::Delete(name)),
             (Some("commit"), Some(name)) => Ok(Self::Commit {
@@ -86,6 +100,19 @@ pub fn answer(volume: &Volume, path: &Path, what: &Branches) -> Result<Value> {
             let made = parent.create_branch(name);
             let made = made.map_err(|e| failed(volume, path, "make", name, &e))?;
             Ok(json!({"name": made.name}))
+        }
+        Branches::Origin { name, snapshot } => {
+            let taken = volume.snapshot_origin(name, snapshot);
+            let taken = taken.map_err(|e| match e {
+                Error::NotFound if volume.branches().iter().any(|b| b.name == *name) => {
+                    let cause = "what it was made of was given back";
+                    let remedy = "name a snapshot with --since";
+                    let what = format!("find the beginning of the branch {name:?} of");
+                    Failure::with(&what, path, cause, remedy)
+                }
+                e => failed(volume, path, "find the beginning of", name, &e),
+            })?;
+            Ok(json!({"name": taken.name}))
         }
         Branches::Delete(name) => {
             let deleted = volume.delete_branch(name);
@@ -252,6 +279,10 @@ mod tests {
             Branches::Create {
                 name: name(),
                 from: Some("x".into()),
+            },
+            Branches::Origin {
+                name: name(),
+                snapshot: "s".into(),
             },
             Branches::Delete(name()),
             Branches::Commit {

@@ -167,6 +167,11 @@ impl Desk {
                     None => answer(),
                 })
             }
+            Branches::Origin { snapshot, .. } => mounts.changing(|| {
+                let done = answer()?;
+                mounts.snapshot_changed(snapshot);
+                Ok(done)
+            }),
             Branches::List | Branches::Create { .. } => mounts.changing(answer),
         }
     }

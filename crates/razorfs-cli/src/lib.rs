@@ -27,6 +27,7 @@ mod metrics;
 mod mountinfo;
 mod mounts;
 mod names;
+mod onto;
 mod options;
 mod pack;
 mod place;
@@ -101,6 +102,7 @@ enum Command {
     Diff(commands::diff::Args),
     Branch(commands::branch::Args),
     Commit(commands::commit::Args),
+    Transaction(commands::transaction::Args),
     Log(commands::log::Args),
     Clone(commands::clone::Args),
     Send(commands::send::Args),
@@ -206,6 +208,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Diff(args) => commands::diff::run(args),
         Command::Branch(args) => commands::branch::run(args),
         Command::Commit(args) => commands::commit::run(args),
+        Command::Transaction(args) => commands::transaction::run(args),
         Command::Log(args) => commands::log::run(args),
         Command::Clone(args) => commands::clone::run(args),
         Command::Send(args) => commands::send::run(args),

@@ -30,6 +30,7 @@ pub mod stat;
 pub mod stats;
 pub mod sync;
 pub mod top;
+pub mod transaction;
 pub mod umount;
 pub mod verify;
 

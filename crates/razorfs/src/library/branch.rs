@@ -153,6 +153,18 @@ impl Volume {
         })
     }
 
+    /// Keeps what a branch was made of, as it was then, under the name of a snapshot
+    /// ([`Volume::snapshot`]). Fails with [`crate::Error::NotFound`] if there is no such branch, or
+    /// nothing else goes on from there any more and it was given back.
+    pub fn snapshot_origin(
+        &self,
+        branch: impl AsRef<str>,
+        name: impl AsRef<str>,
+    ) -> Result<Snapshot> {
+        let taken = self.inner.snapshot_origin(branch.as_ref(), name.as_ref())?;
+        Ok(Snapshot::of(&taken))
+    }
+
     /// Deletes a branch, and what only it has. Its snapshots stay. Fails with
     /// [`crate::Error::BranchInUse`] as long as somebody has it open. That it is gone is on the
     /// disk when this returns; the space comes back in the background.

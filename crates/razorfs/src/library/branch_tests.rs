@@ -802,3 +802,44 @@ fn what_was_before_a_snapshot_is_what_was_at_the_one_before_or_nothing() {
     let missing = volume.before_snapshot("first").map(drop);
     assert!(matches!(missing, Err(Error::NotFound)));
 }
+
+#[test]
+fn what_a_branch_was_made_of_is_kept_as_a_snapshot_whatever_became_of_both() {
+    let mut world = World::new();
+    let root = world.volume.root();
+    root.write("a", b"then").unwrap();
+    root.write("gone", vec![3; 9000]).unwrap();
+    world.volume.create_branch("work").unwrap();
+    let work = world.volume.branch("work").unwrap();
+    work.root().write("a", b"in the branch").unwrap();
+    work.root().remove_file("gone").unwrap();
+    root.write("b", b"here").unwrap();
+    let then = |volume: &Volume, name: &str| {
+        let seen = volume.at_snapshot(name).unwrap();
+        assert_eq!(seen.root().read("a").unwrap(), b"then");
+        assert_eq!(seen.root().read("gone").unwrap(), vec![3; 9000]);
+        assert!(!seen.root().exists("b").unwrap());
+    };
+    let taken = world.volume.snapshot_origin("work", "then").unwrap();
+    assert_eq!((taken.inodes, taken.bytes), (3, 9004));
+    then(&world.volume, "then");
+    world.volume.delete_snapshot("then").unwrap();
+    world.volume.checkpoint().unwrap();
+    world.volume.step(Step::Release).unwrap();
+    // The volume goes on from the branch, and the branch from another point.
+    let before = work.snapshot("before").unwrap();
+    work.root().write("a", b"again").unwrap();
+    work.rollback(&before).unwrap();
+    assert!(matches!(commit(&world.volume, &work), Committed::Done(_)));
+    world.volume.snapshot_origin("work", "again").unwrap();
+    drop((root, work));
+    world.crash();
+    then(&world.volume, "again");
+    world.volume.snapshot_origin("work", "third").unwrap();
+    world.volume.checkpoint().unwrap();
+    then(&world.volume, "third");
+    let missing = world.volume.snapshot_origin("other", "x");
+    assert!(matches!(missing, Err(Error::NotFound)), "{missing:?}");
+    let taken = world.volume.snapshot_origin("work", "third");
+    assert!(matches!(taken, Err(Error::Exists)), "{taken:?}");
+}

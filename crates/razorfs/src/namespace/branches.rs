@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use razorfs_format::Branch;
-use razorfs_format::manifest::ForkMeta;
+use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 
 use super::merge::{Base, or_later};
 use super::{Namespace, check_name};
@@ -79,6 +79,13 @@ impl Namespace {
     pub(crate) fn create_branch(&self, name: &str) -> Result<ForkMeta> {
         check_name(name)?;
         self.store.fork(name.as_bytes(), None)
+    }
+
+    /// Takes a snapshot of what a branch was made of.
+    pub(crate) fn snapshot_origin(&self, branch: &str, name: &str) -> Result<SnapshotMeta> {
+        check_name(name)?;
+        let branch = self.find_branch(branch)?.id;
+        self.store.take_origin(branch, name.as_bytes())
     }
 
     /// Ends a branch that nobody has open. Once that is done it is done: what was merged of it goes

@@ -42,6 +42,7 @@ mod sum;
 mod tx;
 mod upkeep;
 mod version;
+mod viewing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -74,13 +75,14 @@ pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
 pub(crate) use moments::Replayed;
 pub use moments::{Reached, When};
-pub(crate) use points::{Point, Viewing};
+pub(crate) use points::Point;
 pub(crate) use read::{At, Sight};
 pub(crate) use resume::Left;
 use sum::Sum;
 pub(crate) use tx::{OVERHEAD, Ticket, Tx};
 pub(crate) use upkeep::RoomMaker;
 pub(crate) use version::{CountersAt, Frozen, Version};
+pub(crate) use viewing::Viewing;
 
 pub(crate) use crate::tree::Bytes;
 

@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::op::{Mutation, OpType};
-use razorfs_format::timeline::{Timeline, View};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch};
 
 use super::batch::OpenBatch;
 use super::commit::Waiting;
 use super::tx::OVERHEAD;
-use super::{Core, CountersAt, Journal, Version};
+use super::{Core, CountersAt, Journal, Version, Viewing};
 use crate::marks::{self, Mark};
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
@@ -34,6 +34,8 @@ const ROOM_TRIES: u32 = 4;
 /// What is to be done.
 enum Change<'a> {
     Take(&'a [u8]),
+    /// Takes one of what the one of this number shows, be that given up.
+    Again(&'a [u8], u64),
     Drop(&'a [u8]),
     Back {
         to: &'a [u8],
@@ -124,6 +126,13 @@ impl Core {
     /// this returns.
     pub fn take_snapshot(&self, branch: Branch, name: &[u8]) -> Result<SnapshotMeta> {
         self.change_points(branch, &Change::Take(name))
+            .map(|planned| planned.snapshot)
+    }
+
+    /// Takes another snapshot of what one shows, which somebody looks at. On the disk when this
+    /// returns.
+    pub fn take_again(&self, of: &Viewing, name: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(Branch::HEAD, &Change::Again(name, of.snapshot.id))
             .map(|planned| planned.snapshot)
     }
 
@@ -266,6 +275,13 @@ impl Core {
         match change {
             Change::Take(name) => {
                 let taken = self.taken(branch, open, name, tip);
+                plan_take(version, timeline, taken, None)
+            }
+            Change::Again(name, id) => {
+                let mut all = timeline.snapshots().iter();
+                let of = all.find(|s| s.id == *id).ok_or(Error::NotFound)?;
+                let mut taken = self.taken(of.branch, open, name, of.epoch);
+                (taken.inodes, taken.bytes) = (of.inodes, of.bytes);
                 plan_take(version, timeline, taken, None)
             }
             Change::Received { name, time, before } => {
@@ -460,46 +476,6 @@ fn check_free(version: &Version, name: &[u8]) -> Result<()> {
     match timeline.find(name).is_some() || timeline.find_fork(name).is_some() {
         true => Err(Error::Exists),
         false => Ok(()),
-    }
-}
-
-/// Somebody looks at a snapshot: until this is dropped it is not released.
-pub(crate) struct Viewing {
-    core: Arc<Core>,
-    pub snapshot: SnapshotMeta,
-}
-
-impl Viewing {
-    /// Of a snapshot that was not given up.
-    pub fn new(core: &Arc<Core>, name: &[u8]) -> Result<(Self, View)> {
-        let mut viewed = core.viewed.lock();
-        // Under the lock: whoever gives it up from here on finds it in use.
-        let timeline = Arc::clone(&core.version.load().timeline);
-        let snapshot = timeline.find(name).cloned().ok_or(Error::NotFound)?;
-        *viewed.entry(snapshot.id).or_default() += 1;
-        drop(viewed);
-        let view = timeline.view(snapshot.epoch);
-        let core = Arc::clone(core);
-        Ok((Self { core, snapshot }, view))
-    }
-}
-
-impl Drop for Viewing {
-    fn drop(&mut self) {
-        let mut viewed = self.core.viewed.lock();
-        if let Some(n) = viewed.get_mut(&self.snapshot.id) {
-            *n -= 1;
-            if *n == 0 {
-                viewed.remove(&self.snapshot.id);
-            }
-        }
-    }
-}
-
-impl Core {
-    /// Whether somebody looks at a snapshot.
-    pub fn is_viewed(&self, id: u64) -> bool {
-        self.viewed.lock().contains_key(&id)
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use razorfs_format::key::Key;
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch, Ino};
 
 use super::handle::{Role, is_hidden, is_internal};
-use super::{At, Core, Store};
+use super::{At, Core, Store, Viewing};
 use crate::{Error, Result};
 
 /// Rollbacks for which files that are open can be read on.
@@ -26,6 +27,23 @@ impl Store {
     pub fn take(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         self.take_snapshot(self.branch(), name)
+    }
+
+    /// Takes a snapshot of what a branch was made of.
+    pub fn take_origin(&self, branch: Branch, name: &[u8]) -> Result<SnapshotMeta> {
+        self.check_writable()?;
+        let core = &self.checkpointer.core;
+        let origin = |timeline: &Timeline| {
+            let epoch = timeline.fork_of(branch)?.meta.epoch;
+            let mut all = timeline.snapshots().iter();
+            all.find(|s| s.epoch == epoch)
+                .map(|s| SnapshotMeta::clone(s))
+        };
+        // It was given up when it was made, and may go if nothing else goes on from there.
+        let held = self
+            .checkpointer
+            .releasing_none(|| Viewing::of(core, origin));
+        self.take_again(&held?.0, name)
     }
 
     /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone
