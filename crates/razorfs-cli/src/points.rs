@@ -40,7 +40,10 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
             Ok(json!({"name": name, "safety": safety.name}))
         }
         Points::Past(name, when) => {
-            durable(volume, path)?;
+            // Only what is durable is a moment of the past.
+            let synced = volume.sync();
+            let what = "write what was done until now in";
+            synced.map_err(|e| Failure::engine(what, path, &e))?;
             let taken = match name {
                 Some(name) => volume
                     .snapshot_at(name, *when)
@@ -49,19 +52,7 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
             };
             Ok(json!({"name": taken.name}))
         }
-        Points::Restore(when) => {
-            durable(volume, path)?;
-            let safety = volume.restore(*when);
-            let safety = safety.map_err(|e| Failure::engine("restore", path, &e))?;
-            Ok(json!({"safety": safety.name}))
-        }
     }
-}
-
-/// Only what is durable is a moment of the past.
-fn durable(volume: &Volume, path: &Path) -> Result<()> {
-    let synced = volume.sync();
-    synced.map_err(|e| Failure::engine("write what was done until now in", path, &e))
 }
 
 /// The same, of a branch or of what is there now.

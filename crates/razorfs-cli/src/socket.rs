@@ -89,8 +89,6 @@ pub enum Points {
     Rollback(String),
     /// Takes one of what was at a moment, under such a name.
     Past(Option<String>, When),
-    /// Goes back to a moment.
-    Restore(When),
 }
 
 impl Points {
@@ -101,7 +99,6 @@ impl Points {
             Self::Delete(name) => ("delete", Some(name.as_str())),
             Self::Rollback(name) => ("rollback", Some(name.as_str())),
             Self::Past(name, _) => ("past", name.as_deref()),
-            Self::Restore(_) => ("restore", None),
         };
         let (lsn, time) = match self.when() {
             Some(When::Lsn(lsn)) => (Some(lsn), None),
@@ -117,7 +114,7 @@ impl Points {
     /// The moment that it is about.
     fn when(&self) -> Option<When> {
         match self {
-            Self::Past(_, when) | Self::Restore(when) => Some(*when),
+            Self::Past(_, when) => Some(*when),
             Self::List | Self::Create(_) | Self::Delete(_) | Self::Rollback(_) => None,
         }
     }
@@ -136,12 +133,8 @@ impl Points {
             (None, Some(time)) => Some(When::Time(time)),
             _ => None,
         };
-        if let Some(when) = when {
-            match word {
-                Some("past") => return Ok(Self::Past(name, when)),
-                Some("restore") => return Ok(Self::Restore(when)),
-                _ => {}
-            }
+        if let (Some("past"), Some(when)) = (word, when) {
+            return Ok(Self::Past(name, when));
         }
         match (word.unwrap_or_default(), name) {
             ("list", _) => Ok(Self::List),

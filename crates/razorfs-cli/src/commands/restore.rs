@@ -75,9 +75,6 @@ pub fn run(args: &Args) -> Result<u8> {
         None => named.path.clone(),
     };
     let is_whole = path.as_os_str().is_empty();
-    if is_whole && args.to.is_none() {
-        return in_place(&args.place, when);
-    }
     let place = Spot {
         path: PathBuf::new(),
         ..named
@@ -93,17 +90,13 @@ pub fn run(args: &Args) -> Result<u8> {
     let done = match &args.to {
         Some(to) if is_whole => clone::copy(&then, to, args.quiet),
         Some(to) => cp::copy(text_of(&then), to.clone(), args.quiet),
+        None if is_whole => snapshot::do_at(&text, &Points::Rollback(name.clone()))
+            .and_then(|answer| told(&text, snapshot::text(&answer, "safety"))),
         None => replace(&place, &then, args.quiet),
     };
     let deleted = snapshot::do_at(&text, &Points::Delete(name));
     done?;
     deleted.map(|_| 0)
-}
-
-fn in_place(place: &Path, when: When) -> Result<u8> {
-    let answer = snapshot::do_at(place, &Points::Restore(when))?;
-    told(place, snapshot::text(&answer, "safety"))?;
-    Ok(0)
 }
 
 fn told(place: &Path, safety: &str) -> Result<()> {
