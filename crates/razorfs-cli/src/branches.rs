@@ -23,6 +23,13 @@ pub enum Branches {
         /// What it goes on from.
         from: Option<String>,
     },
+    /// Keeps what one was made of as a snapshot.
+    Origin {
+        /// Which.
+        name: String,
+        /// The name of the snapshot.
+        snapshot: String,
+    },
     /// Deletes one.
     Delete(String),
     /// Has what was changed in one done in another, or in what is there now.
@@ -42,6 +49,9 @@ impl Branches {
         match self {
             Self::List => json!({"do": "list"}),
             Self::Create { name, from } => json!({"do": "create", "name": name, "from": from}),
+            Self::Origin { name, snapshot } => {
+                json!({"do": "origin", "name": name, "snapshot": snapshot})
+            }
             Self::Delete(name) => json!({"do": "delete", "name": name}),
             Self::Commit { name, onto, take } => {
                 json!({"do": "commit", "name": name, "onto": onto, "take": take})
@@ -57,6 +67,10 @@ impl Branches {
             (Some("create"), Some(name)) => Ok(Self::Create {
                 name,
                 from: text("from"),
+            }),
+            (Some("origin"), Some(name)) => Ok(Self::Origin {
+                name,
+                snapshot: text("snapshot").ok_or("a snapshot has a name")?,
             }),
             (Some("delete"), Some(name)) => Ok(Self::Delete(name)),
             (Some("commit"), Some(name)) => Ok(Self::Commit {
@@ -87,26 +101,53 @@ pub fn answer(volume: &Volume, path: &Path, what: &Branches) -> Result<Value> {
             let made = made.map_err(|e| failed(volume, path, "make", name, &e))?;
             Ok(json!({"name": made.name}))
         }
+        Branches::Origin { name, snapshot } => {
+            let taken = volume.snapshot_origin(name, snapshot);
+            let taken = taken.map_err(|e| match e {
+                Error::NotFound if volume.branches().iter().any(|b| b.name == *name) => {
+                    let cause = "what it was made of was given back";
+                    let remedy = "name a snapshot with --since";
+                    let what = format!("find the beginning of the branch {name:?} of");
+                    Failure::with(&what, path, cause, remedy)
+                }
+                e => failed(volume, path, "find the beginning of", name, &e),
+            })?;
+            Ok(json!({"name": taken.name}))
+        }
         Branches::Delete(name) => {
             let deleted = volume.delete_branch(name);
             deleted.map_err(|e| failed(volume, path, "delete", name, &e))?;
             Ok(json!({"name": name}))
         }
         Branches::Commit { name, onto, take } => {
-            let target = match onto {
-                Some(onto) => open(volume, path, onto)?,
-                None => volume.clone(),
-            };
-            let branch = open(volume, path, name)?;
-            let how = match take {
-                true => OnConflict::TakeBranch,
-                false => OnConflict::Refuse,
-            };
-            let done = target.commit_branch(&branch, how);
-            let done = done.map_err(|e| failed(volume, path, "commit", name, &e))?;
-            Ok(committed(&done))
+            let which = (&**name, onto.as_deref());
+            commit(volume, path, which, *take, &mut |_| ())
         }
     }
+}
+
+/// Commits a branch, to another one or to what is there now. `seen` is told the name of the
+/// snapshot of before as soon as the change can be seen.
+pub fn commit(
+    volume: &Volume,
+    path: &Path,
+    (name, onto): (&str, Option<&str>),
+    take: bool,
+    seen: &mut dyn FnMut(&str),
+) -> Result<Value> {
+    let target = match onto {
+        Some(onto) => open(volume, path, onto)?,
+        None => volume.clone(),
+    };
+    let branch = open(volume, path, name)?;
+    let how = match take {
+        true => OnConflict::TakeBranch,
+        false => OnConflict::Refuse,
+    };
+    let seen = &mut |safety: &razorfs::Snapshot| seen(&safety.name);
+    let done = target.commit_branch_telling(&branch, how, seen);
+    let done = done.map_err(|e| failed(volume, path, "commit", name, &e))?;
+    Ok(committed(&done))
 }
 
 fn committed(done: &Committed) -> Value {
@@ -238,6 +279,10 @@ mod tests {
             Branches::Create {
                 name: name(),
                 from: Some("x".into()),
+            },
+            Branches::Origin {
+                name: name(),
+                snapshot: "s".into(),
             },
             Branches::Delete(name()),
             Branches::Commit {

@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use razorfs::{Change, ChangeKind, Difference, Volume};
 use serde_json::{Value, json};
 
 use crate::commands::ls::kind_name;
-use crate::failure::{Failure, Result, shown_bytes};
+use crate::failure::{Failure, Result, shown, shown_bytes};
 use crate::points;
+use crate::shows::path_from_json;
 use crate::size::human;
 
 /// Differences that are handed on at a time.
@@ -64,8 +65,30 @@ pub fn find(
     Ok(())
 }
 
+/// A path in a difference, to the byte.
+pub fn exact(change: &Value, name: &str) -> Option<PathBuf> {
+    let bytes = change.get(format!("{name}_bytes")).and_then(path_from_json);
+    bytes.or_else(|| {
+        let shown = change.get(name)?.as_str()?;
+        Some(shown.strip_prefix('/')?.into())
+    })
+}
+
 /// One difference.
 fn document(change: &Change) -> Value {
+    let mut document = plain(change);
+    for (name, path) in [("path", Some(&change.path)), ("from", change.from.as_ref())] {
+        // What is shown is not the path itself where that has control bytes, or is no text.
+        let escaped = path.filter(|path| *path.as_os_str() != *shown(path));
+        if let (Some(path), Some(fields)) = (escaped, document.as_object_mut()) {
+            let bytes: Value = path.as_os_str().as_bytes().into();
+            fields.insert(format!("{name}_bytes"), bytes);
+        }
+    }
+    document
+}
+
+fn plain(change: &Change) -> Value {
     let path = |path: &Path| format!("/{}", shown_bytes(path.as_os_str().as_bytes()));
     let word = match change.kind {
         ChangeKind::Added => "added",
@@ -190,6 +213,21 @@ mod tests {
         let changed = change("changed", none, json!(7), json!(9), json!(["content"]));
         assert_eq!(plain(&changed), "M /a b  (content, 7 B -> 9 B)");
         assert!(line(&changed, Colours(true)).starts_with("\x1b[33mM /a b\x1b[0m"));
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_told_to_the_byte() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = std::ffi::OsString::from_vec(b"a\n\xff".to_vec());
+        for path in [PathBuf::from("a b/c"), PathBuf::from(odd), "".into()] {
+            let bytes: Value = path.as_os_str().as_bytes().into();
+            let mut told = json!({"path": format!("/{}", shown(&path))});
+            if told["path"] != format!("/{}", path.display()) {
+                told["path_bytes"] = bytes;
+            }
+            assert_eq!(exact(&told, "path"), Some(path));
+        }
+        assert_eq!(exact(&json!({"from": null}), "from"), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod metrics;
 mod mountinfo;
 mod mounts;
 mod names;
+mod onto;
 mod options;
 mod pack;
 mod place;
@@ -97,9 +98,11 @@ enum Command {
     Migrate(commands::migrate::Args),
     Snapshot(commands::snapshot::Args),
     Rollback(commands::rollback::Args),
+    Restore(commands::restore::Args),
     Diff(commands::diff::Args),
     Branch(commands::branch::Args),
     Commit(commands::commit::Args),
+    Transaction(commands::transaction::Args),
     Log(commands::log::Args),
     Clone(commands::clone::Args),
     Send(commands::send::Args),
@@ -201,9 +204,11 @@ fn run(command: &Command) -> Result<u8> {
         Command::Migrate(args) => commands::migrate::run(args),
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Rollback(args) => commands::rollback::run(args),
+        Command::Restore(args) => commands::restore::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Branch(args) => commands::branch::run(args),
         Command::Commit(args) => commands::commit::run(args),
+        Command::Transaction(args) => commands::transaction::run(args),
         Command::Log(args) => commands::log::run(args),
         Command::Clone(args) => commands::clone::run(args),
         Command::Send(args) => commands::send::run(args),

@@ -251,7 +251,7 @@ impl Spot {
     }
 
     /// The place as it was named.
-    fn named(&self) -> PathBuf {
+    pub fn named(&self) -> PathBuf {
         let mut named = self.place.clone().into_os_string();
         if let Some(name) = &self.snapshot {
             named.push("@");

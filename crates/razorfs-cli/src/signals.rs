@@ -3,6 +3,8 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,10 +53,49 @@ pub fn as_descriptor() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A signal that came.
+pub struct Came {
+    /// Which.
+    pub number: i32,
+    /// Whether somebody has typed it, so that all processes in the foreground have got it.
+    pub from_terminal: bool,
+}
+
 /// Takes one signal off the descriptor, if there is one.
-pub fn take_one(signals: &OwnedFd) -> bool {
+pub fn next(signals: &OwnedFd) -> Option<Came> {
     let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-    matches!(rustix::io::read(signals, &mut info), Ok(1..))
+    let read = rustix::io::read(signals, &mut info).ok()?;
+    // It begins with the number, the error and the code, which says where it came from.
+    let (words, _) = info.get(..read)?.as_chunks();
+    let word = |n: usize| words.get(n).map(|word| i32::from_ne_bytes(*word));
+    Some(Came {
+        number: word(0)?,
+        from_terminal: word(2)? == libc::SI_KERNEL,
+    })
+}
+
+/// The same, whatever it is.
+pub fn take_one(signals: &OwnedFd) -> bool {
+    next(signals).is_some()
+}
+
+/// Has a command begin as others do, though we have kept signals from ourselves.
+pub fn let_through(command: &mut Command) -> &mut Command {
+    let free = || {
+        // SAFETY: a signal set is plain data, and sigemptyset initialises it before it is used;
+        // both calls may be made between fork and exec.
+        let outcome = unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        };
+        match outcome {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure calls nothing that may not be called there, and takes no memory.
+    unsafe { command.pre_exec(free) }
 }
 
 /// From now on Ctrl-C only makes [`interrupted`] true; a second one ends the process.

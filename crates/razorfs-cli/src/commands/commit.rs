@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::branches::Branches;
-use crate::commands::{branch, print_json, print_text, snapshot};
+use crate::commands::{branch, print_json, print_text};
 use crate::failure::{Failure, ORDINARY, Result, shown};
 use crate::mountinfo;
+use crate::onto::Clash;
 use crate::place;
 use crate::points::word;
+
+mod onto_host;
 
 /// Does in a volume what was changed in a branch of it
 #[derive(clap::Args, Debug)]
@@ -20,17 +23,28 @@ What was there before is a snapshot, whose name is printed: going back to that o
 it. The branch stays as it is, and can be committed again. Files keep their inodes, links, \
 attributes and times.
 
-If both have changed the same file or name, these are listed, nothing is done, and the exit code \
-is 1. Then either change one of the two, or say --on-conflict branch: the volume becomes what the \
-branch is, and what was changed in the volume meanwhile is in the snapshot only.
+With --to what was changed in the branch since it was made is done in a directory of the host, \
+which has what the branch began with: files are added, replaced and removed, with their modes, \
+times, attributes, links and holes. What else is in the directory stays. A file that is another on \
+the host than the one that the branch began with is a conflict, unless it is what the branch has \
+now. A file is whole at any moment, and if it is interrupted another run does the rest. With \
+--since it is what was changed since that snapshot, such as one that was taken of the branch at \
+the last time.
+
+If both have changed the same file or name, or data of the branch is damaged, these are listed, \
+nothing is done, and the exit code is 1. That a file was read is no change. Then either change \
+one of the two, or say --on-conflict branch: the volume becomes what the branch is, and what was \
+changed in the volume meanwhile is in the snapshot only.
 
 --json prints one object: schema (1), done (boolean), safety (the snapshot of before, or null), \
-conflicts (array of path and why).
+conflicts (array of path and why). \
+With --to: schema (1), done (boolean), changes (how many paths differ), conflicts.
 
 Examples:
   razorfs commit demo.rzfs@attempt-1
   razorfs commit mnt@attempt-1 --onto attempt-2
-  razorfs commit mnt@attempt-1 --on-conflict branch"
+  razorfs commit mnt@attempt-1 --on-conflict branch
+  razorfs commit demo.rzfs@attempt-1 --to ~/src/project"
 )]
 pub struct Args {
     /// The branch: PLACE@NAME, or where it is mounted
@@ -38,16 +52,26 @@ pub struct Args {
     /// Another branch in which it is done, instead of the volume itself
     #[arg(long, value_name = "NAME")]
     onto: Option<String>,
+    /// A directory of the host in which it is done, instead of the volume
+    #[arg(long, value_name = "DIR", conflicts_with = "onto")]
+    to: Option<PathBuf>,
+    /// The snapshot since which it counts, instead of what the branch was made of
+    #[arg(long, value_name = "NAME", requires = "to")]
+    since: Option<String>,
     /// What is done if both have changed the same
     #[arg(long, value_name = "HOW", default_value = "refuse")]
     on_conflict: How,
     /// Prints one JSON document
     #[arg(long)]
     json: bool,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
+/// What is done if both have changed the same.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum How {
+pub enum How {
     /// Nothing
     Refuse,
     /// The volume becomes what the branch is
@@ -62,6 +86,16 @@ pub fn run(args: &Args) -> Result<u8> {
         let remedy = "name it as PLACE@NAME; `razorfs branch list` shows all";
         return Err(Failure::with("commit", &args.branch, cause, remedy));
     };
+    if let Some(dir) = &args.to {
+        let asked = onto_host::Asked {
+            place: &spot.place,
+            branch: &name,
+            since: args.since.as_deref(),
+            take: args.on_conflict == How::Branch,
+            quiet: args.json || args.quiet,
+        };
+        return told(args, &name, dir, &onto_host::commit(&asked, dir)?);
+    }
     let what = Branches::Commit {
         name: name.clone(),
         onto: args.onto.clone(),
@@ -90,6 +124,39 @@ pub fn run(args: &Args) -> Result<u8> {
     Err(Failure::with(&what, &spot.place, cause, remedy).code(ORDINARY))
 }
 
+/// Says what came of a commit to the host.
+fn told(args: &Args, name: &str, dir: &Path, done: &onto_host::Done) -> Result<u8> {
+    let conflict = |clash: &Clash| json!({"path": shown(&clash.path), "why": clash.why});
+    let conflicts: Vec<Value> = done.clashes.iter().map(conflict).collect();
+    let answer = json!({
+        "schema": 1,
+        "done": done.clashes.is_empty() && done.changes > 0,
+        "changes": done.changes,
+        "conflicts": conflicts,
+    });
+    if args.json {
+        print_json(&answer)?;
+    } else if done.clashes.is_empty() {
+        let changes = done.changes;
+        print_text(&format!(
+            "committed {name} to {}: {changes} changes\n",
+            shown(dir)
+        ))?;
+    } else {
+        print_text(&self::conflicts(&answer).join(""))?;
+    }
+    if done.clashes.is_empty() {
+        return Ok(0);
+    }
+    let what = format!("commit the branch {name:?} to");
+    let cause = format!("{} conflicts, and nothing was done", done.clashes.len());
+    let remedy = match done.clashes.iter().any(|clash| clash.stays) {
+        true => "move these out of the way",
+        false => "look at these, or use --on-conflict branch",
+    };
+    Err(Failure::with(&what, dir, cause, remedy).code(ORDINARY))
+}
+
 /// The place of what is there now: a mount point of a branch is none.
 fn volume_of(place: &Path) -> Result<PathBuf> {
     let mount = mountinfo::at(&place::absolute(place)?);
@@ -98,7 +165,7 @@ fn volume_of(place: &Path) -> Result<PathBuf> {
 }
 
 /// The conflicts, a line each.
-fn conflicts(answer: &Value) -> Vec<String> {
+pub fn conflicts(answer: &Value) -> Vec<String> {
     let all = answer.get("conflicts").and_then(Value::as_array);
     let text = |value: &Value, key| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let line = |one: &Value| {
@@ -108,11 +175,14 @@ fn conflicts(answer: &Value) -> Vec<String> {
     all.into_iter().flatten().filter_map(line).collect()
 }
 
-fn done(answer: &Value, place: &Path, name: &str, onto: Option<&str>) -> String {
+/// What was done, for people.
+pub fn done(answer: &Value, place: &Path, name: &str, onto: Option<&str>) -> String {
     if answer.get("done") != Some(&Value::Bool(true)) {
         return format!("{name} has changed nothing that is not there\n");
     }
-    let safety = snapshot::text(answer, "safety");
+    let Some(safety) = answer.get("safety").and_then(Value::as_str) else {
+        return format!("committed {name}\n");
+    };
     let mut target = shown(place);
     if let Some(onto) = onto {
         target = format!("{target}@{onto}");

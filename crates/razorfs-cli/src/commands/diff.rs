@@ -29,7 +29,8 @@ through $PAGER, or less.
 
 --json prints one object: schema (1), from and to (names of snapshots, or null for the present), \
 changes: an array, ordered by path, of change (added, removed, renamed, changed), path, from (of a \
-renamed one, else null), kind, ino, size_before and size_after (or null), differs (array of \
+renamed one, else null), path_bytes and from_bytes (only where the path has control bytes or is no \
+text), kind, ino, size_before and size_after (or null), differs (array of \
 content, mode, owner, attributes, times).
 
 Examples:
@@ -105,7 +106,7 @@ fn volume_of(place: &Path) -> Result<PathBuf> {
 }
 
 /// Asks whoever has the volume open.
-fn find(place: &Path, ends: &Ends) -> Result<Vec<Value>> {
+pub fn find(place: &Path, ends: &Ends) -> Result<Vec<Value>> {
     let mut changes = Vec::new();
     let mut gather = |some: &Value| changes.extend(some.as_array().into_iter().flatten().cloned());
     match Place::find(place)? {

@@ -20,6 +20,7 @@ pub mod mkdir;
 pub mod mount;
 pub mod receive;
 pub mod repair;
+pub mod restore;
 pub mod rm;
 pub mod rollback;
 pub mod scrub;
@@ -29,6 +30,7 @@ pub mod stat;
 pub mod stats;
 pub mod sync;
 pub mod top;
+pub mod transaction;
 pub mod umount;
 pub mod verify;
 

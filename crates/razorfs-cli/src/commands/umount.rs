@@ -18,6 +18,13 @@ pub struct Args {
     dir: PathBuf,
 }
 
+impl Args {
+    /// For other commands.
+    pub const fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     let dir = place::absolute(&args.dir)?;

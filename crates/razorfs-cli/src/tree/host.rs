@@ -28,12 +28,15 @@ use crate::failure::{Failure, Result};
 /// lead us to a file of the host, not even if it takes the place of a directory meanwhile.
 pub struct HostTree {
     root: PathBuf,
-    mount: Option<Mount>,
+    held: Option<Held>,
 }
 
-struct Mount {
+struct Held {
     root: OwnedFd,
-    volume: PathBuf,
+    /// Of what volume it is a mount, if it is one.
+    volume: Option<PathBuf>,
+    /// What symbolic links on the way to something do.
+    links: ResolveFlags,
 }
 
 /// Where something is: a path that counts as long as this lives.
@@ -54,27 +57,46 @@ impl HostTree {
     /// The tree below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        Self { root, mount: None }
+        Self { root, held: None }
     }
 
     /// The tree of `volume`, which is mounted on `dir`.
     pub fn of_mount(dir: &Path, volume: &Path) -> Result<Self> {
+        let links = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Self::held(dir, Some(volume.to_path_buf()), links)
+    }
+
+    /// The tree below a directory, in which no symbolic link is followed.
+    pub fn without_links(dir: &Path) -> Result<Self> {
+        Self::held(dir, None, NO_LINKS)
+    }
+
+    fn held(dir: &Path, volume: Option<PathBuf>, links: ResolveFlags) -> Result<Self> {
         let root = rustix::fs::open(dir, DIRECTORY, Mode::empty())
             .map_err(|e| Failure::host("use", dir, &e.into()))?;
-        let volume = volume.to_path_buf();
         Ok(Self {
             root: dir.to_path_buf(),
-            mount: Some(Mount { root, volume }),
+            held: Some(Held {
+                root,
+                volume,
+                links,
+            }),
         })
     }
 
     /// The tree below a directory of this one, out of which no symbolic link leads, either.
     pub fn below(mut self, path: &Path) -> std::io::Result<Self> {
-        if let Some(mount) = &mut self.mount {
-            mount.root = mount.open(path, DIRECTORY)?;
+        if let Some(held) = &mut self.held {
+            held.root = held.open(path, DIRECTORY)?;
         }
         self.root = self.root.join(path);
         Ok(self)
+    }
+
+    fn has_no_links(&self) -> bool {
+        self.held
+            .as_ref()
+            .is_some_and(|held| held.links == NO_LINKS)
     }
 
     fn full(&self, path: &Path) -> PathBuf {
@@ -87,14 +109,14 @@ impl HostTree {
 
     /// Where `path` is. What its last part leads to, if it is a symbolic link, is not looked at.
     fn locate(&self, path: &Path) -> std::io::Result<Located> {
-        let Some(mount) = &self.mount else {
+        let Some(held) = &self.held else {
             return locate_on_host(self.full(path));
         };
         let (parent, name) = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => (parent, name),
             _ => (Path::new(""), OsStr::new(".")),
         };
-        let dir = mount.open(parent, DIRECTORY)?;
+        let dir = held.open(parent, DIRECTORY)?;
         Ok(Located {
             path: at_descriptor(&dir).join(name),
             _dir: Some(dir),
@@ -107,6 +129,23 @@ impl HostTree {
         flags.set(OFlags::NOFOLLOW, !path.as_os_str().is_empty());
         let fd = rustix::fs::open(&*self.locate(path)?, flags, Mode::empty());
         Ok(fd?)
+    }
+
+    /// Removes an extended attribute; it is right if there is none.
+    pub fn remove_xattr(&self, path: &Path, name: &OsStr) -> Result<()> {
+        let what = "remove an extended attribute of";
+        let full = self.locate(path).map_err(|e| self.failed(what, path, e))?;
+        match rustix::fs::lremovexattr(&*full, name) {
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(()),
+            other => other.map_err(|e| self.failed(what, path, e)),
+        }
+    }
+
+    /// Makes a file or the names in a directory durable.
+    pub fn sync_one(&self, path: &Path) -> Result<()> {
+        let synced = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let synced = synced.and_then(|fd| Ok(rustix::fs::fsync(fd)?));
+        synced.map_err(|e| self.failed("sync", path, e))
     }
 
     fn failed(&self, what: &str, path: &Path, e: impl Into<std::io::Error>) -> Failure {
@@ -152,10 +191,10 @@ impl HostTree {
     }
 }
 
-impl Mount {
-    /// Opens a path in the mount, through symbolic links.
+impl Held {
+    /// Opens a path in the tree, through symbolic links where these are followed.
     fn open(&self, path: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
-        let mut inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut inside = self.links;
         let mut dir = None;
         let mut steps = steps(path).into_iter().peekable();
         while let Some(step) = steps.next() {
@@ -166,7 +205,7 @@ impl Mount {
             let from = dir.as_ref().unwrap_or(&self.root);
             dir = Some(open_inside(from, &step, flags, inside)?);
             // A later step does not begin at the root, which a link would lead back to.
-            inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            inside = NO_LINKS;
         }
         dir.ok_or_else(|| Errno::NOENT.into())
     }
@@ -234,7 +273,14 @@ fn locate_on_host(path: PathBuf) -> std::io::Result<Located> {
 /// For holding a file without opening it, be it a symbolic link.
 const HELD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+const NO_LINKS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Whether nothing is at a path, be it that there is no such directory.
+fn is_missing(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(e.kind(), NotFound | NotADirectory)
+}
 
 fn at_descriptor(fd: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
@@ -249,20 +295,22 @@ impl Tree for HostTree {
         let found = self.locate(path);
         match found.and_then(|found| std::fs::symlink_metadata(&*found)) {
             Ok(meta) => Ok(Some(from_host(&meta))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) if is_missing(&e) => Ok(None),
+            // A link is on the way, and leads nowhere in this tree.
+            Err(e) if self.has_no_links() && e.raw_os_error() == Some(libc::ELOOP) => Ok(None),
             Err(e) => Err(self.failed("find", path, e)),
         }
     }
 
     fn resolve(&self, path: &Path) -> Result<PathBuf> {
         let failed = |e: std::io::Error| self.failed("find", path, e);
-        let Some(mount) = &self.mount else {
+        let Some(held) = &self.held else {
             // Absolute paths name themselves in a tree: joining them replaces the root.
             return self.full(path).canonicalize().map_err(failed);
         };
-        let found = mount.open(path, OFlags::PATH).map_err(failed)?;
+        let found = held.open(path, OFlags::PATH).map_err(failed)?;
         let of = |fd| std::fs::read_link(at_descriptor(fd)).map_err(failed);
-        let (found, root) = (of(&found)?, of(&mount.root)?);
+        let (found, root) = (of(&found)?, of(&held.root)?);
         let inside = found.strip_prefix(root).map(Path::to_path_buf);
         inside.map_err(|e| failed(std::io::Error::other(e)))
     }
@@ -429,7 +477,7 @@ impl Tree for HostTree {
     }
 
     fn home(&self) -> Option<PathBuf> {
-        self.mount.as_ref().map(|mount| mount.volume.clone())
+        self.held.as_ref().and_then(|held| held.volume.clone())
     }
 
     fn sync(&self) -> Result<()> {

@@ -273,7 +273,7 @@ fn is_zero(piece: &[u8]) -> bool {
 }
 
 /// Reads until `buf` is full or the end.
-fn read_full(data: &mut dyn Source, buf: &mut [u8]) -> std::io::Result<usize> {
+pub fn read_full(data: &mut dyn Source, buf: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match data.read(rest) {

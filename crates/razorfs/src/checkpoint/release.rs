@@ -52,6 +52,12 @@ impl Checkpointer {
         self.core.latching(released)
     }
 
+    /// Looks at something while no snapshot is released.
+    pub fn releasing_none<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _installer = self.installer.lock();
+        look()
+    }
+
     fn release_unlatched(&self) -> Result<bool> {
         let mut installer = self.installer.lock();
         if let Some(cause) = self.core.failure() {

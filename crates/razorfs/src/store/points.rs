@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::op::{Mutation, OpType};
-use razorfs_format::timeline::{Timeline, View};
+use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch};
 
 use super::batch::OpenBatch;
+use super::commit::Waiting;
 use super::tx::OVERHEAD;
-use super::{Core, CountersAt, Journal, Version, Waiter};
+use super::{Core, CountersAt, Journal, Version, Viewing};
 use crate::marks::{self, Mark};
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
@@ -33,6 +34,8 @@ const ROOM_TRIES: u32 = 4;
 /// What is to be done.
 enum Change<'a> {
     Take(&'a [u8]),
+    /// Takes one of what the one of this number shows, be that given up.
+    Again(&'a [u8], u64),
     Drop(&'a [u8]),
     Back {
         to: &'a [u8],
@@ -126,6 +129,13 @@ impl Core {
             .map(|planned| planned.snapshot)
     }
 
+    /// Takes another snapshot of what one shows, which somebody looks at. On the disk when this
+    /// returns.
+    pub fn take_again(&self, of: &Viewing, name: &[u8]) -> Result<SnapshotMeta> {
+        self.change_points(Branch::HEAD, &Change::Again(name, of.snapshot.id))
+            .map(|planned| planned.snapshot)
+    }
+
     /// Gives a snapshot up; what only it holds is given back in the background. On the disk when
     /// this returns.
     pub fn drop_snapshot(&self, name: &[u8]) -> Result<SnapshotMeta> {
@@ -175,11 +185,11 @@ impl Core {
         let _announced = Announced::new(self);
         for _ in 0..ROOM_TRIES {
             let mut journal = self.journal();
-            let mut waiters = Vec::new();
-            let changed = self.change_locked(&mut journal, branch, change, &mut waiters);
+            let mut waiting = Waiting::default();
+            let changed = self.change_locked(&mut journal, branch, change, &mut waiting);
             drop(journal);
             let told = changed.as_ref().map(|_| true).map_err(Clone::clone);
-            super::commit::answer(waiters, &told);
+            waiting.answer(&told);
             match changed? {
                 Some(planned) => return Ok(planned),
                 None => {
@@ -197,24 +207,28 @@ impl Core {
         journal: &mut Journal,
         branch: Branch,
         change: &Change<'_>,
-        waiters: &mut Vec<Waiter>,
+        waiting: &mut Waiting,
     ) -> Result<Option<Planned>> {
         self.check_writable()?;
         // The bulk first: if the host has no room for it nothing has changed yet.
-        self.commit_locked(journal, false, waiters)?;
-        let gate = self.gate.write();
+        let gate = self.shut_without_bulk(journal, waiting)?;
         let version = self.version.load_full();
         let mut open = self.open.lock();
         let planned = self.plan(branch, change, &version, &open)?;
         let size = planned.mutations.len() + OVERHEAD;
-        if !self.limits.fits_point(open.journal_bytes + size) {
+        // What needs no pack needs no room on the host: from here on it is done, or the volume
+        // stops.
+        if !self
+            .limits
+            .fits_point(open.journal_bytes + size, open.dirty_bytes)
+        {
             return Ok(None);
         }
         open.append(OpType::Snapshot, &planned.mutations);
         open.is_used = true;
         open.journal_bytes += size;
         let mut sealed = self.seal_over(&mut open, Arc::clone(&version.active));
-        waiters.append(&mut sealed.waiters);
+        waiting.now.append(&mut sealed.waiters);
         let (cut, lsn) = (open.seq, open.first_lsn);
         if let Some((inodes, bytes)) = planned.counters {
             // The gate stays shut until it is durable; whatever goes wrong, the journal decides.
@@ -261,6 +275,13 @@ impl Core {
         match change {
             Change::Take(name) => {
                 let taken = self.taken(branch, open, name, tip);
+                plan_take(version, timeline, taken, None)
+            }
+            Change::Again(name, id) => {
+                let mut all = timeline.snapshots().iter();
+                let of = all.find(|s| s.id == *id).ok_or(Error::NotFound)?;
+                let mut taken = self.taken(of.branch, open, name, of.epoch);
+                (taken.inodes, taken.bytes) = (of.inodes, of.bytes);
                 plan_take(version, timeline, taken, None)
             }
             Change::Received { name, time, before } => {
@@ -455,46 +476,6 @@ fn check_free(version: &Version, name: &[u8]) -> Result<()> {
     match timeline.find(name).is_some() || timeline.find_fork(name).is_some() {
         true => Err(Error::Exists),
         false => Ok(()),
-    }
-}
-
-/// Somebody looks at a snapshot: until this is dropped it is not released.
-pub(crate) struct Viewing {
-    core: Arc<Core>,
-    pub snapshot: SnapshotMeta,
-}
-
-impl Viewing {
-    /// Of a snapshot that was not given up.
-    pub fn new(core: &Arc<Core>, name: &[u8]) -> Result<(Self, View)> {
-        let mut viewed = core.viewed.lock();
-        // Under the lock: whoever gives it up from here on finds it in use.
-        let timeline = Arc::clone(&core.version.load().timeline);
-        let snapshot = timeline.find(name).cloned().ok_or(Error::NotFound)?;
-        *viewed.entry(snapshot.id).or_default() += 1;
-        drop(viewed);
-        let view = timeline.view(snapshot.epoch);
-        let core = Arc::clone(core);
-        Ok((Self { core, snapshot }, view))
-    }
-}
-
-impl Drop for Viewing {
-    fn drop(&mut self) {
-        let mut viewed = self.core.viewed.lock();
-        if let Some(n) = viewed.get_mut(&self.snapshot.id) {
-            *n -= 1;
-            if *n == 0 {
-                viewed.remove(&self.snapshot.id);
-            }
-        }
-    }
-}
-
-impl Core {
-    /// Whether somebody looks at a snapshot.
-    pub fn is_viewed(&self, id: u64) -> bool {
-        self.viewed.lock().contains_key(&id)
     }
 }
 

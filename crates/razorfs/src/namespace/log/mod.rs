@@ -170,9 +170,13 @@ impl Entries<'_> {
                 true => self.paths.branches.get(&branch_of(point.id)),
                 false => self.paths.snapshots.get(&point.id).map(|s| &s.name),
             };
-            let name = point.name.clone().or_else(|| known.cloned());
+            let mut name = point.name.clone().or_else(|| known.cloned());
             if name.as_deref().is_some_and(is_hidden) {
-                continue;
+                if point.what != "rollback" {
+                    continue;
+                }
+                // To what was made for that alone: by a commit, a receive or a restore.
+                name = None;
             }
             self.entries.push(LogEntry {
                 name,
@@ -232,6 +236,14 @@ fn of_batch(paths: &Paths<'_>, batch: &Batch, all: &[Said]) -> Result<Vec<LogEnt
     for said in all.iter().filter(|said| said.is_summary()) {
         entries.files(said, "touch", &told)?;
     }
+    // What a commit or the like does in a branch that nobody sees is seen when it is gone to.
+    entries.entries.retain(|entry| {
+        let name = entry
+            .branch
+            .as_ref()
+            .and_then(|branch| branch.name.as_deref());
+        !name.is_some_and(is_hidden)
+    });
     Ok(entries.entries)
 }
 
