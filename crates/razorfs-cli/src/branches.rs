@@ -120,20 +120,34 @@ pub fn answer(volume: &Volume, path: &Path, what: &Branches) -> Result<Value> {
             Ok(json!({"name": name}))
         }
         Branches::Commit { name, onto, take } => {
-            let target = match onto {
-                Some(onto) => open(volume, path, onto)?,
-                None => volume.clone(),
-            };
-            let branch = open(volume, path, name)?;
-            let how = match take {
-                true => OnConflict::TakeBranch,
-                false => OnConflict::Refuse,
-            };
-            let done = target.commit_branch(&branch, how);
-            let done = done.map_err(|e| failed(volume, path, "commit", name, &e))?;
-            Ok(committed(&done))
+            let which = (&**name, onto.as_deref());
+            commit(volume, path, which, *take, &mut |_| ())
         }
     }
+}
+
+/// Commits a branch, to another one or to what is there now. `seen` is told the name of the
+/// snapshot of before as soon as the change can be seen.
+pub fn commit(
+    volume: &Volume,
+    path: &Path,
+    (name, onto): (&str, Option<&str>),
+    take: bool,
+    seen: &mut dyn FnMut(&str),
+) -> Result<Value> {
+    let target = match onto {
+        Some(onto) => open(volume, path, onto)?,
+        None => volume.clone(),
+    };
+    let branch = open(volume, path, name)?;
+    let how = match take {
+        true => OnConflict::TakeBranch,
+        false => OnConflict::Refuse,
+    };
+    let seen = &mut |safety: &razorfs::Snapshot| seen(&safety.name);
+    let done = target.commit_branch_telling(&branch, how, seen);
+    let done = done.map_err(|e| failed(volume, path, "commit", name, &e))?;
+    Ok(committed(&done))
 }
 
 fn committed(done: &Committed) -> Value {

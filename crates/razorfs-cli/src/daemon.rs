@@ -245,6 +245,7 @@ fn mounted(
         true => {
             let mut left = std::mem::take(&mut beginning.mounts).into_iter();
             left.try_for_each(|held| mounts.go_on(held))?;
+            opened.volume.all_have_come();
         }
     }
     hand_over(opened, &mounts, listener.as_ref()).inspect_err(|_| {

@@ -134,6 +134,7 @@ impl Desk {
     fn receive(&self, options: ReceiveOptions, stream: &mut UnixStream) -> Result<Value> {
         let (mounts, path) = (&self.mounts, &self.mounts.path);
         let input = socket::take(stream)?;
+        let _going = mounts.goes_back()?;
         let received = streams::receive_for(&mounts.volume, path, options, input, stream)?;
         let name = &received.snapshot.name;
         tracing::info!(name, bytes = received.bytes, "a stream was received");
@@ -150,13 +151,16 @@ impl Desk {
         let (mounts, path) = (&self.mounts, &self.mounts.path);
         let answer = || branches::answer(&mounts.volume, path, what);
         match what {
-            Branches::Commit { name, onto, .. } => mounts.changing(|| {
+            Branches::Commit { name, onto, take } => {
                 let target = match onto {
                     Some(onto) => Shows::Branch(onto.clone()),
                     None => Shows::Head,
                 };
-                mounts.roll_back(&target, &format!("the branch {name}"), answer)
-            }),
+                mounts.commit(&target, &format!("the branch {name}"), |seen| {
+                    let onto = onto.as_deref();
+                    branches::commit(&mounts.volume, path, (name, onto), *take, seen)
+                })
+            }
             Branches::Delete(name) => {
                 mounts.changing(|| match mounts.dir_of(&Shows::Branch(name.clone())) {
                     Some(dir) => Err(points::is_mounted(path, "branch", name, &dir)),
@@ -182,7 +186,7 @@ impl Desk {
         let answer = || points::answer_for(&mounts.volume, path, &shows, points);
         match points {
             Points::List => answer(),
-            Points::Create(_) => mounts.changing(|| {
+            Points::Create(_) | Points::Past(..) => mounts.changing(|| {
                 let done = answer()?;
                 mounts.snapshot_changed(text(&done, "name"));
                 Ok(done)
@@ -196,6 +200,7 @@ impl Desk {
                 Ok(done)
             }),
             Points::Rollback(to) => mounts.changing(|| mounts.roll_back(&shows, to, answer)),
+            Points::Restore(_) => mounts.changing(|| mounts.roll_back(&shows, "a moment", answer)),
         }
     }
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use razorfs::{Atime, Volume};
+use razorfs::{
+    Atime, BEFORE_COMMIT, BEFORE_RECEIVE, BEFORE_RESTORE, BEFORE_ROLLBACK, Snapshot, Volume,
+};
 use razorfs_fuse::{Notifier, Statistics, TransportChoice, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
 
@@ -125,6 +127,27 @@ pub struct Mounts {
     /// Held while the snapshots change and whoever shows them is told, and while a mount comes:
     /// nobody is missed, and what is about to be mounted is not deleted.
     changing: Mutex<()>,
+    /// Held by who commits a branch, which may take long: one after the other does.
+    committing: Mutex<()>,
+    /// How many do something now that the next daemon has to tell the kernel of, if this one dies.
+    going_back: Mutex<usize>,
+}
+
+/// While there is one, a daemon that goes on for this one tells the kernel of what may have
+/// changed.
+pub struct GoingBack<'a>(&'a Mounts);
+
+impl Drop for GoingBack<'_> {
+    fn drop(&mut self) {
+        let mut n = locked(&self.0.going_back);
+        *n -= 1;
+        if *n == 0
+            && let Some(Err(e)) = self.0.keeper().map(|keeper| keeper.rolls_back(false))
+        {
+            // Another daemon would tell the kernel more than is needed.
+            tracing::warn!("the keeper cannot be told of the end of a rollback: {e}");
+        }
+    }
 }
 
 #[derive(Default)]
@@ -158,6 +181,8 @@ impl Mounts {
             ended: Arc::new(ended),
             all: Mutex::default(),
             changing: Mutex::default(),
+            committing: Mutex::default(),
+            going_back: Mutex::default(),
         }
     }
 
@@ -400,43 +425,80 @@ impl Mounts {
         to: &str,
         back: impl FnOnce() -> Result<Value>,
     ) -> Result<Value> {
-        let keeper = self.keeper();
-        let tell = |yes| {
-            keeper
-                .as_ref()
-                .map_or(Ok(()), |keeper| keeper.rolls_back(yes))
-        };
-        tell(true).map_err(|e| no_keeper(&e))?;
-        let done = back();
-        if let Ok(done) = &done {
-            // Without one nothing was changed.
-            let safety = done.get("safety").and_then(Value::as_str);
-            if let Some(safety) = safety {
-                tracing::info!(of = shows.text(), to, safety, "it goes on from there");
-                self.rolled_back(shows, safety);
-                self.snapshot_changed(safety);
-            }
+        let _going = self.goes_back()?;
+        let done = back()?;
+        // Without one nothing was changed.
+        if let Some(safety) = done.get("safety").and_then(Value::as_str) {
+            self.goes_on_from(shows, to, safety);
         }
-        if let Err(e) = tell(false) {
-            // Another daemon would tell the kernel more than is needed.
-            tracing::warn!("the keeper cannot be told of the end of a rollback: {e}");
-        }
-        done
+        Ok(done)
     }
 
-    /// A daemon that has died may have gone back without telling the kernel. Then it was by the
-    /// newest rollback; if not, the kernel forgets more than it would have to.
+    /// The same by what may take long, and keeps nobody else waiting: `work` calls what it is given
+    /// with the name of the snapshot of before as soon as the change can be seen.
+    pub fn commit(
+        &self,
+        shows: &Shows,
+        from: &str,
+        work: impl FnOnce(&mut dyn FnMut(&str)) -> Result<Value>,
+    ) -> Result<Value> {
+        let _one = locked(&self.committing);
+        let _going = self.goes_back()?;
+        work(&mut |safety| self.changing(|| self.goes_on_from(shows, from, safety)))
+    }
+
+    /// What is shown may become another until the answer is dropped. If this process dies in
+    /// between, the next tells the kernel.
+    pub fn goes_back(&self) -> Result<GoingBack<'_>> {
+        let mut n = locked(&self.going_back);
+        if *n == 0
+            && let Some(keeper) = self.keeper()
+        {
+            keeper.rolls_back(true).map_err(|e| no_keeper(&e))?;
+        }
+        *n += 1;
+        Ok(GoingBack(self))
+    }
+
+    fn goes_on_from(&self, shows: &Shows, from: &str, safety: &str) {
+        tracing::info!(of = shows.text(), from, safety, "it goes on from there");
+        self.rolled_back(shows, safety);
+        self.snapshot_changed(safety);
+    }
+
+    /// A daemon that has died may have gone back, or received a stream, without telling the kernel.
+    /// Then it was by the newest rollback of some branch, or the newest snapshot was received; if
+    /// not, the kernel forgets more than it would have to.
     pub fn tell_of_newest_rollback(&self) {
-        let snapshots = self.volume.snapshots().into_iter().rev();
-        let is_safety = |name: &str| {
-            name.starts_with(razorfs::BEFORE_ROLLBACK) || name.starts_with(razorfs::BEFORE_COMMIT)
-        };
-        let mut safe = snapshots.filter(|s| is_safety(&s.name));
-        if let Some(safety) = safe.next() {
-            tracing::warn!(safety = safety.name, "a daemon may have died in a rollback");
-            let branches = self.volume.branches();
-            let mut of = branches.into_iter().filter(|b| b.id == safety.branch);
-            let shows = of.next().map_or(Shows::Head, |b| Shows::Branch(b.name));
+        tracing::warn!("a daemon may have died in a rollback");
+        let snapshots = self.volume.snapshots();
+        let of_head = |s: &&Snapshot| s.branch == 0;
+        if let Some(newest) = snapshots.iter().rev().find(of_head) {
+            self.is_another(&Shows::Head, self.volume.before_snapshot(newest));
+            self.snapshot_changed(&newest.name);
+        }
+        let before = [
+            BEFORE_ROLLBACK,
+            BEFORE_COMMIT,
+            BEFORE_RECEIVE,
+            BEFORE_RESTORE,
+        ];
+        let is_safety = |s: &&Snapshot| before.iter().any(|before| s.name.starts_with(before));
+        // Of each branch: one may be committed to while another goes back.
+        let newest: BTreeMap<u32, &Snapshot> = snapshots
+            .iter()
+            .filter(is_safety)
+            .map(|s| (s.branch, s))
+            .collect();
+        let branches = self.volume.branches();
+        for (branch, safety) in newest {
+            let mut of = branches.iter().filter(|b| b.id == branch);
+            let shows = match (branch, of.next()) {
+                (0, _) => Shows::Head,
+                (_, Some(branch)) => Shows::Branch(branch.name.clone()),
+                // It has gone, and nobody shows it.
+                (_, None) => continue,
+            };
             self.rolled_back(&shows, &safety.name);
             self.snapshot_changed(&safety.name);
         }
@@ -483,3 +545,7 @@ impl Mounts {
 fn no_keeper(e: &std::io::Error) -> Failure {
     Failure::new(format!("cannot talk to the keeper: {e}")).code(COULD_NOT_RUN)
 }
+
+#[cfg(test)]
+#[path = "mounts_tests.rs"]
+mod tests;

@@ -25,7 +25,7 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
         Points::Create(name) => {
             let taken = match name {
                 Some(name) => take(volume, path, name)?,
-                None => take_now(volume, path)?,
+                None => named_by_time(volume, path, &|name| volume.snapshot(name))?,
             };
             Ok(json!({"name": taken.name}))
         }
@@ -39,13 +39,34 @@ pub fn answer(volume: &Volume, path: &Path, points: &Points) -> Result<Value> {
             let safety = safety.map_err(|e| failed(volume, path, "go back to", name, &e))?;
             Ok(json!({"name": name, "safety": safety.name}))
         }
+        Points::Past(name, when) => {
+            durable(volume, path)?;
+            let taken = match name {
+                Some(name) => volume
+                    .snapshot_at(name, *when)
+                    .map_err(|e| failed(volume, path, "take", name, &e))?,
+                None => named_by_time(volume, path, &|name| volume.snapshot_at(name, *when))?,
+            };
+            Ok(json!({"name": taken.name}))
+        }
+        Points::Restore(when) => {
+            durable(volume, path)?;
+            let safety = volume.restore(*when);
+            let safety = safety.map_err(|e| Failure::engine("restore", path, &e))?;
+            Ok(json!({"safety": safety.name}))
+        }
     }
+}
+
+/// Only what is durable is a moment of the past.
+fn durable(volume: &Volume, path: &Path) -> Result<()> {
+    let synced = volume.sync();
+    synced.map_err(|e| Failure::engine("write what was done until now in", path, &e))
 }
 
 /// The same, of a branch or of what is there now.
 pub fn answer_for(volume: &Volume, path: &Path, shows: &Shows, points: &Points) -> Result<Value> {
-    let needs_present = matches!(points, Points::Create(_) | Points::Rollback(_));
-    if !needs_present {
+    if !points.needs_present() {
         return answer(volume, path, points);
     }
     if shows.is_fixed() {
@@ -89,19 +110,23 @@ fn take(volume: &Volume, path: &Path, name: &str) -> Result<Snapshot> {
     taken.map_err(|e| failed(volume, path, "take", name, &e))
 }
 
-/// Takes one whose name says when.
-fn take_now(volume: &Volume, path: &Path) -> Result<Snapshot> {
+/// Takes one whose name says when that was done.
+fn named_by_time(
+    volume: &Volume,
+    path: &Path,
+    take: &dyn Fn(&str) -> razorfs::Result<Snapshot>,
+) -> Result<Snapshot> {
     let now = crate::env().now() / 1_000_000_000;
     let stamp = clock::stamp(i64::try_from(now).unwrap_or(i64::MAX));
     let mut name = stamp.clone();
     // Several within a second are told apart by a number.
     for n in 2..1000 {
-        match volume.snapshot(&name) {
+        match take(&name) {
             Err(Error::Exists) => name = format!("{stamp}-{n}"),
             other => return other.map_err(|e| failed(volume, path, "take", &name, &e)),
         }
     }
-    take(volume, path, &name)
+    take(&name).map_err(|e| failed(volume, path, "take", &name, &e))
 }
 
 fn list(volume: &Volume, path: &Path) -> Result<Value> {

@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use razorfs::ReceiveOptions;
+use razorfs::{ReceiveOptions, When};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -87,6 +87,10 @@ pub enum Points {
     Delete(String),
     /// Goes back to one.
     Rollback(String),
+    /// Takes one of what was at a moment, under such a name.
+    Past(Option<String>, When),
+    /// Goes back to a moment.
+    Restore(When),
 }
 
 impl Points {
@@ -96,15 +100,49 @@ impl Points {
             Self::Create(name) => ("create", name.as_deref()),
             Self::Delete(name) => ("delete", Some(name.as_str())),
             Self::Rollback(name) => ("rollback", Some(name.as_str())),
+            Self::Past(name, _) => ("past", name.as_deref()),
+            Self::Restore(_) => ("restore", None),
+        };
+        let (lsn, time) = match self.when() {
+            Some(When::Lsn(lsn)) => (Some(lsn), None),
+            Some(When::Time(time)) => (None, Some(time)),
+            _ => (None, None),
         };
         json!({
             "v": VERSION, "request": "snapshots", "do": word, "name": name, "of": of,
+            "lsn": lsn, "time": time,
         })
+    }
+
+    /// The moment that it is about.
+    fn when(&self) -> Option<When> {
+        match self {
+            Self::Past(_, when) | Self::Restore(when) => Some(*when),
+            Self::List | Self::Create(_) | Self::Delete(_) | Self::Rollback(_) => None,
+        }
+    }
+
+    /// Whether it is about what is there now, of the volume or of a branch.
+    pub fn needs_present(&self) -> bool {
+        !matches!(self, Self::List | Self::Delete(_))
     }
 
     fn from_json(value: &Value) -> std::result::Result<Self, String> {
         let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
         let word = value.get("do").and_then(Value::as_str);
+        let number = |key: &str| value.get(key).and_then(Value::as_u64);
+        let when = match (number("lsn"), number("time")) {
+            (Some(lsn), None) => Some(When::Lsn(lsn)),
+            (None, Some(time)) => Some(When::Time(time)),
+            _ => None,
+        };
+        if let Some(when) = when {
+            match word {
+                Some("past") => return Ok(Self::Past(name, when)),
+                Some("restore") => return Ok(Self::Restore(when)),
+                _ => {}
+            }
+        }
         match (word.unwrap_or_default(), name) {
             ("list", _) => Ok(Self::List),
             ("create", name) => Ok(Self::Create(name)),

@@ -19,6 +19,7 @@ mod log;
 mod mounts;
 mod onto_host;
 mod prototype;
+mod restore;
 mod snapshots;
 mod snapshots_live;
 mod streams;

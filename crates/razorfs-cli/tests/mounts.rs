@@ -460,11 +460,12 @@ fn twenty_snapshots_are_mounted_at_once_and_what_they_took_comes_back() {
     for _ in 0..4 {
         round();
     }
-    wait_until("the threads are gone", || {
-        size_of(mount.pid()).0 <= before.0
+    // What the allocator keeps goes back to the host once the daemon has nothing to do.
+    let most = before.1.max(once.1) + 8 * 1024;
+    wait_until("the threads and the memory are gone", || {
+        let often = size_of(mount.pid());
+        often.0 <= before.0 && often.1 < most
     });
-    let often = size_of(mount.pid());
-    assert!(often.1 < once.1 + 8 * 1024, "{before:?} {once:?} {often:?}");
     mount.umount();
     mount.verify();
 }

@@ -57,6 +57,38 @@ fn names_in_the_root_of_a_mount_go_back_like_all_others() {
     mount.verify();
 }
 
+/// It was empty, and nothing could be made in it: Linux lets nobody into a directory again that it
+/// has seen removed, as long as somebody holds it.
+#[test]
+fn a_directory_that_was_removed_under_a_program_comes_back_with_what_is_in_it() {
+    let mount = Mount::with(&[]);
+    let place = mount.dir.to_str().unwrap();
+    let dir = mount.dir.join("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "there").unwrap();
+    ok(["snapshot", "create", place, "then"]);
+    for round in 0..3 {
+        let mut held = fs::File::open(dir.join("file")).unwrap();
+        let stands_in = fs::File::open(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        ok(["rollback", place, "then"]);
+        let names: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["file"], "round {round}");
+        assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "there");
+        fs::write(dir.join("new"), "made").unwrap();
+        let mut text = String::new();
+        held.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "there");
+        drop((held, stands_in));
+        assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "made");
+    }
+    mount.umount();
+    mount.verify();
+}
+
 fn goes_back(mount: &Mount, dir: &Path) {
     let place = mount.dir.to_str().unwrap();
     let (a, b) = (dir.join("a"), dir.join("b"));

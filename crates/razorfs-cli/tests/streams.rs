@@ -1,6 +1,7 @@
 //! Streams of snapshots, by the commands: between volumes that are mounted and such that are not.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -173,4 +174,54 @@ fn what_is_no_stream_makes_no_volume() {
     assert!(line.contains("there is no such snapshot"), "{line}");
     let line = fails(1, ["send", name, "--resume", "rzt1-00"]);
     assert!(line.contains("no token"), "{line}");
+}
+
+/// The next daemon knew nothing of it, and the kernel went on to show what had been there.
+#[test]
+fn a_stream_at_the_end_of_which_the_daemon_dies_is_seen_by_programs() {
+    let (from, to, room) = (Mount::with(&[]), Mount::with(&[]), room());
+    let path = |name: &str| -> PathBuf { room.path().join(name) };
+    let (place, target) = (from.dir.to_str().unwrap(), to.volume.to_str().unwrap());
+    for name in ["one", "two"] {
+        let _ = fs::remove_file(from.dir.join("two"));
+        fs::write(from.dir.join(name), name).unwrap();
+        fs::write(from.dir.join("both"), name.repeat(name.len())).unwrap();
+        ok(["snapshot", "create", place, name]);
+    }
+    send(&[&format!("{place}@one")], &path("one"));
+    send(&[&format!("{place}@two"), "--from", "one"], &path("two"));
+    assert!(receive(target, &[], &path("one")).status.success());
+    if !to.again_patiently() {
+        return;
+    }
+    let names = |dir: &Path| fs::read_dir(dir).unwrap().count();
+    let mut happened = 0;
+    for n in 0..24u64 {
+        assert_eq!((names(&to.dir), to.dir.join("two").exists()), (2, false));
+        let pid = to.pid();
+        let mut come = Command::new(RAZORFS);
+        come.args(["receive", "-q", target]).process_group(0);
+        come.stdin(File::open(path("two")).unwrap());
+        come.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut come = come.spawn().unwrap();
+        // At any moment of it.
+        std::thread::sleep(std::time::Duration::from_millis(5 + n * 7 % 80));
+        to.kill_daemon(pid);
+        come.wait().unwrap();
+        // What is there as the daemon has it, and not the kernel.
+        let is_two = ok(["snapshot", "list", target]).contains("two");
+        let both = fs::read_to_string(to.dir.join("both")).unwrap();
+        assert_eq!(both.starts_with("two"), is_two, "{both}");
+        assert_eq!(to.dir.join("two").exists(), is_two);
+        assert_eq!(names(&to.dir), if is_two { 3 } else { 2 });
+        if is_two {
+            ok(["rollback", target, "one"]);
+            ok(["snapshot", "delete", target, "two"]);
+            happened += 1;
+        }
+    }
+    assert!(happened > 0, "nothing was received");
+    to.umount();
+    to.verify();
+    from.umount();
 }

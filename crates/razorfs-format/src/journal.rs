@@ -45,7 +45,6 @@
 //! | 48 | 8 | wall clock, nanoseconds since 1970 |
 //! | 56 | 4 | CRC of the payload, seeded with (vid, jid, batch number) |
 //! | 60 | 4 | CRC of bytes 0 to 60, seeded likewise |
-
 //!
 //! The 16 bytes of a **link** are SipHash-2-4 with 128 bits, keyed with (vid, 0), of the link of
 //! the batch before (zeros where that is not known), then of batch number, number of the first

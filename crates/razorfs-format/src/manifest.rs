@@ -23,7 +23,7 @@
 //! | 4 BRANCHES | each: `id v | parent v | epoch v | name bytes` |
 //! | 5 SNAPSHOTS | each: `id v | branch v | epoch v | flags u8 | time u64 | inodes v | bytes u128 | name bytes`; flag 1: it was given up, and what only it holds is not released yet |
 //! | 6 LINES | each: `first v | last v | line v | parent v` ([`crate::timeline`]); only where the volume was rolled back |
-//! | 7 FORKS | `number of the next branch v`, then each: `id v | parent v | epoch v | time u64 | inodes v | bytes u128 | name bytes | line v | base v` ([`crate::timeline::Fork`]); only where there ever was a branch |
+//! | 7 FORKS | `number of the next branch v`, then each: `id v | parent v | epoch v | time u64 | inodes v | bytes u128 | name bytes | line v | base v` ([`crate::timeline::Fork`]), no two of one name; only where there ever was a branch |
 //! | 2³¹ SIZES | `bytes u128`; only where `bytes` of COUNTERS is all ones, because the sum needs more than 64 bits |
 
 use std::collections::BTreeSet;

@@ -20,7 +20,7 @@
 //! Source: the births and kill times of blocks are those of ZFS's dead lists (Bonwick and others),
 //! kept by the epoch of the kill, so that giving up a snapshot moves no list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{Branch, Epoch};
@@ -145,6 +145,8 @@ pub struct Timeline {
     /// The points of each line: (line, epoch), ordered.
     points: Vec<(u64, Epoch)>,
     forks: Forks,
+    /// The lines of the branches: asked for with every version of a record.
+    open: BTreeSet<u64>,
 }
 
 impl Default for Timeline {
@@ -210,6 +212,7 @@ impl Timeline {
             spans,
             points: Vec::new(),
             forks: Forks::default(),
+            open: BTreeSet::new(),
         };
         timeline.find_points();
         timeline
@@ -513,6 +516,8 @@ impl Timeline {
         }
         for fork in self.forks.list.iter_mut().filter(|f| f.line == child) {
             (fork.line, fork.base) = (to.line, to.parent);
+            self.open.remove(&child);
+            self.open.insert(to.line);
         }
     }
 

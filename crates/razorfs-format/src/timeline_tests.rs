@@ -505,3 +505,64 @@ fn very_many_snapshots_are_released_in_one_go() {
     }
     assert!(timeline.is_trivial());
 }
+
+/// With branches, each after something that the head has written; some have an epoch of their own.
+fn forked(names: &[&[u8]]) -> Timeline {
+    let mut timeline = Timeline::default();
+    for (n, name) in names.iter().enumerate() {
+        let at = 10 * n as u64 + 1;
+        timeline.add(snapshot(n as u64 + 1, at));
+        let meta = ForkMeta {
+            id: timeline.forks().next,
+            parent: Branch::HEAD,
+            epoch: Epoch(at),
+            time: 0,
+            inodes: 0,
+            bytes: 0,
+            name: (*name).into(),
+        };
+        let id = meta.id;
+        assert!(timeline.fork(meta));
+        if n % 3 > 0 {
+            assert!(timeline.begin(id, Epoch(at + 2)));
+            assert!(timeline.begin(id, Epoch(at + 3 * n as u64)));
+        }
+    }
+    timeline
+}
+
+/// Which of them a name stood for was a matter of luck.
+#[test]
+fn branches_of_one_name_are_refused() {
+    let timeline = forked(&[b"a", b"b"]);
+    let snapshots = || timeline.snapshots().iter().map(|s| SnapshotMeta::clone(s));
+    let with = |name: &[u8]| {
+        let mut forks = timeline.forks().clone();
+        let last = forks.list.last_mut().unwrap();
+        std::sync::Arc::make_mut(&mut last.meta).name = name.into();
+        Timeline::with_forks(snapshots().collect(), timeline.spans().to_vec(), forks)
+    };
+    assert!(with(b"c").is_ok());
+    assert_eq!(with(b"a"), Err("a name for each branch"));
+}
+
+/// It took the square of their number, of which an image may have very many.
+#[test]
+fn all_branches_end_at_once_as_they_would_one_by_one() {
+    let (mut at_once, names) = (forked(&[b"a", b"b", b"c", b"d", b"e"]), 100..);
+    let mut one_by_one = at_once.clone();
+    let taken = |meta: &ForkMeta, epoch: Epoch, id| SnapshotMeta {
+        branch: meta.id,
+        ..snapshot(id, epoch.0)
+    };
+    for (fork, id) in one_by_one.forks().list.clone().iter().zip(names.clone()) {
+        let newest = one_by_one.newest_of(fork.meta.id).unwrap();
+        one_by_one.add(taken(&fork.meta, newest, id));
+        one_by_one.prune(fork.meta.id);
+    }
+    let mut names = names.into_iter();
+    at_once.prune_all(|meta, epoch| taken(meta, epoch, names.next().unwrap()));
+    assert_eq!(at_once, one_by_one);
+    assert_eq!(at_once.forks().list, []);
+    assert_eq!(at_once.snapshots().len(), 10);
+}

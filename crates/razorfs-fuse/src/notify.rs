@@ -62,6 +62,12 @@ impl Notifier {
 }
 
 impl Changed<'_> {
+    /// A directory is there again that the kernel has seen removed. It never lets anybody into that
+    /// one again (Linux: `S_DEAD`), so that it is another one from now on.
+    pub fn returned(&self, dir: Ino) {
+        self.0.underway.returned(dir);
+    }
+
     /// Attributes and cached pages of the inode are out of date.
     pub fn inode(&self, ino: Ino) -> io::Result<()> {
         let mut body = Vec::with_capacity(24);

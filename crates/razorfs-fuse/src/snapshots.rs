@@ -174,6 +174,9 @@ pub fn forget_stale(volume: &Volume, before: &Volume, notifier: &Notifier) -> Re
             tracing::debug!(error = %e, "the kernel could not be told of a change");
         }
     };
+    for dir in &stale.returned {
+        kernel.returned(*dir);
+    }
     for (dir, name) in &stale.names {
         told(kernel.name(*dir, name));
     }

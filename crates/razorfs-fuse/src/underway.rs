@@ -4,14 +4,21 @@
 //! that had looked at the volume before the change. So whoever tells it first waits for all of
 //! these, and there is no request that this would not hold for.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use razorfs::Ino;
 
-/// The requests that are being carried out.
+/// The requests that are being carried out, and what their answers have to say of the past.
 pub(crate) struct Underway {
     /// Each request of the present has a sender; the receiver sees when the last one is gone.
     present: Mutex<(Sender<()>, Receiver<()>)>,
+    /// Directories that have come back after the kernel had seen them removed, and how often that
+    /// was: one for each that it held then.
+    returned: RwLock<HashMap<Ino, u64>>,
+    has_returned: AtomicBool,
     /// Is called by who is about to wait.
     #[cfg(test)]
     pub(crate) waits: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -34,6 +41,8 @@ impl Default for Underway {
     fn default() -> Self {
         Self {
             present: Mutex::new(channel()),
+            returned: RwLock::default(),
+            has_returned: AtomicBool::new(false),
             #[cfg(test)]
             waits: Mutex::default(),
         }
@@ -41,6 +50,21 @@ impl Default for Underway {
 }
 
 impl Underway {
+    /// A directory is another one to the kernel from now on.
+    pub(crate) fn returned(&self, dir: Ino) {
+        *self.returned.write().entry(dir).or_default() += 1;
+        self.has_returned.store(true, Ordering::Release);
+    }
+
+    /// What tells an inode from one that had its number before: numbers are never used again but by
+    /// what has come back.
+    pub(crate) fn generation(&self, ino: Ino) -> u64 {
+        if !self.has_returned.load(Ordering::Acquire) {
+            return 0;
+        }
+        self.returned.read().get(&ino).copied().unwrap_or(0)
+    }
+
     /// A request comes, and nothing was looked at for it yet.
     pub(crate) fn begin(&self) -> Unanswered {
         Unanswered {

@@ -51,6 +51,9 @@ pub struct EngineMachine {
     alone: bool,
     /// What outlives the process, where processes die.
     redo: Option<Arc<Ram>>,
+    /// The volume was not made here: it may have been damaged, and repaired, which its log does not
+    /// tell.
+    is_found: bool,
 }
 
 impl EngineMachine {
@@ -70,6 +73,7 @@ impl EngineMachine {
             wound: Wound::default(),
             alone: false,
             redo: None,
+            is_found: false,
         }
     }
 
@@ -106,6 +110,7 @@ impl EngineMachine {
     pub fn with_image(setup: Setup, image: &Image) -> Self {
         let mut machine = Self::new(setup, None);
         machine.disk = SimDisk::from_image(image);
+        machine.is_found = true;
         machine
     }
 
@@ -205,6 +210,7 @@ impl Machine for EngineMachine {
         }
         // What is done again after a death is durable a little later.
         if self.redo.is_none()
+            && !self.is_found
             && let Some(wrong) = logged::check(&volume)
         {
             return Err(Error::Failed(wrong.into()));

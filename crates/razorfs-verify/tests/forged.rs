@@ -83,7 +83,7 @@ fn forge(refs: &[PackRef]) -> Image {
     put_batch(&mut image, 2, 2, &payload, |h| h.n_ops = n_ops);
     edit_superblock(&mut image, |s| {
         s.end = BatchSeq(2);
-        s.features.incompat = SHARED_FRAMES;
+        s.features.incompat |= SHARED_FRAMES;
     });
     image
 }

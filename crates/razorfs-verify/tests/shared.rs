@@ -15,7 +15,7 @@ use razorfs_disk::{Dir, Name};
 use razorfs_format::key::Tag;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Manifest;
-use razorfs_format::superblock::{SHARED_FRAMES, SLOT, Superblock};
+use razorfs_format::superblock::{LINKED_BATCHES, SHARED_FRAMES, SLOT, Superblock};
 use razorfs_verify::FindingKind as K;
 use std::sync::Arc;
 
@@ -213,14 +213,14 @@ fn the_first_sharing_marks_both_generations() {
     v.write(f, 0, &[7; 60_000]).unwrap();
     v.step(Step::Checkpoint).unwrap();
     let bits = incompat;
-    assert_eq!(bits(&disk), [0; 4]);
+    assert_eq!(bits(&disk), [LINKED_BATCHES; 4]);
     // What is only written, or too short to be shared, needs no newer version.
     let g = create_file(&v, "g");
     v.copy_range(f, 0, g, 0, 100).unwrap();
     v.step(Step::Checkpoint).unwrap();
-    assert_eq!(bits(&disk), [0; 4]);
+    assert_eq!(bits(&disk), [LINKED_BATCHES; 4]);
     v.copy_range(f, 0, g, 0, 50_000).unwrap();
-    assert_eq!(bits(&disk), [SHARED_FRAMES; 4]);
+    assert_eq!(bits(&disk), [SHARED_FRAMES | LINKED_BATCHES; 4]);
 }
 
 /// Which frames died before the volume was opened stands nowhere; they are found again by asking
@@ -351,7 +351,11 @@ fn what_was_not_allowed_leaves_the_volume_as_it_was() {
             v.set_attributes(Ino::ROOT, &set).unwrap();
             v.step(Step::Checkpoint).unwrap();
         }
-        assert_eq!(incompat(&disk), [bits; 4], "write {after} failed");
+        assert_eq!(
+            incompat(&disk),
+            [bits | LINKED_BATCHES; 4],
+            "write {after} failed"
+        );
         assert_eq!(numbers(&check_disk(&disk, 3)), []);
     }
     // Then it is, and only now anything is shared.

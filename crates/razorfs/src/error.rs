@@ -25,6 +25,15 @@ pub enum Error {
     /// EBUSY: somebody has the branch open.
     #[error("the branch is in use; unmount it, or close it")]
     BranchInUse,
+    /// ENODATA: what the volume was at a moment is not known any more, with why and what to do.
+    #[error("{0}")]
+    NoMoment(Arc<str>),
+    /// ENODATA: data of a moment of the past that were overwritten since.
+    #[error(
+        "what it had then was overwritten since, and no snapshot held it; choose a moment nearer \
+         to a snapshot, or `razorfs verify` if it should be there"
+    )]
+    Overwritten,
     /// EEXIST.
     #[error("it exists already")]
     Exists,
@@ -123,7 +132,7 @@ impl Error {
     /// reach, as if too many files were open.
     pub(crate) fn is_loss(&self) -> bool {
         match self {
-            Self::Corrupt(_) => true,
+            Self::Corrupt(_) | Self::Overwritten => true,
             Self::Disk(e) => e.op == DiskOp::Read || e.is_not_found(),
             _ => false,
         }
@@ -148,7 +157,7 @@ impl Error {
             Self::LimitReached => libc::EDQUOT,
             Self::ReadOnly(_) => libc::EROFS,
             Self::NotPermitted(_) => libc::EPERM,
-            Self::NoAttribute => libc::ENODATA,
+            Self::NoAttribute | Self::NoMoment(_) | Self::Overwritten => libc::ENODATA,
             Self::BufferTooSmall => libc::ERANGE,
             Self::AttributeTooLarge => libc::E2BIG,
             Self::BranchInUse => libc::EBUSY,

@@ -34,12 +34,14 @@ pub use razorfs_format::Ino;
 pub use razorfs_format::record::{FileKind, Inode, Time, inode_flags};
 
 pub use library::{
-    BEFORE_COMMIT, BEFORE_ROLLBACK, Branch, Committed, Conflict, Dir, File, Incoming, OnConflict,
-    ReceiveOptions, Received, SendOptions, Sent, Snapshot, Token, Transaction,
+    BEFORE_COMMIT, BEFORE_RECEIVE, BEFORE_RESTORE, BEFORE_ROLLBACK, Branch, Committed, Conflict,
+    Dir, File, Incoming, OnConflict, ReceiveOptions, Received, SendOptions, Sent, Snapshot, Token,
+    Transaction,
 };
 pub use options::{Atime, Compression, CreateOptions, Durability, Geometry, Options};
 pub use report::{
     Info, RecoverySummary, ScrubFinding, ScrubPass, ScrubState, ScrubStatus, Stats, Step,
 };
+pub use store::{Reached, When};
 pub use types::*;
 pub use volume::Volume;

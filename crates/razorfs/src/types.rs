@@ -258,4 +258,6 @@ pub struct Stale {
     pub names: Vec<(Ino, Box<[u8]>)>,
     /// Inodes of which something is another.
     pub inodes: Vec<Ino>,
+    /// Directories of these that somebody holds who has seen them removed.
+    pub returned: Vec<Ino>,
 }

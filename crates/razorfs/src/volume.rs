@@ -358,6 +358,13 @@ impl Volume {
         self.inner.somebody_comes();
     }
 
+    /// All of them have come ([`Volume::somebody_comes`]) who go on from before, here or to
+    /// branches that are open: nobody holds anything in what is opened from here on, or here if
+    /// none came.
+    pub fn all_have_come(&self) {
+        self.inner.all_have_come();
+    }
+
     /// They hold nothing any more. Without that, what a volume that is closed has in
     /// [`Options::redo`] stays for whoever goes on for them.
     pub fn nobody_is_left(&self) {

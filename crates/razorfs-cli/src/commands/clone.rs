@@ -80,7 +80,8 @@ pub fn run(args: &Args) -> Result<u8> {
     deleted.map(|_| 0)
 }
 
-fn copy(from: &Spot, volume: &Path, quiet: bool) -> Result<()> {
+/// Copies what is there into a new volume.
+pub fn copy(from: &Spot, volume: &Path, quiet: bool) -> Result<()> {
     let source = Opened::open(from, false)?;
     let outcome = copy_from(&source, volume, quiet);
     source.close()?;

@@ -31,9 +31,10 @@ now. A file is whole at any moment, and if it is interrupted another run does th
 --since it is what was changed since that snapshot, such as one that was taken of the branch at \
 the last time.
 
-If both have changed the same file or name, these are listed, nothing is done, and the exit code \
-is 1. Then either change one of the two, or say --on-conflict branch: the volume becomes what the \
-branch is, and what was changed in the volume meanwhile is in the snapshot only.
+If both have changed the same file or name, or data of the branch is damaged, these are listed, \
+nothing is done, and the exit code is 1. That a file was read is no change. Then either change \
+one of the two, or say --on-conflict branch: the volume becomes what the branch is, and what was \
+changed in the volume meanwhile is in the snapshot only.
 
 --json prints one object: schema (1), done (boolean), safety (the snapshot of before, or null), \
 conflicts (array of path and why). \

@@ -35,6 +35,18 @@ pub struct Args {
     quiet: bool,
 }
 
+/// Copies one thing with all that is in it and all attributes, to a new name.
+pub fn copy(source: PathBuf, target: PathBuf, quiet: bool) -> Result<()> {
+    let args = Args {
+        sources: vec![source],
+        target,
+        recursive: true,
+        preserve: true,
+        quiet,
+    };
+    run(&args).map(drop)
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     signals::note_interrupts()?;

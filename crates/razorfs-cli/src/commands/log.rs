@@ -20,9 +20,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Each line has a time, the operation, the path as it was then and, of what came \
-through a mount, the user and the process that asked. The time is that of the batch that the \
-operation became durable with, at most a tenth of a second later. Data that the kernel wrote back \
-later has no process. A path that is not known any more shows as ?; so does a part of it.
+through a mount, the user and the process that asked: of one with several threads, the thread. The \
+time is that of the batch that the operation became durable with, at most a tenth of a second \
+later. Data that the kernel wrote back later has no process. A path that is not known any more \
+shows as ?; so does a part of it.
 
 What was done in branches (PLACE@BRANCH shows one alone) has @BRANCH before the path.
 
@@ -33,8 +34,9 @@ name that it had, and which versions of it snapshots have; `razorfs cp PLACE@SNA
 fetches one.
 
 --json prints one object: schema (1), entries: an array, oldest first, of lsn, time, seconds, \
-operation, branch, path, name, to, ino, bytes, uid, gid, pid (null where there is none), and versions: an \
-array of snapshot, ino, size, mtime. With --follow each entry is a document on a line of its own.
+operation, branch, path, name, to, ino, bytes, uid, gid, pid (null where there is none), and \
+versions: an array of snapshot, ino, size, mtime. With --follow each entry is a document on a \
+line of its own.
 
 Examples:
   razorfs log mnt
@@ -61,7 +63,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let (place, asked) = asked(args)?;
     match Place::find(&place)? {
-        Place::Live(live) if args.follow => follow(live, &place, asked, args.json),
+        Place::Live(live) if args.follow => follow(live, asked, args.json),
         Place::Live(mut live) => {
             let mut entries = Vec::new();
             let rest =
@@ -146,7 +148,9 @@ fn show(entries: &[Value], rest: &Value, json: bool) -> Result<u8> {
 }
 
 /// Shows what there is, and then what comes, until the volume is unmounted.
-fn follow(mut live: Live, place: &Path, mut asked: Asked, json: bool) -> Result<u8> {
+fn follow(mut live: Live, mut asked: Asked, json: bool) -> Result<u8> {
+    // Which is still one when nothing is mounted any more.
+    let volume = live.volume.clone();
     loop {
         let mut entries = Vec::new();
         let request = Request::Log(asked.clone());
@@ -162,7 +166,7 @@ fn follow(mut live: Live, place: &Path, mut asked: Asked, json: bool) -> Result<
         asked.from = next.unwrap_or(asked.from).max(1);
         std::thread::sleep(PAUSE);
         // The daemon answers one request a connection.
-        live = match Place::find(place)? {
+        live = match Place::find(&volume)? {
             Place::Live(live) => live,
             Place::Closed(_) => return Ok(0),
         };

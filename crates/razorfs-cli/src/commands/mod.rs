@@ -18,6 +18,7 @@ pub mod mkdir;
 pub mod mount;
 pub mod receive;
 pub mod repair;
+pub mod restore;
 pub mod rm;
 pub mod rollback;
 pub mod scrub;

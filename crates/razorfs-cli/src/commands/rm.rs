@@ -30,14 +30,15 @@ pub fn run(args: &Args) -> Result<u8> {
     for file in &args.files {
         let spot = spot(file)?;
         let opened = Opened::open(&spot, true)?;
-        let outcome = rm(opened.tree(), &spot.path, args);
+        let outcome = rm(opened.tree(), &spot.path, (args.recursive, args.force));
         opened.close()?;
         outcome?;
     }
     Ok(0)
 }
 
-fn rm(tree: &dyn Tree, path: &Path, args: &Args) -> Result<()> {
+/// Removes one thing, and with `recursive` what is in it.
+pub fn rm(tree: &dyn Tree, path: &Path, (recursive, force): (bool, bool)) -> Result<()> {
     let shown = tree.shown(path);
     if path.as_os_str().is_empty() {
         let cause = "it is the root of the volume";
@@ -48,14 +49,14 @@ fn rm(tree: &dyn Tree, path: &Path, args: &Args) -> Result<()> {
             "name something in it",
         ));
     }
-    if args.force && tree.find(path)?.is_none() {
+    if force && tree.find(path)?.is_none() {
         return Ok(());
     }
     let meta = tree.meta(path)?;
     if !meta.is_dir() {
         return tree.remove(path, false);
     }
-    if !args.recursive {
+    if !recursive {
         return Err(Failure::with(
             "remove",
             shown,

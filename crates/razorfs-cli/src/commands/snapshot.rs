@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use razorfs::Options;
 use serde_json::Value;
 
-use crate::commands::{print_json, print_text};
+use crate::commands::{print_json, print_text, restore};
 use crate::failure::{Failure, Result};
 use crate::place::{self, Live, Place};
 use crate::points;
@@ -40,13 +40,18 @@ on the disk when the command returns.
 
 Examples:
   razorfs snapshot create mnt before-import
-  razorfs snapshot create demo.rzfs     named by the time, such as 20261130T054213Z"
+  razorfs snapshot create demo.rzfs     named by the time, such as 20261130T054213Z
+  razorfs snapshot create mnt earlier --at 10m"
     )]
     Create {
         /// A volume or a mount point
         place: PathBuf,
         /// Its name: 1 to 255 bytes without `/`, `@` and control characters, and no `-` in front
         name: Option<String>,
+        /// As it was then: the number of an operation, or a time, as `razorfs log` shows them, or
+        /// how long ago, such as 10m; see `razorfs help restore`
+        #[arg(long, value_name = "WHEN")]
+        at: Option<String>,
     },
     /// Lists the snapshots, oldest first
     #[command(
@@ -89,11 +94,17 @@ Examples:
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
     match &args.action {
-        Action::Create { place, name } => {
+        Action::Create { place, name, at } => {
             if let Some(name) = name {
                 points::check_length(place, name)?;
             }
-            let answer = do_at(place, &Points::Create(name.clone()))?;
+            let answer = match at {
+                Some(at) => do_at(
+                    place,
+                    &Points::Past(name.clone(), restore::when(place, at)?),
+                )?,
+                None => do_at(place, &Points::Create(name.clone()))?,
+            };
             print_text(&format!("{}\n", text(&answer, "name")))?;
         }
         Action::List { place, json } => {
@@ -112,7 +123,7 @@ pub fn run(args: &Args) -> Result<u8> {
 /// a branch.
 pub fn do_at(place: &Path, points: &Points) -> Result<Value> {
     let spot = place::spot(place)?;
-    let needs_present = matches!(points, Points::Create(_) | Points::Rollback(_));
+    let needs_present = points.needs_present();
     // There is one list of snapshots for a volume and all its branches.
     let found = match needs_present {
         true => Place::find(&spot.place)?,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Span, Timeline, View};
 use crate::ids::{Branch, Epoch};
-use crate::manifest::ForkMeta;
+use crate::manifest::{ForkMeta, SnapshotMeta};
 
 /// What the names of snapshots and branches begin with that nobody is to see, and nobody can give.
 pub const INTERNAL: &str = "-";
@@ -64,7 +64,7 @@ impl Forks {
 impl Timeline {
     /// From what a manifest lists, branches among it. Answers why not, if it cannot be.
     pub fn with_forks(
-        snapshots: Vec<crate::manifest::SnapshotMeta>,
+        snapshots: Vec<SnapshotMeta>,
         spans: Vec<Span>,
         forks: Forks,
     ) -> Result<Self, &'static str> {
@@ -76,6 +76,7 @@ impl Timeline {
         }
         let mut timeline = Self::unforked(snapshots, spans)?;
         let mut lines = BTreeSet::from([timeline.head_line()]);
+        let mut names = BTreeSet::new();
         // An image may have very many of both.
         let mut begins: BTreeMap<u64, Epoch> = BTreeMap::new();
         for span in &timeline.spans {
@@ -89,6 +90,9 @@ impl Timeline {
             if !lines.insert(fork.line) {
                 return Err("a line for each branch");
             }
+            if !names.insert(&*meta.name) {
+                return Err("a name for each branch");
+            }
             let is_rooted = match begins.get(&fork.line) {
                 Some(parent) => *parent == fork.base,
                 None => timeline.count_at(fork.base) > 0,
@@ -97,6 +101,7 @@ impl Timeline {
                 return Err("branches that go on from snapshots");
             }
         }
+        timeline.open = forks.list.iter().map(|fork| fork.line).collect();
         timeline.forks = forks;
         Ok(timeline)
     }
@@ -128,7 +133,7 @@ impl Timeline {
 
     /// Whether a line is written to.
     pub(super) fn is_open(&self, line: u64) -> bool {
-        line == self.head_line() || self.forks.list.iter().any(|f| f.line == line)
+        line == self.head_line() || self.open.contains(&line)
     }
 
     /// The branch that writes to the line of an epoch, if one does.
@@ -179,16 +184,34 @@ impl Timeline {
             base: meta.epoch,
             meta: Arc::new(meta),
         };
+        self.open.insert(fork.line);
         self.forks.list.push(fork);
         true
+    }
+
+    /// All branches end, each with a snapshot of what it shows now, which `taken` makes of what the
+    /// branch is and the newest epoch that it shows.
+    pub fn prune_all(&mut self, mut taken: impl FnMut(&ForkMeta, Epoch) -> SnapshotMeta) {
+        // An image may have very many of both.
+        let tips: BTreeMap<u64, Epoch> = self.spans.iter().map(|s| (s.line, s.last)).collect();
+        self.open.clear();
+        for fork in std::mem::take(&mut self.forks.list) {
+            let newest = tips.get(&fork.line).copied().unwrap_or(fork.base);
+            self.snapshots.push(Arc::new(taken(&fork.meta, newest)));
+        }
+        self.snapshots.sort_by_key(|s| (s.epoch, s.id));
+        self.find_points();
     }
 
     /// A branch ends. What it alone shows is released with the last of its snapshots, of which the
     /// caller has made one of what it shows now. Answers whether there was such a branch.
     pub fn prune(&mut self, branch: Branch) -> bool {
-        let before = self.forks.list.len();
-        self.forks.list.retain(|f| f.meta.id != branch);
-        self.forks.list.len() != before
+        let Ok(at) = self.forks.list.binary_search_by_key(&branch, |f| f.meta.id) else {
+            return false;
+        };
+        let fork = self.forks.list.remove(at);
+        self.open.remove(&fork.line);
+        true
     }
 
     /// Gives an epoch that is newer than all that were given to a branch. Answers false if it
@@ -232,6 +255,8 @@ impl Timeline {
         let Some(fork) = self.forks.find_mut(branch) else {
             return false;
         };
+        self.open.remove(&fork.line);
+        self.open.insert(line);
         (fork.line, fork.base) = (line, to);
         true
     }

@@ -4,7 +4,7 @@ use razorfs_format::Jid;
 use razorfs_format::crc::crc32c;
 use razorfs_format::journal::{
     BATCH_HEADER, BatchHeader, FileHeader, SECTOR, SECTOR_HEAD, SECTOR_PAYLOAD, Sector,
-    encode_batch, extent_bytes, move_batch, offset, read_payload,
+    encode_batch, extent_bytes, move_batch, offset, read_payload, split_link,
 };
 use razorfs_format::op::{decode_ops, encode_op};
 
@@ -85,6 +85,8 @@ pub fn batch(data: &[u8]) {
     encode_batch(VID, jid, 8, &mut header, payload, &mut bytes);
     assert_eq!(bytes.len(), extent_bytes(payload.len()));
     let read = read_payload(VID, jid, &header, &bytes, HERE);
+    // What it says is a link is one, and no part of the payload.
+    let (payload, _) = split_link(&header, payload);
     assert_eq!(read.as_deref(), Ok(payload));
     move_batch(VID, jid.next_life(), 16, &mut header, &mut bytes);
     let read = read_payload(VID, jid.next_life(), &header, &bytes, HERE);

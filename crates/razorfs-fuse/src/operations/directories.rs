@@ -131,7 +131,10 @@ impl Operations {
                 Err(_) => None,
             };
             any = true;
-            if !buffer.push(entry, stat.as_ref(), self.validity) {
+            let known = stat
+                .as_ref()
+                .map(|stat| (stat, self.underway.generation(stat.ino)));
+            if !buffer.push(entry, known, self.validity) {
                 break;
             }
             if stat.is_some() {

@@ -23,7 +23,8 @@ impl Operations {
             }
             Err(e) => return self.fail(e, reply),
         };
-        protocol::put_entry(out, &stat, self.validity);
+        let generation = self.underway.generation(stat.ino);
+        protocol::put_entry(out, &stat, generation, self.validity);
         let opened = matches!(
             request.operation,
             Operation::Create { .. } | Operation::TmpFile { .. }

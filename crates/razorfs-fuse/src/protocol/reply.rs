@@ -83,11 +83,10 @@ fn put_attr(out: &mut Vec<u8>, stat: &Stat) {
     }
 }
 
-/// The answer to LOOKUP and to whatever creates: inode, generation (inode numbers are never
-/// reused, so 0), validities, attributes.
-pub fn put_entry(out: &mut Vec<u8>, stat: &Stat, validity: Validity) {
+/// The answer to LOOKUP and to whatever creates: inode, generation, validities, attributes.
+pub fn put_entry(out: &mut Vec<u8>, stat: &Stat, generation: u64, validity: Validity) {
     out.u64(stat.ino.0);
-    out.u64(0);
+    out.u64(generation);
     out.u64(validity.entry);
     out.u64(validity.attributes);
     out.u64(0);
@@ -219,16 +218,16 @@ impl<'a> DirectoryBuffer<'a> {
         (if plus { 128 } else { 0 }) + (24 + name).next_multiple_of(8)
     }
 
-    /// Appends an entry, with its attributes if there are any and they were asked for; says
-    /// whether it fitted. Without attributes the kernel takes the name only.
-    pub fn push(&mut self, entry: &Entry, stat: Option<&Stat>, validity: Validity) -> bool {
+    /// Appends an entry, with its attributes and generation if there are any and they were asked
+    /// for; says whether it fitted. Without attributes the kernel takes the name only.
+    pub fn push(&mut self, entry: &Entry, stat: Option<(&Stat, u64)>, validity: Validity) -> bool {
         let len = Self::entry_len(entry.name.len(), self.plus);
         if self.out.len() + len > self.size {
             return false;
         }
         let start = self.out.len();
         match (self.plus, stat) {
-            (true, Some(stat)) => put_entry(self.out, stat, validity),
+            (true, Some((stat, generation))) => put_entry(self.out, stat, generation, validity),
             (true, None) => self.out.zeros(128),
             (false, _) => {}
         }

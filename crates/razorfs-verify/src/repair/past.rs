@@ -64,12 +64,13 @@ pub struct Past {
 fn released(timeline: &Timeline) -> Timeline {
     let mut timeline = timeline.clone();
     loop {
-        let mut gone = timeline.snapshots().iter().filter(|s| s.gone);
-        let next = gone.find(|s| timeline.can_release(s.id)).map(|s| s.id);
-        let Some(id) = next else {
-            return timeline;
-        };
-        if timeline.release(id).is_none() {
+        // One that goes may let another go. An image may have very many.
+        let gone = timeline.snapshots().iter().filter(|s| s.gone);
+        let gone: Vec<u64> = gone.map(|s| s.id).collect();
+        let released = gone
+            .into_iter()
+            .filter(|id| timeline.release(*id).is_some());
+        if released.count() == 0 {
             return timeline;
         }
     }
@@ -226,18 +227,17 @@ pub fn end_branches(
     counts: &BTreeMap<Branch, (u64, u128)>,
 ) -> Vec<String> {
     let mut names = Vec::new();
-    for fork in timeline.forks().list.clone() {
-        let meta = &fork.meta;
-        let Some(epoch) = timeline.newest_of(meta.id) else {
-            continue;
-        };
-        // The number of an operation, of which none of the first was that of a snapshot.
-        let taken: BTreeSet<u64> = timeline.snapshots().iter().map(|s| s.id).collect();
-        let free = (1..).find(|id| !taken.contains(id));
+    // The numbers of operations, of which none of the first was that of a snapshot.
+    let taken: BTreeSet<u64> = timeline.snapshots().iter().map(|s| s.id).collect();
+    let mut free = (1..).filter(|id| !taken.contains(id));
+    timeline.prune_all(|meta, epoch| {
         let hidden = meta.name.starts_with(b"-");
         let (inodes, bytes) = counts.get(&meta.id).copied().unwrap_or_default();
-        timeline.add(SnapshotMeta {
-            id: free.unwrap_or(u64::MAX),
+        if !hidden {
+            names.push(String::from_utf8_lossy(&meta.name).into_owned());
+        }
+        SnapshotMeta {
+            id: free.next().unwrap_or(u64::MAX),
             branch: meta.id,
             epoch,
             gone: hidden,
@@ -245,12 +245,8 @@ pub fn end_branches(
             inodes,
             bytes,
             name: meta.name.clone(),
-        });
-        timeline.prune(meta.id);
-        if !hidden {
-            names.push(String::from_utf8_lossy(&meta.name).into_owned());
         }
-    }
+    });
     names
 }
 
@@ -259,9 +255,12 @@ fn lines(timeline: &Timeline, viewers: &[Viewer]) -> Vec<Line> {
         [] => &[Span::WHOLE],
         spans => spans,
     };
+    // In the order in which they begin. An image may have very many.
     let mut lines: Vec<Line> = Vec::new();
+    let mut known: BTreeMap<u64, usize> = BTreeMap::new();
     for span in spans {
-        match lines.iter_mut().find(|line| line.number == span.line) {
+        let at = *known.entry(span.line).or_insert(lines.len());
+        match lines.get_mut(at) {
             Some(line) => line.end = span.last,
             None => lines.push(Line {
                 number: span.line,
@@ -271,9 +270,10 @@ fn lines(timeline: &Timeline, viewers: &[Viewer]) -> Vec<Line> {
             }),
         }
     }
-    for line in &mut lines {
-        let mine = viewers.iter().filter(|v| v.line == line.number);
-        line.points = mine.map(|v| v.epoch).collect();
+    for viewer in viewers {
+        if let Some(line) = known.get(&viewer.line).and_then(|at| lines.get_mut(*at)) {
+            line.points.push(viewer.epoch);
+        }
     }
     lines
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use razorfs::{
-    AllocateMode, Compression, CreateOptions, FileKind, Geometry, Ino, NewNode, Options,
+    AllocateMode, Asker, Compression, CreateOptions, FileKind, Geometry, Ino, NewNode, Options,
     RenameMode, SetAttributes, Step, Volume, XattrMode,
 };
 use razorfs_disk::Dir;
@@ -288,6 +288,24 @@ fn branches() -> Image {
     image
 }
 
+/// A volume whose journal says who asked, killed with operations to replay that are linked.
+fn linked() -> Image {
+    let (disk, volume) = begun(SEED + 8);
+    let asker = Asker {
+        uid: 1000,
+        gid: 100,
+        pid: 4711,
+    };
+    asker.asks(|| round(&volume, 1));
+    volume.checkpoint().unwrap();
+    asker.asks(|| round(&volume, 2));
+    round(&volume, 3);
+    volume.sync().unwrap();
+    let image = image_of(&disk);
+    drop(volume);
+    image
+}
+
 /// A volume with two copies of its journal, whose daemon was killed; one file is overwritten.
 fn twins() -> Image {
     let (disk, env) = (SimDisk::new(), SimEnv::new(SEED + 4));
@@ -375,7 +393,8 @@ fn flipped(image: &Image, dir: Dir, kind: K) -> Image {
 }
 
 /// The names of all of them.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
+    "linked",
     "branches",
     "snapshots",
     "twins",
@@ -401,6 +420,7 @@ pub fn all() -> Vec<(&'static str, Image)> {
     let manifest = name_of(FileName::Manifest(superblock(&clean).manifest.id));
     short.set_len(&manifest, 100);
     let images = [
+        linked(),
         branches(),
         snapshots(),
         twins(),

@@ -8,7 +8,7 @@ use razorfs_disk::Dir;
 use razorfs_disk::sim::Image;
 use razorfs_format::journal::{
     BatchHeader, FileHeader, SECTOR, SECTOR_HEAD, Sector, UNIT, encode_batch, extent_bytes,
-    read_payload,
+    read_linked,
 };
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::FileName;
@@ -43,16 +43,17 @@ impl Seen {
 
     /// The images hold every kind of thing there is.
     pub fn assert_complete(&self) {
-        let mut wanted: BTreeSet<String> = ["superblock", "manifest", "journal file", "batch"]
-            .into_iter()
-            .chain(["frame", "pack trailer", "block of D"])
-            .chain(["parity of a pack", "parity of a segment", "scrub"])
-            .chain([
-                "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR", "TAKE", "DROP",
-                "BACK", "CTR OF", "BACK OF", "FORK", "PRUNE", "EPOCH",
-            ])
-            .map(String::from)
-            .collect();
+        let mut wanted: BTreeSet<String> =
+            ["superblock", "manifest", "journal file", "batch", "link"]
+                .into_iter()
+                .chain(["frame", "pack trailer", "block of D"])
+                .chain(["parity of a pack", "parity of a segment", "scrub"])
+                .chain([
+                    "inline", "packed", "shared", "PUT", "NEW", "DEL", "PATCH", "CTR", "TAKE",
+                    "DROP", "BACK", "CTR OF", "BACK OF", "FORK", "PRUNE", "EPOCH", "WHO",
+                ])
+                .map(String::from)
+                .collect();
         for tag in Tag::ALL {
             wanted.insert(format!("{tag:?} in a segment"));
         }
@@ -233,10 +234,14 @@ fn journal(vid: VolumeId, file: FileName, raw: &[u8], seen: &mut Seen) {
         let Some(bytes) = raw.get(at..end) else {
             continue;
         };
-        let Ok(payload) = read_payload(vid, jid, &header, bytes, place) else {
+        let Ok((mut payload, link)) = read_linked(vid, jid, &header, bytes, place) else {
             continue;
         };
         operations(&payload, place, seen);
+        if let Some(link) = link {
+            payload.extend(link.0);
+            seen.count("link");
+        }
         let mut again = Vec::new();
         encode_batch(vid, jid, number, &mut header, &payload, &mut again);
         let whole = bytes.chunks(SECTOR).zip(number..).all(|(sector, n)| {

@@ -6,7 +6,7 @@ use razorfs_format::record::Time;
 use std::path::PathBuf;
 
 use crate::library::Snapshot;
-use crate::namespace::{Clash, Merged};
+use crate::namespace::{Clash, Merged, Order};
 use crate::{Result, Volume};
 
 /// What the names begin with that are given to what was before a commit.
@@ -47,7 +47,8 @@ impl AsRef<str> for Branch {
     }
 }
 
-/// What both have changed since a branch and its target parted.
+/// What both have changed since a branch and its target parted, or a file of the branch whose data
+/// is damaged where it would have to be copied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Conflict {
@@ -63,7 +64,7 @@ pub struct Conflict {
 pub enum Committed {
     /// The branch has changed nothing that the target does not have.
     Nothing,
-    /// Nothing was done, because both have changed these.
+    /// Nothing was done, because of these.
     Conflicts(Vec<Conflict>),
     /// The target has what was changed in the branch. What it was before is this snapshot.
     Done(Snapshot),
@@ -121,15 +122,31 @@ impl Volume {
     /// another branch; `branch` stays as it is, and what is changed in it from here on can be
     /// committed again. All of it happens at once, and is on the disk when this returns; what was
     /// before is a snapshot, to which one can go back. If both have changed the same file or name,
-    /// nothing is done unless `on_conflict` says how.
+    /// or the branch has data that cannot be read, nothing is done unless `on_conflict` says how.
+    /// That a file was read is no change.
     ///
     /// The time it takes grows with what was changed; if nothing was changed here since, it is that
     /// of a rollback. Files that are open here go on as after a rollback ([`Volume::rollback`]).
     pub fn commit_branch(&self, branch: &Self, on_conflict: OnConflict) -> Result<Committed> {
-        let safety = self.safety_name(BEFORE_COMMIT);
-        let force = on_conflict == OnConflict::TakeBranch;
+        self.commit_branch_telling(branch, on_conflict, &mut |_| ())
+    }
+
+    /// The same; `seen` is told as soon as it can be seen, with the snapshot of what was before:
+    /// for who has handed out names and attributes that others remember ([`Volume::stale_since`]).
+    /// By then it is on the disk, and what follows puts away what is of no use any more.
+    pub fn commit_branch_telling(
+        &self,
+        branch: &Self,
+        on_conflict: OnConflict,
+        seen: &mut dyn FnMut(&Snapshot),
+    ) -> Result<Committed> {
+        let mut order = Order {
+            safety: &self.safety_name(BEFORE_COMMIT),
+            force: on_conflict == OnConflict::TakeBranch,
+            seen: &mut |taken| seen(&Snapshot::of(taken)),
+        };
         let conflict = |Clash { path, why }| Conflict { path, why };
-        Ok(match self.inner.merge(&branch.inner, &safety, force)? {
+        Ok(match self.inner.merge(&branch.inner, &mut order)? {
             Merged::Nothing => Committed::Nothing,
             Merged::Clashes(all) => Committed::Conflicts(all.into_iter().map(conflict).collect()),
             Merged::Done(taken) => Committed::Done(Snapshot::of(&taken)),

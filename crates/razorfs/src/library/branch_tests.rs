@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use razorfs_disk::Env;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
+use razorfs_disk::{Dir, Env};
 
 use crate::sync::Mutex;
 use crate::{
@@ -673,4 +673,173 @@ fn what_a_branch_was_made_of_is_kept_as_a_snapshot_whatever_became_of_both() {
     assert!(matches!(missing, Err(Error::NotFound)), "{missing:?}");
     let taken = world.volume.snapshot_origin("work", "third");
     assert!(matches!(taken, Err(Error::Exists)), "{taken:?}");
+}
+
+/// With a branch; both have changed something since, so that a commit goes file by file.
+fn parted(options: &Options) -> (SimDisk, Volume, Volume) {
+    let (disk, env) = (SimDisk::new(), Arc::new(SimEnv::new(1)));
+    env.set_tick(1_000_000);
+    let create = CreateOptions::from(options);
+    Volume::create_on(Arc::new(disk.clone()), env.clone(), &create).unwrap();
+    let volume = Volume::open_on(Arc::new(disk.clone()), env, options.clone()).unwrap();
+    for file in ["read", "written", "other"] {
+        volume.root().write(file, b"before").unwrap();
+    }
+    volume.create_branch("side").unwrap();
+    let side = volume.branch("side").unwrap();
+    side.root().write("written", b"in the branch").unwrap();
+    volume.root().write("other", b"here").unwrap();
+    (disk, volume, side)
+}
+
+fn ino(volume: &Volume, path: &str) -> crate::Ino {
+    volume.find_by_path(path.as_bytes()).unwrap()
+}
+
+/// The changes of 512 files were one transaction, which the journal had no room for.
+#[test]
+fn many_large_attributes_are_committed_in_several_transactions() {
+    let (_, volume, side) = parted(&options());
+    for n in 0..40 {
+        let name = format!("f{n}");
+        side.root().write(&name, b"file").unwrap();
+        let value = vec![n; 60_000];
+        side.set_xattr(
+            ino(&side, &format!("/{name}")),
+            b"user.x",
+            &value,
+            XattrMode::Set,
+        )
+        .unwrap();
+    }
+    let done = volume.commit_branch(&side, OnConflict::Refuse).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    for n in 0..40 {
+        let file = ino(&volume, &format!("/f{n}"));
+        assert_eq!(*volume.get_xattr(file, b"user.x").unwrap(), vec![n; 60_000]);
+    }
+    assert_eq!(volume.root().read("other").unwrap(), b"here");
+}
+
+/// One block made every commit fail, and nothing said which file was to be left out.
+#[test]
+fn a_commit_names_the_files_of_which_the_branch_has_lost_something() {
+    let options = Options {
+        compression: Some(crate::Compression::None),
+        geometry: Geometry {
+            // What has parity is healed.
+            parity_shard: 0,
+            ..Geometry::tiny()
+        },
+        ..options()
+    };
+    let (disk, volume, side) = parted(&options);
+    let mut bytes = vec![0; 100_000];
+    SimRng::new(1).fill(&mut bytes);
+    side.root().create_dir("dir").unwrap();
+    side.root().write("dir/lost", &bytes).unwrap();
+    volume.checkpoint().unwrap();
+    for (name, len) in disk.files() {
+        if name.dir == Dir::Pack {
+            for at in (8192..len).step_by(4096) {
+                disk.flip_bit(&name, at, 1);
+            }
+        }
+    }
+    disk.drop_caches();
+    assert!(side.root().read("dir/lost").is_err());
+    let found = volume.commit_branch(&side, OnConflict::Refuse).unwrap();
+    let Committed::Conflicts(all) = found else {
+        panic!("{found:?}");
+    };
+    let paths: Vec<_> = all.iter().map(|c| c.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["dir/lost"]);
+    assert!(all[0].why.contains("damaged"), "{}", all[0].why);
+    assert_eq!(volume.root().read("written").unwrap(), b"before");
+    assert!(volume.inner.store.internal().0.is_empty());
+    // As it says: without the file, or with all that the branch is.
+    let rest = volume.clone();
+    volume.create_branch("second").unwrap();
+    let second = volume.branch("second").unwrap();
+    let done = second.commit_branch(&side, OnConflict::TakeBranch).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    assert_eq!(second.root().read("written").unwrap(), b"in the branch");
+    assert!(second.root().read("dir/lost").is_err());
+    side.root().remove_file("dir/lost").unwrap();
+    let done = rest.commit_branch(&side, OnConflict::Refuse).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    assert_eq!(volume.root().read("written").unwrap(), b"in the branch");
+    assert_eq!(volume.root().read("other").unwrap(), b"here");
+}
+
+/// Whoever reads all the time kept a commit from coming to its end before everybody waited.
+#[test]
+fn that_a_file_was_read_is_no_change_of_a_branch_or_of_its_target() {
+    let (_, volume, side) = parted(&options());
+    let read = |volume: &Volume, name: &str| {
+        volume.set_atime(crate::Atime::Strict);
+        let before = volume.stat(ino(volume, name)).unwrap().atime;
+        volume.accessed(ino(volume, name));
+        assert!(volume.stat(ino(volume, name)).unwrap().atime > before);
+    };
+    let done = volume.commit_branch(&side, OnConflict::Refuse).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    read(&side, "/read");
+    let done = volume.commit_branch(&side, OnConflict::Refuse).unwrap();
+    assert_eq!(done, Committed::Nothing);
+    // It goes on from the branch itself, of which nothing is to be remembered then.
+    volume.create_branch("second").unwrap();
+    let second = volume.branch("second").unwrap();
+    second.root().write("more", b"more").unwrap();
+    read(&volume, "/read");
+    let bases = volume.inner.store.internal().0;
+    let done = volume.commit_branch(&second, OnConflict::Refuse).unwrap();
+    assert!(matches!(done, Committed::Done(_)), "{done:?}");
+    assert_eq!(volume.inner.store.internal().0, bases);
+}
+
+/// Whoever remembers names and attributes was told only once all that was of no use any more had
+/// been put away.
+#[test]
+fn a_commit_is_told_as_soon_as_it_can_be_seen() {
+    let (_, volume, side) = parted(&options());
+    let mut told = Vec::new();
+    let mut seen = |safety: &crate::Snapshot| {
+        assert_eq!(volume.root().read("written").unwrap(), b"in the branch");
+        assert!(!volume.inner.store.internal().1.is_empty());
+        // Nobody is kept out.
+        volume.root().write("more", b"more").unwrap();
+        told.push(safety.name.clone());
+    };
+    let done = volume.commit_branch_telling(&side, OnConflict::Refuse, &mut seen);
+    let Committed::Done(safety) = done.unwrap() else {
+        panic!("nothing was done");
+    };
+    assert_eq!(told, [safety.name]);
+    assert_eq!(volume.root().read("more").unwrap(), b"more");
+    assert!(volume.inner.store.internal().1.is_empty());
+}
+
+/// A stream may have been received by a process that died before it told anybody.
+#[test]
+fn what_was_before_a_snapshot_is_what_was_at_the_one_before_or_nothing() {
+    let volume = World::new().volume;
+    for (file, snapshot) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        volume.root().write(file, b"new").unwrap();
+        volume.snapshot(snapshot).unwrap();
+    }
+    let stale = |snapshot: &str| {
+        let before = volume.before_snapshot(snapshot).unwrap();
+        let stale = volume.stale_since(&before).unwrap();
+        let mut names: Vec<_> = stale.names.into_iter().map(|(_, name)| name).collect();
+        names.sort_unstable();
+        names.concat()
+    };
+    assert_eq!(stale("third"), b"c");
+    assert_eq!(stale("second"), b"bc");
+    assert_eq!(stale("first"), b"abc", "nothing was before");
+    volume.delete_snapshot("first").unwrap();
+    assert_eq!(stale("second"), b"bc");
+    let missing = volume.before_snapshot("first").map(drop);
+    assert!(matches!(missing, Err(Error::NotFound)));
 }

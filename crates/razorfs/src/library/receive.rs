@@ -13,6 +13,10 @@ use super::{Snapshot, Token};
 use crate::namespace::Receiving;
 use crate::{Error, Result, Volume};
 
+/// What the names begin with that are given to what was before a stream was received, where the
+/// volume was another than the stream goes on from.
+pub const BEFORE_RECEIVE: &str = "before-receive-";
+
 /// A stream that is coming in, of which the header has been read.
 pub struct Incoming<R> {
     header: Header,
@@ -286,7 +290,7 @@ impl Volume {
                  snapshot"
             ));
         }
-        Ok((Some(self.safety_name("before-receive-")), Some(base)))
+        Ok((Some(self.safety_name(BEFORE_RECEIVE)), Some(base)))
     }
 
     /// What tells the sender where to go on with a stream that was broken off, if there is one.

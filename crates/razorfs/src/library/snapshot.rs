@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::record::Time;
-use razorfs_format::stream::HIDDEN;
 
 use crate::namespace::check_name;
+use crate::store::is_hidden;
 use crate::{Change, Error, Result, Stale, Volume};
 
 /// What the names of the snapshots begin with that [`Volume::rollback`] takes.
@@ -32,9 +32,9 @@ pub struct Snapshot {
 
 /// Nobody knows of those that the volume has for itself.
 fn check_known(name: &str) -> Result<()> {
-    match name.as_bytes().first() {
-        Some(&HIDDEN) => Err(Error::NotFound),
-        _ => Ok(()),
+    match is_hidden(name.as_bytes()) {
+        true => Err(Error::NotFound),
+        false => Ok(()),
     }
 }
 
@@ -134,6 +134,15 @@ impl Volume {
     /// ([`Volume::pin`]): for who has handed out names and attributes that others remember.
     pub fn stale_since(&self, before: &Self) -> Result<Stale> {
         self.inner.stale_since(&before.inner)
+    }
+
+    /// What the volume was before something came of which a snapshot was taken at once, as it is
+    /// when a stream is received, or an older state: for [`Volume::stale_since`] only, where nobody
+    /// knows what was before.
+    pub fn before_snapshot(&self, name: impl AsRef<str>) -> Result<Self> {
+        check_known(name.as_ref())?;
+        let inner = Arc::new(self.inner.before_snapshot(name.as_ref())?);
+        Ok(Self { inner })
     }
 
     /// A name that says what the snapshot is, and that none has.

@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 use razorfs_format::Branch;
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 
-use super::merge::Base;
+use super::merge::{Base, or_later};
 use super::{Namespace, check_name};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result};
 
 /// All that are open, whoever has opened them.
@@ -17,6 +18,8 @@ pub(super) struct Family {
     open: Mutex<BTreeMap<Branch, Weak<Namespace>>>,
     /// The reaper has branches open that nobody else may have open any more.
     reaping: Mutex<()>,
+    /// Whoever holds something from before this process has come.
+    have_come: AtomicBool,
 }
 
 impl Family {
@@ -37,6 +40,11 @@ impl Family {
         Ok(namespace)
     }
 
+    /// Whether nobody comes any more who holds something from before this process.
+    pub fn have_come(&self) -> bool {
+        self.have_come.load(Ordering::Acquire)
+    }
+
     fn all(&self) -> Vec<Arc<Namespace>> {
         let open = self.open.lock();
         open.values().filter_map(Weak::upgrade).collect()
@@ -44,6 +52,15 @@ impl Family {
 }
 
 impl Namespace {
+    /// All have come, here or to branches that are open, who hold something from before this
+    /// process.
+    pub(crate) fn all_have_come(&self) {
+        self.family.have_come.store(true, Ordering::Release);
+        if !self.is_visited.load(Ordering::Acquire) {
+            self.pins.nobody_is_left();
+        }
+    }
+
     fn find_branch(&self, name: &str) -> Result<ForkMeta> {
         let forks = self.store.forks().into_iter();
         let mut named = forks.filter(|meta| *meta.name == *name.as_bytes());
@@ -71,7 +88,8 @@ impl Namespace {
         self.store.take_origin(branch, name.as_bytes())
     }
 
-    /// Ends a branch that nobody has open.
+    /// Ends a branch that nobody has open. Once that is done it is done: what was merged of it goes
+    /// at the next opening where it cannot now.
     pub(crate) fn delete_branch(&self, name: &str) -> Result<()> {
         let _reaping = self.family.reaping.lock();
         let id = self.find_branch(name)?.id;
@@ -79,7 +97,7 @@ impl Namespace {
         // What was merged of it is of no use any more.
         for meta in self.store.internal().0 {
             if Base::of(&meta).is_some_and(|base| base.of.0 == id || base.of.1 == id) {
-                self.store.end_branch(meta.id)?;
+                or_later(self.store.end_branch(meta.id));
             }
         }
         Ok(())

@@ -49,6 +49,14 @@ impl<'a> Side<'a> {
         Ok(Some(Inode::decode(&bytes, PLACE)?).filter(|inode| inode.nlink > 0))
     }
 
+    /// Whether there is an inode that has lost its names.
+    fn is_nameless(&self, ino: Ino) -> Result<bool> {
+        let Some(bytes) = self.store.get(&Key::inode(Branch::HEAD, ino))? else {
+            return Ok(false);
+        };
+        Ok(Inode::decode(&bytes, PLACE)?.nlink == 0)
+    }
+
     /// An extended attribute, unless it is the volume's own.
     pub(super) fn xattr(&self, key: &Key) -> Result<Option<Xattr>> {
         let Some(bytes) = self.store.get(key)? else {
@@ -279,7 +287,11 @@ impl Namespace {
                 continue;
             };
             stale.inodes.push(ino);
-            if !inode.is_dir() {
+            if inode.is_dir() {
+                if old.is_nameless(ino)? {
+                    stale.returned.push(ino);
+                }
+            } else {
                 new.each_name(ino, &inode, &mut |dir, name| stale.names.push((dir, name)))?;
             }
         }

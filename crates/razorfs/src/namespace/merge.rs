@@ -22,17 +22,25 @@ use std::path::PathBuf;
 
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::timeline::INTERNAL;
-use razorfs_format::{Branch, Epoch};
+use razorfs_format::{Branch, Epoch, Ino};
 
 use super::Namespace;
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, When};
 
-/// What both have changed.
+/// What both have changed, or what cannot be done.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Clash {
     pub path: PathBuf,
     pub why: &'static str,
+}
+
+impl Clash {
+    /// About a file, where that is if it has a place.
+    fn new(path: Option<PathBuf>, ino: Ino, why: &'static str) -> Self {
+        let path = path.unwrap_or_else(|| format!("inode {ino}").into());
+        Self { path, why }
+    }
 }
 
 /// What was merged before.
@@ -76,6 +84,16 @@ pub(crate) enum Merged {
     Done(SnapshotMeta),
 }
 
+/// How it is done.
+pub(crate) struct Order<'a> {
+    /// The name of the snapshot of what was before.
+    pub safety: &'a str,
+    /// This becomes what the branch is, and what was changed here alone is in that snapshot only.
+    pub force: bool,
+    /// Is told as soon as it can be seen, with what was before; nobody is kept out any more.
+    pub seen: &'a mut dyn FnMut(&SnapshotMeta),
+}
+
 /// What the target is to go on from.
 enum Onto {
     /// Itself: everything was done before.
@@ -87,30 +105,31 @@ enum Onto {
     Clashes(Vec<Clash>),
 }
 
-/// Of what follows once a merge is done, and durable: that it failed would be the wrong answer, and
-/// what is left then goes at the next opening.
-fn or_later<T>(done: Result<T>) -> Option<T> {
-    done.inspect_err(|e| tracing::warn!(error = %e, "something is left of a commit of a branch"))
-        .ok()
+/// Of what follows once something is done and durable, as a merge or the end of a branch: that it
+/// failed would be the wrong answer, and what is left then goes at the next opening.
+pub(super) fn or_later<T>(done: Result<T>) -> Option<T> {
+    done.inspect_err(
+        |e| tracing::warn!(error = %e, "something is left that goes at the next opening"),
+    )
+    .ok()
 }
 
 /// How often it is done anew because the target has changed meanwhile, before everybody waits.
 const TRIES: u32 = 3;
 
 impl Namespace {
-    /// Does in this what was changed in `branch` since the two parted; with `force` this becomes
-    /// what the branch is, and what was changed here alone is in the snapshot `safety` only.
-    pub(crate) fn merge(&self, branch: &Self, safety: &str, force: bool) -> Result<Merged> {
+    /// Does in this what was changed in `branch` since the two parted.
+    pub(crate) fn merge(&self, branch: &Self, order: &mut Order<'_>) -> Result<Merged> {
         self.store.check_writable()?;
         let from = branch.store.branch();
-        if self.store.branch() == from || branch.store.viewed().is_some() {
+        if self.store.branch() == from || branch.store.is_past() {
             return Err(Error::Invalid("a branch is committed to another one"));
         }
         // Nobody can give such a name, and none can be left: what a crash leaves of these goes at
         // the next opening.
-        let name = format!("{INTERNAL}{from}-{safety}");
+        let name = format!("{INTERNAL}{from}-{}", order.safety);
         branch.store.take(name.as_bytes())?;
-        let merged = self.merge_from(branch, &name, safety, force);
+        let merged = self.merge_from(branch, &name, order);
         let given_up = self.store.give_up(name.as_bytes());
         let merged = merged?;
         match merged {
@@ -118,6 +137,62 @@ impl Namespace {
             Merged::Nothing | Merged::Clashes(_) => drop(given_up?),
         }
         Ok(merged)
+    }
+
+    /// Makes this what it was at a moment.
+    pub(crate) fn restore(&self, when: When, safety: &str) -> Result<SnapshotMeta> {
+        let point = format!("{INTERNAL}{safety}");
+        self.snapshot_at(when, &point)?;
+        let done = self.roll_back(&point, safety);
+        let given_up = self.store.give_up(point.as_bytes());
+        let taken = done?;
+        or_later(given_up);
+        Ok(taken)
+    }
+
+    /// Takes a snapshot of what was at a moment. That is made again in a branch that nobody sees,
+    /// of the snapshot before it.
+    pub(crate) fn snapshot_at(&self, when: When, name: &str) -> Result<SnapshotMeta> {
+        self.store.check_writable()?;
+        let past = self.store.moment(when)?;
+        let base = past.replayed().and_then(|replayed| replayed.base());
+        let base = base.ok_or_else(|| {
+            let why = "no snapshot stands before that moment, so it can be read, but not kept";
+            Error::NoMoment(why.into())
+        })?;
+        let scratch = format!("{INTERNAL}at-{name}");
+        let fork = self.store.fork(scratch.as_bytes(), Some(base))?;
+        let made = self.make_again(fork.id, &past, base, name);
+        let ended = self.store.end_branch(fork.id);
+        let taken = made?;
+        or_later(ended);
+        Ok(taken)
+    }
+
+    /// Does in a branch of `base` what was done from there to a moment, and takes a snapshot of it.
+    fn make_again(
+        &self,
+        fork: Branch,
+        past: &Store,
+        base: &[u8],
+        name: &str,
+    ) -> Result<SnapshotMeta> {
+        let base = self.store.snapshot(base)?;
+        let scratch = Self::of(self.store.open_branch(fork)?, self.family.clone())?;
+        let lost = match compare::compare(&base, past, &scratch.store)? {
+            Ok(plan) => apply::apply(&scratch, past, &plan)?,
+            Err(_) => unreachable!("the branch is what the snapshot shows"),
+        };
+        if let Some(first) = lost.first() {
+            let others = match lost.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} files more)"),
+            };
+            let path = first.path.display();
+            let why = format!("{path}{others}: {}", Error::Overwritten);
+            return Err(Error::NoMoment(why.into()));
+        }
+        scratch.store.take(name.as_bytes())
     }
 
     /// What was merged last of a branch, if this has it still, and all that was merged of it.
@@ -137,7 +212,7 @@ impl Namespace {
         Ok((store.transpose()?, others))
     }
 
-    fn merge_from(&self, branch: &Self, from: &str, safety: &str, force: bool) -> Result<Merged> {
+    fn merge_from(&self, branch: &Self, from: &str, order: &mut Order<'_>) -> Result<Merged> {
         let of = (branch.store.branch(), self.store.branch());
         let theirs = self.store.snapshot(from.as_bytes())?;
         let (last, old) = self.last_base(of)?;
@@ -145,10 +220,10 @@ impl Namespace {
             Some(base) => base,
             None => self.store.parting(&branch.store)?,
         };
-        if !base.differs_from(&theirs)? {
+        if !compare::differ(&base, &theirs)? {
             return Ok(Merged::Nothing);
         }
-        let (merged, done) = self.try_merge(&base, &theirs, from, safety, force)?;
+        let (merged, done) = self.try_merge(&base, &theirs, from, order)?;
         drop(base);
         if let Merged::Done(_) = merged {
             or_later(self.remember(of, done, from, &old));
@@ -184,23 +259,26 @@ impl Namespace {
         base: &Store,
         theirs: &Store,
         from: &str,
-        safety: &str,
-        force: bool,
+        order: &mut Order<'_>,
     ) -> Result<(Merged, Option<Epoch>)> {
         for attempt in 1.. {
             let locks = (attempt > TRIES).then(|| (self.renames.lock(), self.locks.lock_all()));
             let name = format!("{from}-{attempt}");
             let scratch = self.store.fork(name.as_bytes(), None)?;
             let scratch = Self::of(self.store.open_branch(scratch.id)?, self.family.clone())?;
-            let merged = self.merge_in(&scratch, base, theirs, (from, &name), force);
+            let merged = self.merge_in(&scratch, base, theirs, (from, &name), order.force);
             let done = match &merged {
                 Ok((Onto::Clashes(_) | Onto::Ours, _)) | Err(_) => Ok(None),
                 Ok((_, point)) => {
                     let _locks =
                         locks.unwrap_or_else(|| (self.renames.lock(), self.locks.lock_all()));
-                    self.go_on_from(&scratch, point, safety)
+                    self.go_on_from(&scratch, point, order.safety)
                 }
             };
+            if let Ok(Some(taken)) = &done {
+                // Before what is left is put away, which takes its time.
+                (order.seen)(taken);
+            }
             let id = scratch.store.branch();
             drop(scratch);
             let ended = self.store.end_branch(id);
@@ -234,7 +312,7 @@ impl Namespace {
         force: bool,
     ) -> Result<(Onto, String)> {
         let ours = &scratch.store;
-        if force || !base.differs_from(ours)? {
+        if force || !compare::differ(base, ours)? {
             return Ok((Onto::Theirs, from.to_owned()));
         }
         let plan = match compare::compare(base, theirs, ours)? {
@@ -244,10 +322,10 @@ impl Namespace {
         if plan.theirs.is_empty() {
             return Ok((Onto::Ours, String::new()));
         }
-        apply::apply(scratch, theirs, &plan)?;
-        let circles = apply::circles(scratch, base, &plan)?;
-        if !circles.is_empty() {
-            return Ok((Onto::Clashes(circles), String::new()));
+        let mut clashes = apply::apply(scratch, theirs, &plan)?;
+        clashes.extend(apply::circles(scratch, base, &plan)?);
+        if !clashes.is_empty() {
+            return Ok((Onto::Clashes(clashes), String::new()));
         }
         let point = format!("{name}-done");
         scratch.store.take(point.as_bytes())?;
@@ -263,7 +341,7 @@ impl Namespace {
         safety: &str,
     ) -> Result<Option<SnapshotMeta>> {
         let before = self.store.parting(&scratch.store)?;
-        if before.differs_from(&self.store)? {
+        if compare::differ(&before, &self.store)? {
             return Ok(None);
         }
         let taken = self.store.go_back(point.as_bytes(), safety.as_bytes())?;

@@ -64,7 +64,7 @@ use std::sync::Arc;
 
 pub(crate) use create::root_inode;
 pub use log::{LogBranch, LogEntry};
-pub(crate) use merge::{Clash, Merged};
+pub(crate) use merge::{Clash, Merged, Order};
 pub(crate) use operation::Operation;
 pub(crate) use path::Hint;
 pub(crate) use receive::{Part, Receiving};
@@ -75,6 +75,7 @@ pub(crate) use snapshot::check_name;
 use crate::redo::RedoMemory;
 use crate::store::{Store, Ticket};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Ino, Result};
 
 /// Most names of an inode, and most subdirectories of a directory.
@@ -118,6 +119,8 @@ pub(crate) struct Namespace {
     atime: atime::Policy,
     /// The branches that are open.
     family: Arc<Family>,
+    /// Somebody has come who may hold something.
+    is_visited: AtomicBool,
 }
 
 impl Namespace {
@@ -131,6 +134,7 @@ impl Namespace {
             renames: Mutex::new(()),
             atime: atime::Policy::default(),
             family,
+            is_visited: AtomicBool::new(false),
         }
     }
 
@@ -141,10 +145,12 @@ impl Namespace {
 
     fn of(store: Store, family: Arc<Family>) -> Result<Self> {
         let namespace = Self::over(store, family);
-        if namespace.store.viewed().is_some() {
+        if namespace.store.is_past() {
             return Ok(namespace);
         }
-        if let Some(first) = namespace.store.first_new() {
+        if let Some(first) = namespace.store.first_new()
+            && !namespace.family.have_come()
+        {
             namespace.pins.doubt_below(first);
             let redo = namespace.store.redo.iter();
             namespace.pins.untold(redo.flat_map(|redo| redo.made()));
@@ -243,6 +249,7 @@ impl Namespace {
 
     /// Somebody comes who may hold something.
     pub(crate) fn somebody_comes(&self) {
+        self.is_visited.store(true, Ordering::Release);
         if let Some(redo) = self.noted() {
             redo.somebody_comes();
         }
@@ -259,7 +266,7 @@ impl Namespace {
     /// Where requests are noted, if they are: those of who looks at a snapshot are not.
     pub(crate) fn noted(&self) -> Option<&RedoMemory> {
         let redo = self.store.redo.as_deref();
-        redo.filter(|_| self.store.viewed().is_none())
+        redo.filter(|_| !self.store.is_past())
     }
 
     /// Number of inodes that wait for the reaper.

@@ -20,7 +20,7 @@ use super::Namespace;
 use super::dentries::Dentries;
 use super::pins::PinTable;
 use crate::asker;
-use crate::store::{Bytes, Store, Tx};
+use crate::store::{Bytes, OVERHEAD, Store, Tx};
 use crate::{Error, Result};
 
 /// Records come from the store, which has checked them; a record that cannot be decoded is
@@ -170,6 +170,13 @@ impl<'a> Operation<'a> {
     pub(super) fn volume_of_data(&self) -> (u64, u64) {
         let growth = u64::try_from(self.growth.max(0));
         (self.data_bytes, growth.unwrap_or(u64::MAX))
+    }
+
+    /// Bytes that it takes in the journal as it is by now, at most.
+    pub(super) fn journal_bytes(&self) -> usize {
+        let changed = self.inodes.values().filter(|l| l.state != State::Clean);
+        let records = changed.map(|l| 2 * OVERHEAD + l.inode.target.len());
+        self.store.journal_bytes(&self.tx) + records.sum::<usize>()
     }
 
     /// The transaction, and what to tell the pin table after its commit.

@@ -27,6 +27,7 @@ use razorfs_format::stream::{
 use razorfs_format::wire::{Put, Take};
 use razorfs_format::{Branch, Ino, Place};
 
+use super::merge::or_later;
 use super::origins::{Known, Translation, give_out};
 use super::receive_items::wrong;
 use super::{Namespace, Operation, check_name, root_inode};
@@ -519,7 +520,7 @@ impl Receiving {
             upper.dentries.forget_all();
             taken
         };
-        upper.enqueue_orphans()?;
+        or_later(upper.enqueue_orphans());
         Ok(taken)
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use razorfs_format::manifest::SnapshotMeta;
 
 use super::Namespace;
-use crate::{Error, Result};
+use super::merge::or_later;
+use crate::{Error, Result, When};
 
 /// Longest name of a snapshot or a branch, in bytes.
 const NAME_MAX: usize = 255;
@@ -41,6 +42,17 @@ impl Namespace {
         )
     }
 
+    /// As it was at a moment.
+    pub(crate) fn moment(&self, when: When) -> Result<Self> {
+        Self::of(self.store.moment(when)?, Arc::clone(&self.family))
+    }
+
+    /// What was at the snapshot before one, or nothing at all.
+    pub(crate) fn before_snapshot(&self, name: &str) -> Result<Self> {
+        let store = self.store.before(name.as_bytes())?;
+        Ok(Self::over(store, Arc::clone(&self.family)))
+    }
+
     /// Goes back to a snapshot, after taking one of the present. Nobody is in the middle of
     /// anything meanwhile, so what is read or changed is all before or all after.
     pub(crate) fn roll_back(&self, to: &str, safety: &str) -> Result<SnapshotMeta> {
@@ -51,7 +63,7 @@ impl Namespace {
             self.dentries.forget_all();
             taken
         };
-        self.enqueue_orphans()?;
+        or_later(self.enqueue_orphans());
         Ok(taken)
     }
 

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use razorfs_disk::os::OsEnv;
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
+use razorfs_format::Branch;
+use razorfs_format::key::Key;
+use razorfs_format::op::Mutation;
 
 use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Step, Volume};
 
@@ -288,4 +291,26 @@ fn a_snapshot_that_was_deleted_before_a_crash_is_released_though_nobody_writes()
         left() == 0
     }));
     volume.close().unwrap();
+}
+
+/// It went to a part of the memtable that nobody sees.
+#[test]
+fn what_the_journal_has_of_a_branch_that_never_began_is_refused() {
+    for branch in [Branch(1), Branch(7)] {
+        let disk = new_disk();
+        let volume = open(&disk);
+        volume.create_branch("side").unwrap();
+        let ino = create(&volume, "file");
+        volume.sync().unwrap();
+        let store = &volume.inner.store;
+        store.journal_unchecked(&Mutation::Del {
+            key: Key::inode(branch, ino),
+        });
+        let found = try_open(&cut(&disk)).map(drop).unwrap_err();
+        assert!(matches!(found, Error::Corrupt(_)), "{found}");
+        let found = found.to_string();
+        let named = format!("of branch {branch}");
+        assert!(found.contains("a branch that has begun"), "{found}");
+        assert!(found.contains(&named), "{found}");
+    }
 }

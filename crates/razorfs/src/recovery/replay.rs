@@ -153,6 +153,7 @@ impl Replay {
                 {
                     self.begin(*branch, *epoch, place)?;
                 }
+                self.check_begun(&mutation, place)?;
                 Core::redo(&self.memtable, mutation, &mut self.counters);
             }
         }
@@ -163,6 +164,26 @@ impl Replay {
             done.map_err(|why| place.error("journal", why, what))?;
         }
         Ok(())
+    }
+
+    /// Fails if something is of a branch that has no epoch in this memtable: it would be of none,
+    /// and nobody would see it.
+    fn check_begun(&self, mutation: &Mutation, place: Place) -> Result<()> {
+        let (Mutation::Put { key, .. } | Mutation::Del { key } | Mutation::Patch { key, .. }) =
+            mutation
+        else {
+            return Ok(());
+        };
+        let branch = key.branch();
+        match self.memtable.epoch_of(branch) {
+            Some(_) => Ok(()),
+            None => {
+                let got = format_args!("{key:?} of branch {branch}").to_string();
+                Err(place
+                    .error("journal", "a record of a branch that has begun", got)
+                    .into())
+            }
+        }
     }
 
     /// A branch writes in an epoch from here on.

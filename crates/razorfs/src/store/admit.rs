@@ -101,7 +101,7 @@ impl Core {
                 marks::hit(Mark::AdmitEpochPassed);
                 return Ok(None);
             }
-            if tx.branch != Branch::HEAD && !version.forks.contains_key(&tx.branch) {
+            if tx.branch != Branch::HEAD && version.timeline.fork_of(tx.branch).is_none() {
                 return Err(Error::BranchGone);
             }
             drop(version);

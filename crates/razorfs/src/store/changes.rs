@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use razorfs_format::Branch;
 use razorfs_format::key::{Key, Tag};
 
 use super::{At, Core, Version};
@@ -53,10 +54,14 @@ impl Core {
 
 impl Version {
     fn written_apart(&self, a: &At, b: &At, tag: Tag) -> Result<BTreeSet<Key>> {
+        let mut keys = BTreeSet::new();
+        for since in [a, b].into_iter().filter_map(At::since) {
+            let written = since.sorted(Branch::HEAD, tag, |_| ());
+            keys.extend(written.into_iter().map(|(key, ())| key));
+        }
         let (a, b) = (self.view_at(a)?, self.view_at(b)?);
         let parted = a.parting(b);
         let is_apart = |epoch| epoch > parted && (a.sees(epoch) || b.sees(epoch));
-        let mut keys = BTreeSet::new();
         for memtable in self.memtables() {
             for (branch, _) in memtable.writers().into_iter().filter(|w| is_apart(w.1)) {
                 let written = memtable.sorted(branch, tag, |_| ());

@@ -14,7 +14,7 @@ use crate::data::{FrameIdentity, FrameWrite};
 use crate::journal::Batch;
 use crate::marks::{self, Mark};
 use crate::sync::atomic::Ordering;
-use crate::sync::{mpsc, unlock_fairly};
+use crate::sync::{RwLockWriteGuard, mpsc, unlock_fairly};
 use crate::tree::memtable::Memtable;
 use crate::{Error, Result};
 
@@ -26,6 +26,31 @@ const DATA_DELAY: u64 = 100_000_000;
 const FULL_DELAY: u64 = 100_000_000;
 /// Nanoseconds after which what was written to the journal is flushed, waited for or not.
 const SYNC_DELAY: u64 = 1_000_000_000;
+
+/// How often the open batch is written, in vain, before those are shut out who fill it.
+const BULK_TRIES: u32 = 3;
+
+/// Who waits for several batches.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// What these waited for is durable.
+    served: Vec<Waiter>,
+    /// These wait for what comes now.
+    pub now: Vec<Waiter>,
+}
+
+impl Waiting {
+    /// What they waited for was written: whatever comes next is none of their business.
+    fn serve(&mut self) {
+        self.served.append(&mut self.now);
+    }
+
+    /// Tells all of them, these what became of what came last.
+    pub fn answer(self, last: &Result<bool>) {
+        answer(self.served, &Ok(true));
+        answer(self.now, last);
+    }
+}
 
 impl Core {
     /// Calls `done` once everything that was done before is durable. If nothing is pending, at
@@ -109,6 +134,33 @@ impl Core {
         }
         self.write_sealed(journal, sealed, sync)?;
         Ok(true)
+    }
+
+    /// Writes the open batch, and answers with the gate shut over one whose data all goes inline:
+    /// the host may have no room for more, and whoever shuts the gate must learn of that while he
+    /// has changed nothing.
+    pub(super) fn shut_without_bulk(
+        &self,
+        journal: &mut Journal,
+        waiting: &mut Waiting,
+    ) -> Result<RwLockWriteGuard<'_, ()>> {
+        for _ in 0..BULK_TRIES {
+            self.commit_locked(journal, false, &mut waiting.now)?;
+            waiting.serve();
+            let gate = self.gate.write();
+            if self.open.lock().dirty_bytes <= self.limits.inline_sync() {
+                return Ok(gate);
+            }
+        }
+        // Somebody writes as fast as the disk does, and waits for this one now.
+        let gate = self.gate.write();
+        let memtable = Arc::clone(&self.version.load().active);
+        let mut sealed = self.seal_over(&mut self.open.lock(), memtable);
+        waiting.now.append(&mut sealed.waiters);
+        let sync = !waiting.now.is_empty();
+        self.write_sealed(journal, sealed, sync)?;
+        waiting.serve();
+        Ok(gate)
     }
 
     fn is_unsynced(&self) -> bool {
@@ -484,7 +536,7 @@ impl Core {
 }
 
 /// Tells those who waited for a batch what became of it.
-pub(super) fn answer(waiters: Vec<Waiter>, result: &Result<bool>) {
+fn answer(waiters: Vec<Waiter>, result: &Result<bool>) {
     for waiter in waiters {
         waiter(result.clone().map(|_| ()));
     }

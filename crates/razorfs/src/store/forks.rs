@@ -227,4 +227,13 @@ impl Core {
         let next = version.with_timeline(Arc::new(timeline));
         self.version.store(Arc::new(next));
     }
+
+    /// Writes to the journal what no operation does.
+    #[cfg(test)]
+    pub fn journal_unchecked(&self, mutation: &Mutation) {
+        let mut mutations = Vec::new();
+        mutation.encode(&mut mutations);
+        self.open.lock().append(OpType::Transaction, &mutations);
+        self.sync().unwrap();
+    }
 }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
 use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
 
-use super::{At, Bytes, Core, Layout, RoomMaker, Tenure, Ticket, Tx, Viewing};
+use super::{At, Bytes, Core, Layout, Replayed, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::journal::{Batch, history};
 use crate::recovery::{self, Opened};
@@ -39,13 +38,17 @@ pub(crate) struct Store {
     is_covered: AtomicBool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
-    pub(super) left: RwLock<Vec<Arc<Self>>>,
-    /// It goes on where a process has died, for whoever uses the volume.
-    resumed: bool,
+    pub(super) left: Arc<Before>,
+    /// The first inode that was not there when this process went on where one has died, for whoever
+    /// uses the volume, if it did.
+    first_new: Option<Ino>,
     workers: Mutex<Option<Workers>>,
     /// Held until the volume is closed.
     guard: Mutex<Option<Box<dyn Guard>>>,
 }
+
+/// What a handle shows of before rollbacks, the newest last.
+pub(super) type Before = RwLock<Vec<Arc<Store>>>;
 
 pub(super) fn is_internal(name: &[u8]) -> bool {
     name.starts_with(INTERNAL.as_bytes())
@@ -66,6 +69,8 @@ pub(super) enum Role {
     Snapshot(Viewing),
     /// What two branches go on from: there is a snapshot of that as long as they are there.
     Past,
+    /// A moment between snapshots, for reading.
+    Moment(Replayed),
     /// A branch.
     Branch(Tenure),
 }
@@ -155,6 +160,7 @@ impl Store {
         if let Some(left) = left {
             checkpointer.core.resume(left)?;
         }
+        let next = Ino(checkpointer.core.ids.ino.load(Ordering::Relaxed));
         let store = Self {
             checkpointer,
             durability: options.durability,
@@ -164,8 +170,8 @@ impl Store {
             role: Role::Volume,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
-            resumed,
+            left: Arc::default(),
+            first_new: resumed.then_some(next),
             workers: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         };
@@ -218,8 +224,8 @@ impl Store {
             role,
             covered: Mutex::new(None),
             is_covered: AtomicBool::new(false),
-            left: RwLock::default(),
-            resumed: self.resumed,
+            left: Arc::default(),
+            first_new: self.first_new,
             workers: Mutex::new(None),
             guard: Mutex::new(None),
         }
@@ -229,7 +235,9 @@ impl Store {
     pub fn branch(&self) -> Branch {
         match &self.role {
             Role::Branch(tenure) => tenure.branch,
-            Role::Volume | Role::Below | Role::Snapshot(_) | Role::Past => Branch::HEAD,
+            Role::Volume | Role::Below | Role::Snapshot(_) | Role::Past | Role::Moment(_) => {
+                Branch::HEAD
+            }
         }
     }
 
@@ -352,16 +360,8 @@ impl Store {
                 let name = String::from_utf8_lossy(&viewing.snapshot.name);
                 Err(Error::ReadOnly(format!("it is the snapshot {name}").into()))
             }
-            Role::Past => Err(Error::ReadOnly("it is what was".into())),
+            Role::Past | Role::Moment(_) => Err(Error::ReadOnly("it is what was".into())),
             Role::Volume | Role::Below | Role::Branch(_) => Core::check_writable(self),
-        }
-    }
-
-    /// The snapshot that this is.
-    pub fn viewed(&self) -> Option<&SnapshotMeta> {
-        match &self.role {
-            Role::Snapshot(viewing) => Some(&viewing.snapshot),
-            Role::Volume | Role::Below | Role::Branch(_) | Role::Past => None,
         }
     }
 
@@ -374,6 +374,9 @@ impl Store {
 
     /// Space of the volume.
     pub fn space(&self) -> Result<VolumeSpace> {
+        if let Role::Moment(replayed) = &self.role {
+            return Ok(replayed.space());
+        }
         let space = Core::space(self, self.branch())?;
         let covered = self.covered.lock();
         let covered = covered.as_ref().map(|viewing| &viewing.snapshot);
@@ -551,9 +554,8 @@ impl Store {
 
     /// The first inode number that nobody can have learnt from a process that died and for which
     /// this one goes on, if it does.
-    pub fn first_new(&self) -> Option<razorfs_format::Ino> {
-        let next = self.ids.ino.load(crate::sync::atomic::Ordering::Relaxed);
-        self.resumed.then_some(razorfs_format::Ino(next))
+    pub const fn first_new(&self) -> Option<Ino> {
+        self.first_new
     }
 
     /// Counts since the volume was opened.

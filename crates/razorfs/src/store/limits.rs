@@ -109,8 +109,12 @@ impl Limits {
         self.fit(bytes, ahead.held, &ahead.places)
     }
 
-    /// The same for a batch that ends with an operation on snapshots.
-    pub fn fits_point(&self, bytes: usize) -> bool {
+    /// The same for a batch that ends with an operation on snapshots, and has `data` bytes of data
+    /// which all go inline.
+    pub fn fits_point(&self, bytes: usize, data: usize) -> bool {
+        if data > self.inline_beside(bytes) {
+            return false;
+        }
         let ahead = self.ahead.lock();
         let next = [bytes + self.inline_sync(), self.spare()];
         ahead.places.take(ahead.held.into_iter().chain(next))

@@ -82,7 +82,7 @@ impl World {
     /// Does an operation on snapshots, which ends the batch, if the store would.
     fn take_point(&mut self) -> bool {
         let size = 1 + self.below(300);
-        let fits = self.limits.fits_point(self.open + size);
+        let fits = self.limits.fits_point(self.open + size, 0);
         if fits {
             self.open += size;
             self.commit();
@@ -260,7 +260,7 @@ fn operations_on_snapshots_have_room_where_writers_have_none() {
         }
         let mut points = 0;
         // No more of others: the room is for these.
-        while w.limits.fits_point(300) && points < 100 {
+        while w.limits.fits_point(300, 0) && points < 100 {
             w.open = 300;
             let inline = w.limits.hold(w.open);
             w.seq += 1;

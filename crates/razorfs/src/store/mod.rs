@@ -2,7 +2,9 @@
 //!
 //! An operation's transaction is appended to the open batch and applied to the active memtable
 //! under the *gate* (shared); sealing a batch and freezing a memtable take the gate exclusively,
-//! for microseconds and never over I/O. So every batch, and every epoch, holds whole operations.
+//! for microseconds; over I/O only where a rollback must not be seen before it is durable, or
+//! somebody writes as fast as the disk while a snapshot is taken. So every batch, and every epoch,
+//! holds whole operations.
 //! Lock order: inode locks, gate, open batch, memtable shard. The journal's lock is taken before
 //! the gate and held over I/O; no request takes it.
 
@@ -11,6 +13,10 @@ mod ballast;
 mod batch;
 mod changes;
 mod commit;
+// Locks are only tried here, which the scheduler of the tests has not.
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod crowd_tests;
 mod forks;
 #[cfg(test)]
 mod full_tests;
@@ -18,6 +24,7 @@ mod handle;
 mod ids;
 mod layout;
 mod limits;
+mod moments;
 mod pace;
 mod points;
 mod read;
@@ -38,7 +45,7 @@ mod version;
 mod viewing;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use razorfs_disk::{Disk, Env};
 use razorfs_format::key::{Key, Tag};
@@ -61,10 +68,13 @@ pub(crate) use batch::Waiter;
 use batch::{OpenBatch, Sealed};
 use forks::Tally;
 pub(crate) use forks::Tenure;
+use handle::Before;
 pub(crate) use handle::{Store, is_hidden};
 pub(crate) use ids::Ids;
 pub(crate) use layout::{Layout, Run, What};
 pub(crate) use limits::Limits;
+pub(crate) use moments::Replayed;
+pub use moments::{Reached, When};
 pub(crate) use points::Point;
 pub(crate) use read::{At, Sight};
 pub(crate) use resume::Left;
@@ -251,9 +261,11 @@ pub(crate) struct Core {
     /// Free space of the host, as of the last look, less what was reserved since.
     host_free: AtomicI64,
     host_looked: AtomicU64,
-    room_maker: OnceLock<std::sync::Weak<dyn RoomMaker>>,
+    room_maker: OnceLock<Weak<dyn RoomMaker>>,
     /// How many look at each snapshot.
     viewed: Mutex<BTreeMap<u64, usize>>,
+    /// What handles hold of before rollbacks, of those that have gone back.
+    befores: Mutex<Vec<Weak<Before>>>,
     /// How many have each branch open.
     tenures: Mutex<BTreeMap<Branch, usize>>,
     /// The last batch in which a branch begins.
@@ -352,6 +364,7 @@ impl Core {
             host_looked: AtomicU64::new(0),
             room_maker: OnceLock::new(),
             viewed: Mutex::default(),
+            befores: Mutex::default(),
             tenures: Mutex::default(),
             forked: AtomicU64::new(0),
         }

@@ -21,8 +21,9 @@ use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch};
 
 use super::batch::OpenBatch;
+use super::commit::Waiting;
 use super::tx::OVERHEAD;
-use super::{Core, CountersAt, Journal, Version, Viewing, Waiter};
+use super::{Core, CountersAt, Journal, Version, Viewing};
 use crate::marks::{self, Mark};
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
@@ -184,11 +185,11 @@ impl Core {
         let _announced = Announced::new(self);
         for _ in 0..ROOM_TRIES {
             let mut journal = self.journal();
-            let mut waiters = Vec::new();
-            let changed = self.change_locked(&mut journal, branch, change, &mut waiters);
+            let mut waiting = Waiting::default();
+            let changed = self.change_locked(&mut journal, branch, change, &mut waiting);
             drop(journal);
             let told = changed.as_ref().map(|_| true).map_err(Clone::clone);
-            super::commit::answer(waiters, &told);
+            waiting.answer(&told);
             match changed? {
                 Some(planned) => return Ok(planned),
                 None => {
@@ -206,24 +207,28 @@ impl Core {
         journal: &mut Journal,
         branch: Branch,
         change: &Change<'_>,
-        waiters: &mut Vec<Waiter>,
+        waiting: &mut Waiting,
     ) -> Result<Option<Planned>> {
         self.check_writable()?;
         // The bulk first: if the host has no room for it nothing has changed yet.
-        self.commit_locked(journal, false, waiters)?;
-        let gate = self.gate.write();
+        let gate = self.shut_without_bulk(journal, waiting)?;
         let version = self.version.load_full();
         let mut open = self.open.lock();
         let planned = self.plan(branch, change, &version, &open)?;
         let size = planned.mutations.len() + OVERHEAD;
-        if !self.limits.fits_point(open.journal_bytes + size) {
+        // What needs no pack needs no room on the host: from here on it is done, or the volume
+        // stops.
+        if !self
+            .limits
+            .fits_point(open.journal_bytes + size, open.dirty_bytes)
+        {
             return Ok(None);
         }
         open.append(OpType::Snapshot, &planned.mutations);
         open.is_used = true;
         open.journal_bytes += size;
         let mut sealed = self.seal_over(&mut open, Arc::clone(&version.active));
-        waiters.append(&mut sealed.waiters);
+        waiting.now.append(&mut sealed.waiters);
         let (cut, lsn) = (open.seq, open.first_lsn);
         if let Some((inodes, bytes)) = planned.counters {
             // The gate stays shut until it is durable; whatever goes wrong, the journal decides.

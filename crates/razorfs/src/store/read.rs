@@ -35,6 +35,39 @@ pub(crate) enum At {
     Tip(Branch),
     /// A snapshot.
     Snapshot(View),
+    /// What was between two snapshots.
+    Moment(Arc<Moment>),
+}
+
+/// What a branch was once: what a snapshot shows, and what was done since.
+pub(crate) struct Moment {
+    pub view: View,
+    pub since: Arc<Memtable>,
+}
+
+impl std::fmt::Debug for Moment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Moment").field(&self.view).finish()
+    }
+}
+
+impl At {
+    /// What was done after what a snapshot shows.
+    pub(super) fn since(&self) -> Option<&Arc<Memtable>> {
+        match self {
+            Self::Moment(moment) => Some(&moment.since),
+            Self::Tip(_) | Self::Snapshot(_) => None,
+        }
+    }
+
+    /// What an error means to who reads this.
+    fn told(&self, error: Error) -> Error {
+        match (self, &error) {
+            (Self::Moment(_), Error::Corrupt(_)) => Error::Overwritten,
+            (Self::Moment(_), Error::Disk(e)) if e.is_not_found() => Error::Overwritten,
+            _ => error,
+        }
+    }
 }
 
 /// The layers of the tree as a reader sees them.
@@ -42,6 +75,8 @@ pub(crate) enum At {
 pub(crate) struct Sight<'a> {
     pub(super) version: &'a Version,
     view: &'a View,
+    /// What lies over all that, as records of the head.
+    since: Option<&'a Arc<Memtable>>,
 }
 
 impl Version {
@@ -54,15 +89,26 @@ impl Version {
     pub fn view_at<'a>(&'a self, at: &'a At) -> Result<&'a View> {
         match at {
             At::Tip(Branch::HEAD) => Ok(&self.head),
-            At::Tip(branch) => self.forks.get(branch).ok_or(Error::NotFound),
+            At::Tip(branch) => self.fork(*branch).ok_or(Error::NotFound),
             At::Snapshot(view) => Ok(view),
+            At::Moment(moment) => Ok(&moment.view),
         }
+    }
+
+    /// What a reader sees; fails if the branch is gone.
+    fn sight<'a>(&'a self, at: &'a At) -> Result<Sight<'a>> {
+        let since = at.since();
+        let sight = self.at(self.view_at(at)?);
+        Ok(Sight { since, ..sight })
     }
 
     /// What a view shows.
     pub fn at<'a>(&'a self, view: &'a View) -> Sight<'a> {
-        let version = self;
-        Sight { version, view }
+        Sight {
+            version: self,
+            view,
+            since: None,
+        }
     }
 }
 
@@ -76,11 +122,11 @@ impl Core {
     ) -> Result<R> {
         let mut version = self.version.load();
         loop {
-            match read(version.at(version.view_at(at)?)) {
+            match read(version.sight(at)?) {
                 Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
                     let newer = self.version.load();
                     if Arc::ptr_eq(&newer, &version) {
-                        return Err(e);
+                        return Err(at.told(e));
                     }
                     version = newer;
                 }
@@ -176,7 +222,10 @@ impl<'a> Sight<'a> {
     pub(super) fn memtables(self) -> impl Iterator<Item = (&'a Arc<Memtable>, Branch)> {
         let (version, view) = (self.version, self.view);
         let shown = move |m: &'a Arc<Memtable>| Some((m, m.shown_by(view)?));
-        version.memtables().filter_map(shown)
+        let since = self.since.map(|since| (since, Branch::HEAD));
+        since
+            .into_iter()
+            .chain(version.memtables().filter_map(shown))
     }
 
     /// Its view.

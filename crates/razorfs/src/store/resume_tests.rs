@@ -424,3 +424,36 @@ fn check_after_deaths(
     assert_eq!(volume.recovery_report().redone, None);
     check(&volume);
 }
+
+/// In a branch that was opened long after a process went on for another, everything counted as
+/// held, what that had made itself too, and nobody ever said otherwise.
+#[test]
+fn in_a_branch_opened_later_only_what_was_there_at_a_death_may_be_held_from_before() {
+    let machine = Machine::new();
+    let volume = machine.open().unwrap();
+    let old = make(&volume, "old").unwrap();
+    let older = make(&volume, "older").unwrap();
+    volume.create_branch("side").unwrap();
+    volume.create_branch("other").unwrap();
+    drop(volume);
+    let goes = |volume: &Volume, name: &str, ino: Ino| {
+        volume.unlink(Ino::ROOT, name.as_bytes()).unwrap();
+        while volume.step(Step::Reap).unwrap() {}
+        volume.stat(ino).is_err()
+    };
+    let volume = machine.open().unwrap();
+    let new = make(&volume, "new").unwrap();
+    volume.create_branch("later").unwrap();
+    let later = volume.branch("later").unwrap();
+    assert!(goes(&later, "new", new), "it was not there then");
+    let side = volume.branch("side").unwrap();
+    side.somebody_comes();
+    volume.all_have_come();
+    assert!(!goes(&side, "old", old), "whoever came may hold it");
+    let other = volume.branch("other").unwrap();
+    assert!(goes(&other, "old", old), "nobody came for this one");
+    assert!(goes(&volume, "older", older), "nor for this");
+    side.nobody_is_left();
+    while side.step(Step::Reap).unwrap() {}
+    assert!(side.stat(old).is_err());
+}

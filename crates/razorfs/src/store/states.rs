@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs_format::key::{Key, Tag};
+use razorfs_format::key::Key;
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch, Ino};
@@ -15,6 +15,14 @@ use crate::{Error, Result};
 const LEFT_MOST: usize = 8;
 
 impl Store {
+    /// The snapshot that this is.
+    pub fn viewed(&self) -> Option<&SnapshotMeta> {
+        match &self.role {
+            Role::Snapshot(viewing) => Some(&viewing.snapshot),
+            Role::Volume | Role::Below | Role::Branch(_) | Role::Past | Role::Moment(_) => None,
+        }
+    }
+
     /// Takes a snapshot.
     pub fn take(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
@@ -43,8 +51,12 @@ impl Store {
     pub fn give_up(&self, name: &[u8]) -> Result<SnapshotMeta> {
         self.check_writable()?;
         let gone = self.drop_snapshot(name)?;
+        // Whichever branch was gone back, and through whatever handle.
         let is_other = |store: &Arc<Self>| store.viewed().is_none_or(|s| s.id != gone.id);
-        self.left.write().retain(is_other);
+        self.befores.lock().retain(|before| {
+            let before = before.upgrade();
+            before.map(|b| b.write().retain(is_other)).is_some()
+        });
         Ok(gone)
     }
 
@@ -59,6 +71,8 @@ impl Store {
 
     /// What files that are gone are read on from: the present goes on from before this snapshot.
     pub fn leave(&self, safety: &[u8]) {
+        // Whoever deletes it from here on comes by.
+        let mut befores = self.befores.lock();
         // Somebody may have deleted it by now: what was open is gone then, and all else is done.
         let Ok(before) = self.snapshot(safety) else {
             return;
@@ -67,6 +81,10 @@ impl Store {
         left.push(Arc::new(before));
         if left.len() > LEFT_MOST {
             left.remove(0);
+        }
+        let mine = Arc::downgrade(&self.left);
+        if befores.iter().all(|before| !before.ptr_eq(&mine)) {
+            befores.push(mine);
         }
     }
 
@@ -135,15 +153,13 @@ impl Store {
         Ok(self.with_role(At::Snapshot(view), Role::Past))
     }
 
-    /// Whether anything was written in this or the other state since they parted.
-    pub fn differs_from(&self, other: &Self) -> Result<bool> {
-        for tag in [Tag::Dirent, Tag::Inode, Tag::Extent, Tag::Xattr, Tag::Link] {
-            let apart = self.written_apart(other, tag)?;
-            if apart.is_none_or(|keys| !keys.is_empty()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// What was at the snapshot before one, those that were given up among them, or nothing at all
+    /// if that is the first.
+    pub fn before(&self, name: &[u8]) -> Result<Self> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let snapshot = timeline.find(name).ok_or(Error::NotFound)?;
+        let before = timeline.before(snapshot.epoch).unwrap_or(Epoch(0));
+        Ok(self.with_role(At::Snapshot(timeline.view(before)), Role::Past))
     }
 
     /// Makes a branch of what this shows, or of a snapshot.
@@ -153,6 +169,11 @@ impl Store {
             self.check_writable()?;
         }
         Core::check_writable(self)?;
+        if matches!(self.role, Role::Moment(_)) {
+            return Err(Error::Invalid(
+                "a branch goes on from a snapshot, or from what is there",
+            ));
+        }
         let here = self.viewed().map(|snapshot| snapshot.name.clone());
         Core::fork(self, self.branch(), name, from.or(here.as_deref()))
     }

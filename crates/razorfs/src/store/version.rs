@@ -1,7 +1,7 @@
 //! What is visible: the layers of the tree, and what of them each branch shows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{BatchSeq, Branch, Ino, Lsn};
@@ -40,8 +40,9 @@ pub(crate) struct Version {
     pub timeline: Arc<Timeline>,
     /// What of the layers the present shows.
     pub head: View,
-    /// What of them each branch shows.
-    pub forks: Arc<BTreeMap<Branch, View>>,
+    /// What of them each branch shows, once somebody has looked: an image may have very many, each
+    /// with a view as long as the list of lines.
+    forks: Arc<BTreeMap<Branch, OnceLock<View>>>,
 }
 
 impl Version {
@@ -53,8 +54,8 @@ impl Version {
         timeline: Arc<Timeline>,
     ) -> Self {
         let head = timeline.head();
-        let ids = timeline.forks().list.iter().map(|f| f.meta.id);
-        let forks = ids.filter_map(|id| Some((id, timeline.view_of(id)?)));
+        let forks = timeline.forks().list.iter();
+        let forks = forks.map(|fork| (fork.meta.id, OnceLock::new()));
         Self {
             active,
             frozen,
@@ -63,6 +64,27 @@ impl Version {
             forks: Arc::new(forks.collect()),
             timeline,
         }
+    }
+
+    /// What a branch shows, if it is there.
+    pub fn fork(&self, branch: Branch) -> Option<&View> {
+        let view = self.forks.get(&branch)?;
+        match view.get() {
+            Some(view) => Some(view),
+            None => {
+                let found = self.timeline.view_of(branch)?;
+                Some(view.get_or_init(|| found))
+            }
+        }
+    }
+
+    /// How many branches somebody has looked at.
+    #[cfg(test)]
+    pub fn fork_views(&self) -> usize {
+        self.forks
+            .values()
+            .filter(|view| view.get().is_some())
+            .count()
     }
 
     /// The same layers with another timeline.

@@ -111,12 +111,13 @@ impl Memtable {
 
     /// The branches that may have written, with their epochs; the head is the first.
     pub fn writers(&self) -> Vec<(Branch, Epoch)> {
-        let mut all = vec![(Branch::HEAD, self.epoch)];
-        for (branch, epoch) in self.forks.read().iter() {
-            all.retain(|(b, _)| b != branch);
-            all.push((*branch, *epoch));
-        }
-        all
+        let head = (Branch::HEAD, self.epoch);
+        // Each with its newest one only: a branch may have begun very often.
+        let forks = self.forks.read();
+        let newest: BTreeMap<Branch, Epoch> = forks.iter().copied().collect();
+        let is_newest = |(branch, epoch): &&(Branch, Epoch)| newest.get(branch) == Some(epoch);
+        let forks = forks.iter().filter(is_newest).copied();
+        std::iter::once(head).chain(forks).collect()
     }
 
     /// The newest of its epochs.

@@ -3,6 +3,8 @@
 //! Inodes come first, directories without entries; then the names, which bring the entries and the
 //! links of directories; then everything else that the records of inodes say, and last the data.
 
+use std::collections::BTreeSet;
+
 use razorfs_format::Ino;
 use razorfs_format::key::Key;
 use razorfs_format::op::{Counter, OpType};
@@ -14,18 +16,21 @@ use crate::namespace::Namespace;
 use crate::namespace::diff::Side;
 use crate::namespace::operation::{Operation, PLACE};
 use crate::namespace::remove::counted_bytes;
-use crate::store::Store;
+use crate::store::{OVERHEAD, Store};
 use crate::{Error, Result};
 
-/// Changes that one transaction makes.
+/// Changes that one transaction makes, if these are small.
 const AT_ONCE: usize = 512;
+/// Bytes of the journal that a change takes at most, but for blocks of very many pieces: it is the
+/// largest attribute.
+const LARGEST: usize = (64 << 10) + 4 * OVERHEAD;
 /// Blocks of data that one transaction copies.
 const BLOCKS_AT_ONCE: usize = 32;
 /// Deepest directory.
 const DEEP: usize = 4096;
 
-/// Does what the plan says.
-pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<()> {
+/// Does what the plan says. Answers the files of which that cannot be done.
+pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<Vec<Clash>> {
     let changes = &plan.theirs;
     finish_trims(ours, plan)?;
     let new = changes.inodes.iter().filter_map(|(ino, pair)| match pair {
@@ -60,9 +65,35 @@ pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<()>
         inode(op, *ino, before.as_ref(), after.as_ref(), times)
     })?;
     let blocks = changes.blocks.iter();
-    in_parts(ours, blocks, BLOCKS_AT_ONCE, &mut |op, (ino, block)| {
-        copy_block(op, theirs, *ino, *block)
-    })
+    let mut lost = BTreeSet::new();
+    in_parts(
+        ours,
+        blocks,
+        BLOCKS_AT_ONCE,
+        &mut |op, (ino, block)| match copy_block(op, theirs, *ino, *block) {
+            Err(e) if e.is_loss() => {
+                tracing::warn!(%ino, block, error = %e, "a block cannot be committed");
+                lost.insert(*ino);
+                Ok(())
+            }
+            copied => copied,
+        },
+    )?;
+    unreadable(theirs, lost)
+}
+
+/// Files of which something is lost in the branch.
+fn unreadable(theirs: &Store, lost: BTreeSet<Ino>) -> Result<Vec<Clash>> {
+    let mut side = Side::new(theirs);
+    let clash = |ino| {
+        let path = match side.inode(ino)? {
+            Some(inode) => side.home(ino, &inode)?,
+            None => None,
+        };
+        let why = "its data is damaged in the branch, and cannot be read";
+        Ok(Clash::new(path, ino, why))
+    };
+    lost.into_iter().map(clash).collect()
 }
 
 /// Files that are written over have no truncation that goes on.
@@ -99,7 +130,7 @@ fn cut(ours: &Namespace, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Does each in transactions of so many.
+/// Does each in transactions of so many, or fewer if they are large.
 fn in_parts<'a, T>(
     ours: &'a Namespace,
     all: impl Iterator<Item = T>,
@@ -108,9 +139,19 @@ fn in_parts<'a, T>(
 ) -> Result<()> {
     let mut all = all.peekable();
     while all.peek().is_some() {
+        let limits = &ours.store.limits;
+        let enough = limits.most().saturating_sub(LARGEST);
+        let enough = enough.min(limits.soft_batch());
         let mut op = ours.begin(OpType::Transaction)?.with_overlay();
         for one in all.by_ref().take(at_once) {
             each(&mut op, one)?;
+            if op.journal_bytes() >= enough {
+                break;
+            }
+        }
+        let bytes = op.journal_bytes();
+        if bytes > limits.most() {
+            ours.store.grow_journal_for(bytes)?;
         }
         let (data, growth) = op.volume_of_data();
         ours.store.reserve(data, growth)?;
@@ -265,10 +306,8 @@ pub(super) fn circles(ours: &Namespace, base: &Store, plan: &Plan) -> Result<Vec
         }
         if at != Ino::ROOT {
             let path = side.home(*ino, before)?;
-            clashes.push(Clash {
-                path: path.unwrap_or_else(|| format!("inode {ino}").into()),
-                why: "both have moved this directory, and one would be in itself",
-            });
+            let why = "both have moved this directory, and one would be in itself";
+            clashes.push(Clash::new(path, *ino, why));
         }
     }
     Ok(clashes)

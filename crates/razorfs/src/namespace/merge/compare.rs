@@ -107,6 +107,31 @@ fn is_same(a: Option<&Inode>, b: Option<&Inode>) -> bool {
     }
 }
 
+/// Whether anything was written in one of two states since they parted that is more than when
+/// something was read.
+pub(super) fn differ(a: &Store, b: &Store) -> Result<bool> {
+    let apart = |tag| {
+        let keys = a.written_apart(b, tag)?;
+        keys.ok_or(Error::Invalid("the two are not of one volume"))
+    };
+    for tag in [Tag::Dirent, Tag::Extent, Tag::Xattr, Tag::Link] {
+        if !apart(tag)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    // Those that have no name too: somebody may have them open.
+    let inode = |store: &Store, key: &Key| -> Result<Option<Inode>> {
+        let value = store.get(key)?;
+        Ok(value.map(|v| Inode::decode(&v, PLACE)).transpose()?)
+    };
+    for key in apart(Tag::Inode)? {
+        if !is_same(inode(a, &key)?.as_ref(), inode(b, &key)?.as_ref()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What is to be done so that one state has what was changed in another one.
 pub(super) struct Plan {
     pub theirs: Changes,
@@ -165,8 +190,7 @@ struct Compared<'a> {
 
 impl Compared<'_> {
     fn clash(&mut self, path: Option<PathBuf>, ino: Ino, why: &'static str) {
-        let path = path.unwrap_or_else(|| format!("inode {ino}").into());
-        self.clashes.insert(Clash { path, why });
+        self.clashes.insert(Clash::new(path, ino, why));
     }
 
     /// What both have done alike is not to be done: the branch may have been merged before.

@@ -4,7 +4,8 @@ use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 use super::LogEntry;
 use crate::{
-    Asker, CreateOptions, Geometry, Ino, NewNode, Options, RenameMode, SetAttributes, Volume,
+    Asker, CreateOptions, Durability, Geometry, Ino, NewNode, Options, RenameMode, SetAttributes,
+    Volume,
 };
 
 fn options() -> Options {
@@ -52,6 +53,37 @@ fn make(volume: &Volume) -> Ino {
     root.remove_file("c/f").unwrap();
     root.remove_dir("c").unwrap();
     volume.find_by_path(b"a").unwrap()
+}
+
+/// It told that a directory was removed which it had not told of.
+#[test]
+fn the_steps_of_a_transaction_are_told_in_their_order() {
+    let (_, volume) = new_volume(&options());
+    let root = volume.root();
+    root.create_dir("d").unwrap();
+    root.write("d/old", b"1").unwrap();
+    let before = lines(&volume).len();
+    let mut tx = root.transaction();
+    tx.create_dir("t").unwrap();
+    tx.rename("d", "t/e").unwrap();
+    tx.remove_file("t/e/old").unwrap();
+    tx.write("t/e/new", b"2").unwrap();
+    tx.rename("t/e/new", "t/x").unwrap();
+    tx.rename("t/x", "t/y").unwrap();
+    tx.remove_dir("t/e").unwrap();
+    tx.commit(Durability::Synced).unwrap();
+    let told = lines(&volume).split_off(before);
+    let expected = [
+        "mkdir t",
+        "rename d > t/e",
+        "unlink t/e/old",
+        "create t/e/new",
+        "rename t/e/new > t/x",
+        "rename t/x > t/y",
+        "rmdir t/e",
+        "write t/y",
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]
