@@ -1,7 +1,8 @@
 //! The counters of a mounted volume over HTTP, for Prometheus: `mount -o metrics=WHERE`.
 //!
 //! One thread answers one client after the other, each for a few seconds at most, however it deals
-//! out what it sends and takes. What a client sends is read up to a bound; nothing but `GET /metrics` gets an answer, and nothing can be changed here.
+//! out what it sends and takes. What a client sends is read up to a bound; nothing but
+//! `GET /metrics` gets an answer, and nothing can be changed here.
 
 use std::fmt;
 use std::io::{Read, Write};
