@@ -27,12 +27,11 @@ With --to what was changed in the branch since it was made is done in a director
 which has what the branch began with: files are added, replaced and removed, with their modes, \
 times, attributes, links and holes. What else is in the directory stays, and so do modes, owners \
 and attributes that were not changed in the branch. A file, a mode, an owner or an attribute that \
-is another on the host than the one that the branch began with is a conflict, unless it is what the \
-branch has now. A file is whole at any moment, and if it is interrupted another run does the rest. \
-What is changed on the host while it runs is left as it is: it stops there, names it, and the exit \
-code is 1. With \
---since it is what was changed since that snapshot, such as one that was taken of the branch at \
-the last time.
+is another on the host than the one that the branch began with is a conflict, unless it is what \
+the branch has now. A file is whole at any moment, and if it is interrupted another run does the \
+rest. What is changed on the host while it runs is left as it is: it stops there, that is the one \
+conflict, and the exit code is 1. With --since it is what was changed since that snapshot, such as \
+one that was taken of the branch at the last time.
 
 If both have changed the same file or name, or data of the branch is damaged, these are listed, \
 nothing is done, and the exit code is 1. That a file was read is no change. Then either change \
