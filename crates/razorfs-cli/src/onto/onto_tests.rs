@@ -68,6 +68,7 @@ impl World {
             parts: &parts,
             progress: &mut Progress::new("commit", Unit::Bytes, true),
             links: HashMap::new(),
+            dressed: HashMap::new(),
             unsynced: BTreeSet::new(),
         };
         let stopped = match work.run() {
@@ -200,6 +201,24 @@ fn several_names_of_a_file_on_the_host_are_all_replaced_and_removed() {
     assert_eq!(ino("a"), ino("b"));
     assert_eq!(text(world.host.join("b")), "from the branch");
     assert_eq!(text(world.host.join("d")), "another");
+}
+
+#[test]
+fn a_file_with_several_names_on_the_host_gets_another_mode_at_once() {
+    let world = World::new(|dir| {
+        fs::write(dir.join("a"), "then").unwrap();
+        fs::hard_link(dir.join("a"), dir.join("b")).unwrap();
+        mode(dir.join("a"), 0o644);
+    });
+    mode(world.after.join("a"), 0o600);
+    world.commits(&["a", "b"]);
+    assert_eq!(mode_of(world.host.join("b")), 0o600);
+    // Somebody else's change is none of ours.
+    mode(world.after.join("a"), 0o644);
+    mode(world.before.join("a"), 0o600);
+    let meanwhile = |host: &Path| mode(host.join("b"), 0o640);
+    let (_, stopped) = world.commit(&["a", "b"], false, meanwhile);
+    assert_eq!(stopped, Some("a".into()));
 }
 
 #[test]

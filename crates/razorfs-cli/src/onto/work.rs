@@ -32,6 +32,9 @@ pub struct Work<'a> {
     pub progress: &'a mut Progress,
     /// Where files with several names are by now.
     pub links: HashMap<u64, PathBuf>,
+    /// Files of the host with several names, as they are since we have changed them: what was seen
+    /// at another of their names is older.
+    pub dressed: HashMap<(u64, u64), Meta>,
     /// Directories whose names are not durable yet.
     pub unsynced: BTreeSet<PathBuf>,
 }
@@ -74,7 +77,9 @@ impl Work<'_> {
     }
 
     fn seen(&self, path: &Path) -> Option<Meta> {
-        self.seen.get(path).copied().flatten()
+        let seen = self.seen.get(path).copied().flatten()?;
+        let dressed = self.dressed.get(&(seen.dev, seen.ino)).copied();
+        Some(dressed.unwrap_or(seen))
     }
 
     /// What is at a path, which is what was there when it was looked at.
@@ -89,6 +94,9 @@ impl Work<'_> {
     /// What is at a path from now on.
     fn look(&mut self, path: &Path) -> Result<()> {
         let there = self.host.find(path)?;
+        if let Some(meta) = there.filter(has_links) {
+            self.dressed.insert((meta.dev, meta.ino), meta);
+        }
         self.seen.insert(path.to_path_buf(), there);
         self.touched(path);
         Ok(())

@@ -146,6 +146,7 @@ fn between(asked: &Asked<'_>, from: &Spot, to: &Spot, dir: &Path, host: &HostTre
                 parts: &parts,
                 progress: &mut progress,
                 links: HashMap::new(),
+                dressed: HashMap::new(),
                 unsynced: BTreeSet::new(),
             };
             match work.run() {
