@@ -39,13 +39,20 @@ fn an_older_volume_is_migrated_and_shows_what_it_showed() {
         (features(), info(&mount.volume)["generation"].clone()),
         before
     );
+    // The present, and each snapshot by its name.
     let shown = || {
-        let root = format!("{}:/", mount.volume.display());
-        let snapshots = ok(["snapshot".as_ref(), "list".as_ref(), volume]);
-        assert!(!snapshots.is_empty());
-        (ok(["ls", "-lR", &root]), snapshots)
+        let place = mount.volume.display();
+        let listed = ok(["snapshot", "list", &place.to_string(), "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let snapshots = listed["snapshots"].as_array().unwrap().iter();
+        let names = snapshots.map(|s| format!("{place}@{}", s["name"].as_str().unwrap()));
+        let places = std::iter::once(place.to_string()).chain(names);
+        places
+            .map(|place| (ok(["ls", "-lR", &format!("{place}:/")]), place))
+            .collect::<Vec<_>>()
     };
     let then = shown();
+    assert_eq!(then.len(), 5);
     let said = migrate(&["--quiet"]);
     assert!(said.contains("`linked-batches` now"), "{said}");
     assert_eq!(features() & 256, 256);

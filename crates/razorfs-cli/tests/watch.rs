@@ -108,7 +108,8 @@ fn the_log_has_what_is_asked_for() {
 /// Runs `top` on a terminal of its own, types what `keys` says, and answers with what was drawn.
 fn top(place: &Path, keys: &str) -> String {
     let line = format!(
-        "stty rows 24 cols 80; timeout --foreground 60 '{RAZORFS}' top '{}'; echo \"ended with $?\"; stty -a",
+        "stty rows 24 cols 80; timeout --foreground 60 '{RAZORFS}' top '{}'; \
+         echo \"ended with $?\"; stty -a",
         place.display()
     );
     let mut script = Command::new("script");

@@ -89,4 +89,6 @@ impl Ino {
 impl Branch {
     /// The branch that a plain mount shows.
     pub const HEAD: Self = Self(0);
+    /// None: of a snapshot that was made of what a branch had been, not of what it was then.
+    pub const NONE: Self = Self(u32::MAX);
 }

@@ -18,15 +18,17 @@ const LEVEL: u8 = razorfs_verify::LEVEL_MAX;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Every volume of an older version can be used as it is, and has what its version \
-has. This gives it what a volume that is created now has. All metadata is written anew, and data stay \
-where they are, so it takes the time of `razorfs verify --level 4` and little space. Snapshots stay; \
-branches have to be committed or deleted before. The log of what was done begins anew.
+has. This gives it what a volume that is created now has. All metadata is written anew, and data \
+stay where they are, so it takes the time of `razorfs verify --level 4` and little space. \
+Snapshots stay; branches have to be committed or deleted before. The log of what was done begins \
+anew.
 
 A crash or Ctrl-C at any moment leaves the old volume or the new one, and the command can be run \
 again. The old metadata is kept in VOLUME/quarantine until the new volume has been checked; where \
 that finds anything it stays there.
 
-Exit code 0: it is of the newest version, or would be; 4: the new volume has damage, which is told.
+Exit code 0: it is of the newest version, or would be; 4: the new volume has damage, which is \
+told.
 
 Examples:
   razorfs migrate demo.rzfs --dry-run

@@ -80,8 +80,9 @@ pub fn run(args: &Args) -> Result<u8> {
         ..named
     };
     let text = text_of(&place);
-    let taken = snapshot::do_at(&text, &Points::Past(None, when))?;
-    let name = snapshot::text(&taken, "name").to_owned();
+    // For as long as this runs.
+    let name = format!("restoring-{}", crate::env().now());
+    snapshot::do_at(&text, &Points::Past(Some(name.clone()), when))?;
     let then = Spot {
         snapshot: Some(name.clone()),
         path: path.clone(),
@@ -140,12 +141,14 @@ fn replace(place: &Spot, then: &Spot, quiet: bool) -> Result<()> {
     };
     let text = text_of(place);
     let safety = snapshot::do_at(&text, &Points::Create(None))?;
-    told(&text, snapshot::text(&safety, "name"))?;
+    let safety = snapshot::text(&safety, "name");
+    print_text(&format!("what was until now is the snapshot {safety}\n"))?;
     let present = Opened::open(&now, true)?;
     let made = make_way(&present, &now.path, &above);
     present.close()?;
     made?;
-    cp::copy(text_of(then), text_of(&now), quiet)
+    cp::copy(text_of(then), text_of(&now), quiet)?;
+    print_text("restored\n")
 }
 
 /// The directories that something was in, from the root on; none if it was not there.

@@ -20,20 +20,19 @@ use crate::socket::Request;
 journal_bytes, written_bytes, read_bytes, pack_bytes, segment_bytes, disk_syncs, checkpoints, \
 compactions, cleaned_bytes, cleaned_packs, removed_packs, slowed_ns (by how long writers were \
 slowed down where space is short), write_amplification (bytes written to journal, packs and \
-segments for each byte of file data; null before there was any), dirty_bytes, \
-orphans, parity_reads, parity_healed, cache_bytes and cache_limit (of the cache of metadata), \
+segments for each byte of file data; null before there was any), dirty_bytes, orphans, \
+parity_reads, parity_healed, cache_bytes and cache_limit (of the cache of metadata), \
 cache_lookups, cache_misses, journal_used (what the next checkpoint gives back) and \
-journal_capacity; of a mounted volume also what the \
-kernel asked for since its daemon began: requests (object of a number for each kind that came), \
-requests_failed (but for names that are not there), requests_read_bytes, requests_written_bytes, \
-latency (object of an object for each kind: sum_ns, all times together, and counts, an array of \
-how many took at most 1024 ns, at most twice that, and so on up to 2^33 ns, and at last how many \
-took longer).
+journal_capacity; of a mounted volume also what the kernel asked for since its daemon began: \
+requests (object of a number for each kind that came), requests_failed (but for names that are \
+not there), requests_read_bytes, requests_written_bytes, latency (object of an object for each \
+kind: sum_ns, all times together, and counts, an array of how many took at most 1024 ns, at most \
+twice that, and so on up to 2^33 ns, and at last how many took longer).
 
 --prometheus prints the same, each with the volume as a label, in the text format that Prometheus \
-reads: razorfs_NAME, and razorfs_request_seconds as a histogram. `razorfs mount -o metrics=` serves \
-it over HTTP. With the collector for text files of the node exporter it is enough to run the second \
-of the examples now and then.
+reads: razorfs_NAME, and razorfs_request_seconds as a histogram. `razorfs mount -o metrics=` \
+serves it over HTTP. With the collector for text files of the node exporter it is enough to run \
+the second of the examples now and then.
 
 Examples:
   razorfs stats mnt

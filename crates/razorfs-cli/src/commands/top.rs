@@ -25,14 +25,15 @@ use crate::top::view;
 /// Shows what a mounted volume does, as it does it
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Shows what the kernel asks for, with how long that takes, the cache, the journal, \
-checkpoints and what else is done in the background, space and health, anew each second. 80 columns \
-and 24 lines are enough; there is no mouse and no sound, and little is sent over a slow line. q, Esc \
-or Ctrl-C ends it; the space bar holds it still. What it shows at once `razorfs stats` and `razorfs \
-info` print.
+    after_help = "Shows what the kernel asks for, with how long that takes, the cache, the \
+journal, checkpoints and what else is done in the background, space and health, anew each second. \
+80 columns and 24 lines are enough; there is no mouse and no sound, and little is sent over a \
+slow line. q, Esc or Ctrl-C ends it; the space bar holds it still. What it shows at once `razorfs \
+stats` and `razorfs info` print.
 
-mean and 99 % are of the time between two looks: 99 of 100 requests were answered within that time, \
-which is rounded up to a power of two. A request that waits for another one is counted with its wait.
+mean and 99 % are of the time between two looks: 99 of 100 requests were answered within that \
+time, which is rounded up to a power of two. A request that waits for another one is counted with \
+its wait.
 
 Examples:
   razorfs top mnt

@@ -171,7 +171,7 @@ pub fn repair(
     s.salvage = true;
     s.bad_max = options.remembered.unwrap_or(s.bad_max);
     let mut volume = read(&mut s, env, options, &mut out)?;
-    upgrade::prepare(options, &mut volume)?;
+    upgrade::prepare(options, &volume)?;
     let made = Made {
         uid: options.owner.0,
         gid: options.owner.1,
@@ -204,8 +204,9 @@ pub fn repair(
         return Err(e);
     }
     commit.switch()?;
-    out.committed = Some(commit.superblock.generation.next());
     out.set_aside = commit.finish()?;
+    upgrade::finish(options, &mut commit)?;
+    out.committed = Some(commit.superblock.generation.next());
     Ok(out)
 }
 

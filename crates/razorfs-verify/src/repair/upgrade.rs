@@ -2,13 +2,14 @@
 //!
 //! The order of its writes is that of a repair, and so is what a crash leaves: the old volume or
 //! the new one. Data stay where they are. The files of metadata and the journal of the old version
-//! stay in `quarantine`, until somebody has looked at the new one.
+//! stay in `quarantine`, until somebody has looked at the new one. At last the features are set: a
+//! crash before that leaves a volume of the old version, and all is done once more.
 
 use razorfs_disk::Disk;
 use razorfs_format::superblock::NEWEST_INCOMPAT;
 use razorfs_format::superblock::names::Set;
 
-use super::{Done, Outcome, RepairError, RepairOptions, Volume, candidates};
+use super::{Commit, Done, Outcome, RepairError, RepairOptions, Volume, candidates};
 use crate::session::Session;
 use crate::{LEVEL_MAX, Progress};
 
@@ -29,17 +30,25 @@ pub fn is_due(disk: &dyn Disk, step: &mut dyn FnMut(Progress), out: &mut Outcome
     Ok(missing != 0)
 }
 
-/// Has the volume written as a new one would be, if that is asked for.
-pub(super) fn prepare(options: &RepairOptions, volume: &mut Volume) -> Done<()> {
-    if !options.upgrade {
-        return Ok(());
-    }
-    if !volume.source.replay.forks.is_empty() {
+/// Refuses a migration of what the newest version would show otherwise.
+pub(super) fn prepare(options: &RepairOptions, volume: &Volume) -> Done<()> {
+    if options.upgrade && !volume.source.replay.forks.is_empty() {
         let why = "it has branches, which would become snapshots; `razorfs commit` or `razorfs \
                    branch delete` them first";
         return Err(RepairError::Refused(why.into()));
     }
-    volume.known.superblock.features.incompat |= NEWEST_INCOMPAT;
+    Ok(())
+}
+
+/// Has the volume say that it is of the newest version, if that is asked for: two generations more,
+/// now that nothing of the old one is left where it is looked for. Before, a check would have taken
+/// the batches of the old journal for some whose links were removed.
+pub(super) fn finish(options: &RepairOptions, commit: &mut Commit<'_>) -> Done<()> {
+    if options.upgrade {
+        commit.superblock.features.incompat |= NEWEST_INCOMPAT;
+        commit.superblock.generation = commit.superblock.generation.next().next();
+        commit.switch()?;
+    }
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 //! power fails meanwhile.
 
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
+use razorfs_format::record::inode_flags::TRIMMING;
 use razorfs_format::superblock::{LINKED_BATCHES, NEWEST_INCOMPAT};
 use razorfs_verify::{LEVEL_MAX, Outcome, RepairError, RepairOptions, repair};
 
 use crate::common::forge::superblock;
-use crate::common::{assert_sound, check, image_of, open, try_open};
+use crate::common::{assert_sound, check, image_of, open, told, try_open};
 use crate::listing;
 
 fn migrate(disk: &SimDisk, commit: bool) -> Result<Outcome, RepairError> {
@@ -22,13 +23,24 @@ fn is_newest(image: &Image) -> bool {
     superblock(image).features.incompat & NEWEST_INCOMPAT == NEWEST_INCOMPAT
 }
 
-/// All inodes and what is in them; not what a check finds and how the volume opens.
+/// All inodes and what is in them; not what a check finds and how the volume opens, nor which
+/// truncations are unfinished, as a migration finishes them.
 fn shown(image: &Image) -> Vec<String> {
     let lines = listing::of(image);
     let lines = lines.lines().filter(|line| line.starts_with('/'));
-    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    let lines: Vec<String> = lines.map(without_trimming).collect();
     assert!(lines.len() > 3, "{lines:?}");
     lines
+}
+
+/// The line of an inode without the flag of a truncation.
+fn without_trimming(line: &str) -> String {
+    let Some((before, after)) = line.split_once(" flags 0x") else {
+        return line.to_owned();
+    };
+    let (flags, after) = after.split_once(' ').unwrap_or((after, ""));
+    let flags = u32::from_str_radix(flags, 16).unwrap() & !TRIMMING;
+    format!("{before} flags {flags:#x} {after}")
 }
 
 /// What an image holds when it was opened and closed, as `razorfs migrate` does it first.
@@ -109,7 +121,9 @@ fn a_migration_whose_power_fails_leaves_the_old_volume_or_the_new_one_and_is_run
         let disk = SimDisk::from_image(&image);
         let before = disk.op_count();
         migrate(&disk, true).unwrap();
-        for at in 0..=disk.op_count() - before {
+        // At each call of one of them; of the others some.
+        let every = if name == "1.0-clean" { 1 } else { 5 };
+        for at in (0..=disk.op_count() - before).step_by(every) {
             let disk = SimDisk::from_image(&image);
             disk.cut_after(at);
             // It is cut off, and what it says of that is of no interest.
@@ -118,7 +132,15 @@ fn a_migration_whose_power_fails_leaves_the_old_volume_or_the_new_one_and_is_run
             let cut = image_of(&disk);
             assert_eq!(shown(&cut), expected, "{name}, cut at {at}");
             left[usize::from(is_newest(&cut))] += 1;
-            let again = migrate(&disk, true).unwrap();
+            // What was begun goes when it is opened, as the command does it first.
+            let disk = SimDisk::from_image(&closed(&cut));
+            let again = migrate(&disk, true).unwrap_or_else(|e| {
+                let found = told(&check(&image_of(&disk), LEVEL_MAX));
+                panic!(
+                    "{name}, cut at {at}: {e}: {found}; {}",
+                    told(&check(&cut, LEVEL_MAX))
+                )
+            });
             assert_ne!(again.needed, is_newest(&cut), "{name}, cut at {at}");
             let migrated = image_of(&disk);
             assert!(is_newest(&migrated));

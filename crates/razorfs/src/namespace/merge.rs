@@ -24,6 +24,7 @@ use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{Branch, Epoch, Ino};
 
+use self::compare::Plan;
 use super::Namespace;
 use crate::store::Store;
 use crate::{Error, Result, When};
@@ -161,8 +162,30 @@ impl Namespace {
             Error::NoMoment(why.into())
         })?;
         let scratch = format!("{INTERNAL}at-{name}");
+        // Where it was given up it has no name to fork it by.
+        let again = format!("{scratch}-base");
+        let is_gone = base.snapshot.gone;
+        let base = match is_gone {
+            true => self.store.take_again(base, again.as_bytes())?.name,
+            false => base.snapshot.name.clone(),
+        };
+        let made = self.make_again(&scratch, &past, &base, name);
+        let given_up = is_gone.then(|| self.store.give_up(&base));
+        let taken = made?;
+        given_up.and_then(or_later);
+        Ok(taken)
+    }
+
+    /// Takes a snapshot of what was at a moment, which rests on the snapshot `base`.
+    fn make_again(
+        &self,
+        scratch: &str,
+        past: &Store,
+        base: &[u8],
+        name: &str,
+    ) -> Result<SnapshotMeta> {
         let fork = self.store.fork(scratch.as_bytes(), Some(base))?;
-        let made = self.make_again(fork.id, &past, base, name);
+        let made = self.make_in(fork.id, past, base, name);
         let ended = self.store.end_branch(fork.id);
         let taken = made?;
         or_later(ended);
@@ -170,19 +193,11 @@ impl Namespace {
     }
 
     /// Does in a branch of `base` what was done from there to a moment, and takes a snapshot of it.
-    fn make_again(
-        &self,
-        fork: Branch,
-        past: &Store,
-        base: &[u8],
-        name: &str,
-    ) -> Result<SnapshotMeta> {
+    fn make_in(&self, fork: Branch, past: &Store, base: &[u8], name: &str) -> Result<SnapshotMeta> {
         let base = self.store.snapshot(base)?;
-        let scratch = Self::of(self.store.open_branch(fork)?, self.family.clone())?;
-        let lost = match compare::compare(&base, past, &scratch.store)? {
-            Ok(plan) => apply::apply(&scratch, past, &plan)?,
-            Err(_) => unreachable!("the branch is what the snapshot shows"),
-        };
+        // What has no name in it stays: it may have got one by then.
+        let scratch = Self::over(self.store.open_branch(fork)?, self.family.clone());
+        let lost = apply::apply(&scratch, past, &Plan::of(&base, past)?)?;
         if let Some(first) = lost.first() {
             let others = match lost.len() - 1 {
                 0 => String::new(),

@@ -12,7 +12,7 @@ use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::op::{Mutation, decode_ops};
-use razorfs_format::timeline::View;
+use razorfs_format::timeline::{Timeline, View};
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino, Lsn, Place};
 
 use super::handle::Role;
@@ -72,9 +72,9 @@ impl Replayed {
         }
     }
 
-    /// The name of the snapshot below.
-    pub fn base(&self) -> Option<&[u8]> {
-        self.base.as_ref().map(|base| &*base.snapshot.name)
+    /// The snapshot below, which may be given up.
+    pub fn base(&self) -> Option<&Viewing> {
+        self.base.as_ref()
     }
 }
 
@@ -90,7 +90,7 @@ enum Base {
 /// The way to a moment.
 struct Way<'a> {
     branch: Branch,
-    /// The snapshots that are there.
+    /// The snapshots that are there, those that were given up and not released among them.
     snapshots: BTreeMap<u64, &'a SnapshotMeta>,
     base: Base,
     since: Memtable,
@@ -151,7 +151,8 @@ impl<'a> Way<'a> {
 
     fn redo(&mut self, mutation: Mutation) {
         match mutation {
-            // The state is what the snapshot shows: it need not be made again.
+            // The state is what the snapshot shows: it need not be made again. One of what was
+            // before is of no branch.
             Mutation::Take(taken)
                 if taken.branch == self.branch && self.snapshots.contains_key(&taken.id) =>
             {
@@ -244,7 +245,7 @@ impl Store {
             });
         };
         let timeline = Arc::clone(&self.version.load().timeline);
-        let there = timeline.snapshots().iter().filter(|s| !s.gone);
+        let there = timeline.snapshots().iter();
         let mut way = Way::new(self.branch(), there.map(|s| &**s));
         if let Some(first) = batches.first() {
             if matches!(when, When::Lsn(lsn) if lsn < first.first_lsn.0) {
@@ -266,11 +267,17 @@ impl Store {
             }
             Base::Nothing => (None, View::up_to(Epoch(0))),
             Base::Snapshot(snapshot) => {
-                let (viewing, view) = Viewing::new(&self.checkpointer.core, &snapshot.name)?;
-                if viewing.snapshot.id != snapshot.id {
-                    // Another one has got its name meanwhile.
-                    return Err(unknown("the snapshot before that was deleted just now"));
-                }
+                let core = &self.checkpointer.core;
+                let find = |timeline: &Timeline| {
+                    let mut all = timeline.snapshots().iter();
+                    all.find(|s| s.id == snapshot.id)
+                        .map(|s| SnapshotMeta::clone(s))
+                };
+                let held = self.checkpointer.releasing_none(|| Viewing::of(core, find));
+                let (viewing, view) = held.map_err(|e| match e {
+                    Error::NotFound => unknown("the snapshot before that was deleted just now"),
+                    e => e,
+                })?;
                 (Some(viewing), view)
             }
         };

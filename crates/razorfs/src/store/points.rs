@@ -280,7 +280,7 @@ impl Core {
             Change::Again(name, id) => {
                 let mut all = timeline.snapshots().iter();
                 let of = all.find(|s| s.id == *id).ok_or(Error::NotFound)?;
-                let mut taken = self.taken(of.branch, open, name, of.epoch);
+                let mut taken = self.taken(Branch::NONE, open, name, of.epoch);
                 (taken.inodes, taken.bytes) = (of.inodes, of.bytes);
                 plan_take(version, timeline, taken, None)
             }

@@ -59,15 +59,6 @@ impl At {
             Self::Tip(_) | Self::Snapshot(_) => None,
         }
     }
-
-    /// What an error means to who reads this.
-    fn told(&self, error: Error) -> Error {
-        match (self, &error) {
-            (Self::Moment(_), Error::Corrupt(_)) => Error::Overwritten,
-            (Self::Moment(_), Error::Disk(e)) if e.is_not_found() => Error::Overwritten,
-            _ => error,
-        }
-    }
 }
 
 /// The layers of the tree as a reader sees them.
@@ -126,7 +117,7 @@ impl Core {
                 Err(e @ (Error::Disk(_) | Error::Corrupt(_))) => {
                     let newer = self.version.load();
                     if Arc::ptr_eq(&newer, &version) {
-                        return Err(at.told(e));
+                        return Err(e);
                     }
                     version = newer;
                 }
@@ -178,7 +169,12 @@ impl Core {
         let key = Key::extent(Branch::HEAD, ino, block);
         self.with_sight(at, |sight| {
             let pieces = sight.pieces(&key)?;
-            paint(&pieces, &self.reader, &key, off, out)
+            // Nothing holds the data of these.
+            let mut since = Vec::new();
+            if let Some(memtable) = sight.since {
+                memtable.pieces(&key, &mut since);
+            }
+            paint(&pieces, since.len(), &self.reader, &key, off, out)
         })
     }
 
@@ -436,12 +432,20 @@ pub(super) fn fill(
     Ok(())
 }
 
-/// Reads the bytes at `off` that the pieces, newest first, show.
-fn paint(pieces: &[Piece], reader: &PackReader, key: &Key, off: u32, out: &mut [u8]) -> Result<()> {
+/// Reads the bytes at `off` that the pieces, newest first, show. The data of the first `unheld` may
+/// be gone.
+fn paint(
+    pieces: &[Piece],
+    unheld: usize,
+    reader: &PackReader,
+    key: &Key,
+    off: u32,
+    out: &mut [u8],
+) -> Result<()> {
     let end = off + out.len() as u32;
     let mut holes = Vec::with_capacity(4);
     holes.push(off..end);
-    for piece in pieces {
+    for (n, piece) in pieces.iter().enumerate() {
         if holes.is_empty() {
             break;
         }
@@ -450,7 +454,11 @@ fn paint(pieces: &[Piece], reader: &PackReader, key: &Key, off: u32, out: &mut [
             let Some(target) = out.get_mut(at) else {
                 unreachable!("parts lie inside what is asked for");
             };
-            read_piece(piece, reader, key, part, target)
+            match read_piece(piece, reader, key, part, target) {
+                Err(Error::Corrupt(_)) if n < unheld => Err(Error::Overwritten),
+                Err(Error::Disk(e)) if n < unheld && e.is_not_found() => Err(Error::Overwritten),
+                read => read,
+            }
         })?;
     }
     for hole in holes {

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use razorfs_format::Ino;
 use razorfs_format::key::Key;
 use razorfs_format::op::{Counter, OpType};
 use razorfs_format::record::{BLOCK, Dirent, FileKind, Inode, Time, inode_flags};
+use razorfs_format::{Branch, Ino};
 
 use super::Clash;
 use super::compare::{Plan, inode_key, merge_dir};
@@ -38,6 +38,11 @@ pub(super) fn apply(ours: &Namespace, theirs: &Store, plan: &Plan) -> Result<Vec
         _ => None,
     });
     in_parts(ours, new, AT_ONCE, &mut |op, (ino, inode)| {
+        match op.inode(ino) {
+            Ok(_) => return named_again(op, ino, inode),
+            Err(Error::NotFound) => {}
+            Err(e) => return Err(e),
+        }
         op.count(Counter::Bytes, counted_bytes(inode));
         op.insert_as(ino, first(inode));
         Ok(())
@@ -113,7 +118,7 @@ fn finish_trims(ours: &Namespace, plan: &Plan) -> Result<()> {
 /// removed its own yet.
 fn cut(ours: &Namespace, plan: &Plan) -> Result<()> {
     for (ino, pair) in &plan.theirs.inodes {
-        let (Some(_), Some(theirs)) = pair else {
+        let Some(theirs) = &pair.1 else {
             continue;
         };
         let Some(value) = ours.store.get(&inode_key(*ino))? else {
@@ -157,6 +162,23 @@ fn in_parts<'a, T>(
         ours.store.reserve(data, growth)?;
         ours.commit(op)?;
     }
+    Ok(())
+}
+
+/// A file that had lost its name, or never had one, and was given one: it has its data.
+fn named_again(op: &mut Operation<'_>, ino: Ino, inode: &Inode) -> Result<()> {
+    let before = op.inode(ino)?.clone();
+    let next = Inode {
+        // Until what is behind the end is gone.
+        size: before.size.max(inode.size),
+        ..first(inode)
+    };
+    op.count(
+        Counter::Bytes,
+        counted_bytes(&next) - counted_bytes(&before),
+    );
+    *op.change(ino)? = next;
+    op.del(Key::orphan(Branch::HEAD, ino));
     Ok(())
 }
 

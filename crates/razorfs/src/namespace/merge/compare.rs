@@ -139,6 +139,16 @@ pub(super) struct Plan {
     pub times: BTreeMap<Ino, (Time, Time)>,
 }
 
+impl Plan {
+    /// Where ours is what both go on from.
+    pub fn of(base: &Store, theirs: &Store) -> Result<Self> {
+        Ok(Self {
+            theirs: Changes::between(base, theirs)?,
+            times: BTreeMap::new(),
+        })
+    }
+}
+
 /// Compares what both sides have changed: the plan, or what stands against it.
 pub(super) fn compare(
     base: &Store,
