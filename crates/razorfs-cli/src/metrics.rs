@@ -1,11 +1,12 @@
 //! The counters of a mounted volume over HTTP, for Prometheus: `mount -o metrics=WHERE`.
 //!
-//! One thread answers one client after the other. What a client sends is read up to a bound and for
-//! a few seconds; nothing but `GET /metrics` gets an answer, and nothing can be changed here.
+//! One thread answers one client after the other, each for a few seconds at most, however it deals
+//! out what it sends and takes. What a client sends is read up to a bound; nothing but
+//! `GET /metrics` gets an answer, and nothing can be changed here.
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use rustix::fs::Mode;
 
 use crate::failure::{Failure, Result, shown};
 
-/// How long a client may take to ask, and to take the answer.
+/// How long a client may take to ask and to take the answer, all in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest request.
 const MAX_REQUEST: usize = 8 << 10;
@@ -98,18 +99,13 @@ impl Listener {
     /// Answers clients with what `text` makes, until the process ends.
     pub fn serve(&self, text: impl Fn() -> Result<String>) {
         loop {
-            let patience = Some(PATIENCE);
             let served = match &self.0 {
-                Socket::Path(listener) => listener.accept().map(|(stream, _)| {
-                    stream.set_read_timeout(patience)?;
-                    stream.set_write_timeout(patience)?;
-                    answer(&stream, &stream, &text)
-                }),
-                Socket::Port(listener) => listener.accept().map(|(stream, _)| {
-                    stream.set_read_timeout(patience)?;
-                    stream.set_write_timeout(patience)?;
-                    answer(&stream, &stream, &text)
-                }),
+                Socket::Path(listener) => {
+                    listener.accept().map(|(stream, _)| client(stream, &text))
+                }
+                Socket::Port(listener) => {
+                    listener.accept().map(|(stream, _)| client(stream, &text))
+                }
             };
             match served {
                 Ok(Ok(())) => {}
@@ -133,21 +129,94 @@ pub fn remove(endpoint: Option<&Endpoint>) {
     }
 }
 
-/// Reads a request, and answers it.
-fn answer(
-    mut from: impl Read,
-    mut to: impl Write,
-    text: impl Fn() -> Result<String>,
-) -> std::io::Result<()> {
+/// The connection of a client.
+trait Connection: Read + Write {
+    /// How long the next call to read or write may take.
+    fn wait(&self, time: Duration) -> std::io::Result<()>;
+}
+
+impl Connection for UnixStream {
+    fn wait(&self, time: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Connection for TcpStream {
+    fn wait(&self, time: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+/// A connection up to a moment.
+struct Until<C> {
+    connection: C,
+    /// By the clock that only goes on, in nanoseconds.
+    end: u64,
+}
+
+impl<C: Connection> Until<C> {
+    /// What is left of the time.
+    fn wait(&self) -> std::io::Result<()> {
+        let left = Duration::from_nanos(self.end.saturating_sub(crate::env().monotonic()));
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.connection.wait(left)
+    }
+}
+
+impl<C: Connection> Read for Until<C> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.wait()?;
+        self.connection.read(buf)
+    }
+}
+
+impl<C: Connection> Write for Until<C> {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.wait()?;
+        self.connection.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.connection.flush()
+    }
+}
+
+/// Answers a client, as long as there is patience for it.
+fn client(connection: impl Connection, text: impl Fn() -> Result<String>) -> std::io::Result<()> {
+    let patience = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
+    let end = crate::env().monotonic().saturating_add(patience);
+    let mut connection = Until { connection, end };
+    let request = ask(&mut connection)?;
+    match request {
+        Some(request) => answer(&request, &mut connection, text),
+        None => Ok(()),
+    }
+}
+
+/// Reads a request; `None` if the client goes away.
+fn ask(mut from: impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut request = Vec::new();
     let mut part = [0; 1024];
     while !ends(&request) && request.len() < MAX_REQUEST {
         match from.read(&mut part)? {
-            0 => return Ok(()),
+            0 => return Ok(None),
             n => request.extend(part.iter().take(n)),
         }
     }
-    let (status, body) = respond(&request, text);
+    Ok(Some(request))
+}
+
+/// Answers a request.
+fn answer(
+    request: &[u8],
+    mut to: impl Write,
+    text: impl Fn() -> Result<String>,
+) -> std::io::Result<()> {
+    let (status, body) = respond(request, text);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
@@ -213,18 +282,34 @@ mod tests {
 
     #[test]
     fn a_request_may_come_in_parts_and_never_grows_beyond_its_bound() {
-        let mut said = Vec::new();
         let parts = (&b"GET /met"[..]).chain(&b"rics HTTP/1.0\r\n\r\n"[..]);
-        answer(parts, &mut said, || Ok("7\n".into())).unwrap();
+        let request = ask(parts).unwrap().unwrap();
+        let mut said = Vec::new();
+        answer(&request, &mut said, || Ok("7\n".into())).unwrap();
         let said = String::from_utf8(said).unwrap();
         assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\n7\n"));
         assert!(said.contains("Content-Length: 2\r\n"));
+        let request = ask(std::io::repeat(b'x')).unwrap().unwrap();
         let mut said = Vec::new();
-        answer(std::io::repeat(b'x'), &mut said, || Ok(String::new())).unwrap();
+        answer(&request, &mut said, || Ok(String::new())).unwrap();
         assert!(said.starts_with(b"HTTP/1.1 431"));
-        let mut said = Vec::new();
-        answer(&b"GET /metrics"[..], &mut said, || Ok(String::new())).unwrap();
-        assert!(said.is_empty(), "it went away");
+        let gone = ask(&b"GET /metrics"[..]).unwrap();
+        assert_eq!(gone, None, "it went away");
+    }
+
+    #[test]
+    fn a_client_that_sends_a_byte_now_and_then_is_waited_for_no_longer_than_any() {
+        let (server, mut slow) = UnixStream::pair().unwrap();
+        let (told, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(client(server, || Ok(String::new())).is_err()));
+        // Until nobody reads any more.
+        let mut sent = 0;
+        while slow.write_all(b"x").is_ok() {
+            sent += 1;
+            assert!(sent < 60, "it is still read");
+            std::thread::sleep(PATIENCE / 4);
+        }
+        assert!(ended.recv().unwrap(), "it had no answer");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Several changes by programs, all or none of them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -206,6 +207,29 @@ fn what_a_command_does_is_committed_if_it_succeeds_and_only_then() {
 }
 
 #[test]
+fn what_a_command_works_in_is_reached_by_nobody_else() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    let (mount, place, _) = mounted();
+    fs::set_permissions(&mount.dir, PermissionsExt::from_mode(0o755)).unwrap();
+    let script = "touch ready; until test -e stop; do sleep 0.02; done";
+    let (child, dir) = running(&place, script);
+    let outer = fs::symlink_metadata(dir.parent().unwrap()).unwrap();
+    assert_eq!(outer.mode() & 0o7777, 0o700);
+    assert_eq!(outer.uid(), fs::metadata("/proc/self").unwrap().uid());
+    if outer.uid() == 0 {
+        let mut other = Command::new("ls");
+        other.arg(&dir).uid(65_534).gid(65_534);
+        let listed = other.output().unwrap();
+        assert!(!listed.status.success(), "{listed:?}");
+    }
+    fs::write(dir.join("stop"), "").unwrap();
+    reap(child);
+    assert!(!dir.parent().unwrap().exists());
+    end(&mount);
+}
+
+#[test]
 fn a_command_that_is_interrupted_has_done_nothing() {
     let (mount, place, _) = mounted();
     // It ends well when it is asked to, and still nothing of it stays.
@@ -251,6 +275,7 @@ fn programs_and_a_daemon_that_die_in_a_transaction_leave_the_volume_as_it_was() 
     ]);
     same_trees(&mount.dir, &before);
     fs::remove_dir(&dir).unwrap();
+    fs::remove_dir(dir.parent().unwrap()).unwrap();
     end(&mount);
 }
 

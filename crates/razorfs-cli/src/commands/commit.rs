@@ -25,11 +25,13 @@ attributes and times.
 
 With --to what was changed in the branch since it was made is done in a directory of the host, \
 which has what the branch began with: files are added, replaced and removed, with their modes, \
-times, attributes, links and holes. What else is in the directory stays. A file that is another on \
-the host than the one that the branch began with is a conflict, unless it is what the branch has \
-now. A file is whole at any moment, and if it is interrupted another run does the rest. With \
---since it is what was changed since that snapshot, such as one that was taken of the branch at \
-the last time.
+times, attributes, links and holes. What else is in the directory stays, and so do modes, owners \
+and attributes that were not changed in the branch. A file, a mode, an owner or an attribute that \
+is another on the host than the one that the branch began with is a conflict, unless it is what \
+the branch has now. A file is whole at any moment, and if it is interrupted another run does the \
+rest. What is changed on the host while it runs is left as it is: it stops there, that is the one \
+conflict, and the exit code is 1. With --since it is what was changed since that snapshot, such as \
+one that was taken of the branch at the last time.
 
 If both have changed the same file or name, or data of the branch is damaged, these are listed, \
 nothing is done, and the exit code is 1. That a file was read is no change. Then either change \
@@ -127,16 +129,22 @@ pub fn run(args: &Args) -> Result<u8> {
 /// Says what came of a commit to the host.
 fn told(args: &Args, name: &str, dir: &Path, done: &onto_host::Done) -> Result<u8> {
     let conflict = |clash: &Clash| json!({"path": shown(&clash.path), "why": clash.why});
-    let conflicts: Vec<Value> = done.clashes.iter().map(conflict).collect();
+    let conflicts: Vec<Value> = done
+        .clashes
+        .iter()
+        .chain(&done.stopped)
+        .map(conflict)
+        .collect();
+    let is_done = conflicts.is_empty();
     let answer = json!({
         "schema": 1,
-        "done": done.clashes.is_empty() && done.changes > 0,
+        "done": is_done && done.changes > 0,
         "changes": done.changes,
         "conflicts": conflicts,
     });
     if args.json {
         print_json(&answer)?;
-    } else if done.clashes.is_empty() {
+    } else if is_done {
         let changes = done.changes;
         print_text(&format!(
             "committed {name} to {}: {changes} changes\n",
@@ -145,14 +153,22 @@ fn told(args: &Args, name: &str, dir: &Path, done: &onto_host::Done) -> Result<u
     } else {
         print_text(&self::conflicts(&answer).join(""))?;
     }
-    if done.clashes.is_empty() {
+    if is_done {
         return Ok(0);
     }
     let what = format!("commit the branch {name:?} to");
-    let cause = format!("{} conflicts, and nothing was done", done.clashes.len());
-    let remedy = match done.clashes.iter().any(|clash| clash.stays) {
-        true => "move these out of the way",
-        false => "look at these, or use --on-conflict branch",
+    let (cause, remedy) = match (&done.stopped, done.clashes.iter().any(|clash| clash.stays)) {
+        (Some(_), _) => (
+            "somebody changed it meanwhile, and not all was done".to_owned(),
+            "look at it; the same command again does the rest",
+        ),
+        (None, stays) => (
+            format!("{} conflicts, and nothing was done", done.clashes.len()),
+            match stays {
+                true => "move these out of the way",
+                false => "look at these, or use --on-conflict branch",
+            },
+        ),
     };
     Err(Failure::with(&what, dir, cause, remedy).code(ORDINARY))
 }

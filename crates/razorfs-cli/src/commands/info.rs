@@ -43,8 +43,19 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8> {
-    let document = match Place::find(&args.place)? {
-        Place::Live(mut live) => live.ask(Request::Info(live.named.clone()))?,
+    let document = of(&args.place)?;
+    if args.json {
+        print_json(&document)?;
+    } else {
+        print_text(&text(&document))?;
+    }
+    Ok(0)
+}
+
+/// The document about a place.
+pub fn of(place: &Path) -> Result<Value> {
+    match Place::find(place)? {
+        Place::Live(mut live) => live.ask(Request::Info(live.named.clone())),
         Place::Closed(path) => {
             let options = Options {
                 read_only: true,
@@ -54,15 +65,9 @@ pub fn run(args: &Args) -> Result<u8> {
             let document = document(&volume, &path, None);
             let closed = volume.close();
             closed.map_err(|e| Failure::engine("close", &path, &e))?;
-            document?
+            document
         }
-    };
-    if args.json {
-        print_json(&document)?;
-    } else {
-        print_text(&text(&document))?;
     }
-    Ok(0)
 }
 
 /// The document about an open volume.

@@ -79,7 +79,9 @@ name is printed: going back to that one undoes it, and programs that have files 
 transaction has replaced read on from there.
 
 After a conflict it is mounted again where it was. --on-conflict branch makes the volume what the \
-transaction is, without what was changed by others meanwhile.
+transaction is, without what was changed by others meanwhile. If it is committed, but its branch \
+cannot be deleted, this is told and the exit code is 0: it is still listed, and committing it once \
+more changes nothing and deletes it.
 
 --json prints one object: schema (1), name, done (boolean; false also if nothing had changed), \
 safety (the snapshot of before, or null), conflicts (array of path and why).
@@ -139,8 +141,8 @@ Examples:
     /// Runs a command in one: what it did is committed if it succeeds
     #[command(
         after_help = "The command begins in the root of the transaction, which is mounted on a \
-directory of its own: RAZORFS_TRANSACTION_DIR in the environment, with its name in \
-RAZORFS_TRANSACTION. If the command ends with 0 everything that it did is committed; with \
+directory of its own that only you can reach: RAZORFS_TRANSACTION_DIR in the environment, with its \
+name in RAZORFS_TRANSACTION. If the command ends with 0 everything that it did is committed; with \
 anything else, or after Ctrl-C, nothing is done. The exit code is that of the command, 128 and \
 the number of the signal that ended it, or 1 if it could not be committed: after a conflict the \
 transaction is still there, and is not mounted.
@@ -360,6 +362,16 @@ impl Transaction {
 
     /// Does what was changed in it in the volume, and ends it, unless there are conflicts.
     fn commit(&self, take: bool, no_undo: bool) -> Result<Value> {
+        self.commit_and(take, no_undo, &|left| self.delete(left))
+    }
+
+    /// The same; `delete` puts away what is left of it then.
+    fn commit_and(
+        &self,
+        take: bool,
+        no_undo: bool,
+        delete: &dyn Fn(Left<'_>) -> Result<()>,
+    ) -> Result<Value> {
         let dir = self.unmount()?;
         let what = Branches::Commit {
             name: self.branch(),
@@ -375,20 +387,39 @@ impl Transaction {
             return outcome;
         }
         let mut answer = outcome?;
-        branch::do_at(&self.volume, &Branches::Delete(self.branch()))?;
-        let safety = answer.get("safety").and_then(Value::as_str);
-        if let Some(safety) = safety.map(str::to_owned).filter(|_| no_undo) {
-            snapshot::do_at(&self.volume, &Points::Delete(safety))?;
-            if let Some(fields) = answer.as_object_mut() {
-                fields.insert("safety".into(), Value::Null);
+        // It is committed, whatever becomes of what is left of it.
+        let told = |left: Left<'_>| {
+            let deleted = delete(left);
+            if let Err(failure) = &deleted {
+                eprintln!(
+                    "razorfs: the transaction {:?} is committed and nothing of it is left to \
+                     commit, but {} is still there: {failure}",
+                    self.name,
+                    left.named()
+                );
             }
+            deleted.is_ok()
+        };
+        told(Left::Branch);
+        let safety = answer.get("safety").and_then(Value::as_str);
+        let is_gone = no_undo && safety.is_some_and(|safety| told(Left::Snapshot(safety)));
+        if is_gone && let Some(fields) = answer.as_object_mut() {
+            fields.insert("safety".into(), Value::Null);
         }
         Ok(answer)
     }
 
+    fn delete(&self, left: Left<'_>) -> Result<()> {
+        let deleted = match left {
+            Left::Branch => branch::do_at(&self.volume, &Branches::Delete(self.branch())),
+            Left::Snapshot(name) => snapshot::do_at(&self.volume, &Points::Delete(name.to_owned())),
+        };
+        deleted.map(|_| ())
+    }
+
     fn abort(&self) -> Result<()> {
         self.unmount()?;
-        branch::do_at(&self.volume, &Branches::Delete(self.branch())).map(|_| ())
+        self.delete(Left::Branch)
     }
 
     /// What could not be begun leaves nothing.
@@ -410,6 +441,23 @@ impl Transaction {
     }
 }
 
+/// What is left of one that was committed.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    Branch,
+    /// Of what was there before.
+    Snapshot(&'a str),
+}
+
+impl Left<'_> {
+    fn named(self) -> &'static str {
+        match self {
+            Self::Branch => "its branch, which `razorfs transaction abort` deletes,",
+            Self::Snapshot(_) => "the snapshot of what was before",
+        }
+    }
+}
+
 /// Where a branch is mounted.
 fn dir_of(volume: &Path, branch: &str) -> Option<PathBuf> {
     let mut mounts = mountinfo::of(volume).into_iter().rev();
@@ -427,4 +475,37 @@ fn volume_of(place: &Path) -> Result<PathBuf> {
     }
     let full = place::absolute(&spot.place)?;
     Ok(mountinfo::at(&full).map_or(full, |mount| mount.volume))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_committed_is_no_failure_if_what_is_left_of_it_cannot_be_deleted() {
+        let room = tempfile::tempdir().unwrap();
+        let volume = room.path().canonicalize().unwrap().join("v.rzfs");
+        let line = |words: &[&str], place: &str| {
+            let mut line: Vec<OsString> = vec!["razorfs".into()];
+            line.extend(words.iter().map(OsString::from));
+            line.push(format!("{}{place}", volume.display()).into());
+            assert_eq!(crate::run_line(&line), 0, "{words:?}");
+        };
+        line(&["create"], "");
+        let begun = Transaction::begin(&volume, Some("up")).unwrap();
+        line(&["mkdir"], "@transaction-up:/made");
+        let refuse = |_: Left<'_>| Err(Failure::new("it cannot be deleted"));
+        let answer = begun.commit_and(false, true, &refuse).unwrap();
+        assert_eq!(answer["done"], true);
+        assert!(answer["safety"].is_string(), "{answer}");
+        line(&["ls"], ":/made");
+        // It is there still, and nothing of it is left to commit.
+        let found = Transaction::find("commit", &volume, Some("up")).unwrap();
+        let answer = found.commit(false, true).unwrap();
+        assert_eq!(
+            (&answer["done"], &answer["safety"]),
+            (&false.into(), &Value::Null)
+        );
+        assert!(Transaction::find("commit", &volume, Some("up")).is_err());
+    }
 }

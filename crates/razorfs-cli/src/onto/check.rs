@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{At, Item, Plan, Sides};
+use super::attributes::Wanted;
+use super::{At, Item, Plan, Seen, Sides};
 use crate::failure::Result;
 use crate::signals;
 use crate::tree::{HostTree, Tree};
@@ -19,9 +20,10 @@ pub struct Clash {
     pub stays: bool,
 }
 
-/// What the host has that the branch did not begin with, and does not have now.
-pub fn check(sides: &Sides<'_>, plan: &Plan, host: &HostTree) -> Result<BTreeSet<Clash>> {
-    let mut clashes = BTreeSet::new();
+/// What the host has that the branch did not begin with, and does not have now; and what is there
+/// at each path.
+pub fn check(sides: &Sides<'_>, plan: &Plan, host: &HostTree) -> Result<(BTreeSet<Clash>, Seen)> {
+    let (mut clashes, mut seen) = (BTreeSet::new(), Seen::new());
     for (path, item) in plan {
         signals::check()?;
         let meta = match way(plan, host, path, item)? {
@@ -33,6 +35,8 @@ pub fn check(sides: &Sides<'_>, plan: &Plan, host: &HostTree) -> Result<BTreeSet
                 continue;
             }
         };
+        // Before its content is: what is written while that is read is found later.
+        seen.insert(path.clone(), meta);
         let tree: &dyn Tree = host;
         let there = At { tree, path, meta };
         if there.meta.is_some_and(|meta| meta.is_dir()) && !item.becomes_dir() {
@@ -48,9 +52,17 @@ pub fn check(sides: &Sides<'_>, plan: &Plan, host: &HostTree) -> Result<BTreeSet
             };
             let (path, stays) = (path.clone(), false);
             clashes.insert(Clash { path, why, stays });
+        } else if let Some(after) = &item.after {
+            let wanted = Wanted::find(sides, host, (path, item), (after, there.meta))?;
+            let clash = |why| Clash {
+                path: path.clone(),
+                why,
+                stays: false,
+            };
+            clashes.extend(wanted.clashes.into_iter().map(clash));
         }
     }
-    Ok(clashes)
+    Ok((clashes, seen))
 }
 
 /// Whether directories lead to a path.

@@ -6,10 +6,13 @@
 //! one that does the rest: what is there already is left as it is.
 //!
 //! [`check`] says what is in the way, [`work`] does it: new files under another name first, durable
-//! before they are renamed over the old ones; what is to go goes last. No symbolic link of the
-//! directory is followed.
+//! before they are renamed over the old ones; what is to go goes last. What was changed on the host
+//! since it was looked at is neither replaced nor removed. No symbolic link of the directory is
+//! followed.
 
+mod attributes;
 mod check;
+mod part;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +26,7 @@ use crate::signals;
 use crate::tree::{Meta, Tree};
 
 pub use check::{Clash, check};
+pub use part::Parts;
 pub use work::Work;
 
 /// A path that differs.
@@ -43,6 +47,24 @@ impl Item {
 
 /// What is to be done, by path: a directory comes before what is in it.
 pub type Plan = BTreeMap<PathBuf, Item>;
+
+/// What was seen on the host at the paths of a plan.
+pub type Seen = BTreeMap<PathBuf, Option<Meta>>;
+
+/// Why the work stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// It cannot be done.
+    Failed(Failure),
+    /// Somebody has changed something since it was looked at.
+    Clash(Clash),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
 
 /// The two states, and where the newer one is to be.
 pub struct Sides<'a> {
@@ -186,3 +208,6 @@ impl At<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod onto_tests;

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use razorfs::FileKind;
 
-use super::{At, Item, Plan, Sides, has_links};
+use super::attributes::Wanted;
+use super::part::Parts;
+use super::{At, Clash, Item, Plan, Seen, Sides, Stop, has_links};
 use crate::failure::Result;
 use crate::progress::Progress;
 use crate::signals;
 use crate::tree::{HostTree, Meta, Tree};
 
-/// What a file is called until it is complete. Only one command works in a directory at a time, so
-/// one that is there was left by another that has died.
-const UNFINISHED: &str = ".razorfs-commit.part";
+type Done = std::result::Result<(), Stop>;
 
 /// What is done in a directory of the host.
 pub struct Work<'a> {
@@ -23,17 +23,25 @@ pub struct Work<'a> {
     pub plan: &'a Plan,
     /// The directory.
     pub host: &'a HostTree,
+    /// What the check has seen there, and what was done since: of what is another by now nothing
+    /// is replaced or removed.
+    pub seen: Seen,
+    /// What new files are called until they are complete.
+    pub parts: &'a Parts,
     /// How far it is.
     pub progress: &'a mut Progress,
     /// Where files with several names are by now.
     pub links: HashMap<u64, PathBuf>,
+    /// Files of the host with several names, as they are since we have changed them: what was seen
+    /// at another of their names is older.
+    pub dressed: HashMap<(u64, u64), Meta>,
     /// Directories whose names are not durable yet.
     pub unsynced: BTreeSet<PathBuf>,
 }
 
 impl Work<'_> {
     /// Does all of it. Whatever stops it, what is at each path is whole, and another run finishes.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn run(&mut self) -> Done {
         let plan = self.plan;
         let dirs = || plan.iter().filter(|(_, item)| item.becomes_dir());
         for (path, item) in dirs() {
@@ -45,9 +53,9 @@ impl Work<'_> {
         });
         let mut later = Vec::new();
         for (path, item, meta) in leaves {
-            match self.host.find(path)? {
+            match self.seen(path) {
                 Some(there) if there.is_dir() => later.push((path, item, meta)),
-                there => self.leaf(path, item, &meta, there)?,
+                _ => self.leaf(path, item, &meta)?,
             }
         }
         // What is new is durable before anything goes: some of it had another name.
@@ -56,16 +64,85 @@ impl Work<'_> {
             self.remove(path, item)?;
         }
         for (path, item, meta) in later {
-            let there = self.host.find(path)?;
-            self.leaf(path, item, &meta, there)?;
+            self.leaf(path, item, &meta)?;
         }
         for (path, item) in dirs().collect::<Vec<_>>().into_iter().rev() {
             if let Some(meta) = item.after {
+                self.still(path)?;
                 self.dress(path, item, &meta)?;
                 self.unsynced.insert(path.clone());
             }
         }
-        self.sync()
+        Ok(self.sync()?)
+    }
+
+    fn seen(&self, path: &Path) -> Option<Meta> {
+        let seen = self.seen.get(path).copied().flatten()?;
+        let dressed = self.dressed.get(&(seen.dev, seen.ino)).copied();
+        Some(dressed.unwrap_or(seen))
+    }
+
+    /// What is at a path, which is what was there when it was looked at.
+    fn still(&self, path: &Path) -> std::result::Result<Option<Meta>, Stop> {
+        let there = self.host.find(path)?;
+        match is_same(self.seen(path), there) {
+            true => Ok(there),
+            false => Err(changed(path, "it was changed on the host meanwhile")),
+        }
+    }
+
+    /// What is at a path from now on.
+    fn look(&mut self, path: &Path) -> Result<()> {
+        let there = self.host.find(path)?;
+        if let Some(meta) = there.filter(has_links) {
+            self.dressed.insert((meta.dev, meta.ino), meta);
+        }
+        self.seen.insert(path.to_path_buf(), there);
+        self.touched(path);
+        Ok(())
+    }
+
+    /// Gives what was made beside a path its name.
+    fn put(&mut self, beside: &Path, path: &Path, is_dir: bool) -> Done {
+        if self.still(path)?.is_some() {
+            self.host.rename(beside, path)?;
+        } else if !self.host.rename_new(beside, path, is_dir)? {
+            return Err(changed(path, "it was made on the host meanwhile"));
+        }
+        Ok(self.look(path)?)
+    }
+
+    /// Removes what is at a path.
+    fn take_away(&mut self, path: &Path) -> Done {
+        let there = self.still(path)?;
+        let is_dir = there.is_some_and(|meta| meta.is_dir());
+        if is_dir && let Some(name) = self.host.list(path)?.first() {
+            let why = "it came meanwhile into a directory that the branch has removed";
+            return Err(changed(&path.join(name), why));
+        }
+        self.host.remove(path, is_dir)?;
+        Ok(self.look(path)?)
+    }
+
+    /// Makes something beside a path, and gives it its name.
+    fn beside(
+        &mut self,
+        path: &Path,
+        is_dir: bool,
+        make: impl FnOnce(&mut Self, &Path) -> Result<()>,
+    ) -> Done {
+        let beside = path.with_file_name(self.parts.name());
+        let made = make(self, &beside).map_err(Stop::Failed);
+        made.and_then(|()| self.put(&beside, path, is_dir))
+            .inspect_err(|_| {
+                // What is reported is the first one.
+                let _ = self.host.remove(&beside, is_dir);
+            })
+    }
+
+    fn wanted(&self, path: &Path, item: &Item, meta: &Meta) -> Result<Wanted> {
+        let there = self.host.find(path)?;
+        Wanted::find(self.sides, self.host, (path, item), (meta, there))
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -83,39 +160,44 @@ impl Work<'_> {
         self.unsynced.insert(parent.to_path_buf());
     }
 
-    fn make_dir(&mut self, path: &Path, item: &Item) -> Result<()> {
+    fn make_dir(&mut self, path: &Path, item: &Item) -> Done {
         signals::check()?;
-        let there = self.host.find(path)?;
-        if there.is_some_and(|meta| meta.is_dir()) {
+        let there = self.still(path)?;
+        let Some(meta) = item
+            .after
+            .filter(|_| there.is_none_or(|meta| !meta.is_dir()))
+        else {
             return Ok(());
-        }
+        };
         if there.is_some() {
-            self.host.remove(path, false)?;
+            self.take_away(path)?;
         }
-        if let Some(meta) = item.after {
-            self.host.make(path, &meta, Path::new(""))?;
-        }
-        self.touched(path);
-        Ok(())
+        self.beside(path, true, |work, beside| {
+            let wanted = work.wanted(path, item, &meta)?;
+            work.host.make(beside, &meta, Path::new(""))?;
+            work.host.set(beside, &wanted.of_new_dir())
+        })
     }
 
-    fn remove(&mut self, path: &Path, item: &Item) -> Result<()> {
+    fn remove(&mut self, path: &Path, item: &Item) -> Done {
         signals::check()?;
-        let Some(there) = self.host.find(path)? else {
+        let Some(there) = self.seen(path) else {
             return Ok(());
         };
         let is_in_the_way = there.is_dir() && !item.becomes_dir();
-        if item.after.is_none() || is_in_the_way {
-            self.host.remove(path, there.is_dir())?;
-            self.touched(path);
+        let goes = item.after.is_none() || is_in_the_way;
+        // It is right if somebody else has removed it.
+        if goes && self.host.find(path)?.is_some() {
+            self.take_away(path)?;
         }
         Ok(())
     }
 
     /// Anything but a directory.
-    fn leaf(&mut self, path: &Path, item: &Item, meta: &Meta, there: Option<Meta>) -> Result<()> {
+    fn leaf(&mut self, path: &Path, item: &Item, meta: &Meta) -> Done {
         signals::check()?;
         self.progress.item();
+        let there = self.still(path)?;
         let first = self.links.get(&meta.ino).filter(|_| has_links(meta));
         if let Some(first) = first.cloned() {
             return self.link(&first, path, there);
@@ -134,26 +216,13 @@ impl Work<'_> {
             meta: Some(*meta),
         };
         if on_host.is_like(&wanted)? {
-            return self.dress(path, item, meta);
+            self.still(path)?;
+            self.dress(path, item, meta)?;
+            return Ok(self.look(path)?);
         }
-        let beside = self.beside(path)?;
-        let made = self.make_leaf(path, &beside, item, meta);
-        made.and_then(|()| self.host.rename(&beside, path))
-            .inspect_err(|_| {
-                // The failure that is reported is the first one.
-                let _ = self.host.remove(&beside, false);
-            })?;
-        self.touched(path);
-        Ok(())
-    }
-
-    /// Where a file is made, in the directory that it comes to. Nothing is there.
-    fn beside(&self, path: &Path) -> Result<PathBuf> {
-        let beside = path.with_file_name(UNFINISHED);
-        if self.host.find(&beside)?.is_some() {
-            self.host.remove(&beside, false)?;
-        }
-        Ok(beside)
+        self.beside(path, false, |work, beside| {
+            work.make_leaf(path, beside, item, meta)
+        })
     }
 
     fn make_leaf(&mut self, path: &Path, beside: &Path, item: &Item, meta: &Meta) -> Result<()> {
@@ -177,39 +246,47 @@ impl Work<'_> {
             // Before its permissions may forbid to open it.
             self.host.sync_one(beside)?;
         }
-        self.dress_as(path, beside, item, meta)
+        let wanted = self.wanted(path, item, meta)?;
+        self.host.set(beside, &wanted.all())
     }
 
-    fn link(&mut self, first: &Path, path: &Path, there: Option<Meta>) -> Result<()> {
+    fn link(&mut self, first: &Path, path: &Path, there: Option<Meta>) -> Done {
         let one = self.host.meta(first)?;
         if there.is_some_and(|there| (there.dev, there.ino) == (one.dev, one.ino)) {
             return Ok(());
         }
-        let beside = self.beside(path)?;
-        self.host.link(first, &beside)?;
-        self.host.rename(&beside, path)?;
-        self.touched(path);
-        Ok(())
+        self.beside(path, false, |work, beside| work.host.link(first, beside))
     }
 
-    /// Gives what is at a path the attributes that it has in the branch.
+    /// Gives what is at a path the attributes that were changed in the branch.
     fn dress(&self, path: &Path, item: &Item, meta: &Meta) -> Result<()> {
-        self.dress_as(path, path, item, meta)
+        let wanted = self.wanted(path, item, meta)?;
+        self.host.set(path, &wanted.changes())
     }
+}
 
-    fn dress_as(&self, path: &Path, at: &Path, item: &Item, meta: &Meta) -> Result<()> {
-        let xattrs = self.sides.after.xattrs(path)?;
-        if item.before.is_some() {
-            // Those that only the host has stay.
-            for (name, _) in self.sides.before.xattrs(path)? {
-                if xattrs.iter().all(|(other, _)| *other != name) {
-                    self.host.remove_xattr(at, &name)?;
-                }
-            }
-        }
-        for xattr in &xattrs {
-            self.host.set_xattr(at, xattr)?;
-        }
-        self.host.dress(at, meta)
-    }
+fn changed(path: &Path, why: &'static str) -> Stop {
+    Stop::Clash(Clash {
+        path: path.to_path_buf(),
+        why,
+        stays: true,
+    })
+}
+
+/// Whether nobody has changed what was seen. The time of the last change tells it best, but is
+/// another after each of our own changes to another name of the file, or to what is in a directory.
+fn is_same(seen: Option<Meta>, there: Option<Meta>) -> bool {
+    let (seen, there) = match (seen, there) {
+        (None, None) => return true,
+        (Some(seen), Some(there)) => (seen, there),
+        _ => return false,
+    };
+    let file = |meta: &Meta| (meta.dev, meta.ino, meta.kind);
+    let attributes = |meta: &Meta| (meta.mode, meta.uid, meta.gid);
+    let content = |meta: &Meta| (meta.size, meta.mtime);
+    let is_file = !seen.is_dir();
+    file(&seen) == file(&there)
+        && attributes(&seen) == attributes(&there)
+        && !(is_file && content(&seen) != content(&there))
+        && !(is_file && seen.nlink == 1 && seen.ctime != there.ctime)
 }

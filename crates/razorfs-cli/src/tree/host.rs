@@ -1,5 +1,7 @@
 //! A directory of the host as a tree.
 
+mod attributes;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,16 +12,16 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use razorfs::{FileKind, SeekFor, Time};
-use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
 use super::{
-    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, id, is_zero, pack_device, pieces_by, read_full,
+    CHUNK, Meta, Piece, Source, Step, Tree, Xattr, is_zero, pack_device, pieces_by, read_full,
     unpack_device,
 };
 use crate::failure::{Failure, Result};
+
+pub use attributes::Attributes;
 
 /// A directory of the host.
 ///
@@ -129,23 +131,6 @@ impl HostTree {
         flags.set(OFlags::NOFOLLOW, !path.as_os_str().is_empty());
         let fd = rustix::fs::open(&*self.locate(path)?, flags, Mode::empty());
         Ok(fd?)
-    }
-
-    /// Removes an extended attribute; it is right if there is none.
-    pub fn remove_xattr(&self, path: &Path, name: &OsStr) -> Result<()> {
-        let what = "remove an extended attribute of";
-        let full = self.locate(path).map_err(|e| self.failed(what, path, e))?;
-        match rustix::fs::lremovexattr(&*full, name) {
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(()),
-            other => other.map_err(|e| self.failed(what, path, e)),
-        }
-    }
-
-    /// Makes a file or the names in a directory durable.
-    pub fn sync_one(&self, path: &Path) -> Result<()> {
-        let synced = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
-        let synced = synced.and_then(|fd| Ok(rustix::fs::fsync(fd)?));
-        synced.map_err(|e| self.failed("sync", path, e))
     }
 
     fn failed(&self, what: &str, path: &Path, e: impl Into<std::io::Error>) -> Failure {
@@ -408,28 +393,16 @@ impl Tree for HostTree {
     }
 
     fn dress(&self, path: &Path, meta: &Meta) -> Result<()> {
-        let failed = |e: Errno| self.failed("set the attributes of", path, e);
-        let full = self.locate(path);
-        let full = full.map_err(|e| self.failed("set the attributes of", path, e))?;
-        let (user, group) = (id(meta.uid.into()), id(meta.gid.into()));
-        let owner = (Uid::from_raw(user), Gid::from_raw(group));
-        let no_follow = AtFlags::SYMLINK_NOFOLLOW;
-        match rustix::fs::chownat(CWD, &*full, Some(owner.0), Some(owner.1), no_follow) {
-            // Only root gives files away; others keep what they create.
-            Err(Errno::PERM | Errno::INVAL) if !rustix::process::geteuid().is_root() => {}
-            other => other.map_err(failed)?,
-        }
-        if meta.kind != FileKind::Symlink {
-            let mode = Mode::from_raw_mode(meta.mode);
-            // Linux has no chmod that leaves links alone, so the file is held meanwhile.
-            let held = rustix::fs::open(&*full, HELD, Mode::empty()).map_err(failed)?;
-            rustix::fs::chmod(at_descriptor(&held), mode).map_err(failed)?;
-        }
-        let times = Timestamps {
-            last_access: timespec(meta.atime),
-            last_modification: timespec(meta.mtime),
-        };
-        rustix::fs::utimensat(CWD, &*full, &times, no_follow).map_err(failed)
+        self.set(
+            path,
+            &Attributes {
+                owner: Some((meta.uid, meta.gid)),
+                xattrs: Vec::new(),
+                mode: (meta.kind != FileKind::Symlink).then_some(meta.mode),
+                atime: Some(meta.atime),
+                mtime: Some(meta.mtime),
+            },
+        )
     }
 
     fn xattrs(&self, path: &Path) -> Result<Vec<Xattr>> {
@@ -547,13 +520,6 @@ impl Source for HostFile {
 /// Attributes that mean the same on another file system: not the labels of this host.
 fn portable(name: &[u8]) -> bool {
     !name.is_empty() && name != b"security.selinux" && name != b"security.ima"
-}
-
-fn timespec(time: Time) -> Timespec {
-    Timespec {
-        tv_sec: time.secs,
-        tv_nsec: i64::from(time.nanos),
-    }
 }
 
 fn from_host(meta: &std::fs::Metadata) -> Meta {

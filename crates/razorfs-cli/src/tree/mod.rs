@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use razorfs::{FileKind, SeekFor, Stat, Time};
 
 pub use copy::{Copy, CopyOptions, measure};
-pub use host::HostTree;
+pub use host::{Attributes, HostTree};
 pub use inside::VolumeTree;
 
 use crate::failure::{Failure, Result, shown};

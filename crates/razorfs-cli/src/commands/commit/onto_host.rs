@@ -8,15 +8,19 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::branches::Branches;
-use crate::commands::{branch, diff, snapshot};
+use crate::commands::{branch, diff, info, snapshot};
 use crate::diff::Ends;
 use crate::failure::{Failure, Result};
-use crate::onto::{Clash, Sides, Work, check};
+use crate::onto::{Clash, Parts, Sides, Stop, Work, check};
 use crate::place::{Opened, Spot};
 use crate::progress::{Progress, Unit};
 use crate::signals;
 use crate::socket::Points;
 use crate::tree::{HostTree, keep_apart};
+
+mod passing;
+
+use passing::Passing;
 
 /// What is to be committed.
 pub struct Asked<'a> {
@@ -38,6 +42,8 @@ pub struct Done {
     pub changes: usize,
     /// If there are any, nothing was done.
     pub clashes: BTreeSet<Clash>,
+    /// The one that came while it was done, and ended it there.
+    pub stopped: Option<Clash>,
 }
 
 /// Commits to a directory.
@@ -46,8 +52,9 @@ pub fn commit(asked: &Asked<'_>, dir: &Path) -> Result<Done> {
     let host = HostTree::without_links(dir)?;
     let _alone = alone(dir)?;
     // Both states stay as they are meanwhile, whoever works in the branch.
-    let name = |which| format!("commit-{which}-{}", std::process::id());
-    let (before, after) = (name("from"), name("to"));
+    passing::sweep(asked.place)?;
+    let names = Passing::new()?;
+    let (before, after) = (names.name("from"), names.name("to"));
     let of = |name: &str| Spot {
         place: asked.place.to_path_buf(),
         snapshot: Some(name.to_owned()),
@@ -106,6 +113,12 @@ fn between(asked: &Asked<'_>, from: &Spot, to: &Spot, dir: &Path, host: &HostTre
         to: to.snapshot.clone(),
     };
     let changes = diff::find(asked.place, &ends)?;
+    let document = info::of(asked.place)?;
+    let uuid = document.get("uuid").and_then(serde_json::Value::as_str);
+    let parts = Parts::of(uuid.ok_or_else(|| {
+        let (cause, remedy) = ("its daemon does not tell which one it is", "mount it again");
+        Failure::with("use", asked.place, cause, remedy)
+    })?);
     let before = Opened::open(from, false)?;
     let after = match before.at(to, false) {
         Some(after) => after,
@@ -119,24 +132,34 @@ fn between(asked: &Asked<'_>, from: &Spot, to: &Spot, dir: &Path, host: &HostTre
             after: after.tree(),
         };
         let plan = sides.plan(&changes)?;
-        let mut clashes = check(&sides, &plan, host)?;
+        parts.sweep(&plan, host)?;
+        let (mut clashes, seen) = check(&sides, &plan, host)?;
         clashes.retain(|clash| clash.stays || !asked.take);
+        let mut stopped = None;
         if clashes.is_empty() {
             let mut progress = Progress::new("commit", Unit::Bytes, asked.quiet);
             let mut work = Work {
                 sides: &sides,
                 plan: &plan,
                 host,
+                seen,
+                parts: &parts,
                 progress: &mut progress,
                 links: HashMap::new(),
+                dressed: HashMap::new(),
                 unsynced: BTreeSet::new(),
             };
-            work.run()?;
+            match work.run() {
+                Ok(()) => {}
+                Err(Stop::Clash(clash)) => stopped = Some(clash),
+                Err(Stop::Failed(failure)) => return Err(failure),
+            }
             progress.finish();
         }
         Ok(Done {
             changes: plan.len(),
             clashes,
+            stopped,
         })
     });
     before.close()?;

@@ -42,17 +42,23 @@ pub fn run(place: &Path, command: &[OsString], no_undo: bool) -> Result<u8> {
         }
     };
     // Where it is still mounted it stays.
-    let _ = std::fs::remove_dir(&dir);
+    for dir in dir.ancestors().take(2) {
+        let _ = std::fs::remove_dir(dir);
+    }
     outcome
 }
 
-/// A directory to mount on.
+/// A directory to mount on, in one that only we may enter: what is mounted has the permissions that
+/// the root of the volume has, and may be in a directory that keeps others out of it.
 fn room(name: &str) -> Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("razorfs-{name}"));
-    // It fails if there is anything of that name.
-    let made = DirBuilder::new().mode(0o700).create(&dir);
-    made.map_err(|e| Failure::host("create", &dir, &e))?;
-    Ok(dir)
+    let outer = std::env::temp_dir().join(format!("razorfs-{name}"));
+    let inner = outer.join("root");
+    for dir in [&outer, &inner] {
+        // It fails if there is anything of that name.
+        let made = DirBuilder::new().mode(0o700).create(dir);
+        made.map_err(|e| Failure::host("create", dir, &e))?;
+    }
+    Ok(inner)
 }
 
 /// Unmounts what a command has left; what it has started may need a moment to end.
