@@ -30,15 +30,7 @@ pub fn read(
                 continue;
             }
             if let Some((payload, link)) = image.payload(unit, jid, &header) {
-                let batch = Batch {
-                    seq: header.seq,
-                    first_lsn: header.first_lsn,
-                    n_ops: header.n_ops,
-                    durable: header.durable,
-                    generation: header.generation,
-                    wall_ns: header.wall_ns,
-                    payload,
-                };
+                let batch = Batch::of(&header, payload);
                 let found_here = Found {
                     jid,
                     header,

@@ -55,6 +55,7 @@ mod twins;
 #[cfg(test)]
 mod ring_tests;
 
+use razorfs_format::journal::BatchHeader;
 use razorfs_format::{BatchSeq, FormatError, Generation, Lsn, Place};
 
 pub(crate) use growth::Grown;
@@ -82,6 +83,21 @@ pub struct Batch {
     pub wall_ns: u64,
     /// The operations.
     pub payload: Vec<u8>,
+}
+
+impl Batch {
+    /// As it was read.
+    fn of(header: &BatchHeader, payload: Vec<u8>) -> Self {
+        Self {
+            seq: header.seq,
+            first_lsn: header.first_lsn,
+            n_ops: header.n_ops,
+            durable: header.durable,
+            generation: header.generation,
+            wall_ns: header.wall_ns,
+            payload,
+        }
+    }
 }
 
 /// A batch that a crash left incomplete at the end of the log. It was never acknowledged.

@@ -155,15 +155,7 @@ impl Replay {
                 Ok(found) => found,
                 Err(end) => return Ok(end),
             };
-            let batch = Batch {
-                seq: header.seq,
-                first_lsn: header.first_lsn,
-                n_ops: header.n_ops,
-                durable: header.durable,
-                generation: header.generation,
-                wall_ns: header.wall_ns,
-                payload,
-            };
+            let batch = Batch::of(&header, payload);
             apply(&batch)?;
             self.count(&batch);
             next = BatchSeq(next.0.saturating_add(1));
