@@ -109,8 +109,10 @@ impl Entries<'_> {
             let entry = match (kind, change.lost) {
                 (None, _) => self.named(said, word(said.ty), n)?,
                 (Some((ino, kind)), true) => {
-                    let mut next = said.names.iter().skip(n).skip_while(|c| c.lost);
-                    if next.next().is_some_and(|next| next.is_of(ino)) {
+                    let after = || said.names.iter().skip(n + 1);
+                    let is_last = !after().take_while(|c| c.lost).any(|c| c.is_of(ino));
+                    let next = after().find(|c| !c.lost);
+                    if is_last && next.is_some_and(|next| next.is_of(ino)) {
                         continue;
                     }
                     let is_dir = kind == FileKind::Directory;

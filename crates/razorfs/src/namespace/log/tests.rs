@@ -86,6 +86,23 @@ fn the_steps_of_a_transaction_are_told_in_their_order() {
     assert_eq!(told, expected);
 }
 
+/// That the first of the names was gone was not told.
+#[test]
+fn a_file_that_loses_one_name_and_changes_another_in_a_transaction_is_told_of_both() {
+    let (_, volume) = new_volume(&options());
+    let root = volume.root();
+    root.write("b", b"1").unwrap();
+    root.hard_link("b", "c").unwrap();
+    let before = lines(&volume).len();
+    let mut tx = root.transaction();
+    tx.remove_file("b").unwrap();
+    tx.rename("c", "e").unwrap();
+    tx.write("b", b"2").unwrap();
+    tx.commit(Durability::Synced).unwrap();
+    let told = lines(&volume).split_off(before);
+    assert_eq!(told[..3], ["unlink b", "rename c > e", "create b"]);
+}
+
 #[test]
 fn each_operation_has_the_path_of_its_time() {
     let (_, volume) = new_volume(&options());
