@@ -137,7 +137,7 @@ const SCHEDULES: &str = "1000";
 const SIMULATIONS: [&[&str]; 7] = [
     &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
-    &["--short", "--singles", "4", "--every", "1600"],
+    &["--short", "--singles", "8", "--every", "3200"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
     &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
     &["--rotten", "1500", "--complete"],
