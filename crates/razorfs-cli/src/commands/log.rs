@@ -130,6 +130,7 @@ fn show(entries: &[Value], rest: &Value, json: bool) -> Result<u8> {
     for entry in entries {
         print_text(&format!("{}\n", history::line(entry)))?;
     }
+    // Without a path there are none.
     let versions = versions.as_array().map(Vec::as_slice).unwrap_or_default();
     if !versions.is_empty() {
         print_text("\nversions that can be fetched:\n")?;
