@@ -10,7 +10,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Rng, assert_sound, check_disk, create, open};
-use razorfs::{Error, FileKind, Ino, SetAttributes, Step, Volume, When, XattrMode};
+use razorfs::{
+    Committed, Error, FileKind, Ino, OnConflict, SetAttributes, Step, Volume, When, XattrMode,
+};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
 /// What a file is: number, mode, links, when it was written, an attribute, and its bytes, which may
@@ -441,6 +443,53 @@ fn moments_after_a_restore_can_be_gone_back_to_as_well() {
         world.volume.restore(When::Lsn(lsn)).unwrap();
         assert_eq!(compare(&look(&world.volume), &tree, "after"), 0);
         assert_sound(&check_disk(&world.disk, 4));
+    }
+}
+
+/// What a commit and a restore go to is made in a branch that nobody sees, of which no snapshot is
+/// left: once it was released, nothing before the next snapshot could be gone back to.
+#[test]
+fn moments_after_a_commit_or_a_rollback_can_be_gone_back_to_as_well() {
+    for seed in 80..88 {
+        let mut world = World::new(seed, true);
+        world.step();
+        world.snapshot();
+        for round in 0..4 {
+            for _ in 0..4 {
+                world.step();
+                world.keep();
+            }
+            let name = format!("side{round}");
+            world.volume.create_branch(&name).unwrap();
+            let side = world.volume.branch(&name).unwrap();
+            side.root().write(&name, name.as_bytes()).unwrap();
+            if world.below(2) == 0 {
+                world.step();
+                world.keep();
+            }
+            let before = match world.volume.commit_branch(&side, OnConflict::TakeBranch) {
+                Ok(Committed::Done(before)) => before.name,
+                other => panic!("seed {seed}: {other:?}"),
+            };
+            world.keep();
+            drop(side);
+            world.volume.delete_branch(&name).unwrap();
+            if world.below(2) == 0 {
+                world.volume.rollback(&before).unwrap();
+                world.keep();
+            }
+            // All but the first snapshot go.
+            for snapshot in world.volume.snapshots() {
+                if snapshot.name != "s1" {
+                    world.volume.delete_snapshot(&snapshot.name).unwrap();
+                }
+            }
+            world.upkeep();
+            world.upkeep();
+        }
+        let moments = world.past.len() as u64;
+        let (there, gone, _) = world.look_back();
+        assert_eq!((there, gone), (moments, 0), "seed {seed}");
     }
 }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::SnapshotMeta;
 use razorfs_format::op::{Mutation, decode_ops};
@@ -78,142 +77,160 @@ impl Replayed {
     }
 }
 
+/// What is looked for on the way back from a moment.
+#[derive(Clone, Copy)]
+enum Sought {
+    /// What this branch was before what has been looked at.
+    Line(Branch),
+    /// What the snapshot of this number shows.
+    Snapshot(u64),
+    /// What this branch was at the end of this epoch.
+    End(Branch, Epoch),
+}
+
 /// What a moment is counted from.
 enum Base {
-    /// It is not known what was there.
-    Unknown,
     /// Nothing: the volume was made then.
     Nothing,
     Snapshot(SnapshotMeta),
 }
 
-/// The way to a moment.
+/// The way back from a moment to what it is counted from: the journal from its end to its
+/// beginning, along the branch, and from where that began, or was taken back to a snapshot, along
+/// the one that it came from. So it crosses a commit, whose result was made in a branch of its own
+/// and whose snapshot is given up, as well as a rollback to a snapshot that was deleted since.
 struct Way<'a> {
-    branch: Branch,
     /// The snapshots that are there, those that were given up and not released among them.
     snapshots: BTreeMap<u64, &'a SnapshotMeta>,
-    base: Base,
-    since: Memtable,
-    counters: CountersAt,
+    sought: Sought,
+    /// What is to be done over it, the last first.
+    since: Vec<Mutation>,
 }
 
 impl<'a> Way<'a> {
     fn new(branch: Branch, snapshots: impl Iterator<Item = &'a SnapshotMeta>) -> Self {
         Self {
-            branch,
             snapshots: snapshots.map(|s| (s.id, s)).collect(),
-            base: Base::Unknown,
-            since: Memtable::new(Epoch(0)),
-            counters: CountersAt {
-                inodes: 0,
-                bytes: 0,
-                next_ino: Ino(0),
-                lsn: Lsn(0),
-                forks: BTreeMap::new(),
-            },
+            sought: Sought::Line(branch),
+            since: Vec::new(),
         }
     }
 
-    /// Before the first operation that is known.
-    fn begin(&mut self, first: Lsn) {
-        if first.0 == 1 && self.branch == Branch::HEAD {
-            self.base = Base::Nothing;
-            return;
-        }
-        let before = first.0.saturating_sub(1);
-        self.stand_on(before, self.branch);
-    }
-
-    /// From here on everything follows what a snapshot shows, if that is there and of this branch.
-    fn stand_on(&mut self, id: u64, of: Branch) {
-        let known = self.snapshots.get(&id).filter(|s| s.branch == of);
-        self.base = match known {
-            Some(snapshot) => {
-                let (inodes, bytes) = (snapshot.inodes, snapshot.bytes);
-                self.counters.set(Branch::HEAD, inodes, bytes);
-                Base::Snapshot(SnapshotMeta::clone(snapshot))
-            }
-            None => Base::Unknown,
-        };
-        self.since = Memtable::new(Epoch(0));
-    }
-
-    fn follow(&mut self, batch: &Batch) -> Result<()> {
-        // The batch passed its checksums; the place names the journal for what they cannot catch.
+    /// Goes back, until it is found what everything is counted from.
+    fn back(&mut self, batches: &[Batch]) -> Result<Option<Base>> {
+        // The batches passed their checksums; the place names the journal for what they cannot
+        // catch.
         let place = Place::new(FileName::Journal(0), 0);
-        for op in decode_ops(&batch.payload, place)? {
-            for mutation in op.mutations {
-                self.redo(mutation);
+        for batch in batches.iter().rev() {
+            let ops = decode_ops(&batch.payload, place)?;
+            for mutation in ops
+                .into_iter()
+                .rev()
+                .flat_map(|op| op.mutations.into_iter().rev())
+            {
+                if let Some(base) = self.step(mutation) {
+                    return Ok(Some(base));
+                }
             }
         }
-        Ok(())
+        Ok(batches
+            .first()
+            .and_then(|first| self.begin(first.first_lsn)))
     }
 
-    fn redo(&mut self, mutation: Mutation) {
-        match mutation {
-            // The state is what the snapshot shows: it need not be made again. One of what was
-            // before is of no branch.
-            Mutation::Take(taken)
-                if taken.branch == self.branch && self.snapshots.contains_key(&taken.id) =>
-            {
-                self.stand_on(taken.id, self.branch);
+    /// What is before the first operation that is known.
+    fn begin(&self, first: Lsn) -> Option<Base> {
+        let before = first.0.saturating_sub(1);
+        match self.sought {
+            Sought::Line(Branch::HEAD) if before == 0 => Some(Base::Nothing),
+            // The number of a snapshot is that of the operation that took it.
+            Sought::Line(branch) => {
+                let last = self.snapshots.get(&before);
+                Some(Base::of(last.filter(|s| s.branch == branch)?))
             }
-            Mutation::Back { branch, id, .. } if branch == self.branch => {
-                let of = self.snapshots.get(&id).map(|s| s.branch);
-                self.stand_on(id, of.unwrap_or(branch));
+            Sought::Snapshot(_) | Sought::End(..) => None,
+        }
+    }
+
+    fn step(&mut self, mutation: Mutation) -> Option<Base> {
+        match (self.sought, mutation) {
+            (_, Mutation::Take(taken)) => return self.taken(&taken),
+            (Sought::Line(line), Mutation::Back { branch, id, .. }) if branch == line => {
+                self.sought = Sought::Snapshot(id);
+                return self.snapshots.get(&id).map(|s| Base::of(s));
             }
-            Mutation::Fork(fork) if fork.id == self.branch => {
+            (Sought::Line(line), Mutation::Fork(fork)) if fork.id == line => {
+                self.sought = Sought::End(fork.parent, fork.epoch);
                 let mut all = self.snapshots.values();
                 let from = all.find(|s| s.branch == fork.parent && s.epoch == fork.epoch);
-                self.stand_on(from.map_or(0, |s| s.id), fork.parent);
+                return from.map(|s| Base::of(s));
             }
-            _ if matches!(self.base, Base::Unknown) => {}
-            Mutation::Put { key, value, new } if self.is_ours(&key) => {
-                let key = key.on(Branch::HEAD);
-                self.again(Mutation::Put { key, value, new });
-            }
-            Mutation::Del { key } if self.is_ours(&key) => {
-                let key = key.on(Branch::HEAD);
-                self.again(Mutation::Del { key });
-            }
-            Mutation::Patch { key, fragment } if self.is_ours(&key) => {
-                let key = key.on(Branch::HEAD);
-                self.again(Mutation::Patch { key, fragment });
-            }
-            Mutation::Count {
-                branch,
-                counter,
-                delta,
-            } if branch == self.branch => {
-                let branch = Branch::HEAD;
-                self.again(Mutation::Count {
-                    branch,
-                    counter,
-                    delta,
-                });
+            (Sought::Line(line), mutation) if branch_of(&mutation) == Some(line) => {
+                self.since.push(mutation);
             }
             // Of other branches, or of snapshots, which change nothing of what is there.
-            Mutation::Put { .. }
-            | Mutation::Del { .. }
-            | Mutation::Patch { .. }
-            | Mutation::Count { .. }
-            | Mutation::Take(_)
-            | Mutation::Drop { .. }
-            | Mutation::Back { .. }
-            | Mutation::Fork(_)
-            | Mutation::Prune { .. }
-            | Mutation::Begin { .. }
-            | Mutation::Who { .. } => {}
+            _ => {}
         }
+        None
     }
 
-    fn is_ours(&self, key: &Key) -> bool {
-        key.branch() == self.branch
+    /// Before a snapshot was taken: of what it shows there is nothing more to be made again.
+    fn taken(&mut self, taken: &SnapshotMeta) -> Option<Base> {
+        let is_on_the_way = match self.sought {
+            Sought::Line(branch) => taken.branch == branch,
+            Sought::Snapshot(id) => taken.id == id,
+            Sought::End(branch, epoch) => taken.branch == branch && taken.epoch == epoch,
+        };
+        if !is_on_the_way {
+            return None;
+        }
+        // One of what was before is of no branch, and nothing leads there.
+        self.sought = Sought::Line(taken.branch);
+        self.snapshots.get(&taken.id).map(|s| Base::of(s))
     }
 
-    fn again(&mut self, mutation: Mutation) {
-        Core::redo(&self.since, mutation, &mut self.counters);
+    /// What is to be done over what everything is counted from, as that of the present.
+    fn again(self, counters: &mut CountersAt) -> Memtable {
+        let since = Memtable::new(Epoch(0));
+        for mutation in self.since.into_iter().rev() {
+            Core::redo(&since, on_head(mutation), counters);
+        }
+        since
     }
+}
+
+impl Base {
+    fn of(snapshot: &SnapshotMeta) -> Self {
+        Self::Snapshot(snapshot.clone())
+    }
+}
+
+/// The branch that a change of a record or a counter is of.
+fn branch_of(mutation: &Mutation) -> Option<Branch> {
+    match mutation {
+        Mutation::Put { key, .. } | Mutation::Del { key } | Mutation::Patch { key, .. } => {
+            Some(key.branch())
+        }
+        Mutation::Count { branch, .. } => Some(*branch),
+        Mutation::Take(_)
+        | Mutation::Drop { .. }
+        | Mutation::Back { .. }
+        | Mutation::Fork(_)
+        | Mutation::Prune { .. }
+        | Mutation::Begin { .. }
+        | Mutation::Who { .. } => None,
+    }
+}
+
+fn on_head(mut mutation: Mutation) -> Mutation {
+    match &mut mutation {
+        Mutation::Put { key, .. } | Mutation::Del { key } | Mutation::Patch { key, .. } => {
+            *key = key.on(Branch::HEAD);
+        }
+        Mutation::Count { branch, .. } => *branch = Branch::HEAD,
+        _ => {}
+    }
+    mutation
 }
 
 /// Why a moment is not to be had.
@@ -244,29 +261,32 @@ impl Store {
                 _ => unknown("the journal does not go back so far"),
             });
         };
+        if let (When::Lsn(lsn), Some(first)) = (when, batches.first())
+            && lsn < first.first_lsn.0
+        {
+            let first = first.first_lsn;
+            return Err(unknown(format_args!(
+                "the journal goes back to operation {first} only"
+            )));
+        }
         let timeline = Arc::clone(&self.version.load().timeline);
         let there = timeline.snapshots().iter();
         let mut way = Way::new(self.branch(), there.map(|s| &**s));
-        if let Some(first) = batches.first() {
-            if matches!(when, When::Lsn(lsn) if lsn < first.first_lsn.0) {
-                return Err(unknown(format_args!(
-                    "the journal goes back to operation {} only",
-                    first.first_lsn
-                )));
-            }
-            way.begin(first.first_lsn);
-        }
-        for batch in batches.iter().take(until) {
-            way.follow(batch)?;
-        }
-        let (base, view) = match way.base {
-            Base::Unknown => {
-                return Err(unknown(
-                    "no snapshot stands before that from which the journal is whole",
-                ));
-            }
+        let base = way.back(batches.get(..until).unwrap_or_default())?;
+        let base = base.ok_or_else(|| {
+            unknown("no snapshot stands before that from which the journal is whole")
+        })?;
+        let mut counters = CountersAt {
+            inodes: 0,
+            bytes: 0,
+            next_ino: Ino(0),
+            lsn: Lsn(0),
+            forks: BTreeMap::new(),
+        };
+        let (base, view) = match base {
             Base::Nothing => (None, View::up_to(Epoch(0))),
             Base::Snapshot(snapshot) => {
+                counters.set(Branch::HEAD, snapshot.inodes, snapshot.bytes);
                 let core = &self.checkpointer.core;
                 let find = |timeline: &Timeline| {
                     let mut all = timeline.snapshots().iter();
@@ -281,14 +301,12 @@ impl Store {
                 (Some(viewing), view)
             }
         };
-        let moment = Moment {
-            view,
-            since: Arc::new(way.since),
-        };
+        let since = Arc::new(way.again(&mut counters));
+        let moment = Moment { view, since };
         let replayed = Replayed {
             reached,
             base,
-            counters: way.counters,
+            counters,
         };
         Ok(self.with_role(At::Moment(Arc::new(moment)), Role::Moment(replayed)))
     }
