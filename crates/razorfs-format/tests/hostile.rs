@@ -82,7 +82,7 @@ fn seeds_of_rooms_run_in_all_their_bodies() {
 #[test]
 fn samples_of_records_decode() {
     use razorfs_format::op::decode_ops;
-    use razorfs_format::record::{Dirent, Extent, Inode, Orphan, Shared, Xattr};
+    use razorfs_format::record::{Dirent, Extent, Held, Inode, Orphan, Shared, Xattr};
     let here = bodies::HERE;
     let all = |name, check: &dyn Fn(&[u8]) -> bool| {
         let samples = samples::of(name);
@@ -95,6 +95,7 @@ fn samples_of_records_decode() {
     all("dirent", &|s| Dirent::decode(s, here).is_ok());
     all("extent", &|s| Extent::decode(s, here).is_ok());
     all("orphan", &|s| Orphan::decode(s, here).is_ok());
+    all("held", &|s| Held::decode(s, here).is_ok());
     all("shared", &|s| Shared::decode(s, here).is_ok());
     all("xattr", &|s| Xattr::decode(s, here).is_ok());
     all("ops", &|s| decode_ops(s, here).is_ok());

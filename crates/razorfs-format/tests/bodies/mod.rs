@@ -58,6 +58,7 @@ pub const ROOMS: &[(&str, &[(&str, Body)])] = &[
             ("shared", records::shared),
             ("xattr", records::xattr),
             ("file_name", records::file_name),
+            ("held", records::held),
         ],
     ),
     (

@@ -2,7 +2,7 @@
 
 use razorfs_format::key::{Key, Tag};
 use razorfs_format::layout::{DIRECTORIES, FileName};
-use razorfs_format::record::{Dirent, Extent, Inode, Orphan, Shared, Xattr, is_name};
+use razorfs_format::record::{Dirent, Extent, Held, Inode, Orphan, Shared, Xattr, is_name};
 use razorfs_format::wire::{Put, Take};
 
 use super::HERE;
@@ -85,6 +85,12 @@ pub fn extent(data: &[u8]) {
 pub fn orphan(data: &[u8]) {
     if let Ok(orphan) = Orphan::decode(data, HERE) {
         assert_eq!(&*orphan.to_bytes(), data);
+    }
+}
+
+pub fn held(data: &[u8]) {
+    if let Ok(held) = Held::decode(data, HERE) {
+        assert_eq!(&*held.to_bytes(), data);
     }
 }
 

@@ -9,7 +9,7 @@ use razorfs_format::names;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::pack::{TrailerEntry, encode_trailer};
 use razorfs_format::record::{
-    Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Inode, Origin, Orphan, PackRef,
+    Codec, Dirent, Extent, FileKind, Fragment, FragmentKind, Held, Inode, Origin, Orphan, PackRef,
     Shared, Time, Xattr,
 };
 use razorfs_format::scrub::{Found, Record};
@@ -133,6 +133,12 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
             .into(),
         "shared" => [(1, 56), (1 << 40, 131_128)]
             .map(|(count, bytes)| Shared { count, bytes }.to_bytes().into())
+            .into(),
+        "held" => [(1, 56), (1 << 40, 131_128)]
+            .map(|(birth, bytes)| {
+                let birth = Epoch(birth);
+                Held { birth, bytes }.to_bytes().into()
+            })
             .into(),
         "xattr" => vec![xattr()],
         "ops" => vec![ops()],

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use razorfs::{FileKind, Incoming, Ino, ReceiveOptions, SendOptions, Step, Time};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
+use razorfs_format::crc::crc32c;
 use razorfs_format::stream::{
     Attributes, End, FrameKind, Header, Identity, Item, Link, Named, put_frame, take_batch,
     take_frame,
@@ -51,12 +52,25 @@ static RECEIVER: LazyLock<Receiver> = LazyLock::new(|| {
     }
 });
 
-/// Bytes as they are, and then items of a stream that goes on from what the volume has.
+/// Bytes as they are, as where a stream is to go on, and then as items of a stream that goes on from
+/// what the volume has.
 pub fn stream(data: &[u8]) {
     decoders(data);
     let receiver = &*RECEIVER;
     let (disk, env) = (SimDisk::from_image(&receiver.image), SimEnv::new(6));
     let volume = common::open(&disk, &env);
+    if let Some(token) = token(receiver, &mut Source(data)) {
+        let again: razorfs::Token = token.to_string().parse().expect("a token");
+        assert_eq!(again, token);
+        // It goes on from wherever that is, or it is refused.
+        let mut sent = Vec::new();
+        if volume
+            .send(&SendOptions::Rest(token), &mut sent, &mut |_| Ok(()))
+            .is_ok()
+        {
+            Incoming::new(sent.as_slice()).expect("what is sent is a stream");
+        }
+    }
     let forged = forged(receiver, &mut Source(data));
     let incoming = Incoming::new(forged.as_slice()).expect("a forged header");
     let received = volume.receive(incoming, ReceiveOptions::default(), &mut |_| {
@@ -93,6 +107,31 @@ fn decoders(data: &[u8]) {
         items.iter().for_each(|item| item.encode(&mut again));
         assert_eq!(take_batch(&again).map(|batch| batch.1).as_ref(), Ok(&items));
     }
+}
+
+/// A token for the rest of a stream of the snapshot that the volume has, with its checksum.
+fn token(receiver: &Receiver, from: &mut Source<'_>) -> Option<razorfs::Token> {
+    let mut bytes = Vec::new();
+    let has_base = from.u8() % 4 == 0;
+    bytes.put_u8(has_base.into());
+    for _ in 0..=u8::from(has_base) {
+        let identity = receiver.base.identity;
+        bytes.extend_from_slice(&identity.volume);
+        bytes.put_varint(identity.id);
+        bytes.put_varint(identity.time);
+    }
+    bytes.put_varint(from.u16().into());
+    bytes.extend_from_slice(&from.array::<16>());
+    let mut cursor = vec![from.u8() % 16];
+    cursor.put_varint(from.u16().into());
+    cursor.put_varint(from.u16().into());
+    bytes.put_bytes(match from.u8() % 4 {
+        0 => from.slice(40),
+        _ => &cursor,
+    });
+    bytes.put_u32(crc32c(&[], &bytes));
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    format!("rzt1-{}", digits.collect::<String>()).parse().ok()
 }
 
 fn forged(receiver: &Receiver, from: &mut Source<'_>) -> Vec<u8> {
