@@ -88,8 +88,8 @@ pub trait FileSystem: Send + Sync + 'static {
     /// The session has ended: the kernel holds nothing any more.
     fn session_ended(&self);
     /// Whether a request of this number was carried out by a server that has died, or may have
-    /// been, with the inode that it made, or 0.
-    fn applied(&self, request: u64) -> Option<Ino>;
+    /// been, with what it is answered with: the inode that it made, how many bytes it copied, or 0.
+    fn applied(&self, request: u64) -> Option<u64>;
     /// The nameless inodes that go unless the kernel has held them since before a server died.
     fn doubtful(&self) -> Vec<Ino>;
     /// Every request that a server that has died had not answered has come again, and was carried

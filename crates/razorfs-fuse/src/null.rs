@@ -490,7 +490,7 @@ impl FileSystem for NullFs {
     fn session_ended(&self) {}
 
     // Nothing of it outlives its process.
-    fn applied(&self, _request: u64) -> Option<Ino> {
+    fn applied(&self, _request: u64) -> Option<u64> {
         None
     }
 

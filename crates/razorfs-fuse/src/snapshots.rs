@@ -444,7 +444,7 @@ impl FileSystem for WithSnapshots {
         self.volume.nobody_is_left();
     }
 
-    fn applied(&self, request: u64) -> Option<Ino> {
+    fn applied(&self, request: u64) -> Option<u64> {
         self.volume.applied(request)
     }
 

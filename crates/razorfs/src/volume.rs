@@ -322,10 +322,10 @@ impl Volume {
 /// Going on where a process has died ([`Options::redo`]).
 impl Volume {
     /// Whether the request of this number ([`crate::redo::as_request`]) was carried out, by this
-    /// process or one before it, and its answer may not have been sent; with the inode that it
-    /// made, or 0.
+    /// process or one before it, and its answer may not have been sent; with what that tells: the
+    /// inode that it made, how many bytes it copied, or 0.
     #[must_use]
-    pub fn applied(&self, request: u64) -> Option<Ino> {
+    pub fn applied(&self, request: u64) -> Option<u64> {
         self.inner.noted().and_then(|redo| redo.applied(request))
     }
 

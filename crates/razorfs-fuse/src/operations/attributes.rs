@@ -53,9 +53,14 @@ impl Operations {
         Ok(())
     }
 
-    pub(super) fn set_attributes(&self, ino: Ino, set: &SetAttr, out: &mut Vec<u8>) -> Result {
+    pub(super) fn set_attributes(
+        &self,
+        request: &Request<'_>,
+        set: &SetAttr,
+        out: &mut Vec<u8>,
+    ) -> Result {
+        let ino = Ino(request.header.node);
         let has = |bit| set.valid & bit != 0;
-        self.check_times(ino, set)?;
         let time = |given, present, value| match (has(present), has(given)) {
             // The kernel's idea of the present is as much as a tick old.
             (true, _) => Some(now()),
@@ -81,7 +86,15 @@ impl Operations {
                 changes.mode = Some(without_set_ids(mode));
             }
         }
-        let stat = self.fs.set_attributes(ino, &changes)?;
+        let stat = match self.applied(request) {
+            // Done again it would undo what others have written or set since.
+            Some(_) => self.fs.stat(ino)?,
+            None => {
+                self.check_times(ino, set)?;
+                let set = || self.fs.set_attributes(ino, &changes);
+                as_request(self.number(request), set)?
+            }
+        };
         if has(flag::ATTR_KILL_SUIDGID) {
             self.remove_capability(ino)?;
         }
@@ -231,6 +244,10 @@ impl Operations {
         input: &[u8],
         out: &mut Vec<u8>,
     ) -> Result {
+        if self.applied(request).is_some() {
+            protocol::put_ioctl(out, &[]);
+            return Ok(());
+        }
         let (ino, caller) = (Ino(request.header.node), request.header.uid);
         let (theirs, rest) = input.split_first_chunk().ok_or(Errno(libc::EINVAL))?;
         let theirs = u32::from_ne_bytes(*theirs);
@@ -257,7 +274,8 @@ impl Operations {
             flags: Some(kept | set),
             ..SetAttributes::default()
         };
-        self.fs.set_attributes(ino, &changes)?;
+        let set = || self.fs.set_attributes(ino, &changes);
+        as_request(self.number(request), set)?;
         protocol::put_ioctl(out, &[]);
         Ok(())
     }

@@ -91,7 +91,14 @@ impl Operations {
         }));
     }
 
-    pub(super) fn allocate(&self, ino: Ino, offset: u64, length: u64, mode: u32) -> Result {
+    pub(super) fn allocate(
+        &self,
+        request: &Request<'_>,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result {
+        let ino = Ino(request.header.node);
         const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
         const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
@@ -104,7 +111,11 @@ impl Operations {
             ZERO_KEEP => AllocateMode::ZeroKeepSize,
             _ => return Err(Errno(libc::EOPNOTSUPP)),
         };
-        Ok(self.fs.allocate(ino, mode, offset, length)?)
+        if self.applied(request).is_none() {
+            let allocate = || self.fs.allocate(ino, mode, offset, length);
+            as_request(self.number(request), allocate)?;
+        }
+        Ok(())
     }
 
     pub(super) fn seek(&self, ino: Ino, offset: u64, whence: u32, out: &mut Vec<u8>) -> Result {
@@ -117,19 +128,25 @@ impl Operations {
         Ok(())
     }
 
-    pub(super) fn copy(&self, from: Ino, operation: &Operation<'_>, out: &mut Vec<u8>) -> Result {
+    pub(super) fn copy(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Result {
         let Operation::CopyFileRange {
             off_in,
             to,
             off_out,
             len,
             wide,
-        } = *operation
+        } = request.operation
         else {
             return Err(Errno(libc::ENOSYS));
         };
-        let len = len.min(COPY_MAX);
-        let n = self.fs.copy_range(from, off_in, Ino(to), off_out, len)?;
+        let (from, len) = (Ino(request.header.node), len.min(COPY_MAX));
+        let n = match self.applied(request) {
+            Some(copied) => copied,
+            None => {
+                let copy = || self.fs.copy_range(from, off_in, Ino(to), off_out, len);
+                as_request(self.number(request), copy)?
+            }
+        };
         if wide {
             protocol::put_u64(out, n);
         } else {

@@ -185,8 +185,9 @@ impl Operations {
     }
 
     /// Whether a server that has died had carried this request out, of those that must not be
-    /// carried out twice; with the inode that it made. It is only to be answered then.
-    fn applied(&self, request: &Request<'_>) -> Option<Ino> {
+    /// carried out twice; with the inode that it made or the bytes that it copied. It is only to be
+    /// answered then.
+    fn applied(&self, request: &Request<'_>) -> Option<u64> {
         let is_resent = request.header.is_resent();
         is_resent.then(|| self.fs.applied(self.number(request)))?
     }
@@ -283,7 +284,7 @@ impl Operations {
         let ino = Ino(request.header.node);
         match &request.operation {
             Operation::GetAttr => self.get_attributes(ino, out),
-            Operation::SetAttr(set) => self.set_attributes(ino, set, out),
+            Operation::SetAttr(set) => self.set_attributes(request, set, out),
             Operation::Statx { .. } => self.statx(ino, out),
             Operation::StatFs => self.statfs(out),
             Operation::ReadLink => {
@@ -306,12 +307,12 @@ impl Operations {
                 mode,
             } => {
                 self.changed_by(request, ino)?;
-                self.allocate(ino, *offset, *length, *mode)
+                self.allocate(request, *offset, *length, *mode)
             }
             Operation::Lseek { offset, whence } => self.seek(ino, *offset, *whence, out),
             Operation::CopyFileRange { to, .. } => {
                 self.changed_by(request, Ino(*to))?;
-                self.copy(ino, &request.operation, out)
+                self.copy(request, out)
             }
             _ => Err(Errno(libc::ENOSYS)),
         }

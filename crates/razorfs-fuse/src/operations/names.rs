@@ -11,7 +11,7 @@ impl Operations {
     /// Requests that are answered with an inode, which the kernel then knows once more.
     pub(super) fn entry(&self, request: &Request<'_>, reply: Reply, out: &mut Vec<u8>) {
         let found = match self.applied(request) {
-            Some(made) => self.made_before(request, made),
+            Some(made) => self.made_before(request, Ino(made)),
             None => self.find_or_make(request),
         };
         let stat = match found {

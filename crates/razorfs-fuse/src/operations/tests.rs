@@ -320,6 +320,103 @@ fn a_request_that_was_applied_and_comes_again_is_answered_and_not_applied() {
     assert_eq!(across(&begin(), 112 | RESENT), 3);
 }
 
+/// Truncating, punching, copying, setting attributes and flags again would undo what others, who
+/// have seen it done, have done since.
+#[test]
+fn what_others_have_done_since_a_change_that_comes_again_is_not_undone() {
+    use crate::protocol::RESENT;
+    let room = tempfile::tempdir().unwrap();
+    let ram = Arc::new(razorfs_disk::Ram::new(4 << 20));
+    razorfs::Volume::create(room.path(), &razorfs::CreateOptions::default()).unwrap();
+    let begin = || {
+        let fs = WithSnapshots::new(with_redo(room.path(), &ram));
+        let operations = Operations::new(Arc::new(fs), Limits::default(), Validity::default());
+        operations.resume(Agreed {
+            minor: 45,
+            flags: 0,
+        });
+        operations
+    };
+    let file = |operations: &Operations, name: &[u8], bytes: &[u8]| {
+        let node = razorfs::NewNode::file(0o644);
+        let ino = operations.fs.create_node(Ino::ROOT, name, &node);
+        let ino = ino.unwrap().ino;
+        operations.fs.write(ino, 0, bytes).unwrap();
+        ino
+    };
+    let read = |operations: &Operations, ino| {
+        let mut found = vec![0; 4 << 20];
+        let n = operations.fs.read(ino, 0, &mut found).unwrap();
+        found.truncate(n);
+        found
+    };
+    let words = |words: &[u64]| {
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        bytes.collect::<Vec<u8>>()
+    };
+    let mut truncate = vec![0; 88];
+    truncate[..4].copy_from_slice(&(1u32 << 3).to_ne_bytes());
+    let mut chmod = vec![0; 88];
+    chmod[..4].copy_from_slice(&1u32.to_ne_bytes());
+    chmod[68..72].copy_from_slice(&0o600u32.to_ne_bytes());
+    let punch = words(&[
+        0,
+        0,
+        4,
+        (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64,
+    ]);
+
+    let operations = begin();
+    let bytes = [7; 9];
+    let [cut, holed, mode, source, target] =
+        [b"a", b"b", b"c", b"d", b"e"].map(|name| file(&operations, name, &bytes));
+    // More than goes at once, of which the first parts are known as none.
+    let many: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+    operations.fs.write(source, 0, &many).unwrap();
+    let copy = words(&[0, 0, target.0, 0, 0, many.len() as u64, 0]);
+    let asked = [
+        (100, opcode::SETATTR, cut, &truncate),
+        (102, opcode::FALLOCATE, holed, &punch),
+        (104, opcode::SETATTR, mode, &chmod),
+        (106, opcode::COPY_FILE_RANGE, source, &copy),
+    ];
+    let ask = |operations: &Operations, resent: u64| {
+        let one = |(unique, opcode, ino, body): &(u64, u32, Ino, &Vec<u8>)| {
+            ask_numbered(operations, unique | resent, 0, *opcode, ino.0, body).remove(0)
+        };
+        // Each by a thread of its own, of which the last request is known.
+        let all = asked
+            .iter()
+            .map(|asked| std::thread::scope(|scope| scope.spawn(|| one(asked)).join().unwrap()));
+        all.collect::<Vec<_>>()
+    };
+    let first = ask(&operations, 0);
+    assert!(first.iter().all(|(error, _)| *error == 0), "{first:?}");
+    assert_eq!(first[3].1[..4], (many.len() as u32).to_ne_bytes());
+    assert_eq!(read(&operations, target), many);
+    drop(operations);
+    let operations = begin();
+    let fs = &operations.fs;
+    for ino in [cut, holed, target] {
+        fs.write(ino, 0, b"since").unwrap();
+    }
+    let since = razorfs::SetAttributes {
+        mode: Some(0o640),
+        ..razorfs::SetAttributes::default()
+    };
+    fs.set_attributes(mode, &since).unwrap();
+    let again = ask(&operations, RESENT);
+    assert!(again.iter().all(|(error, _)| *error == 0), "{again:?}");
+    assert_eq!(again[3], first[3]);
+    assert_eq!(read(&operations, cut), b"since");
+    assert_eq!(read(&operations, holed), b"since\x07\x07\x07\x07");
+    assert_eq!(operations.fs.stat(mode).unwrap().mode & 0o7777, 0o640);
+    assert_eq!(read(&operations, target)[..5], *b"since");
+    // And the answer is what it is now.
+    let size = again[0].1[16 + 8..16 + 16].try_into().unwrap();
+    assert_eq!(u64::from_ne_bytes(size), 5);
+}
+
 /// Keeps what is sent in its order; an answer waits before it is, until it is let go.
 struct Waits {
     kept: Kept,

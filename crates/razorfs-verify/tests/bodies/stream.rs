@@ -52,8 +52,8 @@ static RECEIVER: LazyLock<Receiver> = LazyLock::new(|| {
     }
 });
 
-/// Bytes as they are, as where a stream is to go on, and then as items of a stream that goes on from
-/// what the volume has.
+/// Bytes as they are, as where a stream is to go on, and then as items of a stream that goes on
+/// from what the volume has.
 pub fn stream(data: &[u8]) {
     decoders(data);
     let receiver = &*RECEIVER;

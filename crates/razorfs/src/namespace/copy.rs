@@ -16,6 +16,7 @@ use razorfs_format::{Epoch, Ino, PackId};
 use super::Namespace;
 use super::file::{BLOCK64, WRITE_AT_ONCE, check_regular, pieces};
 use crate::marks::{self, Mark};
+use crate::redo::as_request;
 use crate::store::{Core, Layout, OVERHEAD, Run, Ticket, What};
 use crate::sync::atomic::Ordering;
 use crate::{Error, Result};
@@ -162,7 +163,7 @@ impl Namespace {
                 _ => how,
             };
             self.store.pace();
-            let step = self.copy_step(copy.after(done), this);
+            let step = self.copy_step(copy.after(done), this, done);
             let step = step.and_then(|step| match step {
                 Step::Done(n, ticket) if n > 0 => self.wait(ticket).map(|()| Step::Done(n, None)),
                 step => Ok(step),
@@ -188,8 +189,9 @@ impl Namespace {
         Ok(done)
     }
 
-    /// Copies what one transaction takes.
-    fn copy_step(&self, copy: Copy, how: How) -> Result<Step> {
+    /// Copies what one transaction takes, after `done` bytes. The last of them carries the request,
+    /// with how much was copied in all: one of which the last step was not done is done again.
+    fn copy_step(&self, copy: Copy, how: How, done: u64) -> Result<Step> {
         let _locks = self.locks.write_many([copy.from, copy.to]);
         let left = self
             .find_by_inode(copy.from)?
@@ -209,7 +211,10 @@ impl Namespace {
         op.check_append_only(copy.to, copy.to_off)?;
         let gap = self.gap(copy)?;
         if gap > STEP_LEAST {
-            return self.copy_gap(copy.to, copy.to_off..copy.to_off + gap);
+            let ends = (gap == len).then_some(done + len);
+            return as_step(ends, || {
+                self.copy_gap(copy.to, copy.to_off..copy.to_off + gap, ends)
+            });
         }
         let plan = match self.plan(copy, how)? {
             Ok(plan) => plan,
@@ -219,7 +224,8 @@ impl Namespace {
         self.make_room(copy.to, end)?;
         let bytes = plan.written + plan.cost as u64;
         self.store.reserve(bytes, end.saturating_sub(size))?;
-        self.carry_out(copy, plan)
+        let ends = (plan.len == len).then_some(done + len);
+        as_step(ends, || self.carry_out(copy, plan, ends))
     }
 
     /// How many bytes from the beginning are a hole.
@@ -246,7 +252,7 @@ impl Namespace {
     }
 
     /// Makes a range of the target a hole, whatever stands there. The caller holds the lock.
-    fn copy_gap(&self, to: Ino, range: Range<u64>) -> Result<Step> {
+    fn copy_gap(&self, to: Ino, range: Range<u64>, ends: Option<u64>) -> Result<Step> {
         let len = range.end - range.start;
         let size = self.make_room(to, range.end)?;
         self.store.reserve(0, range.end.saturating_sub(size))?;
@@ -256,6 +262,7 @@ impl Namespace {
         }
         op.change(to)?.flags |= inode_flags::SPARSE;
         op.data_changed(to, size.max(range.end))?;
+        op.ends_copy(ends);
         Ok(Step::Done(len, self.commit(op)?))
     }
 
@@ -343,7 +350,7 @@ impl Namespace {
         Ok(())
     }
 
-    fn carry_out(&self, copy: Copy, plan: Plan) -> Result<Step> {
+    fn carry_out(&self, copy: Copy, plan: Plan, ends: Option<u64>) -> Result<Step> {
         let mut op = self.begin(OpType::Write)?;
         let size = op.inode(copy.to)?.size;
         // First what may reach into the target's range, for files may be copied within themselves.
@@ -370,6 +377,7 @@ impl Namespace {
             op.data(copy.to, at / BLOCK64, off, bytes);
         }
         op.data_changed(copy.to, size.max(copy.to_off + plan.len))?;
+        op.ends_copy(ends);
         let Some(epoch) = plan.epoch else {
             return Ok(Step::Done(plan.len, self.commit(op)?));
         };
@@ -380,6 +388,15 @@ impl Namespace {
             Some(ticket) => Step::Done(plan.len, Some(ticket)),
             None => Step::Late,
         })
+    }
+}
+
+/// Does a step: as the request that this thread carries out if that ends with it, and otherwise as
+/// none.
+fn as_step<R>(ends: Option<u64>, step: impl FnOnce() -> R) -> R {
+    match ends {
+        Some(_) => step(),
+        None => as_request(0, step),
     }
 }
 

@@ -15,6 +15,7 @@ use razorfs_format::{Branch, Ino};
 use super::Namespace;
 use super::operation::{Afterwards, Operation, load_inode};
 use crate::marks::{self, Mark};
+use crate::redo::as_request;
 use crate::store::{Store, Ticket};
 use crate::{AllocateMode, Error, Result, SeekFor};
 
@@ -388,7 +389,8 @@ impl Namespace {
             marks::hit(Mark::EraseSteps);
             let size = op.inode(ino)?.size;
             op.data_changed(ino, size)?;
-            self.commit(op)?;
+            // The request is done with the last step only.
+            as_request(0, || self.commit(op))?;
             op = self.begin(OpType::Allocate)?;
             range.start = next;
         }

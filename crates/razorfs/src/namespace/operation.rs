@@ -122,6 +122,11 @@ impl<'a> Operation<'a> {
         self.told = true;
     }
 
+    /// A copy of so many bytes ends with it.
+    pub(super) const fn ends_copy(&mut self, bytes: Option<u64>) {
+        self.tx.ends_copy(bytes);
+    }
+
     /// Several operations in one.
     pub(super) fn is_transaction(&self) -> bool {
         self.overlay.is_some()

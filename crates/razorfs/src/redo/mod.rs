@@ -16,7 +16,7 @@
 //! | 4 | bytes of the text why the volume takes no more writes, 0 if it does |
 //! | 5, 6 | mount nonce of the superblock, and the one that it is about to get, or the same |
 //! | 8..64 | that text |
-//! | 64..2112 | 1024 slots: `request | inode that it made` |
+//! | 64..2112 | 1024 slots: `request | answer` |
 //! | then | a line for each chunk: `batch (0: none) | order | chunks | words used` |
 //! | from the next page on | chunks |
 //!
@@ -24,7 +24,7 @@
 //! one after the other:
 //!
 //! ```text
-//! words | type << 32 | slot << 40     request     inode made     checksum | complete << 32    body
+//! words | type << 32 | slot << 40     request     answer         checksum | complete << 32    body
 //! ```
 //!
 //! The body is a list of parts: `length | kind << 56`, what the kind needs, then the bytes, padded.
@@ -137,8 +137,24 @@ impl Shape {
 pub(crate) struct Asked {
     /// The request; 0 if none that must not be done twice.
     pub request: u64,
-    /// The inode that it makes, or 0.
-    pub made: u64,
+    /// What it is answered with: the inode that it makes, or [`COUNT`] and how many bytes it
+    /// copies; otherwise 0.
+    pub answer: u64,
+}
+
+/// Tells a number of bytes from one of an inode.
+const COUNT: u64 = 1 << 63;
+
+impl Asked {
+    /// Of a transaction that makes this inode, or copies so many bytes.
+    pub fn new(request: u64, made: Option<Ino>, copied: Option<u64>) -> Self {
+        let answer = match (made, copied) {
+            (Some(ino), _) => ino.0,
+            (None, Some(copied)) => COUNT | copied,
+            (None, None) => 0,
+        };
+        Self { request, answer }
+    }
 }
 
 /// The room of one record.
@@ -296,24 +312,24 @@ impl RedoMemory {
     fn note(&self, slot: usize, asked: Asked) {
         let at = SLOTS_AT + 2 * slot;
         self.store(at, 0);
-        self.store(at + 1, asked.made);
+        self.store(at + 1, asked.answer);
         self.store(at, asked.request);
     }
 
-    /// Whether a request was applied by this process or one before it; then with the inode that it
-    /// made, or 0.
-    pub(crate) fn applied(&self, request: u64) -> Option<Ino> {
+    /// Whether a request was applied by this process or one before it; then with what it is
+    /// answered with: the inode that it made, how many bytes it copied, or 0.
+    pub(crate) fn applied(&self, request: u64) -> Option<u64> {
         let slots = (0..SLOTS).map(|slot| SLOTS_AT + 2 * slot);
         let mut found = slots.filter(|&at| request != 0 && self.load(at) == request);
-        found.next().map(|at| Ino(self.load(at + 1)))
+        found.next().map(|at| self.load(at + 1) & !COUNT)
     }
 
     /// The inodes that requests have made which may not have been answered.
     pub(crate) fn made(&self) -> impl Iterator<Item = Ino> {
         let slots = (0..SLOTS).map(|slot| SLOTS_AT + 2 * slot);
         let made = slots.filter(|&at| self.load(at) != 0);
-        let made = made.map(|at| Ino(self.load(at + 1)));
-        made.filter(|ino| ino.0 != 0)
+        let made = made.map(|at| self.load(at + 1));
+        made.filter(|&made| made != 0 && made & COUNT == 0).map(Ino)
     }
 
     /// The volume takes no more writes: what is here is not to be applied by another process.
@@ -376,7 +392,10 @@ impl RedoMemory {
             _ => slot_of(self.instance, || self.new_slot()),
         };
         let head = body as u64 | u64::from(ty) << 32 | (slot as u64) << 40;
-        for (n, word) in [head, asked.request, asked.made, 0].into_iter().enumerate() {
+        for (n, word) in [head, asked.request, asked.answer, 0]
+            .into_iter()
+            .enumerate()
+        {
             self.store(place.at + n, word);
         }
         self.store(place.tail_at, place.tail);

@@ -167,7 +167,7 @@ pub(super) fn read(
     let damaged = || format!("the memory for redo is damaged, in batch {}", batch.0);
     let mut rest = words;
     let header = split(&mut rest, HEADER).ok_or_else(damaged)?;
-    let [head, request, made, sum] = header.as_slice() else {
+    let [head, request, answer, sum] = header.as_slice() else {
         return Err(damaged());
     };
     let len = (*head & u64::from(u32::MAX)) as usize;
@@ -183,11 +183,11 @@ pub(super) fn read(
     if u64::from(crc.finish()) | COMPLETE != *sum {
         return Err(damaged());
     }
-    let (request, made) = (*request, *made);
+    let (request, answer) = (*request, *answer);
     let record = Record {
         ty: (head >> 32) as u8,
         slot: (head >> 40) as usize,
-        asked: Asked { request, made },
+        asked: Asked { request, answer },
         parts,
     };
     Ok((Some(record), after))

@@ -8,9 +8,10 @@ thread_local! {
     static SLOT: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// Carries `work` out as the request of this number, not 0: the transaction that it makes carries
-/// the number, so that [`crate::Volume::applied`] knows it, also after the death of this process.
-/// `work` makes one transaction, on this thread.
+/// Carries `work` out as the request of this number, or as none if that is 0: the transaction that
+/// it makes carries the number, so that [`crate::Volume::applied`] knows it, also after the death
+/// of this process. `work` makes one transaction, on this thread; what takes several makes all but
+/// the last one as none.
 pub fn as_request<R>(request: u64, work: impl FnOnce() -> R) -> R {
     struct Before(u64);
     impl Drop for Before {

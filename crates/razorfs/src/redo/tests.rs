@@ -17,8 +17,8 @@ fn ram() -> Arc<Ram> {
     Arc::new(Ram::new(512 << 10))
 }
 
-fn asked(request: u64, made: u64) -> Asked {
-    Asked { request, made }
+fn asked(request: u64, answer: u64) -> Asked {
+    Asked { request, answer }
 }
 
 /// Writes a record of so many bytes; false if there is no room.
@@ -94,7 +94,7 @@ fn all_parts_come_back() {
     let mut batches = redo.left(BatchSeq(0)).unwrap();
     let (_, mut records) = batches.pop().unwrap();
     let record = records.pop().unwrap();
-    assert_eq!((record.ty, record.asked.made), (2, 45));
+    assert_eq!((record.ty, record.asked.answer), (2, 45));
     let (off, bytes) = (17, data);
     assert_eq!(
         record.parts,
@@ -144,21 +144,21 @@ fn requests_are_known_until_their_thread_has_another() {
     put(&redo, 2, 10, asked(102, 0));
     redo.trim(BatchSeq(2));
     assert_eq!(redo.applied(100), None);
-    assert_eq!(redo.applied(102), Some(Ino(0)));
+    assert_eq!(redo.applied(102), Some(0));
     // The death of a process between the record and the slot.
     redo.store(SLOTS_AT, 0);
     put(&redo, 3, 10, asked(104, 6));
     redo.store(SLOTS_AT, 0);
     let next = memory(&ram);
     next.attach(VOLUME, 1).unwrap();
-    assert_eq!(next.applied(104), Some(Ino(6)));
+    assert_eq!(next.applied(104), Some(6));
     // The next process uses other slots, and the journal has the batch by now.
     put(&next, 4, 10, asked(106, 7));
     next.trim(BatchSeq(4));
     let last = memory(&ram);
     last.attach(VOLUME, 1).unwrap();
-    assert_eq!(last.applied(104), Some(Ino(6)));
-    assert_eq!(last.applied(106), Some(Ino(7)));
+    assert_eq!(last.applied(104), Some(6));
+    assert_eq!(last.applied(106), Some(7));
     assert_eq!(last.applied(0), None);
 }
 

@@ -289,15 +289,15 @@ fn asked(tx: &Tx<'_>) -> Asked {
             | OpType::Rmdir
             | OpType::Rename
             | OpType::Xattr
+            | OpType::Setattr
+            | OpType::Truncate
+            | OpType::Allocate
             | OpType::Write
     );
     let request = if once { crate::redo::current() } else { 0 };
     let made = tx.steps.iter().find_map(|step| match step {
-        Step::Put { key, new: true, .. } if key.tag() == Tag::Inode => Some(key.ino().0),
+        Step::Put { key, new: true, .. } if key.tag() == Tag::Inode => Some(key.ino()),
         _ => None,
     });
-    Asked {
-        request,
-        made: made.unwrap_or(0),
-    }
+    Asked::new(request, made, tx.copied)
 }

@@ -178,18 +178,25 @@ fn a_request_that_was_applied_is_known_after_a_death() {
     let machine = Machine::new();
     let volume = machine.open().unwrap();
     let ino = as_request(40, || make(&volume, "file")).unwrap();
-    assert_eq!(volume.applied(40), Some(ino));
+    assert_eq!(volume.applied(40), Some(ino.0));
     // One that was refused can be asked again.
     assert!(as_request(42, || make(&volume, "file")).is_err());
     drop(volume);
     let volume = machine.open().unwrap();
-    assert_eq!((volume.applied(40), volume.applied(42)), (Some(ino), None));
+    assert_eq!(
+        (volume.applied(40), volume.applied(42)),
+        (Some(ino.0), None)
+    );
     as_request(44, || volume.unlink(Ino::ROOT, b"file")).unwrap();
     volume.sync().unwrap();
     drop(volume);
     let volume = machine.open().unwrap();
-    assert_eq!(volume.applied(40), Some(ino), "a slot of the first process");
-    assert_eq!(volume.applied(44), Some(Ino(0)));
+    assert_eq!(
+        volume.applied(40),
+        Some(ino.0),
+        "a slot of the first process"
+    );
+    assert_eq!(volume.applied(44), Some(0));
 }
 
 /// It was ordered to end although it was in use, and died before it could say that it had.
@@ -204,7 +211,7 @@ fn a_volume_that_was_closed_while_it_was_in_use_is_gone_on_with() {
     volume.close().unwrap();
     for _ in 0..2 {
         let volume = machine.open().unwrap();
-        assert_eq!(volume.applied(40), Some(Ino(0)));
+        assert_eq!(volume.applied(40), Some(0));
         while volume.step(Step::Reap).unwrap() {}
         assert_eq!(volume.stat(held).unwrap().size, 50_000);
         assert_eq!(volume.doubtful(), [held]);
@@ -248,7 +255,7 @@ fn what_a_request_without_an_answer_has_made_is_not_removed_before_it_comes_agai
     while volume.step(Step::Reap).unwrap() {}
     assert_eq!(
         (volume.doubtful(), volume.applied(40)),
-        (vec![seen], Some(seen))
+        (vec![seen], Some(seen.0))
     );
     assert!(!volume.not_held(seen));
     // It comes, is answered, and what it has made is let go.

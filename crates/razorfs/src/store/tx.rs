@@ -81,6 +81,8 @@ pub(crate) struct Tx<'a> {
     pub(super) steps: Vec<Step<'a>>,
     /// The branch that it changes: all keys are of it.
     pub(super) branch: Branch,
+    /// How many bytes a copy has copied that ends with it.
+    pub(super) copied: Option<u64>,
 }
 
 /// Stands for a committed transaction until it is durable.
@@ -102,6 +104,7 @@ impl<'a> Tx<'a> {
             ty,
             steps: Vec::with_capacity(8),
             branch: Branch::HEAD,
+            copied: None,
         }
     }
 
@@ -164,6 +167,11 @@ impl<'a> Tx<'a> {
     pub fn del_told(&mut self, key: Key, was: Bytes) {
         self.steps.push(Step::Was(key, was));
         self.steps.push(Step::Del(key));
+    }
+
+    /// A copy of so many bytes ends with it.
+    pub const fn ends_copy(&mut self, bytes: Option<u64>) {
+        self.copied = bytes;
     }
 
     /// Has the journal say who asked, if it says anything of the operation itself.
