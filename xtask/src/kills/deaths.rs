@@ -44,9 +44,9 @@ pub fn main(stage: &Stage, deaths: u64, seed: u64) -> Result<(), String> {
         let commits = commits.join().map_err(panicked)??;
         let rows = rows.join().map_err(panicked)??;
         let trees = trees.join().map_err(panicked)??;
-        killed.map(|()| (commits, rows, trees))
+        killed.map(|pauses| (commits, rows, trees, pauses))
     });
-    let (commits, rows, trees) =
+    let (commits, rows, trees, mut pauses) =
         worked.map_err(|e| format!("deaths, seed {seed}: {e}\n{}", mount.log()))?;
     let info = mount.info()?;
     if !info.contains(&format!("\"restarts\":{deaths}"))
@@ -62,23 +62,27 @@ pub fn main(stage: &Stage, deaths: u64, seed: u64) -> Result<(), String> {
          SQLite transactions and {trees} unpacked trees; all of them ended well, nothing is \
          missing (seed {seed})"
     );
+    pauses.sort_unstable();
+    let longest = pauses.last().map_or(0, Duration::as_millis);
+    let half = pauses.get(pauses.len() / 2).map_or(0, Duration::as_millis);
+    println!(
+        "deaths: until a request was answered again: median {half} ms, longest {longest} ms, of {}",
+        pauses.len()
+    );
     Ok(())
 }
 
-/// Kills whatever daemon there is, that often, as long as nobody has ended.
+/// Kills whatever daemon there is, that often, as long as nobody has ended. Answers how long a
+/// request waited that came right after a death, where no other death followed at once.
 fn kill_often(
     mount: &Daemon,
     deaths: u64,
     mut random: Random,
     has_ended: &dyn Fn() -> bool,
-) -> Result<(), String> {
-    let mut last = 0;
+) -> Result<Vec<Duration>, String> {
+    let (mut last, mut pauses) = (0, Vec::new());
+    let mut window = WINDOW;
     for n in 1..=deaths {
-        let window = if random.one_in(3) {
-            WHILE_BEGINNING
-        } else {
-            WINDOW
-        };
         std::thread::sleep(Duration::from_millis(random.between(window.0, window.1)));
         if has_ended() {
             return Err(format!("a program has ended before death {n}"));
@@ -86,11 +90,30 @@ fn kill_often(
         step();
         last = daemon_of(mount.keeper(), last)?;
         kill_alone(last)?;
+        window = if random.one_in(3) {
+            WHILE_BEGINNING
+        } else {
+            pauses.push(pause(&mount.dir.join(format!("no-{n}")))?);
+            WINDOW
+        };
         if n % 50 == 0 {
             println!("deaths: {n} of {deaths} so far");
         }
     }
-    Ok(())
+    Ok(pauses)
+}
+
+/// How long it takes to be told that a name is not there that nobody has asked for before.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no seed replays how long a daemon takes to begin"
+)]
+fn pause(name: &Path) -> Result<Duration, String> {
+    let before = std::time::Instant::now();
+    match fs::symlink_metadata(name) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(before.elapsed()),
+        other => Err(format!("{}: {other:?}", name.display())),
+    }
 }
 
 /// The daemon that a keeper has now, after the `last` one. It comes within a second, but for what a
