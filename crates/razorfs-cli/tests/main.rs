@@ -26,6 +26,7 @@ mod snapshots;
 mod snapshots_live;
 mod streams;
 mod support;
+mod tour;
 mod transactions;
 mod transport;
 mod tree;
