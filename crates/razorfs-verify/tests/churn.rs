@@ -1,14 +1,7 @@
 //! Volumes that were written over again and again are sound at every moment: packs are sealed,
 //! emptied, removed and punched, segments are merged.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::{Rng, assert_clean, check_disk, create, open, told};
+use crate::common::{Rng, assert_clean, check_disk, create, open, told};
 use razorfs::{Ino, NewNode, SetAttributes, Step, Volume, XattrMode};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 
@@ -91,7 +84,7 @@ impl Churn {
 
 /// Whether a pack has a hole.
 fn has_hole(disk: &SimDisk) -> bool {
-    let image = common::image_of(disk);
+    let image = crate::common::image_of(disk);
     let mut packs = image
         .files()
         .filter(|(name, _)| name.dir == razorfs_disk::Dir::Pack);
@@ -145,7 +138,7 @@ fn power_cuts_leave_volumes_sound_that_are_written_over_and_over() {
         for round in 0..6 {
             disk.cut_after(disk.op_count() + 10 + cuts.below(400));
             let rng = Rng(seed * 100 + round);
-            if let Ok(volume) = common::try_open(&disk, &env) {
+            if let Ok(volume) = crate::common::try_open(&disk, &env) {
                 let mut churn = Churn {
                     volume,
                     rng,
@@ -167,7 +160,7 @@ fn power_cuts_leave_volumes_sound_that_are_written_over_and_over() {
                 "seed {seed}"
             );
             drop(volume);
-            common::assert_sound(&check_disk(&disk, 3));
+            crate::common::assert_sound(&check_disk(&disk, 3));
         }
     }
 }

@@ -1,13 +1,6 @@
 //! Volumes that nothing happened to, closed or not, have no findings worse than notes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use razorfs::{AllocateMode, Ino, NewNode, SetAttributes, Step};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 

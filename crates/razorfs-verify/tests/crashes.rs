@@ -1,15 +1,8 @@
 //! Crashes of volumes whose files share data: the power goes during a long copy, or the newest
 //! superblock is lost after files began to share what its flush has written.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::forge::{manifest, name_of, superblock};
-use common::*;
+use crate::common::forge::{manifest, name_of, superblock};
+use crate::common::*;
 use razorfs::{Durability, Ino, NewNode, Options, SetAttributes, Step, Volume};
 use razorfs_disk::Dir;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};

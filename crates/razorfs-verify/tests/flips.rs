@@ -1,13 +1,6 @@
 //! Any single flipped bit is detected, wherever it is, and any damage gets an answer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::{Rng, check, closed, dirty};
+use crate::common::{Rng, check, closed, dirty};
 use proptest::prelude::*;
 use razorfs_disk::Name;
 use razorfs_disk::sim::Image;

@@ -1,18 +1,11 @@
 //! Volumes whose journal refers to packs and frames that are not what it says. Whatever that is, no
 //! pack comes into being for it, and a copy makes no reference to it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::forge::{
-    FILE, TWICE, Tree, edit_superblock, name_of, new_volume, put_batch, superblock,
+use crate::common::forge::{
+    DIR, FILE, ROOT, TWICE, Tree, edit_superblock, name_of, new_volume, put_batch, superblock,
 };
-use common::*;
-use razorfs::{Error, Ino, NewNode, SetAttributes, Step, Volume};
+use crate::common::*;
+use razorfs::{Error, FileKind, Ino, NewNode, RenameMode, SetAttributes, Step, Volume};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_format::key::Key;
 use razorfs_format::layout::FileName;
@@ -275,4 +268,57 @@ fn numbers_that_nothing_can_follow_are_refused() {
         image.write(&name_of(file), 0, &[0]);
         refused(&image, &file.to_string());
     }
+}
+
+/// Directories that lead back up, or stand above each other: nobody goes round and round in them.
+#[test]
+fn directories_in_a_circle_are_damage_and_no_endless_loop() {
+    const DIRECTORY: FileKind = FileKind::Directory;
+    let up = {
+        let mut tree = Tree::new();
+        tree.name(DIR, b"up", ROOT, DIRECTORY);
+        tree.edit(DIR, |i| (i.entries, i.nlink) = (3, 3));
+        tree.image()
+    };
+    let circle = {
+        let (x, y) = (Ino(20), Ino(21));
+        let mut tree = Tree::new();
+        tree.name(ROOT, b"x", x, DIRECTORY);
+        tree.edit(ROOT, |i| (i.entries, i.nlink) = (3, 4));
+        for (dir, below, name) in [(x, y, b"y"), (y, x, b"x")] {
+            let cookie = tree.name(dir, name, below, DIRECTORY);
+            tree.inode(below, DIRECTORY, 3, dir, cookie, |i| i.entries = 1);
+        }
+        tree.inodes += 2;
+        tree.image()
+    };
+    // The same, by an entry that says that it leads to a file.
+    let lie = {
+        let mut tree = Tree::new();
+        tree.name(DIR, b"up", ROOT, FileKind::Regular);
+        tree.edit(DIR, |i| i.entries = 3);
+        tree.image()
+    };
+    let v = open(&SimDisk::from_image(&lie), &SimEnv::new(1));
+    for path in ["dir/up", "dir/up/dir"] {
+        assert!(v.root().metadata(path).is_err() && v.root().read_dir(path).is_err());
+    }
+    assert!(v.find_by_path(b"dir/up/dir").is_err() && v.lookup(DIR, b"up").is_err());
+    for (image, path) in [
+        (&up, "dir/up"),
+        (&up, "dir/up/dir/up/a"),
+        (&circle, "x/y/x/y"),
+    ] {
+        let v = open(&SimDisk::from_image(image), &SimEnv::new(1));
+        let found = v.find_by_path(path.as_bytes());
+        assert!(matches!(found, Err(Error::Corrupt(_))), "{path}: {found:?}");
+        let top = path.split('/').next().unwrap();
+        let removed = v.root().remove_dir_all(top);
+        assert!(matches!(removed, Err(Error::Corrupt(_))), "{removed:?}");
+        assert!(!check(image, 4).is_sound());
+    }
+    // From within, by number.
+    let v = open(&SimDisk::from_image(&circle), &SimEnv::new(1));
+    let moved = v.rename(ROOT, b"dir", Ino(20), b"moved", RenameMode::Replace);
+    assert!(matches!(moved, Err(Error::Corrupt(_))), "{moved:?}");
 }

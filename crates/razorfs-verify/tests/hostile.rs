@@ -1,15 +1,9 @@
 //! Volumes of hostile bytes: whatever they say, opening, reading, writing and checking them ends in
 //! an answer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod bodies;
-mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::bodies;
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     let set = std::env::var(name).ok();

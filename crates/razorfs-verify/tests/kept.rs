@@ -1,14 +1,7 @@
 //! What a repair keeps of snapshots, and what it puts beside of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::forge::{manifest, name_of, superblock};
-use common::{
+use crate::common::forge::{manifest, name_of, superblock};
+use crate::common::{
     Rng, assert_clean, check_disk, create, create_file, image_of, numbers, open, read, settle,
 };
 use razorfs::{Ino, RenameMode, SetAttributes, Step, Volume, XattrMode};
@@ -438,5 +431,5 @@ fn what_a_branch_has_is_a_snapshot_of_its_name_after_a_repair() {
 }
 
 fn told_of(disk: &SimDisk) -> String {
-    common::told(&check_disk(disk, 4))
+    crate::common::told(&check_disk(disk, 4))
 }

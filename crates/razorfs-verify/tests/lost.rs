@@ -1,15 +1,8 @@
 //! A part of a block is written whose record is damaged on the disk: what that said is lost, and
 //! nothing else is.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::forge::{manifest, name_of, previous, superblock};
-use common::*;
+use crate::common::forge::{manifest, name_of, previous, superblock};
+use crate::common::*;
 use razorfs::{Error, Ino, Step, Volume};
 use razorfs_disk::Name;
 use razorfs_disk::sim::{SimDisk, SimEnv};

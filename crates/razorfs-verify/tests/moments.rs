@@ -1,15 +1,8 @@
 //! Going back to any moment, against what the tree was then: in place, and for reading.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Rng, assert_sound, check_disk, create, open};
+use crate::common::{Rng, assert_sound, check_disk, create, open};
 use razorfs::{
     Committed, Error, FileKind, Ino, OnConflict, SetAttributes, Step, Volume, When, XattrMode,
 };

@@ -1,17 +1,10 @@
 //! The pages of the documentation say what the code does.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::closed;
-use common::forge::{manifest, name_of, superblock};
+use crate::common::closed;
+use crate::common::forge::{manifest, name_of, superblock};
 use razorfs_disk::Dir;
 use razorfs_format::layout::{DIRECTORIES, FileName};
 use razorfs_format::segment::{self, block, dirblock, filter, index, seal};
@@ -99,7 +92,7 @@ fn magics() -> Vec<(&'static str, String)> {
     let manifest = FileName::Manifest(newest.manifest.id);
     let segment = FileName::Segment(list.segments[0].id);
     let sealed = FileName::Pack(list.packs.iter().find(|p| p.sealed).unwrap().id);
-    let journal = common::files(&image, Dir::Journal);
+    let journal = crate::common::files(&image, Dir::Journal);
     let journal = FileName::parse("journal", &journal[0].0.leaf).unwrap();
     let batch = journal::UNIT + journal::SECTOR_HEAD;
     let ascii = |magic: u32| String::from_utf8_lossy(&magic.to_le_bytes()).into_owned();

@@ -1,16 +1,9 @@
 //! Volumes with parity: damage is planted, found, and healed by a scrub or a repair.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::forge::{manifest, name_of, superblock};
-use common::{Rng, assert_clean, check, check_disk, image_of, numbers, open, options, told};
+use crate::common::forge::{manifest, name_of, superblock};
+use crate::common::{Rng, assert_clean, check, check_disk, image_of, numbers, open, options, told};
 use razorfs::{CreateOptions, Geometry, Ino, NewNode, Step, Volume};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};

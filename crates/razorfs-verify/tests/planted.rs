@@ -1,19 +1,12 @@
 //! Each kind of finding is planted, and found.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::collections::BTreeSet;
 
-use common::forge::{
+use crate::common::forge::{
     DIR, FILE, ROOT, TWICE, Tree, edit_first_batch, edit_manifest, edit_superblock, journal,
     manifest, name_of, new_volume, previous, put_batch, superblock,
 };
-use common::{
+use crate::common::{
     Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
 };
 use razorfs::{FileKind, Ino, NewNode};

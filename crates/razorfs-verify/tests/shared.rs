@@ -1,14 +1,7 @@
 //! Files that share data: what a copy costs, how long the data stay, and what is found where the
 //! counts are wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use razorfs::{CreateOptions, Geometry, Ino, Options, SetAttributes, Step, Volume};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Name};

@@ -1,14 +1,7 @@
 //! Files out of which ranges were taken, and into which they were put: what that costs, and that
 //! the counts of frames stay right whatever follows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use razorfs::{CreateOptions, Geometry, Ino, Options, Step, Volume};
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use std::sync::Arc;

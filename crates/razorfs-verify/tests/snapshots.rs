@@ -1,17 +1,10 @@
 //! Snapshots and rollbacks against what the tree was: what each shows, after crashes as well, and
 //! that a check by the format alone finds nothing, least of all in the account of what they hold.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{Rng, check, create, image_of, open, options};
+use crate::common::{Rng, check, create, image_of, open, options};
 use razorfs::marks::{Mark, count};
 use razorfs::{
     AllocateMode, Change, ChangeKind, Committed, Error, FileKind, Ino, NewNode, OnConflict,

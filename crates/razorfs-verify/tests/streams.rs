@@ -1,16 +1,9 @@
 //! Streams: what one volume sends another one has, exactly, and a check by the format alone finds
 //! nothing in it; what is broken off goes on, and what is damaged changes nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Rng, check, create, image_of, open};
+use crate::common::{Rng, check, create, image_of, open};
 use proptest::prelude::*;
 use razorfs::{
     AllocateMode, Error, FileKind, Incoming, Ino, NewNode, ReceiveOptions, Received, RenameMode,

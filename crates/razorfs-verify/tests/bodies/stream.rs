@@ -112,7 +112,7 @@ fn decoders(data: &[u8]) {
 /// A token for the rest of a stream of the snapshot that the volume has, with its checksum.
 fn token(receiver: &Receiver, from: &mut Source<'_>) -> Option<razorfs::Token> {
     let mut bytes = Vec::new();
-    let has_base = from.u8() % 4 == 0;
+    let has_base = from.u8().is_multiple_of(4);
     bytes.put_u8(has_base.into());
     for _ in 0..=u8::from(has_base) {
         let identity = receiver.base.identity;

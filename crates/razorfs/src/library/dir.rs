@@ -190,6 +190,10 @@ impl Dir {
                 }
                 continue;
             }
+            if dir != top {
+                // This fails where a forged entry leads back up.
+                self.volume.lookup(parent, &name)?;
+            }
             stack.push((parent, name, dir, true));
             let mut files = Vec::new();
             self.volume.collect_children(dir, 0, &mut |entry| {

@@ -9,11 +9,13 @@ use razorfs_format::record::{Dirent, FileKind, Inode, NAME_MAX, inode_flags, nam
 use razorfs_format::{Branch, Ino};
 
 use super::Namespace;
-use super::operation::{Held, Operation, PLACE};
+use super::operation::{Held, Operation, PLACE, load_inode};
 use crate::{Entry, Error, Result, Stat};
 
 /// Slots of one hash.
 const SLOTS: u64 = 256;
+/// How often an entry that leads to a directory of another one is looked at anew.
+const LOOKS: u32 = 16;
 /// Entries that a listing takes from the store at a time.
 const CHUNK: usize = 256;
 
@@ -36,6 +38,18 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::Invalid("the name contains a slash or a NUL"));
     }
     Ok(())
+}
+
+/// Fails if an entry says that an inode is of another kind than it is, as no operation leaves it.
+/// Of directories that would lead round in circles: it is by its entry that one is told from a
+/// file that may have several names.
+pub(super) fn check_kind(ino: Ino, entry: FileKind, inode: FileKind) -> Result<()> {
+    if entry == inode {
+        return Ok(());
+    }
+    let what = "kind of an inode, by its entry and by itself";
+    let got = format!("{inode:?}, inode {ino}");
+    Err(PLACE.error(what, format!("{entry:?}"), got).into())
 }
 
 /// `.` and `..` exist in every directory without a record.
@@ -97,11 +111,63 @@ impl Operation<'_> {
         if let Some(slot) = self.remembered(dir, first, name) {
             return Ok(slot);
         }
-        let slot = self.find_in_store(dir, first, name)?;
-        if self.held.has(dir) && self.is_as_stored(dir, first) {
+        let mut slot = self.find_in_store(dir, first, name)?;
+        if !self.is_as_stored(dir, first) {
+            return Ok(slot);
+        }
+        // Whoever goes down to a directory that is in another one might come by again and again. No
+        // operation leaves such an entry; but without the lock it may move between two looks.
+        let mut looks = 0;
+        while let Some(elsewhere) = self.leads_elsewhere(dir, &slot) {
+            if looks == LOOKS {
+                let what = "directory that an entry leads to, which is in another one";
+                let (expected, got) = (format!("inode {dir}"), format!("inode {elsewhere}"));
+                return Err(PLACE.error(what, expected, got).into());
+            }
+            looks += 1;
+            slot = self.find_in_store(dir, first, name)?;
+        }
+        if self.held.has(dir) {
             self.dentries.remember(dir, first, name, &slot);
         }
         Ok(slot)
+    }
+
+    /// The directory that has what an entry leads to, if that is a directory and of another one.
+    fn leads_elsewhere(&self, dir: Ino, slot: &Slot) -> Option<Ino> {
+        let Slot::Taken(_, dirent) = slot else {
+            return None;
+        };
+        if dirent.kind != FileKind::Directory {
+            return None;
+        }
+        // One that cannot be read is an error of those who use it.
+        let inode = load_inode(self.store, dirent.ino).ok()?;
+        (inode.is_dir() && inode.parent != dir).then_some(inode.parent)
+    }
+
+    /// Hands a directory and all those above it to `each`, up to the root, until it answers false.
+    /// Fails where they are a circle, as no operation leaves it (R. P. Brent's algorithm, 1980).
+    pub(super) fn climb(
+        &mut self,
+        from: Ino,
+        mut each: impl FnMut(Ino) -> Result<bool>,
+    ) -> Result<()> {
+        let (mut at, mut mark, mut steps, mut enough) = (from, from, 0u64, 1);
+        while at != Ino::ROOT && at != Ino(0) && each(at)? {
+            at = self.directory(at)?.parent;
+            if at == mark {
+                let what = "directories above this one";
+                return Err(PLACE
+                    .error(what, "the root", format!("inode {at} again"))
+                    .into());
+            }
+            steps += 1;
+            if steps == enough {
+                (mark, steps, enough) = (at, 0, enough * 2);
+            }
+        }
+        Ok(())
     }
 
     /// Where the name was found last, unless the transaction that this is has changed that.
@@ -160,19 +226,24 @@ impl Operation<'_> {
         }
     }
 
-    /// The inode that `name` in `dir` leads to; knows `.` and `..`.
-    pub(super) fn walk(&mut self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        match name {
-            b"." => self.directory(dir).map(|_| dir),
-            b".." => self.directory(dir).map(|inode| inode.parent),
+    /// The inode that `name` in `dir` leads to, and what kind its entry says that it is; knows `.`
+    /// and `..`.
+    pub(super) fn walk(&mut self, dir: Ino, name: &[u8]) -> Result<(Ino, FileKind)> {
+        let dirent = match name {
+            b"." => return self.directory(dir).map(|_| (dir, FileKind::Directory)),
+            b".." => {
+                let parent = self.directory(dir)?.parent;
+                return Ok((parent, FileKind::Directory));
+            }
             _ => {
                 check_name(name)?;
                 match self.remembered_entry(dir, name) {
-                    Some(dirent) => Ok(dirent.ino),
-                    None => Ok(self.entry(dir, name)?.1.ino),
+                    Some(dirent) => dirent,
+                    None => self.entry(dir, name)?.1,
                 }
             }
-        }
+        };
+        Ok((dirent.ino, dirent.kind))
     }
 
     /// Puts an entry into a free slot.
@@ -229,12 +300,14 @@ impl Operation<'_> {
 impl Namespace {
     /// What `name` in `parent` leads to; knows `.` and `..`.
     pub(crate) fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
-        let ino = self.step(parent, name)?;
-        self.reader().stat(ino)
+        let (ino, kind) = self.step(parent, name)?;
+        let stat = self.reader().stat(ino)?;
+        check_kind(ino, kind, stat.kind())?;
+        Ok(stat)
     }
 
-    /// The inode that `name` in `dir` leads to, remembered for the next time.
-    fn step(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+    /// The inode that `name` in `dir` leads to, remembered for the next time, and its kind.
+    fn step(&self, dir: Ino, name: &[u8]) -> Result<(Ino, FileKind)> {
         let _lock = self.locks.read(dir);
         let mut op = self.reader();
         op.held = Held::One(dir);
@@ -251,9 +324,12 @@ impl Namespace {
 
     /// The inode that a path leads to. Symbolic links are not followed.
     pub(crate) fn find_by_path(&self, path: &[u8]) -> Result<Ino> {
-        let mut at = Ino::ROOT;
+        let (mut at, mut kind) = (Ino::ROOT, FileKind::Directory);
         for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            at = self.step(at, name)?;
+            if kind != FileKind::Directory {
+                return Err(Error::NotADirectory);
+            }
+            (at, kind) = self.step(at, name)?;
         }
         if path.last() == Some(&b'/') {
             self.reader().directory(at)?;

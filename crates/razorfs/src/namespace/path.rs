@@ -10,7 +10,7 @@ use razorfs_format::op::OpType;
 use razorfs_format::record::{Dirent, FileKind, Inode, inode_flags, name_cookie};
 use razorfs_format::{Branch, Ino};
 
-use super::directory::{Slot, check_name};
+use super::directory::{Slot, check_kind, check_name};
 use super::operation::{Held, Operation, PLACE};
 use super::rename::Spot;
 use super::{Namespace, OpenHow};
@@ -47,11 +47,16 @@ pub(crate) struct Place {
 impl Place {
     /// The inode that is there.
     pub(crate) fn ino(&self) -> Result<Ino> {
+        Ok(self.found()?.0)
+    }
+
+    /// The inode that is there, and its kind.
+    fn found(&self) -> Result<(Ino, FileKind)> {
         match self.found {
             Some((_, kind)) if self.slash && kind != FileKind::Directory => {
                 Err(Error::NotADirectory)
             }
-            Some((ino, _)) => Ok(ino),
+            Some(found) => Ok(found),
             None => Err(Error::NotFound),
         }
     }
@@ -91,7 +96,7 @@ impl Operation<'_> {
         let mut links = 0;
         while let Some(name) = names.pop() {
             if matches!(*name, [b'.'] | [b'.', b'.']) {
-                at = self.walk(at, &name)?;
+                at = self.walk(at, &name)?.0;
                 continue;
             }
             check_name(&name)?;
@@ -111,7 +116,8 @@ impl Operation<'_> {
                     }
                     push_names(target, &mut names);
                 }
-                Some((ino, _)) if !last => at = ino,
+                Some((ino, FileKind::Directory)) if !last => at = ino,
+                Some(_) if !last => return Err(Error::NotADirectory),
                 None if !last => return Err(Error::NotFound),
                 found => {
                     return Ok(Place {
@@ -329,8 +335,9 @@ impl Namespace {
     /// Where a path leads.
     pub(crate) fn resolve(&self, base: Ino, path: &[u8], follow: bool) -> Result<(Ino, Inode)> {
         let mut op = self.reader();
-        let ino = op.resolve(base, path, follow)?.ino()?;
+        let (ino, kind) = op.resolve(base, path, follow)?.found()?;
         let inode = op.inode(ino)?.clone();
+        check_kind(ino, kind, inode.kind())?;
         Ok((ino, inode))
     }
 

@@ -214,17 +214,10 @@ impl Operation<'_> {
             return Err(Error::TooManyLinks);
         }
         // What is empty has nothing below it: only itself is to be kept out.
-        let mut at = dir;
-        while at != Ino::ROOT && at != Ino(0) {
-            if at == ino {
-                return wrong(format_args!("directory {ino} is below itself"));
-            }
-            if is_empty {
-                break;
-            }
-            at = self.directory(at)?.parent;
-        }
-        Ok(())
+        self.climb(dir, |above| match above == ino {
+            true => wrong(format_args!("directory {ino} is below itself")),
+            false => Ok(!is_empty),
+        })
     }
 
     /// A file gets one more name.

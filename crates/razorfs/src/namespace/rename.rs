@@ -83,14 +83,10 @@ impl Operation<'_> {
             return Err(Error::TooManyLinks);
         }
         // The walk meets no moving directory: those wait for the rename mutex, which we hold.
-        let mut at = to;
-        while at != Ino::ROOT {
-            if at == what.ino {
-                return Err(Error::Invalid("a directory cannot move into itself"));
-            }
-            at = self.directory(at)?.parent;
-        }
-        Ok(())
+        self.climb(to, |above| match above == what.ino {
+            true => Err(Error::Invalid("a directory cannot move into itself")),
+            false => Ok(true),
+        })
     }
 
     /// The name at `old` does not lead to the source any more.
