@@ -161,7 +161,7 @@ fn cell_process(args: &Args, files: u64, seed: u32, recover: bool) -> Result<Val
     serde_json::from_str(text.trim()).when("read what a run says")
 }
 
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

@@ -7,6 +7,7 @@ mod clock;
 mod failure;
 mod growth;
 mod measures;
+mod promises;
 mod report;
 mod room;
 mod runner;
@@ -102,6 +103,8 @@ enum Part {
     Snapshots(snapshots::Args),
     /// Forks a tree many times, works in the branches, commits, and tells what that costs
     Branches(branches::Args),
+    /// What the prototype promised: what a save writes, how small names are, and what waits
+    Promises(promises::Args),
     /// Serves the null file system on a directory
     #[command(hide = true)]
     ServeNull { dir: PathBuf, transport: String },
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.part {
         Some(Part::Space(args)) => space::run(args).map(|()| true),
+        Some(Part::Promises(args)) => promises::run(args).map(|()| true),
         Some(Part::Branches(args)) => branches::run(args).map(|()| true),
         Some(Part::Snapshots(args)) => snapshots::run(args).map(|()| true),
         Some(Part::Bulk { volume, files }) => bulk::make(volume, *files).map(|()| true),
