@@ -1,7 +1,8 @@
 //! The promises of the prototype, measured: what a save writes and takes beside the prototype's two
-//! ways of saving, how small names become, and how long an operation waits for what goes on in the
-//! background.
+//! ways of saving, how small names become, how fast checksums are, and how long an operation waits
+//! for what goes on in the background.
 
+mod checksums;
 mod names;
 mod old;
 mod saves;
@@ -57,11 +58,13 @@ pub fn run(args: &Args) -> Result<()> {
     for dir in &args.names {
         sets.push(names::tree(dir)?);
     }
+    let rates = checksums::Rates::measure();
     let stalls = stalls::measure(args, room.path())?;
     if args.json {
         let document = json!({
             "saves": saved.iter().map(saves::Saved::json).collect::<Vec<_>>(),
             "names": sets.iter().map(names::Set::json).collect::<Vec<_>>(),
+            "checksums": rates.json(),
             "creations": stalls.json(),
         });
         println!("{document:#}");
@@ -69,6 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     saves::tell(args, &saved);
     names::tell(&sets);
+    rates.tell();
     stalls.tell();
     Ok(())
 }
