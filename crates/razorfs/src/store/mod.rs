@@ -20,6 +20,8 @@ mod crowd_tests;
 mod forks;
 #[cfg(test)]
 mod full_tests;
+#[cfg(test)]
+mod group_tests;
 mod handle;
 mod ids;
 mod layout;
