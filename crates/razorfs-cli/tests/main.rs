@@ -5,6 +5,7 @@
     reason = "a test that panics has done its work"
 )]
 
+mod bad_input;
 #[path = "bodies/prototype.rs"]
 mod bodies;
 mod branches;

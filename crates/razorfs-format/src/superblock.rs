@@ -39,9 +39,11 @@
 //! | 200 | 8 | zeros |
 //!
 //! A slot is valid if magic, family, major version and checksum are right and its generation
-//! belongs to that slot. Bytes that a minor version may give a meaning to are not looked at.
+//! belongs to that slot. Bytes that a minor version may give a meaning to are not looked at. A slot
+//! of a newer major version is told apart from a damaged one ([version]).
 
 pub mod names;
+pub mod version;
 
 use crate::crc::crc32c;
 use crate::error::{Place, Result};

@@ -102,6 +102,41 @@ fn a_slot_is_read_only_where_it_was_written() {
 }
 
 #[test]
+fn a_slot_of_a_newer_major_version_is_told_from_a_damaged_one() {
+    use super::version::{Version, newer};
+    let of = |major: u16, minor: u16| {
+        let mut v = sample().encode(2);
+        v[4..6].copy_from_slice(&major.to_le_bytes());
+        v[6..8].copy_from_slice(&minor.to_le_bytes());
+        // All that a newer version may have changed.
+        if major > MAJOR {
+            v[8..offset::CRC].fill(0xA7);
+        }
+        let crc = crc32c(&[2], &v[..offset::CRC]);
+        v[offset::CRC..].copy_from_slice(&crc.to_le_bytes());
+        v
+    };
+    let version = |major, minor| Version { major, minor };
+    assert_eq!(newer(2, &of(2, 3)), Some(version(2, 3)));
+    assert_eq!(newer(2, &of(u16::MAX, 0)), Some(version(u16::MAX, 0)));
+    assert_eq!(version(2, 3).to_string(), "2.3");
+    // A newer minor version is read, and an older one of which nobody knows is no newer one.
+    assert_eq!(newer(2, &of(1, 9)), None);
+    assert!(Superblock::decode(2, &of(1, 9)).is_ok());
+    assert_eq!(newer(2, &of(0, 9)), None);
+    // In another slot, cut off, of another magic.
+    assert_eq!(newer(3, &of(2, 3)), None);
+    assert_eq!(newer(2, &of(2, 3)[..SLOT - 1]), None);
+    // Each flipped bit makes it a damaged one.
+    let whole = of(2, 3);
+    for bit in 0..SLOT * 8 {
+        let mut v = whole.clone();
+        v[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(newer(2, &v), None, "bit {bit}");
+    }
+}
+
+#[test]
 fn the_newest_valid_slot_is_picked() {
     let with = |g| Superblock {
         generation: Generation(g),

@@ -88,6 +88,9 @@ kinds! {
     SuperblockLength = 109 Note
         "The superblock's file is not as long as it should be."
         "None if all copies are intact; else see the findings about them.";
+    NewerVersion = 110 Fatal
+        "The volume is of a newer version, or is being made one: this one must not touch it."
+        "Use a newer razorfs.";
     NoManifest = 201 Fatal
         "The list of the volume's files is missing or damaged: the volume cannot be opened."
         "Run `razorfs repair`: it falls back to the generation before.";

@@ -2,6 +2,7 @@
 
 use razorfs_format::layout::FileName;
 use razorfs_format::superblock::names::Set;
+use razorfs_format::superblock::version::{Version, newer};
 use razorfs_format::superblock::{Access, SLOT, SLOTS, State, Superblock, pick, slots_of, twin_of};
 use razorfs_format::{FormatError, Generation};
 
@@ -41,10 +42,13 @@ pub fn check(s: &mut Session<'_>) -> Option<Generations> {
         );
     }
     let bytes = s.read_all(&*file, FileName::Super, len.min(right));
+    s.checked.superblock_slots += SLOTS as u64;
+    if is_newer(s, &bytes) {
+        return None;
+    }
     let slots: Vec<Result<Superblock, FormatError>> = (0..SLOTS)
         .map(|slot| Superblock::decode(slot, slot_bytes(&bytes, slot)))
         .collect();
-    s.checked.superblock_slots += SLOTS as u64;
     let Some((_, newest)) = pick(&slots) else {
         for error in slots.iter().filter_map(|slot| slot.as_ref().err()) {
             s.find_bad(K::NoSuperblock, error);
@@ -59,6 +63,26 @@ pub fn check(s: &mut Session<'_>) -> Option<Generations> {
     let mut slots = slots.into_iter().flatten();
     let previous = slots.find(|p| Some(p.generation) == before && p.uuid == newest.uuid);
     usable.then_some(Generations { newest, previous })
+}
+
+/// Whether a slot is of a newer major version: then the others say nothing, and nothing of what
+/// they name is damaged because it cannot be read.
+fn is_newer(s: &mut Session<'_>, bytes: &[u8]) -> bool {
+    let found = (0..SLOTS).filter_map(|n| Some((n, newer(n, slot_bytes(bytes, n))?)));
+    let found: Vec<(usize, Version)> = found.collect();
+    for (slot, version) in &found {
+        let detail = format!(
+            "it is of version {version} of the format, and the newest that this program knows is \
+             {}",
+            Version::NEWEST
+        );
+        s.find(
+            K::NewerVersion,
+            format!("{} slot {slot}", FileName::Super),
+            detail,
+        );
+    }
+    !found.is_empty()
 }
 
 fn slot_bytes(bytes: &[u8], slot: usize) -> &[u8] {

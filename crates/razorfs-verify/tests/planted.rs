@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::common::forge::{
     DIR, FILE, ROOT, TWICE, Tree, edit_first_batch, edit_manifest, edit_superblock, journal,
-    manifest, name_of, new_volume, previous, put_batch, superblock,
+    make_newer, manifest, name_of, new_volume, previous, put_batch, superblock,
 };
 use crate::common::{
     Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
@@ -85,6 +85,14 @@ fn superblocks() -> Planted {
         (
             K::SuperblockLength,
             edited(1, |i| assert!(i.set_len(&sup(), 16_385))),
+        ),
+        (
+            K::NewerVersion,
+            edited(1, |i| {
+                let newest = superblock(i).generation;
+                let [slot, _] = slots_of(Generation(newest.0 + 1));
+                make_newer(i, &[slot]);
+            }),
         ),
     ]
 }
@@ -957,7 +965,7 @@ fn what_is_planted_is_repaired() {
         packs,
         snapshots,
     ];
-    let refused = [K::UnknownFeatures, K::ReadOnlyFeatures];
+    let refused = [K::NewerVersion, K::UnknownFeatures, K::ReadOnlyFeatures];
     for (kind, image) in groups.into_iter().flat_map(|group| group()) {
         let disk = SimDisk::from_image(&image);
         let options = RepairOptions {
@@ -981,6 +989,43 @@ fn what_is_planted_is_repaired() {
         let volume = open(&disk, &SimEnv::new(3));
         assert_eq!(volume.info().read_only, None, "{kind:?}");
         volume.close().unwrap();
+    }
+}
+
+/// An upgrade that stopped anywhere leaves slots of both versions: all that is there is the newer
+/// version's to judge.
+#[test]
+fn a_volume_of_a_newer_version_is_told_and_neither_repaired_nor_migrated() {
+    for slots in 1..16_usize {
+        let newer: Vec<usize> = (0..4).filter(|slot| slots & (1 << slot) != 0).collect();
+        let image = edited(1, |i| make_newer(i, &newer));
+        let disk = SimDisk::from_image(&image);
+        disk.start_trace();
+        let report = check_disk(&disk, 4);
+        let told: Vec<_> = report
+            .findings
+            .iter()
+            .map(|f| (f.number, &*f.object))
+            .collect();
+        let objects: Vec<String> = newer.iter().map(|n| format!("SUPER slot {n}")).collect();
+        let expected: Vec<_> = objects.iter().map(|object| (110, &**object)).collect();
+        assert_eq!(told, expected);
+        assert!(report.findings[0].detail.contains("version 2.3"));
+        assert!(report.findings[0].detail.contains("knows is 1.0"));
+        for upgrade in [false, true] {
+            let options = RepairOptions {
+                commit: true,
+                upgrade,
+                ..RepairOptions::default()
+            };
+            let refused = repair(&disk, &SimEnv::new(1), &options, &mut |_| true).unwrap_err();
+            let why = refused.to_string();
+            assert!(
+                why.contains("2.3") && why.contains("newer razorfs"),
+                "{why}"
+            );
+        }
+        assert_eq!(disk.take_trace(), Vec::<String>::new());
     }
 }
 

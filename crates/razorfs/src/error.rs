@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use razorfs_disk::{DiskError, DiskOp};
 use razorfs_format::FormatError;
+use razorfs_format::superblock::version::Version;
 
 /// Result of a call to the volume.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -106,9 +107,16 @@ pub enum Error {
     /// EBADMSG: a stream cannot be sent or received, with why and what to do.
     #[error("{0}")]
     Stream(Arc<str>),
-    /// EINVAL: not a volume, or one of another version, with what to do.
+    /// EINVAL: not a volume, or one with features of another version, with what to do.
     #[error("{0}")]
     NotAVolume(Arc<str>),
+    /// EINVAL: a volume of a newer major version of the format, or one that is being made one.
+    #[error(
+        "it is of version {0} of the format, and the newest that this program knows is {newest}; \
+         use a newer razorfs, nothing was changed",
+        newest = Version::NEWEST
+    )]
+    NewerVersion(Version),
 }
 
 impl From<FormatError> for Error {
@@ -148,7 +156,7 @@ impl Error {
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,
             Self::NotEmpty => libc::ENOTEMPTY,
-            Self::Invalid(_) | Self::NotAVolume(_) => libc::EINVAL,
+            Self::Invalid(_) | Self::NotAVolume(_) | Self::NewerVersion(_) => libc::EINVAL,
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::TooManySymlinks => libc::ELOOP,
             Self::TooManyLinks => libc::EMLINK,

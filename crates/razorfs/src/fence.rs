@@ -85,6 +85,10 @@ impl Fence {
 fn unreadable(error: Error) -> Error {
     match error {
         Error::NotAVolume(why) => Error::Failed(why),
+        // A mount writes its own version: another host has made it a newer one.
+        Error::NewerVersion(version) => {
+            Error::Fenced(format!("and made it one of version {version}").into())
+        }
         Error::Disk(e) if e.is_not_found() => Error::Failed(e.to_string().into()),
         other => other,
     }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use razorfs_verify::FindingKind;
 use serde_json::Value;
 
 use crate::check;
 use crate::commands::{print_json, print_text};
-use crate::failure::{DAMAGE, Result};
+use crate::failure::{COULD_NOT_RUN, DAMAGE, Failure, Result};
 use crate::place::Place;
 use crate::progress::{Progress, Unit};
 use crate::signals;
@@ -22,7 +23,8 @@ each snapshot.
 A mounted volume is held still meanwhile: what it has done is brought to the disk first, and what
 programs change waits for the end.
 
-Exit code 0: clean, at most notes and warnings; 4: damage was found. Each finding is a line: \
+Exit code 0: clean, at most notes and warnings; 4: damage was found; 2: the volume is of a newer \
+version, and was not looked at. Each finding is a line: \
 number, severity, path or object, what it means, what to do.
 
 --json prints one object: schema (1), level, clean, findings (array of number, severity, object, \
@@ -69,7 +71,19 @@ pub fn run(args: &Args) -> Result<u8> {
     } else {
         print_text(&text(&document, args.quiet))?;
     }
+    if let Some(finding) = newer(&document) {
+        let word = |key| finding.get(key).and_then(Value::as_str).unwrap_or_default();
+        let failure = Failure::with("verify", &args.place, word("detail"), word("remedy"));
+        return Err(failure.code(COULD_NOT_RUN));
+    }
     Ok(if clean { 0 } else { DAMAGE })
+}
+
+/// The finding that the volume is of a newer version, which is no damage.
+fn newer(document: &Value) -> Option<&Value> {
+    let number = u64::from(FindingKind::NewerVersion.number());
+    let mut findings = document.get("findings")?.as_array()?.iter();
+    findings.find(|finding| finding.get("number").and_then(Value::as_u64) == Some(number))
 }
 
 fn show(progress: &mut Progress, step: &Value) {

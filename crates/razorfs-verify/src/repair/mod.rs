@@ -228,7 +228,10 @@ fn heal<'d>(disk: &'d dyn Disk, step: &mut dyn FnMut(Progress)) -> Done<Healed<'
 
 /// What must not be touched.
 fn refuse(out: &Outcome) -> Done<()> {
-    let unknown = |f: &&crate::Finding| matches!(f.kind, K::UnknownFeatures | K::ReadOnlyFeatures);
+    let unknown = |f: &&crate::Finding| {
+        let kinds = [K::NewerVersion, K::UnknownFeatures, K::ReadOnlyFeatures];
+        kinds.contains(&f.kind)
+    };
     match out.findings.findings.iter().find(unknown) {
         Some(finding) => Err(RepairError::Refused(format!(
             "{} ({}); {}",

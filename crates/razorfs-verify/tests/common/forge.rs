@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use razorfs::{FileKind, Inode, Time};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
+use razorfs_format::crc::crc32c;
 use razorfs_format::journal::{
     BatchHeader, Link, SECTOR, SECTOR_HEAD, UNIT, encode_batch, read_linked,
 };
@@ -14,7 +15,7 @@ use razorfs_format::layout::FileName;
 use razorfs_format::manifest::Manifest;
 use razorfs_format::op::{Counter, Mutation, OpType, encode_op};
 use razorfs_format::record::{Dirent, Extent, Fragment, FragmentKind, name_cookie};
-use razorfs_format::superblock::{LINKED_BATCHES, SLOT, Superblock, pick, slots_of};
+use razorfs_format::superblock::{LINKED_BATCHES, MAGIC, SLOT, Superblock, pick, slots_of};
 use razorfs_format::{BatchSeq, Branch, Generation, Ino, Jid, Lsn, Place};
 
 pub fn name_of(file: FileName) -> Name {
@@ -57,6 +58,24 @@ pub fn edit_superblock(image: &mut Image, edit: impl FnOnce(&mut Superblock)) {
     let mut newest = superblock(image);
     edit(&mut newest);
     put_superblock(image, &newest);
+}
+
+/// A slot of this number as a newer major version may write it.
+pub fn newer_slot(slot: usize) -> Vec<u8> {
+    let mut bytes = vec![0xA7; SLOT];
+    bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    bytes[4..8].copy_from_slice(&[2, 0, 3, 0]);
+    let crc = crc32c(&[slot as u64], &bytes[..4092]);
+    bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Has these slots be of a newer major version.
+pub fn make_newer(image: &mut Image, slots: &[usize]) {
+    for slot in slots {
+        let offset = (slot * SLOT) as u64;
+        image.write(&name_of(FileName::Super), offset, &newer_slot(*slot));
+    }
 }
 
 pub fn manifest(image: &Image, of: &Superblock) -> Manifest {

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 use razorfs_format::layout::FileName;
+use razorfs_format::superblock::version::newer;
 use razorfs_format::superblock::{SLOT, SLOTS, Superblock, pick, slots_of, twin_of};
 use razorfs_format::{FormatError, Place};
 
@@ -37,7 +38,8 @@ impl SuperFile {
         Ok(())
     }
 
-    /// Reads all slots, and writes nothing.
+    /// Reads all slots, and writes nothing. Where one is of a newer major version the volume is not
+    /// ours to look at, whatever the others say.
     pub fn read(disk: &dyn Disk) -> Result<SuperRead> {
         let file = match disk.open(&name(), OpenHow::ReadUncached) {
             Ok(file) => file,
@@ -54,7 +56,13 @@ impl SuperFile {
             let mut bytes = vec![0; SLOT];
             let at = (slot * SLOT) as u64;
             slots.push(match file.read_at(&mut bytes, at) {
-                Ok(n) => Superblock::decode(slot, bytes.get(..n).unwrap_or(&[])),
+                Ok(n) => {
+                    let bytes = bytes.get(..n).unwrap_or(&[]);
+                    if let Some(version) = newer(slot, bytes) {
+                        return Err(Error::NewerVersion(version));
+                    }
+                    Superblock::decode(slot, bytes)
+                }
                 Err(e) => Err(Place::new(FileName::Super, at).error("superblock", "a slot", e)),
             });
         }
@@ -63,7 +71,11 @@ impl SuperFile {
                 .iter()
                 .filter_map(|s| Some(s.as_ref().err()?.to_string()))
                 .collect();
-            let why = format!("no valid superblock: {}", each.join("; "));
+            let why = format!(
+                "no valid superblock: {}; if this is a copy, copy all of it again, else run \
+                 `razorfs repair`",
+                each.join(", ")
+            );
             return Err(Error::NotAVolume(why.into()));
         };
         let newest = newest.clone();

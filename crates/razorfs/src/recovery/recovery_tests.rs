@@ -8,10 +8,11 @@ use razorfs_disk::os::OsEnv;
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 use razorfs_format::Branch;
+use razorfs_format::crc::crc32c;
 use razorfs_format::key::Key;
 use razorfs_format::op::Mutation;
 use razorfs_format::superblock::names::Set;
-use razorfs_format::superblock::{Features, SLOT, Superblock};
+use razorfs_format::superblock::{Features, MAGIC, SLOT, Superblock};
 
 use crate::{CreateOptions, Error, Geometry, Ino, NewNode, Options, Result, Step, Volume};
 
@@ -80,6 +81,75 @@ fn check_refused(disk: &SimDisk) {
     let changes = disk.take_trace().into_iter();
     let changes: Vec<String> = changes.filter(|call| !call.contains("Sync")).collect();
     assert_eq!(changes, Vec::<String>::new(), "something was changed");
+}
+
+/// Has a slot be of a newer major version, as far as that says what all have.
+fn make_newer(disk: &SimDisk, slot: usize) {
+    let mut all = superblocks(disk);
+    let bytes = &mut all[slot * SLOT..(slot + 1) * SLOT];
+    bytes.fill(0xA7);
+    bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    bytes[4..8].copy_from_slice(&[2, 0, 3, 0]);
+    let crc = crc32c(&[slot as u64], &bytes[..4092]);
+    bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+    put_superblocks(disk, &all);
+}
+
+#[test]
+fn a_volume_of_which_any_slot_is_of_a_newer_version_is_refused_and_not_touched() {
+    for (slot, marked) in (0..4).flat_map(|slot| [(slot, false), (slot, true)]) {
+        let disk = new_disk();
+        let volume = open(&disk);
+        create(&volume, "a");
+        volume.close().unwrap();
+        if marked {
+            // As if what is there were left of a creation, with nothing else in SUPER.
+            put_superblocks(&disk, &[0; 4 * SLOT]);
+            let mark = Name::new(Dir::Root, "CREATING");
+            disk.open(&mark, OpenHow::CreateNew).unwrap();
+        }
+        make_newer(&disk, slot);
+        let before = disk.files();
+        for read_only in [false, true] {
+            let options = Options {
+                read_only,
+                ..options()
+            };
+            let door = Arc::new(disk.clone());
+            let refused = Volume::open_on(door, Arc::new(SimEnv::new(3)), options);
+            let error = refused.map(drop).unwrap_err();
+            assert!(
+                matches!(error, Error::NewerVersion(v) if v.major == 2),
+                "{error}"
+            );
+            let told = error.to_string();
+            assert!(told.contains("version 2.3") && told.contains("knows is 1.0"));
+        }
+        let (door, env) = (Arc::new(disk.clone()), Arc::new(SimEnv::new(4)));
+        let created = Volume::create_on(door, env, &CreateOptions::from(&options()));
+        assert!(matches!(created, Err(Error::Exists)));
+        assert!(!super::is_free(&disk).unwrap());
+        assert_eq!(disk.files(), before, "slot {slot}");
+    }
+}
+
+#[test]
+fn a_mount_stops_when_another_host_makes_the_volume_one_of_a_newer_version() {
+    let (disk, env) = (new_disk(), Arc::new(SimEnv::new(2)));
+    let volume = Volume::open_on(Arc::new(disk.clone()), env.clone(), options()).unwrap();
+    create(&volume, "a");
+    volume.sync().unwrap();
+    make_newer(&disk, 0);
+    env.advance(1_000_000_000);
+    disk.start_trace();
+    create(&volume, "b");
+    let error = volume.sync().unwrap_err();
+    assert!(
+        matches!(&error, Error::Fenced(why) if why.contains("2.3")),
+        "{error}"
+    );
+    assert!(volume.checkpoint().is_err());
+    assert_eq!(disk.take_trace(), Vec::<String>::new());
 }
 
 #[test]

@@ -121,8 +121,9 @@ fn parse(name: &Name) -> Option<FileName> {
 
 /// The creation writes the first generation alone, so the slots of the other are zeros.
 fn check_super(disk: &dyn Disk) -> Result<()> {
-    if SuperFile::read(disk).is_ok() {
-        return Err(Error::Exists);
+    match SuperFile::read(disk) {
+        Ok(_) | Err(Error::NewerVersion(_)) => return Err(Error::Exists),
+        Err(_) => {}
     }
     let file = disk.open(&name_of(FileName::Super), OpenHow::ReadUncached)?;
     let mut slots = vec![0; 2 * SLOT];
