@@ -22,7 +22,7 @@ use crate::metrics::{self, Endpoint};
 use crate::mounts::{Mount, Mounts, Plan};
 use crate::socket::{self, Wanted};
 use crate::unmount::{self, Outcome};
-use crate::{keeper, place, program, prometheus, signals};
+use crate::{ground, keeper, place, program, prometheus, signals};
 
 /// What a daemon begins with.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub enum Event {
 }
 
 /// The daemon's life. What happens until the directory is usable is told on standard output:
-/// `ready` or an exit code, a blank and a line.
+/// `ready` or an exit code, a blank and what is to be said: notices, or a line.
 pub fn in_background(job: &Job, kept: bool) -> u8 {
     leave_the_terminal();
     let beginning = if kept {
@@ -65,9 +65,9 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
     };
     let mut was_usable = false;
     let (keeper, is_resumed) = (beginning.keeper.clone(), beginning.is_resumed());
-    let outcome = serve(job, beginning, &mut || {
+    let outcome = serve(job, beginning, &mut |notices| {
         was_usable = true;
-        say("ready ");
+        say(&format!("ready {}", json!(notices)));
     });
     let failure = outcome.err();
     let code = failure.as_ref().map_or(0, |failure| failure.code);
@@ -85,12 +85,44 @@ pub fn in_background(job: &Job, kept: bool) -> u8 {
 /// The same in the foreground.
 pub fn in_foreground(job: &Job) -> Result<()> {
     Log::to_stderr(job.first.options.log, crate::env()).install();
-    serve(job, Beginning::default(), &mut || {
+    serve(job, Beginning::default(), &mut |notices| {
+        print_notices(job, notices);
         eprintln!(
             "razorfs: mounted on {}; Ctrl-C unmounts",
             shown(&job.first.dir)
         );
     })
+}
+
+/// What who mounts should know of a volume that was opened all the same.
+fn notices(opened: &Opened) -> Vec<String> {
+    let damage = opened.volume.recovery_report().damage.clone();
+    let damage = damage.first().map(|first| {
+        let more = match damage.len() - 1 {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        format!(
+            "it is damaged, or a copy that is not complete: {first}{more}; run `razorfs verify`"
+        )
+    });
+    ground::warning(opened.disk.path())
+        .into_iter()
+        .chain(damage)
+        .collect()
+}
+
+/// What the daemon said of its volume when it was ready.
+pub fn read_notices(text: &str) -> Vec<String> {
+    // Of a program of another version, perhaps, whose mount is usable whatever it says.
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Prints them.
+pub fn print_notices(job: &Job, notices: &[String]) {
+    for notice in notices {
+        eprintln!("razorfs: warning: {}: {notice}", shown(&job.volume));
+    }
 }
 
 /// Tells the parent, which reads until the end of the stream, and lets go of the stream.
@@ -118,7 +150,7 @@ pub fn let_go_of_output() {
     }
 }
 
-fn serve(job: &Job, beginning: Beginning, ready: &mut dyn FnMut()) -> Result<()> {
+fn serve(job: &Job, beginning: Beginning, ready: &mut dyn FnMut(&[String])) -> Result<()> {
     let is_resumed = beginning.is_resumed();
     let keeper = beginning.keeper.as_ref().map(|keeper| keeper.pid);
     let (events, inbox) = channel();
@@ -205,6 +237,9 @@ fn open(job: &Job, beginning: &Beginning) -> Result<Opened> {
         redone = report.redone,
         "opened"
     );
+    if let Some(warning) = ground::warning(path) {
+        tracing::warn!("{warning}");
+    }
     for damage in &report.damage {
         tracing::error!("damage: {damage}");
     }
@@ -225,7 +260,7 @@ fn mounted(
     opened: &Opened,
     events: Sender<Event>,
     inbox: &Receiver<Event>,
-    ready: &mut dyn FnMut(),
+    ready: &mut dyn FnMut(&[String]),
 ) -> Result<Vec<UnixStream>> {
     let listener = listen(job, &beginning)?;
     let metrics = serve_metrics_at(job, beginning.is_resumed())?;
@@ -285,7 +320,7 @@ fn mounted(
         autosnap = start_autosnap(job, &mounts, &life.in_use)?;
         spawn("commands", move || desk::accept(&listener, &desk, &events))?;
     }
-    ready();
+    ready(&notices(opened));
     let end = life.go_on(inbox);
     drop(autosnap);
     metrics::remove(job.first.options.metrics.as_ref());

@@ -57,7 +57,12 @@ impl Failure {
 
     /// An error of the engine at a path.
     pub fn engine(what: &str, path: impl AsRef<Path>, error: &razorfs::Error) -> Self {
-        Self::at(what, path, error)
+        match error {
+            razorfs::Error::Disk(e) if e.source.raw_os_error() == Some(libc::EROFS) => {
+                Self::host(what, path, &e.source)
+            }
+            _ => Self::at(what, path, error),
+        }
     }
 
     /// The same failure with another exit code.

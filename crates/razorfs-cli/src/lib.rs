@@ -12,6 +12,7 @@ mod descriptors;
 mod desk;
 mod diff;
 pub mod failure;
+mod ground;
 mod handover;
 mod history;
 mod holders;

@@ -152,6 +152,12 @@ impl Place {
                 format!("name {place} alone"),
             ));
         }
+        if let Some(failure) = no_directory("use", path) {
+            return Err(failure);
+        }
+        if is_part(&full) {
+            return Err(incomplete("use", path));
+        }
         let cause = if full.exists() {
             "it is neither a volume nor the mount point of one"
         } else {
@@ -160,6 +166,44 @@ impl Place {
         let remedy = "check the path, or make a volume with `razorfs create`";
         Err(Failure::with("use", path, cause, remedy))
     }
+}
+
+/// What is said of what is there and is no directory, as each volume is one.
+pub fn no_directory(what: &str, path: &Path) -> Option<Failure> {
+    let meta = std::fs::metadata(path).ok().filter(|meta| !meta.is_dir())?;
+    let kind = if meta.is_file() {
+        "a file"
+    } else {
+        "no directory"
+    };
+    let cause = format!("it is {kind}, and a volume is a directory");
+    let remedy = "name another path; `razorfs import` brings what is in a tar, or in a file of the \
+                  C++ prototype, into a volume";
+    Some(Failure::with(what, path, cause, remedy))
+}
+
+/// Whether a directory has files of a volume, and not the one that says that it is one.
+pub fn is_part(path: &Path) -> bool {
+    let has = |dir: &str, start: &str| {
+        let entries = std::fs::read_dir(path.join(dir)).into_iter().flatten();
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        names.any(|name| name.as_bytes().starts_with(start.as_bytes()))
+    };
+    let files = [
+        ("journal", "J-"),
+        ("meta", "M-"),
+        ("meta", "S-"),
+        ("pack", "P-"),
+    ];
+    !is_volume(path) && files.into_iter().any(|(dir, start)| has(dir, start))
+}
+
+/// What is said of it.
+pub fn incomplete(what: &str, path: &Path) -> Failure {
+    let cause = "it has files of a volume, but no SUPER: a copy that is not complete, or what is \
+                 left of a volume";
+    let remedy = "copy all of it again, or see what `razorfs repair` finds in it";
+    Failure::with(what, path, cause, remedy)
 }
 
 /// What is said of a mount that is in another namespace.
@@ -503,7 +547,7 @@ pub fn lock_as(volume: &Path, disk: &dyn Disk, mode: LockMode) -> Result<Box<dyn
                 "wait for it to end, or unmount it there",
             )
         }
-        None => Failure::engine("lock", volume, &e.into()),
+        None => Failure::host("lock", volume, &e.source),
     })
 }
 

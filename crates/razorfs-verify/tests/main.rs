@@ -10,6 +10,7 @@ mod bodies;
 mod churn;
 mod clean;
 mod common;
+mod copies;
 mod crashes;
 mod flips;
 mod forged;

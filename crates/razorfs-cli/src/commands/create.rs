@@ -59,6 +59,9 @@ pub fn options() -> CreateOptions {
 
 /// Creates a volume at `path`, and says so if something is there.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<()> {
+    if let Some(failure) = place::no_directory("create", path) {
+        return Err(failure);
+    }
     let empty = match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
@@ -98,6 +101,9 @@ fn check_leavings(path: &Path) -> Result<()> {
         let name = entry.map_err(failed)?.file_name();
         let mut known = OURS.into_iter().chain(Dir::ALL.map(Dir::path));
         foreign |= !known.any(|ours| name == *ours);
+    }
+    if foreign && place::is_part(path) {
+        return Err(place::incomplete("create", path));
     }
     if foreign {
         let cause = "the directory is not empty";

@@ -269,6 +269,9 @@ fn prepare(job: &Job) -> Result<bool> {
         };
         return Err(failure.code(COULD_NOT_RUN));
     }
+    if let Some(failure) = place::no_directory("mount", volume) {
+        return Err(failure);
+    }
     if let Some(name) = job.first.shows.name() {
         points::check_length(volume, name)?;
         let source = PathBuf::from(job.first.shows.source(volume));
@@ -373,7 +376,10 @@ fn start(args: &Args, job: &Job) -> Result<()> {
         BufReader::new(out).read_line(&mut said).map_err(failed)?;
     }
     match said.split_once(' ') {
-        Some(("ready", _)) => Ok(()),
+        Some(("ready", notices)) => {
+            daemon::print_notices(job, &daemon::read_notices(notices));
+            Ok(())
+        }
         Some((code, message)) if !message.trim().is_empty() => {
             Err(Failure::new(message).code(code.parse().unwrap_or(1)))
         }

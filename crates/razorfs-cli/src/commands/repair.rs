@@ -184,8 +184,7 @@ pub fn closed(what: &str, path: &Path) -> Result<PathBuf> {
         }
         Err(failure) => {
             let full = place::absolute(path)?;
-            let parts = ["meta", "pack", "journal"];
-            if parts.iter().all(|dir| full.join(dir).is_dir()) {
+            if place::is_part(&full) {
                 return Ok(full);
             }
             Err(failure)
@@ -254,7 +253,8 @@ fn document(repaired: &Repaired) -> Value {
     })
 }
 
-fn losses(losses: &[Loss]) -> Vec<Value> {
+/// What is lost, as `--json` tells it.
+pub fn losses(losses: &[Loss]) -> Vec<Value> {
     let document = |loss: &Loss| {
         json!({
             "what": loss.what.word(),

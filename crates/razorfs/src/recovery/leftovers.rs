@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use razorfs_disk::{Dir, Name};
 use razorfs_format::layout::FileName;
-use razorfs_format::{PackId, Place};
+use razorfs_format::{FormatError, PackId, Place};
 
 use super::Opening;
 use crate::checkpoint::name_of;
@@ -30,6 +30,21 @@ impl Opening {
             }
         }
         Ok(found)
+    }
+
+    /// The files that the manifest names and that are not there, as where a copy of the volume is
+    /// not complete. What is in the others can be read all the same.
+    pub(super) fn missing(&self) -> Result<Vec<FormatError>> {
+        let there: BTreeSet<FileName> = self.listing()?.into_iter().collect();
+        let segments = self
+            .manifest
+            .segments
+            .iter()
+            .map(|s| FileName::Segment(s.id));
+        let packs = self.manifest.packs.iter().map(|p| FileName::Pack(p.id));
+        let gone = segments.chain(packs).filter(|file| !there.contains(file));
+        let error = |file| Place::new(file, 0).error("file", "one that the manifest names", "none");
+        Ok(gone.map(error).collect())
     }
 
     /// Identities of files that exist, or that the journal names, are never given out again,

@@ -14,7 +14,7 @@ mod unfinished;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use razorfs_disk::{Disk, Env, Guard, LockMode, OpenHow};
+use razorfs_disk::{Disk, DiskError, Env, Guard, LockMode, OpenHow};
 use razorfs_format::layout::FileName;
 use razorfs_format::manifest::{Manifest, PackMeta};
 use razorfs_format::pack;
@@ -64,8 +64,18 @@ pub(crate) fn open(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) ->
             marks::hit(Mark::RecoveryBallast);
             recover(disk, env, options)
         }
+        Err(Error::Disk(e)) if e.is_not_found() => Err(incomplete(&e)),
         opened => opened,
     }
+}
+
+/// What is said of a volume of which something is missing that no opening can do without.
+fn incomplete(missing: &DiskError) -> Error {
+    let why = format!(
+        "a part of it is missing ({missing}); if this is a copy, copy all of it again, else run \
+         `razorfs verify`"
+    );
+    Error::NotAVolume(why.into())
 }
 
 fn recover(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<Opened> {
@@ -126,6 +136,7 @@ fn recover(disk: Arc<dyn Disk>, env: Arc<dyn Env>, options: &Options) -> Result<
         read_only,
         clean,
     };
+    report.damage.extend(opening.missing()?);
     opening.adopt_listing()?;
     if opening.read_only.is_none() {
         opening.remove_leftovers()?;
@@ -225,7 +236,16 @@ fn fence(
 
 fn read_manifest(disk: &dyn Disk, vid: VolumeId, named: &ManifestRef) -> Result<Manifest> {
     let name = FileName::Manifest(named.id);
-    let file = disk.open(&name_of(name), OpenHow::Read)?;
+    let file = match disk.open(&name_of(name), OpenHow::Read) {
+        // As where a copy of the volume is not complete.
+        Err(e) if e.is_not_found() => {
+            let place = Place::new(name, 0);
+            return Err(place
+                .error("manifest", "the file that SUPER names", "none")
+                .into());
+        }
+        file => file?,
+    };
     let len = file.len()?;
     if len != u64::from(named.len) {
         let place = Place::new(name, 0);

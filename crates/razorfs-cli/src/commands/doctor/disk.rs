@@ -13,6 +13,7 @@ use super::Check;
 use super::State;
 use super::host::may_write;
 use crate::failure::{Failure, Result, plain};
+use crate::ground::Ground;
 use crate::{mountinfo, place, size};
 
 /// Bytes that are tried out.
@@ -29,8 +30,9 @@ pub(super) fn checks(path: &Path) -> Result<Vec<Check>> {
         dir = mount.volume;
     }
     let failed = |e: io::Error| Failure::host("try out", &dir, &e);
-    if !std::fs::metadata(&dir).map_err(failed)?.is_dir() {
-        return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
+    std::fs::metadata(&dir).map_err(failed)?;
+    if let Some(failure) = place::no_directory("try out", &dir) {
+        return Err(failure);
     }
     let stat = rustix::fs::statfs(&dir).map_err(|e| failed(e.into()))?;
     let mut checks = vec![
@@ -59,44 +61,12 @@ pub(super) fn checks(path: &Path) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// By the numbers of statfs(2).
 fn file_system(kind: u64) -> Check {
     const NAME: &str = "file system";
-    let network = "volumes on a disk of this host are safer and faster: here locks, syncs and what \
-                   is left after an outage are as good as the server's";
-    match kind {
-        0xEF53 => Check::ok(NAME, "is ext4 (or ext3, ext2)"),
-        0x5846_5342 => Check::ok(NAME, "is xfs"),
-        0x9123_683E => Check::ok(NAME, "is btrfs"),
-        0x2FC1_2FC1 => Check::ok(NAME, "is zfs"),
-        0xF2F5_2010 => Check::ok(NAME, "is f2fs"),
-        0xCA45_1A4E => Check::ok(NAME, "is bcachefs"),
-        0x6969 => Check::warning(NAME, "is NFS", network),
-        0x517B | 0xFE53_4D42 | 0xFF53_4D42 => Check::warning(NAME, "is SMB", network),
-        0x00C3_6400 => Check::warning(NAME, "is Ceph", network),
-        0x0102_1997 => Check::warning(NAME, "is 9p", network),
-        0x5346_414F | 0x7375_7245 => Check::warning(NAME, "is AFS or Coda", network),
-        0x6573_5546 => Check::warning(
-            NAME,
-            "is FUSE",
-            "see what serves it: a sync is as good as that program's",
-        ),
-        0x0102_1994 | 0x8584_58F6 => Check::warning(
-            NAME,
-            "is in memory: nothing is left after a restart",
-            "use a directory on a disk for what is to stay",
-        ),
-        0x794C_7630 => Check::warning(
-            NAME,
-            "is an overlay: that of a container goes with the container",
-            "use a directory of the host that is mounted into it",
-        ),
-        0x4D44 | 0x2011_BAB0 => Check::warning(
-            NAME,
-            "is FAT, which does not survive an outage by itself",
-            "use ext4, xfs or btrfs",
-        ),
-        other => Check::ok(NAME, format!("is none that is known here ({other:#x})")),
+    let ground = Ground::of(kind);
+    match ground.remedy {
+        Some(remedy) => Check::warning(NAME, ground.found, remedy),
+        None => Check::ok(NAME, ground.found),
     }
 }
 
