@@ -6,7 +6,7 @@
 //! | 0 | superblock, manifest, every sector of the journal, the batches to replay |
 //! | 1 | every byte of every segment, and that no file is missing or unlisted |
 //! | 2 | the name space, also that of each branch: segments and replayed journal together |
-//! | 3 | every frame of every pack, every reference to one, the counts of shared frames, what snapshots hold, the account of the packs, and their parity |
+//! | 3 | every frame of every pack, every reference to one, those of snapshots too if damage is found that nothing else refers to, the counts of shared frames, what snapshots hold, the account of the packs, and their parity |
 //! | 4 | that recovery shards are those of their objects; the filling of batches; names, files and references of each snapshot |
 //!
 //! What is wrong becomes a [`Finding`] with a permanent number; checking goes on with the next
@@ -45,7 +45,9 @@ mod view;
 use razorfs_disk::Disk;
 
 pub use finding::{Checked, Finding, FindingKind, Report, Severity};
-pub use repair::{Gap, Lose, Loss, Older, Outcome, RepairError, RepairOptions, Shown, repair};
+pub use repair::{
+    Gap, Hit, Lose, Loss, Older, Outcome, RepairError, RepairOptions, Shown, files_hit, repair,
+};
 
 use session::Session;
 
@@ -127,7 +129,11 @@ fn run(s: &mut Session<'_>, level: u8) -> Result<()> {
     if let Some((_, packs)) = data.as_mut().filter(|_| !replay.timeline.is_trivial()) {
         held::check(s, &roots, &replay, packs);
     }
-    if level >= 4 {
+    // Damage that nothing of the present refers to is not dead if a snapshot shows it.
+    let unclaimed = data
+        .as_ref()
+        .is_some_and(|(_, packs)| packs.has_unclaimed());
+    if level >= 4 || unclaimed {
         for snapshot in replay.timeline.snapshots().iter().filter(|s| !s.gone) {
             s.look_at(Some(("snapshot", &snapshot.name)));
             let view = view::View::of(&roots, &replay, snapshot);

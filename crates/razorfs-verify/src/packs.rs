@@ -147,6 +147,12 @@ impl Packs {
         s.progress("packs", total, total);
     }
 
+    /// Whether there is damage to which nothing was found to refer.
+    pub fn has_unclaimed(&self) -> bool {
+        let mut bad = self.bad.values();
+        bad.any(|bad| !bad.referred && bad.hole == Hole::No)
+    }
+
     /// Counts frames that the segments refer to, each once.
     pub fn count(&mut self, frames: Vec<(PackId, u64)>) {
         for (id, bytes) in frames {

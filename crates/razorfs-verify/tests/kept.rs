@@ -1,15 +1,22 @@
-//! What a repair keeps of snapshots, and what it puts beside of them.
+//! What a repair keeps of snapshots, and what it puts beside of them; and that a check tells which
+//! files are hit by what a repair would lose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::common::forge::{manifest, name_of, superblock};
 use crate::common::{
-    Rng, assert_clean, check_disk, create, create_file, image_of, numbers, open, read, settle,
+    Rng, assert_clean, check_disk, create, create_file, files, image_of, numbers, open, read,
+    settle, try_open,
 };
-use razorfs::{Ino, RenameMode, SetAttributes, Step, Volume, XattrMode};
+use razorfs::{
+    CreateOptions, FileKind, Geometry, Ino, RenameMode, SetAttributes, Step, Volume, XattrMode,
+};
 use razorfs_disk::sim::{SimDisk, SimEnv};
 use razorfs_format::key::Tag;
 use razorfs_format::layout::FileName;
 use razorfs_format::pack::{Depth, HEADER_LEN, Scanned, scan_frames};
-use razorfs_verify::{Lose, Outcome, RepairOptions, Severity, repair};
+use razorfs_verify::{Hit, Lose, Outcome, RepairOptions, Severity, files_hit, repair};
 
 const SIZE: usize = 60_000;
 
@@ -432,4 +439,324 @@ fn what_a_branch_has_is_a_snapshot_of_its_name_after_a_repair() {
 
 fn told_of(disk: &SimDisk) -> String {
     crate::common::told(&check_disk(disk, 4))
+}
+
+/// Which files a check of this level tells to be hit.
+fn hit(disk: &SimDisk, level: u8) -> Option<Hit> {
+    let report = check_disk(disk, level);
+    files_hit(disk, &report, &mut |_| ()).unwrap()
+}
+
+/// The same, which is what a repair would lose.
+fn hit_by_data(disk: &SimDisk) -> Hit {
+    let (hit, dry) = (hit(disk, 3).unwrap(), run(disk, false));
+    assert_eq!(hit.untold, None);
+    assert_eq!(
+        (&hit.losses, hit.more_losses),
+        (&dry.losses, dry.more_losses)
+    );
+    let lost: Vec<_> = dry
+        .snapshots
+        .into_iter()
+        .filter(|s| !s.losses.is_empty())
+        .collect();
+    assert_eq!(hit.moments, lost);
+    // No data were read, so nothing is known.
+    assert!(self::hit(disk, 2).is_none());
+    hit
+}
+
+#[test]
+fn a_check_tells_which_bytes_of_which_file_are_damaged_and_in_which_snapshot() {
+    let (disk, _, file) = written(2);
+    assert!(hit(&disk, 4).is_none());
+    let is_piece = |losses: &[razorfs_verify::Loss]| {
+        let told: Vec<String> = losses.iter().map(ToString::to_string).collect();
+        let expected = "/file (inode 16): bytes 16384 to 32768: data are lost, and read as zeros";
+        assert_eq!(told, [expected]);
+    };
+    // What a snapshot alone shows is not dead.
+    let alone = SimDisk::from_image(&image_of(&disk));
+    hurt(&alone, file, 1);
+    let of_past = hit_by_data(&alone);
+    assert!(of_past.losses.is_empty());
+    assert_eq!(
+        (&*of_past.moments[0].name, of_past.moments.len()),
+        ("s1", 1)
+    );
+    is_piece(&of_past.moments[0].losses);
+    hurt(&disk, file, 2);
+    let of_present = hit_by_data(&disk);
+    is_piece(&of_present.losses);
+    assert!(of_present.moments.is_empty() && of_present.is_any());
+    hurt(&disk, file, 0);
+    let of_both = hit_by_data(&disk);
+    is_piece(&of_both.losses);
+    let moments: Vec<&str> = of_both.moments.iter().map(|m| &*m.name).collect();
+    assert_eq!((moments, &of_both.branches), (vec!["s0"], &Vec::new()));
+    is_piece(&of_both.moments[0].losses);
+}
+
+#[test]
+fn a_check_tells_of_what_is_damaged_in_a_branch() {
+    let (disk, env, file) = written(1);
+    let v = open(&disk, &env);
+    v.create_branch("busy").unwrap();
+    let busy = v.branch("busy").unwrap();
+    busy.write(file, 0, &data(79)).unwrap();
+    settle(&v);
+    drop(busy);
+    v.close().unwrap();
+    // The branch's is the last one that was written.
+    hurt(&disk, file, 2);
+    let hit = hit_by_data(&disk);
+    assert!(hit.losses.is_empty());
+    assert_eq!(hit.branches, ["busy"]);
+    let moments: Vec<_> = hit
+        .moments
+        .iter()
+        .map(|m| (&*m.name, m.losses.len()))
+        .collect();
+    assert_eq!(moments, [("busy", 1)]);
+}
+
+#[test]
+fn a_check_without_data_tells_which_files_damaged_metadata_hit() {
+    let (disk, _, _) = written(1);
+    let image = image_of(&disk);
+    let segments = manifest(&image, &superblock(&image)).segments;
+    for segment in segments.iter().filter(|s| s.tag == Tag::Extent) {
+        assert!(disk.flip_bit(&name_of(FileName::Segment(segment.id)), 80, 3));
+    }
+    let hit = hit(&disk, 1).unwrap();
+    let is_file = |l: &razorfs_verify::Loss| l.path.as_deref() == Some("/file");
+    assert!(!hit.losses.is_empty() && hit.losses.iter().all(is_file));
+    assert!(hit.losses.iter().all(|l| l.what == Lose::Unsure));
+    assert_eq!(hit.losses, run(&disk, false).losses);
+}
+
+#[test]
+fn so_many_files_are_named_and_the_others_counted() {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(1));
+    create(&disk, &env);
+    let v = open(&disk, &env);
+    for n in 0..1100 {
+        let file = create_file(&v, &format!("file{n}"));
+        v.write(file, 0, &Rng(n).bytes(3000)).unwrap();
+    }
+    v.close().unwrap();
+    for (pack, _) in files(&image_of(&disk), razorfs_disk::Dir::Pack) {
+        let mut image = disk.image();
+        assert!(image.remove(&pack));
+        disk.restore(&image);
+    }
+    for level in [1, 3] {
+        let hit = hit(&disk, level).unwrap();
+        assert_eq!(
+            (hit.losses.len(), hit.more_losses),
+            (1000, 100),
+            "level {level}"
+        );
+        assert!(
+            hit.losses
+                .iter()
+                .all(|l| l.what == Lose::Data && l.range == Some(0..3000))
+        );
+    }
+}
+
+/// What all files show; of each that cannot be read, or is in a directory that cannot be, nothing.
+fn contents(v: &Volume) -> BTreeMap<Ino, Option<Vec<u8>>> {
+    let (mut dirs, mut all) = (vec![Ino::ROOT], BTreeMap::new());
+    while let Some(dir) = dirs.pop() {
+        let mut found = Vec::new();
+        let listed = v.collect_children(dir, 0, &mut |e| {
+            found.push((e.ino, e.kind));
+            true
+        });
+        if listed.is_err() {
+            all.insert(dir, None);
+        }
+        for (ino, kind) in found {
+            if kind == FileKind::Directory {
+                dirs.push(ino);
+            } else if kind == FileKind::Regular {
+                let mut bytes = v
+                    .stat(ino)
+                    .map_or(vec![0], |stat| vec![0; stat.size as usize]);
+                let is_read = v.stat(ino).is_ok() && v.read(ino, 0, &mut bytes).is_ok();
+                all.insert(ino, is_read.then_some(bytes));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_check_tells_of_each_file_that_cannot_be_read_and_would_not_come_back() {
+    let show = |disk: &SimDisk| try_open(disk, &SimEnv::new(5)).map(|v| contents(&v));
+    let (mut told_of, mut back) = (0, 0);
+    for seed in 0..120 {
+        let whole = crate::common::closed(seed % 3);
+        let before = show(&SimDisk::from_image(&whole)).unwrap();
+        let mut image = whole.clone();
+        let mut rng = Rng(seed);
+        let dirs = [razorfs_disk::Dir::Meta, razorfs_disk::Dir::Pack];
+        let mut all: Vec<_> = dirs.iter().flat_map(|dir| files(&image, *dir)).collect();
+        all.retain(|(name, _)| !name.leaf.starts_with("M-"));
+        let (name, len) = all[rng.below(all.len() as u64) as usize].clone();
+        let byte = rng.below(len);
+        assert!(image.flip_bit(&name, byte, 1));
+        let disk = SimDisk::from_image(&image);
+        let told = hit(&disk, 3).unwrap_or_default();
+        let told: BTreeSet<Ino> = told.losses.iter().map(|l| l.ino).collect();
+        // A mount takes away what a repair could fall back to.
+        let Ok(damaged) = show(&SimDisk::from_image(&image)) else {
+            continue;
+        };
+        let bad: Vec<Ino> = damaged
+            .iter()
+            .filter(|(_, c)| c.is_none())
+            .map(|(i, _)| *i)
+            .collect();
+        run(&disk, true);
+        let after = show(&disk).unwrap();
+        for ino in bad {
+            if told.contains(&ino) {
+                told_of += 1;
+                continue;
+            }
+            // What a repair finds without an index is not lost.
+            back += 1;
+            assert_eq!(
+                after.get(&ino),
+                before.get(&ino),
+                "seed {seed}: {name} {byte}: {ino}"
+            );
+        }
+    }
+    assert!(told_of > 10 && back > 10, "{told_of} {back}");
+}
+
+/// A volume with all that a repair can take from: twins, two copies of the journal, parity, and a
+/// snapshot of another version of the file.
+fn with_everything() -> (SimDisk, Ino) {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(1));
+    let create = CreateOptions {
+        geometry: Geometry::tiny(),
+        parity: true,
+        journal_copies: 2,
+        ..CreateOptions::default()
+    };
+    let (host, clock) = (Arc::new(disk.clone()), Arc::new(env.clone()));
+    Volume::create_on(host, clock, &create).unwrap();
+    let v = open(&disk, &env);
+    let file = create_file(&v, "file");
+    for n in 0..2 {
+        v.write(file, 0, &data(n)).unwrap();
+        v.step(Step::Checkpoint).unwrap();
+        if n == 0 {
+            v.snapshot("s0").unwrap();
+        }
+    }
+    // So that the packs of the file are full.
+    for n in 0..20 {
+        let other = create_file(&v, &format!("other{n}"));
+        v.write(other, 0, &data(100 + n)).unwrap();
+    }
+    settle(&v);
+    while v.step(Step::Parity).unwrap() {}
+    v.close().unwrap();
+    (disk, file)
+}
+
+/// Damages the segments of a table, and perhaps their parity.
+fn hurt_table(disk: &SimDisk, tag: Tag, parity: bool) {
+    let image = image_of(disk);
+    let segments = manifest(&image, &superblock(&image)).segments;
+    for segment in segments.iter().filter(|s| s.tag == tag) {
+        assert!(disk.flip_bit(&name_of(FileName::Segment(segment.id)), 80, 3));
+        if parity {
+            remove_file(disk, FileName::SegmentParity(segment.id));
+        }
+    }
+}
+
+#[test]
+fn a_repair_takes_from_what_has_lost_nothing_first() {
+    let (whole, file) = with_everything();
+    let copy = || SimDisk::from_image(&image_of(&whole));
+    let shows = |disk: &SimDisk, seed| {
+        let v = open(disk, &SimEnv::new(6));
+        let found = read(&v, file) == data(seed);
+        v.close().unwrap();
+        found
+    };
+    // Twins and copies: there is nothing to repair.
+    let disk = copy();
+    let slot = razorfs_format::superblock::slots_of(superblock(&image_of(&disk)).generation)[0];
+    assert!(disk.flip_bit(&name_of(FileName::Super), slot as u64 * 4096 + 40, 1));
+    remove_file(&disk, FileName::JournalTwin(0));
+    let told = run(&disk, true);
+    assert!(!told.needed && told.healed == 0);
+    // Parity, of metadata and of data: nothing is lost, and no older version is looked for.
+    let disk = copy();
+    hurt_table(&disk, Tag::Extent, false);
+    hurt(&disk, file, 1);
+    let told = run(&disk, true);
+    assert!(told.healed > 1 && !told.needed && told.olders.is_empty());
+    assert!(shows(&disk, 1));
+    // Without it the packs themselves say whose the data are.
+    let disk = copy();
+    hurt_table(&disk, Tag::Extent, true);
+    let told = repaired(&disk);
+    assert!(told.losses.iter().all(|l| l.what == Lose::Unsure));
+    assert!(shows(&disk, 1));
+    // Data that are nowhere else: what the snapshot shows is put beside.
+    let disk = copy();
+    for pack in manifest(&image_of(&disk), &superblock(&image_of(&disk))).packs {
+        if pack.sealed {
+            remove_file(&disk, FileName::PackParity(pack.id));
+        }
+    }
+    hurt(&disk, file, 1);
+    let told = repaired(&disk);
+    let lost: Vec<_> = told.losses.iter().map(|l| (l.what, l.ino)).collect();
+    assert_eq!(lost, [(Lose::Data, file)]);
+    assert_eq!((told.olders.len(), &*told.olders[0].snapshot), (1, "s0"));
+    // Names that are nowhere: the files are in lost+found, with all of their data.
+    let disk = copy();
+    hurt_table(&disk, Tag::Dirent, true);
+    let told = repaired(&disk);
+    assert!(
+        told.losses
+            .iter()
+            .any(|l| (l.what, l.ino) == (Lose::Name, file))
+    );
+    let v = open(&disk, &SimEnv::new(6));
+    let found = v.find_by_path(format!("/lost+found/#{file}").as_bytes());
+    assert_eq!(found.unwrap(), file);
+    v.close().unwrap();
+    assert!(shows(&disk, 1));
+}
+
+#[test]
+fn without_any_manifest_all_segments_give_the_present_and_the_snapshots_are_named_as_lost() {
+    let (disk, env, file) = written(2);
+    let mut image = image_of(&disk);
+    let names = files(&image, razorfs_disk::Dir::Meta);
+    for (name, _) in names {
+        if name.leaf.starts_with("M-") {
+            assert!(image.remove(&name));
+        }
+    }
+    disk.restore(&image);
+    let told = run(&disk, true);
+    assert!(told.listed && !told.is_lossless());
+    assert!(told.snapshots.iter().all(|s| !s.kept));
+    assert!(check_disk(&disk, 4).is_sound());
+    let v = open(&disk, &env);
+    assert!(read(&v, file) == data(2));
+    assert!(v.snapshots().is_empty());
+    v.close().unwrap();
 }

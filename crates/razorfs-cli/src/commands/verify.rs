@@ -25,10 +25,15 @@ programs change waits for the end.
 
 Exit code 0: clean, at most notes and warnings; 4: damage was found; 2: the volume is of a newer \
 version, and was not looked at. Each finding is a line: \
-number, severity, path or object, what it means, what to do.
+number, severity, path or object, what it means, what to do. Behind them stands for each file that \
+is hit which bytes of it are, or what else a repair would lose of it, also in snapshots and \
+branches; from level 3 on as far as data are concerned. At most 1000 of the present are listed, \
+and as many of all others.
 
 --json prints one object: schema (1), level, clean, findings (array of number, severity, object, \
-meaning, remedy, detail), checked (object of counters).
+meaning, remedy, detail), files (null, or losses (array of what, inode, path, from, to, meaning), \
+more_losses, moments (array of kind, name, losses, more_losses), untold (null, or why)), checked \
+(object of counters).
 
 Examples:
   razorfs verify demo.rzfs
@@ -114,6 +119,9 @@ fn text(document: &Value, quiet: bool) -> String {
             word("detail"),
             word("remedy")
         ));
+    }
+    if let Some(files) = document.get("files").filter(|files| !files.is_null()) {
+        text.push_str(&check::lines(files));
     }
     let clean = document.get("clean").and_then(Value::as_bool) == Some(true);
     if clean && !quiet {

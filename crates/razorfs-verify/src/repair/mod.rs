@@ -27,6 +27,7 @@ mod paths;
 mod records;
 mod report;
 mod source;
+mod survey;
 mod tree;
 mod upgrade;
 mod versions;
@@ -48,6 +49,7 @@ use razorfs_format::timeline::Timeline;
 use razorfs_format::{Epoch, Ino, ManifestId, PackId, SegmentId};
 
 pub use report::{Gap, Lose, Loss, Older, Outcome, Shown};
+pub use survey::{Hit, files_hit};
 
 use crate::journal::{self, Behind};
 use crate::packs::Packs;
@@ -147,7 +149,7 @@ pub fn repair(
         stopped.set(stopped.get() || !go_on);
     };
     let real = disk;
-    let healed = heal(real, &mut step)?;
+    let healed = heal(real, true, &mut step)?;
     let disk = &healed as &dyn Disk;
     let findings = crate::verify(disk, LEVEL_MAX, &mut step)?;
     let mut out = Outcome::new(findings);
@@ -210,14 +212,16 @@ pub fn repair(
     Ok(out)
 }
 
-/// The disk as parity makes it.
-fn heal<'d>(disk: &'d dyn Disk, step: &mut dyn FnMut(Progress)) -> Done<Healed<'d>> {
+/// The disk as parity makes it; without `data`, its metadata alone.
+fn heal<'d>(disk: &'d dyn Disk, data: bool, step: &mut dyn FnMut(Progress)) -> Done<Healed<'d>> {
     let mut s = Session::new(disk, LEVEL_MAX, step);
     if let Some(roots) = crate::roots::check(&mut s)?
         && roots.parity()
     {
         crate::parity::segments(&mut s, &roots);
-        crate::parity::packs(&mut s, &roots);
+        if data {
+            crate::parity::packs(&mut s, &roots);
+        }
     }
     Ok(Healed {
         disk,
@@ -247,6 +251,8 @@ struct Volume {
     known: Known,
     evidence: Evidence,
     newest: Option<Superblock>,
+    /// Every frame is looked at, also those whose headers are right.
+    reads_data: bool,
 }
 
 fn read(
@@ -312,6 +318,7 @@ fn read(
         known,
         evidence,
         newest: slots.into_iter().next(),
+        reads_data: true,
     })
 }
 
@@ -395,7 +402,9 @@ fn rebuild<'d>(
     let source = &mut volume.source;
     let roots = &source.candidate.roots;
     let mut packs = Packs::new(roots, &source.replay);
-    packs.walk(s, roots);
+    if volume.reads_data {
+        packs.walk(s, roots);
+    }
     let metas: Vec<PackMeta> = packs.metas().collect();
     let replay = std::mem::replace(&mut source.replay, journal::Replay::of(roots));
     let (source, evidence) = (&volume.source, &volume.evidence);
@@ -472,7 +481,7 @@ fn besides(
     (roots, replay): (&Roots, &journal::Replay),
     out: &mut Outcome,
 ) -> Olders {
-    let mut told = Outcome::of_snapshot(0);
+    let mut told = Outcome::of_snapshot(out.room);
     let mut sink = Difference::new(moment.view);
     let mended = ground.mend(s, moment, &mut told, &mut sink);
     let next = next.max(mended.next_ino).next();

@@ -174,7 +174,7 @@ impl Past {
                 continue;
             };
             let view = View::of(roots, replay, snapshot);
-            let mut told = Outcome::of_snapshot(listed);
+            let mut told = Outcome::of_snapshot(out.room.saturating_sub(listed));
             let mut sink = Difference::new(&view);
             let moment = Moment {
                 view: &view,

@@ -201,7 +201,7 @@ pub struct Outcome {
     /// What each file has lost, also where that is not listed.
     pub(super) harmed: BTreeSet<(Ino, Lose)>,
     /// Most losses that are listed.
-    room: usize,
+    pub(super) room: usize,
 }
 
 impl Outcome {
@@ -232,15 +232,15 @@ impl Outcome {
         }
     }
 
-    /// That of a snapshot, where so many losses are listed already.
-    pub(super) fn of_snapshot(listed: usize) -> Self {
+    /// That of a snapshot, with room for so many losses.
+    pub(super) fn of_snapshot(room: usize) -> Self {
         let findings = Report {
             level: 0,
             findings: Vec::new(),
             checked: crate::Checked::default(),
         };
         Self {
-            room: LOSSES_MAX.saturating_sub(listed),
+            room,
             ..Self::new(findings)
         }
     }
