@@ -1,6 +1,6 @@
 //! The pages of the documentation say what the code does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::common::closed;
@@ -10,7 +10,7 @@ use razorfs_format::layout::{DIRECTORIES, FileName};
 use razorfs_format::segment::{self, block, dirblock, filter, index, seal};
 use razorfs_format::superblock::offset;
 use razorfs_format::{Ino, journal, names, op, pack, parity, record, scrub, superblock as sup};
-use razorfs_verify::FindingKind;
+use razorfs_verify::{FindingKind, FindingKind as K};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -237,6 +237,114 @@ fn the_page_of_the_findings_is_that_of_the_code() {
     let (_, stated) = text.split_once("\n\n| number").unwrap();
     // On a difference this is what the page should hold.
     assert_eq!(format!("| number{stated}"), table(), "\n{}", table());
+}
+
+/// What each number means, for ever: a line is added for a new one, and none is changed or removed,
+/// as somebody may have a report with it, or a program that knows it.
+#[rustfmt::skip]
+const NUMBERS: &[(u16, K)] = &[
+    (101, K::NoSuperblock),
+    (102, K::SuperblockSlot),
+    (103, K::SuperblockTwins),
+    (104, K::SuperblockUnknownBytes),
+    (105, K::UnknownFeatures),
+    (106, K::ReadOnlyFeatures),
+    (107, K::SuperblockLost),
+    (108, K::WriteFailed),
+    (109, K::SuperblockLength),
+    (110, K::NewerVersion),
+    (201, K::NoManifest),
+    (202, K::PreviousManifest),
+    (203, K::PreviousSegment),
+    (204, K::PreviousPack),
+    (205, K::UnlistedFile),
+    (206, K::ForeignFile),
+    (207, K::Quarantined),
+    (208, K::ReserveNotZero),
+    (209, K::ManifestInconsistent),
+    (301, K::JournalFileUnfinished),
+    (302, K::JournalFileHeader),
+    (303, K::JournalSector),
+    (304, K::JournalTornTail),
+    (305, K::JournalBatchDamaged),
+    (306, K::JournalBatchLost),
+    (307, K::JournalBatchMeaning),
+    (308, K::JournalUnusedBytes),
+    (309, K::JournalTwinMissing),
+    (310, K::JournalTwinDamaged),
+    (311, K::JournalTwinOlder),
+    (312, K::JournalFilling),
+    (313, K::JournalTwinAlone),
+    (314, K::JournalChain),
+    (401, K::SegmentMissing),
+    (402, K::SegmentDamaged),
+    (403, K::SegmentBlock),
+    (405, K::RecordUnreadable),
+    (501, K::RootMissing),
+    (502, K::DirentDangling),
+    (503, K::DirentKind),
+    (504, K::DirentCookie),
+    (505, K::DuplicateName),
+    (506, K::DirentHomeless),
+    (507, K::LinkCount),
+    (508, K::InodeHome),
+    (509, K::LinkRecords),
+    (510, K::EntryCount),
+    (511, K::Unreachable),
+    (512, K::Nameless),
+    (513, K::OrphanWrong),
+    (514, K::XattrOwner),
+    (515, K::XattrFlag),
+    (516, K::XattrKey),
+    (517, K::ExtentOwner),
+    (518, K::ExtentBeyondSize),
+    (519, K::CounterInodes),
+    (520, K::CounterBytes),
+    (521, K::CounterNextIno),
+    (522, K::NamespaceIncomplete),
+    (523, K::DirectoryNames),
+    (524, K::OtherBranch),
+    (601, K::PackMissing),
+    (602, K::PackHeader),
+    (603, K::PackShort),
+    (604, K::FrameReference),
+    (605, K::FrameDamaged),
+    (606, K::DeadFrame),
+    (607, K::PackGap),
+    (608, K::PackTrailer),
+    (609, K::PackUnusedBytes),
+    (610, K::PackAccountLow),
+    (611, K::PackAccountHigh),
+    (612, K::PackTotal),
+    (613, K::PackBirth),
+    (614, K::PackTornHole),
+    (615, K::SharedCount),
+    (616, K::SharedCountHigh),
+    (617, K::DataLost),
+    (618, K::HeldWrong),
+    (619, K::HeldMissing),
+    (701, K::Unreadable),
+    (702, K::TooMany),
+    (801, K::ParityMissing),
+    (802, K::ParityPending),
+    (803, K::ParityDamaged),
+    (804, K::ParityForeign),
+    (805, K::ShardDamaged),
+    (806, K::ParityWrong),
+    (807, K::ScrubRecord),
+];
+
+#[test]
+fn a_number_never_changes_its_meaning() {
+    for (number, kind) in NUMBERS {
+        assert_eq!(kind.number(), *number, "{kind:?}");
+    }
+    let pinned: BTreeSet<K> = NUMBERS.iter().map(|(_, kind)| *kind).collect();
+    let new = FindingKind::ALL
+        .iter()
+        .filter(|kind| !pinned.contains(*kind));
+    let new: Vec<_> = new.map(|kind| (kind.number(), kind)).collect();
+    assert!(new.is_empty(), "to be added to the list: {new:?}");
 }
 
 #[test]

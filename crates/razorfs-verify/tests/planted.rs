@@ -7,9 +7,10 @@ use crate::common::forge::{
     make_newer, manifest, name_of, new_volume, previous, put_batch, superblock,
 };
 use crate::common::{
-    Rng, check, check_disk, closed, closed_with, create, files, image_of, numbers, open, told,
+    Rng, check, check_disk, closed, closed_with, create, create_file, files, image_of, numbers,
+    open, remove, told,
 };
-use razorfs::{FileKind, Ino, NewNode};
+use razorfs::{FileKind, Ino, NewNode, Step};
 use razorfs_disk::sim::{Image, SimDisk, SimEnv};
 use razorfs_disk::{Dir, Name};
 use razorfs_format::crc::crc32c;
@@ -86,6 +87,7 @@ fn superblocks() -> Planted {
             K::SuperblockLength,
             edited(1, |i| assert!(i.set_len(&sup(), 16_385))),
         ),
+        (K::NewerVersion, edited(1, |i| make_newer(i, &[0, 1, 2, 3]))),
         (
             K::NewerVersion,
             edited(1, |i| {
@@ -640,7 +642,7 @@ fn one_dead() -> Image {
             .ino;
         volume.write(file, 0, &Rng(3).bytes(60_000)).unwrap();
     }
-    volume.step(razorfs::Step::Commit).unwrap();
+    volume.step(Step::Commit).unwrap();
     volume.unlink(ROOT, b"dead").unwrap();
     volume.close().unwrap();
     image_of(&disk)
@@ -757,7 +759,7 @@ fn with_snapshot() -> Image {
     };
     let file = make(b"file");
     make(b"removed");
-    volume.step(razorfs::Step::Checkpoint).unwrap();
+    volume.step(Step::Checkpoint).unwrap();
     volume.snapshot("kept").unwrap();
     volume.write(file, 0, &Rng(4).bytes(60_000)).unwrap();
     volume.unlink(ROOT, b"removed").unwrap();
@@ -765,39 +767,73 @@ fn with_snapshot() -> Image {
     image_of(&disk)
 }
 
+/// Without the oldest or the newest segments of a table, as if they had never been written.
+fn without_run(mut image: Image, tag: Tag, oldest: bool) -> Image {
+    let newest = superblock(&image);
+    edit_manifest(&mut image, &newest, |m| {
+        let runs = || m.segments.iter().filter(|s| s.tag == tag).map(|s| s.run);
+        let run = if oldest { runs().min() } else { runs().max() };
+        let before = m.segments.len();
+        m.segments.retain(|s| s.tag != tag || Some(s.run) != run);
+        assert!(m.segments.len() < before);
+    });
+    image
+}
+
 fn snapshots() -> Planted {
-    let of_run = |tag, pick: fn(Option<u64>, Option<u64>) -> Option<u64>| {
-        let mut image = with_snapshot();
-        let newest = superblock(&image);
-        edit_manifest(&mut image, &newest, |m| {
-            let runs = || m.segments.iter().filter(|s| s.tag == tag).map(|s| s.run);
-            let run = pick(runs().min(), runs().max());
-            let before = m.segments.len();
-            m.segments.retain(|s| s.tag != tag || Some(s.run) != run);
-            assert!(m.segments.len() < before);
-        });
-        image
-    };
     vec![
         // What the snapshot shows of the files is gone, and listed all the same.
-        (K::HeldWrong, of_run(Tag::Extent, |oldest, _| oldest)),
-        (K::HeldMissing, of_run(Tag::Held, |_, newest| newest)),
+        (
+            K::HeldWrong,
+            without_run(with_snapshot(), Tag::Extent, true),
+        ),
+        (
+            K::HeldMissing,
+            without_run(with_snapshot(), Tag::Held, false),
+        ),
     ]
 }
 
-/// Planted by tests of their own, here, in `shared.rs` and in `parity.rs`.
-const ELSEWHERE: [K; 10] = [
-    K::JournalTwinAlone,
-    K::Unreadable,
-    K::SharedCount,
-    K::SharedCountHigh,
-    K::ParityMissing,
-    K::ParityPending,
-    K::ParityDamaged,
-    K::ParityForeign,
-    K::ShardDamaged,
-    K::ParityWrong,
-];
+/// A volume with a copy that shares its data, or had one.
+fn with_copy(removed: bool) -> Image {
+    let (disk, env) = (SimDisk::new(), SimEnv::new(12));
+    create(&disk, &env);
+    let volume = open(&disk, &env);
+    let source = create_file(&volume, "source");
+    volume.write(source, 0, &Rng(1).bytes(60_000)).unwrap();
+    volume.step(Step::Checkpoint).unwrap();
+    let copy = create_file(&volume, "copy");
+    volume.copy_range(source, 0, copy, 0, 60_000).unwrap();
+    volume.step(Step::Checkpoint).unwrap();
+    if removed {
+        remove(&volume, "copy");
+        volume.step(Step::Checkpoint).unwrap();
+    }
+    volume.close().unwrap();
+    image_of(&disk)
+}
+
+fn shared() -> Planted {
+    vec![
+        // References without a record; and a removal that was done, but not counted.
+        (
+            K::SharedCount,
+            without_run(with_copy(false), Tag::Shared, false),
+        ),
+        (
+            K::SharedCountHigh,
+            without_run(with_copy(true), Tag::Shared, false),
+        ),
+    ]
+}
+
+fn parity() -> Planted {
+    let planted = crate::common::parities::planted();
+    planted
+        .into_iter()
+        .map(|(k, _, image)| (k, image))
+        .collect()
+}
 
 fn check_all(planted: Planted) -> BTreeSet<K> {
     let mut kinds = BTreeSet::new();
@@ -822,7 +858,10 @@ fn what_is_planted_is_found() {
         long_batch().0,
         one_dead(),
         with_snapshot(),
+        with_copy(false),
+        with_copy(true),
         twins_closed,
+        crate::common::parities::volume(),
     ] {
         let report = check(&base, 3);
         assert!(report.findings.is_empty(), "{}", told(&report));
@@ -837,32 +876,21 @@ fn what_is_planted_is_found() {
         inodes,
         packs,
         snapshots,
+        shared,
+        parity,
     ];
     let mut kinds: BTreeSet<K> = groups
         .into_iter()
         .flat_map(|group| check_all(group()))
         .collect();
-    for kind in ELSEWHERE {
-        let name = format!("K::{kind:?}");
-        let is_named = |text: &&str| {
-            let mut after = text
-                .match_indices(&name)
-                .map(|(at, _)| &text[at + name.len()..]);
-            after.any(|rest| !rest.starts_with(char::is_alphanumeric))
-        };
-        // The list itself is no test.
-        let (before, list) = include_str!("planted.rs")
-            .split_once("const ELSEWHERE")
-            .unwrap();
-        let (_, behind) = list.split_once("];").unwrap();
-        let others = [include_str!("shared.rs"), include_str!("parity.rs")];
-        let texts = [before, behind].into_iter().chain(others);
-        assert!(
-            texts.clone().any(|t| is_named(&t)),
-            "no test plants {kind:?}"
-        );
-        assert!(kinds.insert(kind), "{kind:?} is planted here");
-    }
+    let mut alone = closed_with(3, 2);
+    assert!(alone.remove(&name_of(FileName::JournalTwin(0))));
+    kinds.extend(check_all(vec![(K::JournalTwinAlone, alone)]));
+    // No bytes are wrong where the host does not give them.
+    let disk = SimDisk::from_image(&one_dead());
+    disk.fail_reads(&name_of(FileName::Super), 0..1);
+    assert!(numbers(&check_disk(&disk, 0)).contains(&K::Unreadable.number()));
+    kinds.insert(K::Unreadable);
     let all: BTreeSet<K> = K::ALL.iter().copied().collect();
     assert_eq!(kinds, all);
 }
@@ -964,6 +992,7 @@ fn what_is_planted_is_repaired() {
         inodes,
         packs,
         snapshots,
+        shared,
     ];
     let refused = [K::NewerVersion, K::UnknownFeatures, K::ReadOnlyFeatures];
     for (kind, image) in groups.into_iter().flat_map(|group| group()) {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod forge;
+pub mod parities;
 
 use std::sync::Arc;
 
