@@ -141,7 +141,7 @@ const SIMULATIONS: [&[&str]; 7] = [
     &["--flips", "--blocks", "--runs", "6", "--complete"],
     &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
     &["--rotten", "1500", "--complete"],
-    &["--repair", "60"],
+    &["--repair", "60", "--complete"],
 ];
 
 fn simulate(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {

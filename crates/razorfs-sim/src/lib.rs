@@ -23,6 +23,7 @@ mod left;
 mod logged;
 pub mod looks;
 pub mod marks;
+pub mod mended;
 pub mod model;
 pub mod names;
 pub mod op;

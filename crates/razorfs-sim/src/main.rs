@@ -13,6 +13,7 @@ use razorfs_sim::bits;
 use razorfs_sim::coverage;
 use razorfs_sim::farm::{self, Plan, Summary};
 use razorfs_sim::flips::{self, Effort};
+use razorfs_sim::mended;
 use razorfs_sim::outcomes;
 use razorfs_sim::repairs;
 use razorfs_sim::rotten;
@@ -456,22 +457,41 @@ fn mend(plan: &Plan, volumes: u64, args: &Args) -> ExitCode {
         choice: args.choice,
     };
     let shown = AtomicU64::new(0);
-    let seeds = first..first.saturating_add(volumes);
-    let summary = repairs::run(seeds, effort, plan.jobs, |sum| {
-        let seen = shown.swap(sum.failures.len() as u64, Ordering::Relaxed);
-        for failure in sum.failures.iter().skip(seen as usize) {
-            println!("FAILURE {failure}\n");
+    let run = |seeds| {
+        repairs::run(seeds, effort, plan.jobs, |sum| {
+            let seen = shown.swap(sum.failures.len() as u64, Ordering::Relaxed);
+            for failure in sum.failures.iter().skip(seen as usize) {
+                println!("FAILURE {failure}\n");
+            }
+            sum.failures.len() < plan.most_failures
+        })
+    };
+    let mut end = first.saturating_add(volumes);
+    let mut summary = run(first..end);
+    for _ in 0..MORE {
+        let complete = !args.complete || mended::missing(&summary.marks).is_empty();
+        if complete || !summary.failures.is_empty() {
+            break;
         }
-        sum.failures.len() < plan.most_failures
-    });
+        let more = run(end..end.saturating_add(volumes));
+        end = end.saturating_add(volumes);
+        summary.tried += more.tried;
+        summary.marks.merge(&more.marks);
+        summary.failures.extend(more.failures);
+    }
     print!("{}", summary.marks);
     println!(
-        "repairs: {}, failures: {}, seeds {first}..{}",
+        "repairs: {}, failures: {}, seeds {first}..{end}",
         summary.tried,
-        summary.failures.len(),
-        first.saturating_add(volumes)
+        summary.failures.len()
     );
-    ExitCode::from(u8::from(!summary.failures.is_empty()))
+    let mut missing = mended::missing(&summary.marks);
+    missing.retain(|_| args.complete);
+    for mark in &missing {
+        println!("NEVER TAKEN: {mark}");
+    }
+    let good = summary.failures.is_empty() && missing.is_empty();
+    ExitCode::from(u8::from(!good))
 }
 
 /// Disks that lie.

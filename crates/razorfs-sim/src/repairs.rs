@@ -18,6 +18,7 @@ use crate::farm::each_seed;
 use crate::flips::Victim;
 use crate::looks::check_stat;
 use crate::marks::Marks;
+use crate::mended;
 use crate::model::{Model, differences};
 use crate::op::Work;
 use crate::panics::watch;
@@ -79,6 +80,7 @@ impl Trial<'_> {
         if told(&dry) != told(&done) {
             return Err("the dry run told of other losses".into());
         }
+        mended::note(&done, marks);
         if done.needed != done.committed.is_some() {
             return Err("it was to be committed, and was not".into());
         }

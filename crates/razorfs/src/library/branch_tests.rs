@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Env};
 
+use crate::marks::{Mark, count};
 use crate::sync::Mutex;
 use crate::{
     Committed, CreateOptions, Error, Geometry, OnConflict, Options, SetAttributes, Step, Volume,
@@ -416,8 +417,10 @@ fn a_branch_that_somebody_has_open_is_there_after_a_power_cut() {
     *env.look.lock() = Some(Box::new(move || {
         *watched.look.lock() = Some(Box::new(slow))
     }));
+    let before = count(Mark::ForkAwaited);
     volume.create_branch("b").unwrap();
     opener.join().unwrap();
+    assert!(count(Mark::ForkAwaited) > before);
     let cut = receive.recv().unwrap();
     let after = Volume::open_on(Arc::new(cut), Arc::new(SimEnv::new(2)), options()).unwrap();
     assert_eq!(after.branches().len(), 1, "it was opened");

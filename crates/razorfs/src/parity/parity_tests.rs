@@ -7,6 +7,7 @@ use std::sync::Arc;
 use razorfs_disk::sim::{Image, SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 
+use crate::marks::{Mark, count};
 use crate::{Compression, CreateOptions, Geometry, Ino, NewNode, Options, Step, Volume};
 
 fn options(geometry: Geometry) -> Options {
@@ -135,7 +136,7 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
         .iter()
         .map(|(name, _)| (name.clone(), bytes_of(&disk, name)))
         .collect();
-    let seeds = 300;
+    let (seeds, healed) = (300, count(Mark::ParityHealed));
     for seed in 0..seeds {
         let mut rng = SimRng::new(seed);
         let (pack, len) = rng.pick(&packs).cloned().unwrap();
@@ -158,6 +159,7 @@ fn any_lost_run_of_64_kib_of_a_sealed_pack_heals() {
         );
     }
     assert!(volume.stats().parity_reads >= seeds / 2);
+    assert!(count(Mark::ParityHealed) > healed);
     assert_eq!(volume.info().parity_missing, 0);
 }
 

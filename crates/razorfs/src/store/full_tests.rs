@@ -6,6 +6,7 @@ use razorfs_disk::sim::{SimDisk, SimEnv, SimRng};
 use razorfs_disk::{Dir, Disk, Name, OpenHow};
 use razorfs_format::layout::FileName;
 
+use crate::marks::{Mark, count};
 use crate::{
     AllocateMode, CreateOptions, Durability, Error, Geometry, Ino, NewNode, Options, Result,
     SetAttributes, Step, Volume,
@@ -174,7 +175,9 @@ fn a_full_host_has_room_for_a_copy_of_the_journal_in_the_ballast() {
     disk.set_capacity(Some(1 << 40));
     let taken = (1 << 40) - disk.space().unwrap().free;
     disk.set_capacity(Some(taken));
+    let before = count(Mark::RecoveryBallast);
     let volume = Volume::open_on(host(&disk), env(), options).unwrap();
+    assert!(count(Mark::RecoveryBallast) > before);
     assert!(volume.info().read_only.is_none());
     check(&volume, 0..101);
     assert_eq!(held(&disk), 0);

@@ -5,6 +5,7 @@ use razorfs_format::journal::FileHeader;
 use razorfs_format::layout::FileName;
 
 use super::*;
+use crate::marks::{Mark, count};
 
 /// Destroys one copy of one file of a disk that nobody has open, in any way. `older` is the same
 /// disk some time before.
@@ -211,7 +212,9 @@ fn a_copy_that_cannot_be_healed_is_made_anew() {
         image.write(&name, 0, &vec![0xEE; len / 2]);
         let disk = SimDisk::from_image(&image);
         disk.fail_write_at(disk.counts().writes, 0);
+        let before = count(Mark::JournalTwinReplaced);
         let (ring, report, _) = recover(&disk, start, None).unwrap();
+        assert!(count(Mark::JournalTwinReplaced) > before);
         assert_eq!((report.last, report.read_only), (BatchSeq(3), false));
         assert!(!report.healed.is_empty());
         check_equal(&disk, &ring, "made anew");
