@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::lines::{self, Knot};
+use crate::merges::Merges;
 use crate::model::{Errnos, Model, differences, time_differences};
+use crate::moments::Origin;
 use crate::points::Which;
 use crate::rng::{mix, scatter};
 
@@ -42,6 +45,9 @@ pub(crate) struct Branches {
     /// while the run is elsewhere.
     others: Arc<BTreeMap<Place, Model>>,
     hash: u64,
+    merges: Arc<Merges>,
+    /// What each was made of, as far as that is known.
+    origins: Arc<BTreeMap<u8, Origin>>,
 }
 
 impl Branches {
@@ -139,17 +145,28 @@ impl Model {
 
     /// Makes a branch of what is here, or of a snapshot. What is open without a name is not in it.
     pub(crate) fn fork(&mut self, n: u8, from: Option<Which>) -> Result<(), Errnos> {
+        if from.is_some_and(|which| self.snapshot(which).is_none()) {
+            return Err(&[libc::ENOENT]);
+        }
+        if self.has_branch(n) {
+            return Err(&[libc::EEXIST]);
+        }
         let mut state = match from {
-            None => self.alone(),
+            None => {
+                self.tie();
+                self.alone()
+            }
             Some(which) => {
                 let point = self.snapshot(which).ok_or(&[libc::ENOENT] as Errnos)?;
                 point.state.clone()
             }
         };
-        if self.has_branch(n) {
-            return Err(&[libc::EEXIST]);
-        }
         state.close_all();
+        if let Some(knot) = state.line.clone() {
+            let stamp = lines::stamp();
+            let origins = Arc::make_mut(&mut self.branches.origins);
+            origins.insert(n, Origin { knot, stamp });
+        }
         self.add_branch(n, state);
         Ok(())
     }
@@ -165,7 +182,48 @@ impl Model {
         self.branches.change(|others| {
             others.remove(&Some(n));
         });
+        Arc::make_mut(&mut self.branches.origins).remove(&n);
+        self.forget_merges_of(n);
         Ok(())
+    }
+
+    /// What a branch was made of, if that is known.
+    pub(crate) fn origin(&self, n: u8) -> Option<&Origin> {
+        self.branches.origins.get(&n)
+    }
+
+    /// Whether there is such a place.
+    pub(crate) fn has_place(&self, place: Place) -> bool {
+        place.is_none_or(|n| self.has_branch(n))
+    }
+
+    /// The trees of all places where the run is not.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Self> {
+        self.branches.others.values()
+    }
+
+    pub(crate) fn merges(&self) -> &Merges {
+        &self.branches.merges
+    }
+
+    pub(crate) fn change_merges(&mut self, change: impl FnOnce(&mut Merges)) {
+        change(Arc::make_mut(&mut self.branches.merges));
+    }
+
+    /// From here on more than a branch in which the run is not may go on from what that has now.
+    pub(crate) fn tie_other(&mut self, place: Place) -> Option<Arc<Knot>> {
+        let tree = Arc::make_mut(&mut self.branches.others).get_mut(&place)?;
+        Some(tree.tie())
+    }
+
+    pub(crate) fn blur_others(&mut self, other: &Self) {
+        self.branches.change(|others| {
+            for (place, tree) in others {
+                if let Some(other) = other.other(*place) {
+                    tree.blur_tree(other);
+                }
+            }
+        });
     }
 
     /// Nothing is open any more in a branch in which the run is not.

@@ -14,18 +14,14 @@ pub fn run(plan: &Plan) -> ExitCode {
     let lines = include_str!("../corpus").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let (mode, seed) = line.split_once(' ').unwrap_or_default();
-        let (seed, has_snapshots, has_branches) = match seed.split_once(' ') {
-            Some((seed, "snapshots")) => (seed, true, false),
-            Some((seed, "branches")) => (seed, true, true),
-            _ => (seed, false, false),
-        };
+        let (seed, has) = seed.split_once(' ').unwrap_or((seed, ""));
         let Ok(seed) = seed.parse() else {
             println!("corpus: {line} is not a mode and a seed");
             return ExitCode::from(2);
         };
         if mode == "repair" {
             runs += 1;
-            failed += u64::from(!mended(seed, has_snapshots, has_branches));
+            failed += u64::from(!mended(seed, has));
             continue;
         }
         let mode = match mode {
@@ -40,8 +36,7 @@ pub fn run(plan: &Plan) -> ExitCode {
         // They failed when there was one copy of the journal, and most before there were snapshots.
         let choice = Choice {
             copies: Some(1),
-            snapshots: Some(has_snapshots),
-            branches: Some(has_branches),
+            ..having(has)
         };
         let plan = Plan {
             mode,
@@ -59,16 +54,28 @@ pub fn run(plan: &Plan) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
+/// Nothing of what joined later than a run, but for what its words say. Branches were never without
+/// snapshots, nor commits without branches.
+fn having(words: &str) -> Choice {
+    let has = |word| words.split(' ').any(|w| w == word);
+    let merges = has("merges");
+    let branches = merges || has("branches");
+    Choice {
+        copies: None,
+        snapshots: Some(branches || has("snapshots")),
+        branches: Some(branches),
+        merges: Some(merges),
+        streams: Some(has("streams")),
+        moments: Some(has("moments")),
+    }
+}
+
 /// Repairs of a volume of which one failed once; whether none does.
-fn mended(seed: u64, has_snapshots: bool, has_branches: bool) -> bool {
+fn mended(seed: u64, has: &str) -> bool {
     let effort = repairs::Effort {
         plants: 40,
         cuts: 4,
-        choice: Choice {
-            copies: None,
-            snapshots: Some(has_snapshots),
-            branches: Some(has_branches),
-        },
+        choice: having(has),
     };
     let summary = repairs::run_seed(seed, effort);
     for failure in &summary.failures {

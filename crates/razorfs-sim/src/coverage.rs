@@ -35,7 +35,11 @@ const OF_DAMAGE: [Mark; 4] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 12] = [
+const OF_TESTS: [Mark; 14] = [
+    // Three moves have to meet.
+    Mark::MergeCircle,
+    // What a pack has dead has to go before anybody asks for it.
+    Mark::MomentOverwritten,
     // With two threads.
     Mark::ForkAwaited,
     // With a checkpoint that failed, and what a crash left of the memtable after it.

@@ -191,7 +191,7 @@ impl<M: Machine> Runner<M> {
             let fresh = Self::made(&before, &op, found);
             let fresh = fresh.unwrap_or(Ino(before.highest().0 + 1)).max(Ino::FIRST);
             let mut after = before;
-            if after.apply(&op, fresh, u64::MAX).is_ok() {
+            if after.apply_unanswered(&op, fresh).is_ok() {
                 candidates.push((self.now, after));
             }
         }
@@ -220,7 +220,11 @@ impl<M: Machine> Runner<M> {
                     // numbers had been given.
                     let alike = candidates.iter().filter(|(_, m)| m.hash() == found.hash());
                     let highest = alike.map(|(_, m)| m.highest()).min();
+                    let others = candidates.iter().filter(|(at, _)| at != op);
+                    let alike = others
+                        .filter(|(_, m)| m.hash() == found.hash() && details(m, found).is_empty());
                     let mut model = model.clone();
+                    alike.for_each(|(_, other)| model.blur(other));
                     model.set_highest(highest.unwrap_or(Ino(0)));
                     model.learn_names(found.points().iter().map(Point::name));
                     return Ok(model);
@@ -274,20 +278,26 @@ impl<M: Machine> Runner<M> {
                 Err(e) => return Err(self.failure(format!("reaping: {e}"))),
             }
         }
-        let counted = match fs.inodes() {
+        let (counted, bytes) = match fs.inodes().and_then(|n| Ok((n, fs.bytes()?))) {
             Ok(counted) => counted,
             Err(_) if self.machine.is_dead() => return Ok(()),
             Err(e) => return Err(self.failure(format!("space: {e}"))),
         };
         let nameless = self.model.nodes().filter(|(_, n)| n.nlink == 0).count();
         let want = (self.model.visible() + nameless) as u64 + self.hidden_inodes;
-        if counted == want || self.machine.is_dead() {
-            Ok(())
-        } else {
-            let here = words(self.model.here());
-            Err(self.failure(format!(
-                "{here}: {counted} inodes are in use, expected {want}"
-            )))
+        let here = words(self.model.here());
+        if self.machine.is_dead() {
+            return Ok(());
         }
+        if counted != want {
+            let what = format!("{here}: {counted} inodes are in use, expected {want}");
+            return Err(self.failure(what));
+        }
+        let sizes = self.model.bytes();
+        // A volume that is nearly as large as numbers go is told with as much as fits.
+        if sizes < 1 << 62 && bytes != sizes {
+            return Err(self.failure(format!("{here}: {bytes} bytes, expected {sizes}")));
+        }
+        Ok(())
     }
 }

@@ -51,6 +51,11 @@ impl<M: Machine> Runner<M> {
             });
             return Some(Ok(()));
         }
+        if self.is_past(op, before, e) {
+            self.model = before.clone();
+            self.marks.hit("what was is not to be had any more");
+            return Some(self.check_all());
+        }
         if is_too_large(op, e) {
             self.model = before.clone();
             self.marks.hit("transaction too large");
@@ -77,21 +82,25 @@ impl<M: Machine> Runner<M> {
         // Times are no part of the hash, and may be all that changes.
         let shows =
             |state: &Model| state.hash() == found.hash() && details(state, &found).is_empty();
-        if shows(&self.model) && self.nameless_agree(&self.model)? {
-            return self.may_show_later(op);
-        }
+        let shows_nothing = shows(&self.model) && self.nameless_agree(&self.model)?;
         let fresh = Self::made(&self.model, op, &found);
         let mut done = self.model.clone();
-        if done
-            .apply(op, fresh.unwrap_or(self.next_ino()), u64::MAX)
+        let is_possible = done
+            .apply_unanswered(op, fresh.unwrap_or(self.next_ino()))
             .is_ok()
             && shows(&done)
-            && self.nameless_agree(&done)?
-        {
+            && self.nameless_agree(&done)?;
+        if shows_nothing {
+            if is_possible {
+                self.model.blur(&done);
+            }
+            return self.may_show_later(op);
+        }
+        if is_possible {
             self.marks.hit("change failed and yet happened");
             done.learn_names(found.points().iter().map(Point::name));
             let before = std::mem::replace(&mut self.model, done);
-            if matches!(op, Op::Rollback(_)) {
+            if op.goes_on_elsewhere() {
                 self.rolled_back(&before);
             }
             // Visible, and perhaps not durable: its error is no acknowledgement.

@@ -11,7 +11,9 @@ use crate::dump::{dump, nameless_agree};
 use crate::left::{Left, Look};
 use crate::looks::{self, expect};
 use crate::marks::Marks;
+use crate::mirror::Mirror;
 use crate::model::{Model, differences};
+use crate::moments::Moment;
 use crate::op::{Fault, Op};
 use crate::points::details;
 use crate::posix::Answer;
@@ -68,6 +70,10 @@ pub struct Runner<M: Machine> {
     pub(crate) left: Left,
     /// The snapshot that is looked at.
     pub(crate) look: Option<Look<M::Fs>>,
+    /// The volume that snapshots are sent to.
+    pub(crate) mirror: Option<Mirror<M>>,
+    /// What one can go back to.
+    pub(crate) moments: Vec<Moment>,
     /// Number of rollbacks since it was opened.
     pub(crate) rollbacks: u64,
     /// Number of cuts survived.
@@ -130,6 +136,8 @@ impl<M: Machine> Runner<M> {
             given: Ino(0),
             left: Left::default(),
             look: None,
+            mirror: None,
+            moments: Vec::new(),
             rollbacks: 0,
             cuts: 0,
             marks: Marks::default(),
@@ -207,7 +215,7 @@ impl<M: Machine> Runner<M> {
     pub fn run(&mut self, op: &Op) -> Result<(), Failure> {
         self.now += 1;
         if op.changes() {
-            if self.model.can_ask(op) {
+            if self.model.can_ask(op) && !self.lacks_moment(op) {
                 self.change(op)?;
             }
         } else {
@@ -224,6 +232,12 @@ impl<M: Machine> Runner<M> {
                 }
                 Op::View(which) => self.look_at(*which)?,
                 Op::Go { to, closes } => self.go(*to, *closes)?,
+                Op::Carry {
+                    which,
+                    force,
+                    ending,
+                    seed,
+                } => self.carry(*which, *force, ending, *seed)?,
                 Op::Reopen | Op::Cut { .. } if !self.machine.is_persistent() => {}
                 Op::Reopen => self.reopen()?,
                 Op::Cut { calls, seed, again } => self.cut(*calls, *seed, again)?,
@@ -302,7 +316,7 @@ impl<M: Machine> Runner<M> {
         self.marks.hit(&op.word());
         self.check_limit(&before)?;
         if op.is_of_points() {
-            return self.points_changed(op, &before);
+            return self.points_changed(op, &before, found);
         }
         if let Op::Transaction { sync, .. } = op {
             return self.transaction_done(found, *sync);
@@ -393,6 +407,9 @@ impl<M: Machine> Runner<M> {
         if possible {
             // It may have become durable or not, whatever it answered. Its state counts, but with
             // the inode number that recovery will show where no answer told one.
+            if let Op::Merge { from, .. } = op {
+                self.model.doubt_merge(*from);
+            }
             self.history.push(State {
                 op: self.now,
                 model: self.model.clone(),
@@ -431,6 +448,7 @@ impl<M: Machine> Runner<M> {
         match result {
             Ok(()) => {
                 self.acknowledge(self.now);
+                self.note_moment();
                 Ok(())
             }
             Err(e) => self.disk_failed(op, &e),

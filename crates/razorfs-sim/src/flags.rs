@@ -37,13 +37,13 @@ impl Model {
     }
 
     /// What a name leads to, and its directory.
-    fn named(&self, at: &At) -> (Option<Ino>, Option<Ino>) {
+    fn named_at(&self, at: &At) -> (Option<Ino>, Option<Ino>) {
         let dir = self.resolve(&at.dir);
         (dir, dir.and_then(|dir| self.child(dir, at.name)))
     }
 
     fn may_remove(&self, at: &At) -> bool {
-        let (dir, ino) = self.named(at);
+        let (dir, ino) = self.named_at(at);
         !self.has(dir, FORBIDDING) && !self.has(ino, FORBIDDING)
     }
 
@@ -62,7 +62,7 @@ impl Model {
     }
 
     fn may_rename(&self, from: &At, to: &At, mode: RenameMode) -> bool {
-        let ((_, source), (to_dir, target)) = (self.named(from), self.named(to));
+        let ((_, source), (to_dir, target)) = (self.named_at(from), self.named_at(to));
         if !self.may_remove(from) {
             return false;
         }
@@ -93,9 +93,9 @@ impl Model {
     #[must_use]
     pub fn permission(&self, op: &Op) -> Permission {
         let forbidden = match op {
-            Op::Create { at, .. } => self.has(self.named(at).0, IMMUTABLE),
+            Op::Create { at, .. } => self.has(self.named_at(at).0, IMMUTABLE),
             Op::Link { from, to } => {
-                self.has(self.named(to).0, IMMUTABLE) || self.has(self.resolve(from), FORBIDDING)
+                self.has(self.named_at(to).0, IMMUTABLE) || self.has(self.resolve(from), FORBIDDING)
             }
             Op::Unlink(at) | Op::Rmdir(at) => !self.may_remove(at),
             Op::Rename { from, to, mode } => !self.may_rename(from, to, *mode),

@@ -39,7 +39,7 @@ impl<M: Machine> Runner<M> {
     }
 
     /// Opens a branch; answers whether it is open.
-    fn open_branch(&mut self, n: u8) -> Result<bool, Failure> {
+    pub(crate) fn open_branch(&mut self, n: u8) -> Result<bool, Failure> {
         if self.branches.contains_key(&n) {
             return Ok(true);
         }

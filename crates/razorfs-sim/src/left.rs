@@ -46,6 +46,12 @@ impl<M: Machine> Runner<M> {
             }
         }
         self.let_go_of(op);
+        if let Op::Merge { from, force } = op {
+            return self.ask_merge(*from, *force);
+        }
+        if matches!(op, Op::Restore(_) | Op::TakeThen { .. }) {
+            return self.ask_moment(op);
+        }
         let Op::Rollback(which) = op else {
             return Ok((perform::change(self.fs()?, &self.model, op), None));
         };
@@ -77,10 +83,21 @@ impl<M: Machine> Runner<M> {
     }
 
     /// The snapshots are as the model has them now, and all of that is durable.
-    pub(crate) fn points_changed(&mut self, op: &Op, before: &Model) -> Result<(), Failure> {
+    pub(crate) fn points_changed(
+        &mut self,
+        op: &Op,
+        before: &Model,
+        found: Answer,
+    ) -> Result<(), Failure> {
+        if let Op::Merge { from, .. } = op
+            && !self.has_merged(*from, found)
+        {
+            return Ok(());
+        }
         self.remember();
         self.acknowledge(self.now);
-        if matches!(op, Op::Rollback(_)) {
+        self.note_moment();
+        if op.goes_on_elsewhere() {
             self.rolled_back(before);
             self.check_all()?;
         }
@@ -118,7 +135,7 @@ impl<M: Machine> Runner<M> {
             return Ok(());
         }
         let mut done = self.model.clone();
-        if done.apply(op, self.next_ino(), u64::MAX).is_ok() {
+        if done.apply_unanswered(op, self.next_ino()).is_ok() {
             self.marks.hit(MAY_SHOW);
             let op = self.now;
             self.history.push(State { op, model: done });

@@ -20,11 +20,16 @@ pub mod flags;
 pub mod flips;
 mod going;
 mod left;
+mod lines;
 mod logged;
 pub mod looks;
 pub mod marks;
 pub mod mended;
+mod merges;
+mod merging;
+mod mirror;
 pub mod model;
+mod moments;
 pub mod names;
 pub mod op;
 pub mod outcomes;
@@ -55,13 +60,16 @@ pub mod workload;
 /// The checker that is run after each cut and each clean close.
 pub const VERIFY: Option<engine::Verify> = Some(verify);
 
-/// Warnings that nothing explains but a bug: what packs are needed for, and what snapshots hold, is
-/// right in every generation.
-const UNEXPECTED: [FindingKind; 4] = [
+/// Warnings that nothing explains but a bug: what packs are needed for, what snapshots hold, and
+/// how many files and bytes the volume, each branch and each snapshot have, is right in every
+/// generation.
+const UNEXPECTED: [FindingKind; 6] = [
     FindingKind::PackAccountHigh,
     FindingKind::PackTotal,
     FindingKind::SharedCountHigh,
     FindingKind::HeldMissing,
+    FindingKind::CounterInodes,
+    FindingKind::CounterBytes,
 ];
 
 /// All levels, by the format alone; other notes and warnings are no damage.

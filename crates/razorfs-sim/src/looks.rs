@@ -92,7 +92,7 @@ pub fn look<F: FileSystem>(fs: &F, model: &mut Model, op: &Op) -> Check {
     let Some(ino) = target else { return Ok(()) };
     if matches!(op, Op::Read { .. }) {
         // An access time that was set may have moved.
-        model.update(ino, |n| n.atime = None);
+        model.was_read(ino);
     }
     let Some(node) = model.node(ino) else {
         return Ok(());

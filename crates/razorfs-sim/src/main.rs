@@ -47,6 +47,9 @@ and more
   --copies N      copies of the journal, 1 or 2; else the seed says it
   --snapshots N   1: snapshots are among what is done, 0: they are not; else the seed says it
   --branches N    1: branches are among what is done, 0: they are not; else the seed says it
+  --merges N      1: branches are committed to each other, 0: they are not; else the seed says it
+  --streams N     1: snapshots are sent to another volume, 0: they are not; else the seed says it
+  --moments N     1: moments are gone back to, 0: they are not; else the seed says it
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --part K        --short: part K, counted from 0, of --parts N, which together are all
@@ -142,6 +145,9 @@ fn parse() -> Result<Args, String> {
             "--copies" => args.choice.copies = Some(number()?.clamp(1, 2) as u8),
             "--snapshots" => args.choice.snapshots = Some(number()? > 0),
             "--branches" => args.choice.branches = Some(number()? > 0),
+            "--streams" => args.choice.streams = Some(number()? > 0),
+            "--moments" => args.choice.moments = Some(number()? > 0),
+            "--merges" => args.choice.merges = Some(number()? > 0),
             "--ops" => args.ops = number()?.max(1),
             "--failures" => args.failures = number()? as usize,
             "--marks" => args.marks = true,

@@ -2,13 +2,14 @@
 //! pointer, and each state knows the hash of its visible tree, so the states since the last
 //! acknowledged sync can all be kept and a recovered volume be told from all of them at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use razorfs::{FileKind, Ino, Time};
 
 use crate::branches::{Branches, branch_differences};
 use crate::content::Content;
+use crate::lines::{self, Knot};
 use crate::names::{self, NameId};
 use crate::op::{At, Op, Ref, SLOTS};
 use crate::points::{Point, point_differences};
@@ -67,6 +68,10 @@ pub struct Node {
     pub atime: Option<Time>,
     /// Last modification, if an operation said it and none changed it since.
     pub mtime: Option<Time>,
+    /// Flags that forbid nothing, as far as an operation said them.
+    pub(crate) hints: u32,
+    /// Another one after each change, and in whatever branch never the same again.
+    pub(crate) stamp: u64,
     hash: u64,
 }
 
@@ -90,6 +95,8 @@ impl Node {
             xattrs: BTreeMap::new(),
             atime: None,
             mtime: None,
+            hints: 0,
+            stamp: 0,
             hash: 0,
         }
     }
@@ -139,6 +146,12 @@ pub struct Model {
     nameless: Vec<Ino>,
     hash: u64,
     highest: Ino,
+    /// What had no name in it at any time.
+    gone: Arc<BTreeSet<Ino>>,
+    /// The state that an operation goes back to that does not say it itself.
+    pub(crate) aim: Option<Arc<Model>>,
+    /// What it goes on from; none if that is not known.
+    pub(crate) line: Option<Arc<Knot>>,
     slots: [Option<Ino>; SLOTS as usize],
     /// What else is held open, once for each holder.
     held: Vec<Ino>,
@@ -168,6 +181,9 @@ impl Model {
             nameless: Vec::new(),
             hash: 0,
             highest: Ino(0),
+            gone: Arc::default(),
+            aim: None,
+            line: None,
             slots: [None; SLOTS as usize],
             held: Vec::new(),
             points: Arc::default(),
@@ -187,10 +203,14 @@ impl Model {
     /// Puts a node.
     pub fn insert(&mut self, ino: Ino, mut node: Node) {
         node.rehash(ino);
+        if node.stamp == 0 {
+            node.stamp = lines::stamp();
+        }
         if node.nlink > 0 {
             self.hash = self.hash.wrapping_add(node.hash);
         } else {
             self.nameless.push(ino);
+            self.note_gone(ino);
         }
         self.highest = self.highest.max(ino);
         Arc::make_mut(&mut self.nodes).insert(ino, Arc::new(node));
@@ -325,11 +345,66 @@ impl Model {
         let node = Arc::make_mut(shared);
         change(node);
         node.rehash(ino);
+        node.stamp = lines::stamp();
         let after = visible(node);
+        self.hash = self.hash.wrapping_sub(before).wrapping_add(after);
         if had_name && node.nlink == 0 {
             self.nameless.push(ino);
+            self.note_gone(ino);
         }
-        self.hash = self.hash.wrapping_sub(before).wrapping_add(after);
+    }
+
+    fn note_gone(&mut self, ino: Ino) {
+        Arc::make_mut(&mut self.gone).insert(ino);
+    }
+
+    /// Whether it has no name here, and may be there all the same: nobody says when that ends.
+    pub(crate) fn may_linger(&self, ino: Ino) -> bool {
+        self.gone.contains(&ino) && self.named(ino).is_none()
+    }
+
+    pub(crate) fn blur_tree(&mut self, other: &Self) {
+        if Arc::ptr_eq(&self.nodes, &other.nodes) {
+            return;
+        }
+        let stamp = |node: &Node| node.stamp;
+        let differs = |(ino, node): &(Ino, &Node)| other.node(*ino).map(stamp) != Some(node.stamp);
+        let all: Vec<Ino> = self.nodes().filter(differs).map(|(ino, _)| ino).collect();
+        let nodes = Arc::make_mut(&mut self.nodes);
+        for ino in all {
+            if let Some(node) = nodes.get_mut(&ino) {
+                Arc::make_mut(node).stamp = lines::UNCLEAR;
+            }
+        }
+    }
+
+    /// What has no name here any more, or had none in another state, and may linger.
+    pub(crate) fn take_gone(&mut self, before: &Self) {
+        let lost = before.nodes().map(|(ino, _)| ino);
+        let lost: Vec<Ino> = lost.filter(|ino| self.named(*ino).is_none()).collect();
+        let gone = Arc::make_mut(&mut self.gone);
+        gone.extend(before.gone.iter().copied());
+        gone.extend(lost);
+    }
+
+    /// Whether the trees are alike, but for times.
+    pub(crate) const fn looks_like(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+
+    /// It was read: when that was is not known any more.
+    pub(crate) fn was_read(&mut self, ino: Ino) {
+        if let Some(shared) = Arc::make_mut(&mut self.nodes).get_mut(&ino)
+            && shared.atime.is_some()
+        {
+            Arc::make_mut(shared).atime = None;
+        }
+    }
+
+    /// The node, if it has a name.
+    #[must_use]
+    pub fn named(&self, ino: Ino) -> Option<&Node> {
+        self.node(ino).filter(|node| node.nlink > 0)
     }
 
     pub(crate) fn is_below(&self, mut dir: Ino, ancestor: Ino) -> bool {
@@ -380,6 +455,7 @@ impl Model {
             Op::Fork {
                 from: Some(which), ..
             } => self.name_of(*which).is_some(),
+            Op::Merge { from, force } => self.plan(*from, *force).is_some(),
             Op::Transaction { steps, .. } => self.is_clear(steps),
             _ => true,
         }

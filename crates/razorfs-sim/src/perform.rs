@@ -76,7 +76,7 @@ pub fn change<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer> {
                 None => Answer::Done,
             })
         }
-        Op::Take(_) | Op::Delete(_) | Op::Fork { .. } | Op::Prune(_) => {
+        Op::Take(_) | Op::Delete(_) | Op::Fork { .. } | Op::Prune(_) | Op::Origin { .. } => {
             change_points(fs, model, op)
         }
         _ => change_one(fs, ino, op),
@@ -98,6 +98,10 @@ fn change_points<F: FileSystem>(fs: &F, model: &Model, op: &Op) -> Result<Answer
         Op::Prune(n) => {
             let name = branches::name(*n);
             fs.delete_branch(&name).map(|()| Answer::Done)
+        }
+        Op::Origin { branch, name } => {
+            let (branch, name) = (branches::name(*branch), points::name(*name));
+            fs.snapshot_origin(&branch, &name).map(|()| Answer::Done)
         }
         _ => Ok(Answer::Done),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use razorfs::Ino;
 
 use crate::branches::{Branches, branch_times};
+use crate::lines::stamp;
 use crate::model::{Errnos, Model, differences, time_differences};
 use crate::rng::{mix, scatter};
 
@@ -47,6 +48,8 @@ pub struct Point {
     name: Option<Arc<str>>,
     /// What it shows. What was open without a name then is in it as well.
     pub state: Model,
+    /// No other one has it, whatever became of this.
+    pub(crate) id: u64,
 }
 
 impl Point {
@@ -58,6 +61,17 @@ impl Point {
             named,
             name: Some(name.into()),
             state,
+            id: stamp(),
+        }
+    }
+
+    /// One that is taken before something else, of a name that nobody knows yet.
+    pub(crate) fn safety(state: Model) -> Self {
+        Self {
+            named: None,
+            name: None,
+            state,
+            id: stamp(),
         }
     }
 
@@ -86,6 +100,7 @@ impl Model {
         let mut state = self.clone();
         state.points = Arc::default();
         state.branches = Branches::default();
+        state.aim = None;
         state.rehash_points();
         state
     }
@@ -132,11 +147,8 @@ impl Model {
         if self.snapshot(Which::Named(n)).is_some() {
             return Err(&[libc::EEXIST]);
         }
-        self.add_point(Point {
-            named: Some(n),
-            name: Some(name(n).into()),
-            state: self.alone(),
-        });
+        self.tie();
+        self.add_point(Point::found(&name(n), self.alone()));
         Ok(())
     }
 
@@ -152,18 +164,20 @@ impl Model {
     /// is open stays open as far as the snapshot has it; numbers of inodes stay given.
     pub(crate) fn roll_back(&mut self, which: Which) -> Result<(), Errnos> {
         let point = self.snapshot(which).ok_or(&[libc::ENOENT] as Errnos)?;
-        let mut state = point.state.clone();
+        let state = point.state.clone();
+        self.go_on_as(state);
+        Ok(())
+    }
+
+    /// Goes on from another tree, after taking a snapshot of the present.
+    pub(crate) fn go_on_as(&mut self, mut state: Self) {
         state.points = Arc::clone(&self.points);
         state.branches = self.branches.clone();
-        state.add_point(Point {
-            named: None,
-            name: None,
-            state: self.alone(),
-        });
+        self.tie();
+        state.add_point(Point::safety(self.alone()));
         state.set_highest(self.highest().max(state.highest()));
         state.keep_open(self);
         *self = state;
-        Ok(())
     }
 
     /// Learns the names of snapshots from a volume in the same state, or from an answer.

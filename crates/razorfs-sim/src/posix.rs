@@ -70,6 +70,15 @@ impl Model {
         outcome
     }
 
+    /// The same of an operation that answered nothing, or that it failed.
+    pub(crate) fn apply_unanswered(&mut self, op: &Op, fresh: Ino) -> Outcome {
+        let outcome = self.apply(op, fresh, u64::MAX);
+        if let Op::Merge { from, .. } = op {
+            self.doubt_merge(*from);
+        }
+        outcome
+    }
+
     fn dispatch(&mut self, op: &Op, fresh: Ino, most: u64) -> Outcome {
         match op {
             Op::Create { .. } => self.create_any(op, fresh),
@@ -143,6 +152,10 @@ impl Model {
             Op::Rollback(which) => self.roll_back(*which).map(|()| Answer::Done),
             Op::Fork { name, from } => self.fork(*name, *from).map(|()| Answer::Done),
             Op::Prune(n) => self.prune(*n).map(|()| Answer::Done),
+            Op::Restore(_) => self.restore().map(|()| Answer::Done),
+            Op::TakeThen { name, .. } => self.take_then(*name).map(|()| Answer::Done),
+            Op::Origin { branch, name } => self.take_origin(*branch, *name).map(|()| Answer::Done),
+            Op::Merge { from, force } => self.merge(*from, *force, most),
             _ => Ok(Answer::Done),
         }
     }
@@ -252,10 +265,12 @@ impl Model {
             n.nlink = n.nlink + come - gone;
             n.mtime = None;
         });
-        if let (Some(ino), 1) = (to, come) {
+        if let Some(ino) = to {
             self.update(ino, |n| {
-                n.parent = dir;
-                n.mtime = None;
+                if come == 1 {
+                    n.parent = dir;
+                    n.mtime = None;
+                }
             });
         }
     }
@@ -388,6 +403,7 @@ impl Model {
             n.atime = set.atime.or(n.atime);
             n.mtime = set.mtime.or(n.mtime);
             n.flags = set.flags.map_or(n.flags, |f| f & FORBIDDING);
+            n.hints = set.flags.map_or(n.hints, |f| f & !FORBIDDING);
         });
         Ok(Answer::Inode(ino))
     }
@@ -447,7 +463,7 @@ impl Model {
             node.content.read(from.1, &mut bytes);
         }
         let written = self.write(target, to.1, &bytes)?;
-        self.update(source, |n| n.atime = None);
+        self.was_read(source);
         Ok(written)
     }
 

@@ -12,6 +12,7 @@ use razorfs_verify::{
     repair, verify,
 };
 
+use crate::branches;
 use crate::dump::dump_tree;
 use crate::engine::{EngineFs, EngineMachine};
 use crate::farm::each_seed;
@@ -116,15 +117,31 @@ impl Trial<'_> {
                 (false, _) => "snapshot lost, and named",
             });
         }
+        if !done.branches.is_empty() {
+            marks.hit("branches ended");
+        }
         let points = self.victim.model.points().iter();
         let names: Vec<&str> = points.filter_map(Point::name).collect();
-        let told: Vec<&str> = done.snapshots.iter().map(|s| &*s.name).collect();
+        let told = done.snapshots.iter().map(|s| &s.name);
+        let told: Vec<&str> = told
+            .filter(|n| !done.branches.contains(n))
+            .map(|n| &**n)
+            .collect();
         // Those of an older state are others.
         let is_newest = done.gap.is_none() && !done.listed && !self.torn;
-        if !done.needed || !is_newest || names == told {
+        if !done.needed || !is_newest {
             return Ok(());
         }
-        Err(format!("it told of the snapshots {told:?}, of {names:?}"))
+        if names != told {
+            return Err(format!("it told of the snapshots {told:?}, of {names:?}"));
+        }
+        let branches = self.victim.model.branches().into_iter();
+        let branches: BTreeSet<String> = branches.map(branches::name).collect();
+        if branches != done.branches.iter().cloned().collect() {
+            let told = &done.branches;
+            return Err(format!("it told of the branches {told:?}, of {branches:?}"));
+        }
+        Ok(())
     }
 
     /// The power fails during the repair; then it is repaired again.
@@ -193,6 +210,7 @@ impl Trial<'_> {
         }
         let told = Told::new(&losses, outcome.listed);
         let fits = |model: &Model, marks: &mut Marks| -> Result<(), String> {
+            let model = &model.at_home();
             told.compare(&fs, model, marks)?;
             check_olders(&fs, model, &outcome.olders, marks)?;
             if outcome.needed {
@@ -273,12 +291,15 @@ fn check_kept(fs: &EngineFs, model: &Model, told: &[Shown]) -> Result<(), String
         };
         let mut points = model.points().iter();
         let point = points.find(|p| p.name() == Some(&shown.name));
-        let point = point.ok_or_else(|| what("there was none".into()))?;
+        // What was a branch is a snapshot now.
+        let branch = branches::number(&shown.name).and_then(|n| model.other(Some(n)));
+        let state = point.map(|p| &p.state).or(branch);
+        let state = state.ok_or_else(|| what("there was none".into()))?;
         let at = fs
             .at_snapshot(&shown.name)
             .map_err(|e| what(e.to_string()))?;
         let told = Told::new(&shown.losses, false);
-        let compared = told.compare(&at, &point.state, &mut Marks::default());
+        let compared = told.compare(&at, state, &mut Marks::default());
         compared.map_err(what)?;
     }
     Ok(())
@@ -301,7 +322,9 @@ fn check_olders(
         let ino = ino.map_err(|e| what(e.to_string()))?;
         let mut points = model.points().iter();
         let point = points.find(|p| p.name() == Some(&older.snapshot));
-        let node = point.and_then(|p| p.state.node(older.of));
+        let branch = branches::number(&older.snapshot).and_then(|n| model.other(Some(n)));
+        let node = point.map(|p| &p.state).or(branch);
+        let node = node.and_then(|state| state.node(older.of));
         let node = node.ok_or_else(|| what("the snapshot does not have it".into()))?;
         let stat = fs.stat(ino).map_err(|e| what(e.to_string()))?;
         let mut expected = node.clone();
@@ -428,8 +451,6 @@ pub fn run_seed(seed: u64, effort: Effort) -> Summary {
     let mut setup = effort.choice.setup(seed);
     // Afterwards there must be room for a file.
     setup.limit = None;
-    // A repair does not know them yet.
-    setup.branches = false;
     let victim = match Victim::of(setup, seed, ops as usize, seed.is_multiple_of(2)) {
         Ok(victim) => victim,
         Err(failure) => {

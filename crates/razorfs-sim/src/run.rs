@@ -116,10 +116,12 @@ pub fn replay_to_cut<M: Machine>(machine: M, ops: &[Op]) -> Report {
 
 /// Runs what a seed says.
 pub fn run_seed<M: Machine>(machine: M, seed: u64, mode: Mode, size: Size) -> Report {
-    let (has_snapshots, has_branches) = (machine.has_snapshots(), machine.has_branches());
     let mut workload = Workload::new(mix(seed, 1))
-        .with_snapshots(has_snapshots, seed)
-        .with_branches(has_branches, seed);
+        .with_snapshots(machine.has_snapshots(), seed)
+        .with_branches(machine.has_branches(), seed)
+        .with_merges(machine.has_merges(), seed)
+        .with_streams(machine.has_streams(), seed)
+        .with_moments(machine.has_moments(), seed);
     let mut script = Script::new(seed, mode, size);
     drive(machine, |runner, at| {
         script.next(at as u64, runner, &mut workload)

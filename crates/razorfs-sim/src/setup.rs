@@ -25,6 +25,12 @@ pub struct Setup {
     pub snapshots: bool,
     /// Whether they make branches.
     pub branches: bool,
+    /// Whether they commit these to each other.
+    pub merges: bool,
+    /// Whether they send snapshots to another volume.
+    pub streams: bool,
+    /// Whether they go back to moments, and to what branches were made of.
+    pub moments: bool,
     /// Seed of the disk's and the clock's randomness.
     pub seed: u64,
 }
@@ -38,6 +44,12 @@ pub struct Choice {
     pub snapshots: Option<bool>,
     /// Whether they make branches.
     pub branches: Option<bool>,
+    /// Whether they commit these to each other.
+    pub merges: Option<bool>,
+    /// Whether they send snapshots to another volume.
+    pub streams: Option<bool>,
+    /// Whether they go back to moments, and to what branches were made of.
+    pub moments: Option<bool>,
 }
 
 impl Choice {
@@ -48,6 +60,9 @@ impl Choice {
         setup.journal_copies = self.copies.unwrap_or(setup.journal_copies);
         setup.snapshots = self.snapshots.unwrap_or(setup.snapshots);
         setup.branches = self.branches.unwrap_or(setup.branches);
+        setup.moments = self.moments.unwrap_or(setup.moments);
+        setup.streams = self.streams.unwrap_or(setup.streams);
+        setup.merges = setup.branches && self.merges.unwrap_or(setup.merges);
         setup
     }
 }
@@ -91,6 +106,9 @@ impl Setup {
             parity: mix(seed, 7).is_multiple_of(3),
             snapshots: mix(seed, 9).is_multiple_of(2),
             branches: mix(seed, 10).is_multiple_of(2),
+            merges: mix(seed, 14).is_multiple_of(2),
+            streams: mix(seed, 16).is_multiple_of(4),
+            moments: mix(seed, 19).is_multiple_of(4),
             seed,
         }
     }

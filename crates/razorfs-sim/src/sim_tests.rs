@@ -78,6 +78,9 @@ fn a_correct_file_system_passes() {
         "fork",
         "prune",
         "went to another branch",
+        "commit done",
+        "commit with conflicts",
+        "commit of what was committed before",
     ] {
         assert!(marks.count(mark) > 0, "{mark} never happened:\n{marks}");
     }
@@ -106,6 +109,8 @@ fn every_planted_bug_is_found_shrunk_and_replayed() {
         (Bug::UndeadBranch, "acknowledged work is lost"),
         (Bug::LooseBranches, "none of the"),
         (Bug::LeakyBranch, "another state than the model"),
+        (Bug::FleetingMerge, "acknowledged work is lost"),
+        (Bug::BlindMerge, "succeeded"),
     ] {
         let found = (0..400).filter_map(|seed| {
             let report = run(bug, seed);

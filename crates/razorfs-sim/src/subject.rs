@@ -1,10 +1,12 @@
 //! What is under test: a file system on a disk whose power can be cut. The engine is one, and the
 //! toys of this crate's tests, with a bug planted in each, are others.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use razorfs::{
-    AllocateMode, Entry, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes, Stat, XattrMode,
+    AllocateMode, Entry, Error, Ino, NewNode, RenameMode, Result, SeekFor, SendOptions,
+    SetAttributes, Stat, Token, XattrMode,
 };
 
 use crate::model::Model;
@@ -12,6 +14,17 @@ use crate::op::{Fault, Step, Work};
 
 /// What is called when something became durable, or failed to.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// What came of a commit of a branch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// There was nothing to do.
+    Nothing,
+    /// Nothing was done, as both have changed something there.
+    Conflicts(Vec<PathBuf>),
+    /// All of it; what was before is this snapshot.
+    Done(String),
+}
 
 /// An open file system: the inode level of [`razorfs`], by the same names.
 #[expect(missing_docs, reason = "the calls are those of the engine")]
@@ -67,12 +80,45 @@ pub trait FileSystem {
     where
         Self: Sized;
 
+    /// Does here what was done in a branch since the two parted; if both have changed something,
+    /// nothing, or this becomes what the branch is.
+    fn commit(&self, branch: &Self, force: bool) -> Result<Merge>
+    where
+        Self: Sized;
+
+    /// Keeps what a branch was made of as a snapshot.
+    fn snapshot_origin(&self, _branch: &str, _name: &str) -> Result<()> {
+        Err(Error::Unsupported("it remembers nothing"))
+    }
+    /// Keeps what was at a time as a snapshot.
+    fn snapshot_at(&self, _name: &str, _time: u64) -> Result<()> {
+        Err(Error::Unsupported("it remembers nothing"))
+    }
+    /// Goes back to a time; answers the name of the snapshot that is taken before.
+    fn restore(&self, _time: u64) -> Result<String> {
+        Err(Error::Unsupported("it remembers nothing"))
+    }
+    /// The stream of a snapshot.
+    fn send(&self, _what: &SendOptions) -> Result<Vec<u8>> {
+        Err(Error::Unsupported("it sends nothing"))
+    }
+    /// Receives a stream; `each` is called after every batch.
+    fn receive(&self, _stream: &[u8], _force: bool, _each: &mut dyn FnMut()) -> Result<()> {
+        Err(Error::Unsupported("it receives nothing"))
+    }
+    /// What a stream that broke off is gone on with by.
+    fn resume_token(&self) -> Result<Option<Token>> {
+        Ok(None)
+    }
+
     /// The entries after a cookie, at most `most` of them.
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>>;
     /// One step of background work; whether it did something.
     fn step(&self, work: Work) -> Result<bool>;
     /// Number of inodes in use.
     fn inodes(&self) -> Result<u64>;
+    /// Bytes of the files, as they are long; no more than all that fits into 64 bits.
+    fn bytes(&self) -> Result<u64>;
     /// Tells a file system that goes on after a death which of the nameless inodes that it asks for
     /// are held; answers whether it asked.
     fn tell_held(&self, _is_held: &dyn Fn(Ino) -> bool) -> bool {
@@ -144,6 +190,29 @@ pub trait Machine {
     /// Whether they make branches of it.
     fn has_branches(&self) -> bool {
         false
+    }
+    /// Whether they commit branches to each other.
+    fn has_merges(&self) -> bool {
+        false
+    }
+    /// Whether they send snapshots of it to another one.
+    fn has_streams(&self) -> bool {
+        false
+    }
+    /// Whether they go back to moments, and to what branches were made of.
+    fn has_moments(&self) -> bool {
+        false
+    }
+    /// The time, if the volume can go back to it.
+    fn now(&self) -> Option<u64> {
+        None
+    }
+    /// Another one, without a volume, whose power goes by itself.
+    fn mirror(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
     }
     /// Whether every change is durable when its call returns.
     fn is_synchronous(&self) -> bool;

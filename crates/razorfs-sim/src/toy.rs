@@ -20,7 +20,7 @@ use crate::names;
 use crate::op::{Data, Op, Ref, Step, Work};
 use crate::points::{Point, SAFETY, Which};
 use crate::posix::Answer;
-use crate::subject::{Done, FileSystem};
+use crate::subject::{Done, FileSystem, Merge};
 use answers::{at, error, stat};
 pub use bug::Bug;
 
@@ -543,6 +543,19 @@ impl FileSystem for ToyFs {
         }
         Ok(self.part(Arc::clone(&self.live), Some(n), None))
     }
+    fn commit(&self, branch: &Self, force: bool) -> Result<Merge> {
+        let force = force || self.bug == Bug::BlindMerge;
+        let (from, name) = (branch.place, format!("{SAFETY}{}", self.disk.lock().calls));
+        let plan = self.model().plan(from, force).ok_or(Error::NotFound)?;
+        if let Err(clashes) = plan.tree {
+            return Ok(Merge::Conflicts(clashes.into_iter().flatten().collect()));
+        }
+        self.change_then(&Op::Merge { from, force }, |live| live.learn_safety(&name))?;
+        if self.bug != Bug::FleetingMerge {
+            self.sync()?;
+        }
+        Ok(Merge::Done(name))
+    }
     fn entries(&self, dir: Ino, after: u64, most: usize) -> Result<Vec<Entry>> {
         let model = self.model();
         let node = model.node(dir).ok_or(Error::NotFound)?;
@@ -569,6 +582,9 @@ impl FileSystem for ToyFs {
         let nameless = nameless.filter(|(ino, _)| held.contains(ino)).count();
         let here = model.visible() + nameless;
         Ok(here as u64 + self.disk.lock().leaked)
+    }
+    fn bytes(&self) -> Result<u64> {
+        Ok(self.model().bytes())
     }
     fn degraded(&self) -> Option<String> {
         None

@@ -2,7 +2,10 @@
 //! out finds more than having all of them at once), its own few names, its own habits.
 
 mod branches;
+mod merges;
+mod moments;
 mod points;
+mod streams;
 mod values;
 
 use razorfs::{AllocateMode, FileKind, Ino, RenameMode, SeekFor, SetAttributes, XattrMode};
@@ -101,6 +104,9 @@ pub struct Workload {
     points: Option<points::Points>,
     /// The same of branches.
     branches: Option<branches::Branches>,
+    merges: Option<merges::Merges>,
+    moments: Option<moments::Moments>,
+    streams: Option<streams::Streams>,
 }
 
 impl Workload {
@@ -136,6 +142,9 @@ impl Workload {
             forbids: rng.chance(25),
             points: None,
             branches: None,
+            merges: None,
+            moments: None,
+            streams: None,
             rng,
         }
     }
@@ -158,6 +167,15 @@ impl Workload {
 
     /// The next operation for a file system in this state.
     pub fn next(&mut self, model: &Model) -> Op {
+        if let Some(op) = self.moments.as_mut().and_then(|m| m.next(model)) {
+            return op;
+        }
+        if let Some(op) = self.streams.as_mut().and_then(|s| s.next(model)) {
+            return op;
+        }
+        if let Some(op) = self.merges.as_mut().and_then(|m| m.next(model)) {
+            return op;
+        }
         if let Some(op) = self.branches.as_mut().and_then(|b| b.next(model)) {
             return op;
         }

@@ -45,4 +45,8 @@ pub enum Bug {
     LooseBranches,
     /// What is written in a branch shows in the head as well.
     LeakyBranch,
+    /// Commits of branches are durable later.
+    FleetingMerge,
+    /// A commit overlooks what both have changed.
+    BlindMerge,
 }

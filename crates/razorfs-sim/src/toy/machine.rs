@@ -135,7 +135,13 @@ impl Machine for ToyMachine {
                 | Bug::UndeadBranch
                 | Bug::LooseBranches
                 | Bug::LeakyBranch
+                | Bug::FleetingMerge
+                | Bug::BlindMerge
         )
+    }
+
+    fn has_merges(&self) -> bool {
+        matches!(self.bug, Bug::None | Bug::FleetingMerge | Bug::BlindMerge)
     }
 
     fn is_synchronous(&self) -> bool {

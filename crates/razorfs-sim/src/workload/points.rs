@@ -7,7 +7,7 @@ use crate::points::{NAMES, Which};
 use crate::rng::{Rng, mix};
 
 /// More than that are not kept, as each is compared after every cut.
-const MOST: usize = 5;
+pub(super) const MOST: usize = 5;
 
 /// What a workload does with snapshots.
 #[derive(Clone, Debug)]

@@ -596,6 +596,95 @@ fn what_a_branch_has_cut_off_and_not_removed_yet_does_not_come_back_with_a_commi
 }
 
 #[test]
+fn a_directory_has_the_time_of_access_that_it_was_given_in_what_is_committed_or_restored() {
+    let (volume, branch) = forked();
+    let early = crate::Time { secs: -3, nanos: 7 };
+    let set = SetAttributes {
+        atime: Some(early),
+        ..SetAttributes::default()
+    };
+    let dir = ino(&branch, "d/e");
+    branch.set_attributes(dir, &set).unwrap();
+    volume.root().write("other", b"here").unwrap();
+    assert!(matches!(commit(&volume, &branch), Committed::Done(_)));
+    assert_eq!(volume.stat(dir).unwrap().atime, early);
+    let root = crate::Ino::ROOT;
+    volume.set_attributes(root, &set).unwrap();
+    volume.sync().unwrap();
+    let last = volume.log(0).unwrap().0.last().unwrap().lsn;
+    volume.restore(crate::When::Lsn(last)).unwrap();
+    assert_eq!(volume.stat(root).unwrap().atime, early);
+}
+
+/// What stands for the beginning of the branch was taken for what the volume shows.
+#[test]
+fn a_moment_after_a_branch_was_made_of_a_snapshot_is_not_what_that_shows() {
+    let (volume, _) = forked();
+    volume.snapshot("then").unwrap();
+    volume.root().write("later", b"not in it").unwrap();
+    let past = volume.at_snapshot("then").unwrap();
+    past.create_branch("old").unwrap();
+    let last = volume.log(0).unwrap().0.last().unwrap().lsn;
+    let moment = volume.at_moment(crate::When::Lsn(last)).unwrap();
+    assert_eq!(moment.root().read("later").unwrap(), b"not in it");
+    let branch = volume.branch("old").unwrap();
+    branch.root().write("own", b"of the branch").unwrap();
+    volume.sync().unwrap();
+    let last = volume.log(0).unwrap().0.last().unwrap().lsn;
+    let moment = branch.at_moment(crate::When::Lsn(last)).unwrap();
+    assert_eq!(moment.root().read("own").unwrap(), b"of the branch");
+    assert!(!moment.root().exists("later").unwrap());
+}
+
+/// The rest of the truncation is done in the branch, by the reaper.
+#[test]
+fn a_truncation_that_came_to_its_end_in_a_branch_is_no_change_of_it() {
+    let volume = Volume::on_sim(options());
+    let root = volume.root();
+    root.write("big", b"").unwrap();
+    let big = volume.find_by_path(b"big").unwrap();
+    let block = u64::from(razorfs_format::record::BLOCK);
+    for n in 0..MANY {
+        volume.write(big, n * block, b"old").unwrap();
+    }
+    let size = SetAttributes {
+        size: Some(2),
+        ..SetAttributes::default()
+    };
+    volume.set_attributes(big, &size).unwrap();
+    volume.create_branch("work").unwrap();
+    let branch = volume.branch("work").unwrap();
+    let trimming = |volume: &Volume| {
+        let flags = volume.stat(big).unwrap().flags;
+        flags & razorfs_format::record::inode_flags::TRIMMING != 0
+    };
+    assert!(trimming(&branch));
+    // So that the branch's own goes on.
+    while trimming(&branch) && branch.step(Step::Reap).unwrap() {}
+    assert!(!trimming(&branch));
+    branch.root().write("other", b"of the branch").unwrap();
+    volume.write(big, 0, b"BIG").unwrap();
+    assert!(matches!(commit(&volume, &branch), Committed::Done(_)));
+    assert_eq!(root.read("big").unwrap(), b"BIG");
+    assert_eq!(root.read("other").unwrap(), b"of the branch");
+}
+
+#[test]
+fn a_directory_of_before_1970_keeps_its_time_in_a_commit() {
+    let (volume, branch) = forked();
+    let early = crate::Time { secs: -3, nanos: 7 };
+    let set = SetAttributes {
+        mtime: Some(early),
+        ..SetAttributes::default()
+    };
+    let dir = ino(&branch, "d/e");
+    branch.set_attributes(dir, &set).unwrap();
+    volume.root().write("other", b"here").unwrap();
+    assert!(matches!(commit(&volume, &branch), Committed::Done(_)));
+    assert_eq!(volume.stat(dir).unwrap().mtime, early);
+}
+
+#[test]
 fn a_file_without_a_name_in_the_branch_does_not_come_along_with_its_attributes() {
     let (volume, branch) = forked();
     let there = branch.root();

@@ -8,6 +8,7 @@ use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
 
 use super::merge::{Base, or_later};
 use super::{Namespace, check_name};
+use crate::marks::{self, Mark};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result};
@@ -113,6 +114,7 @@ impl Namespace {
         for meta in branches {
             let base = Base::of(&meta);
             if base.is_none_or(|base| !is_there(base.of.0) || !is_there(base.of.1)) {
+                marks::hit(Mark::MergeLeftover);
                 self.store.end_branch(meta.id)?;
             }
         }

@@ -26,6 +26,7 @@ use razorfs_format::{Branch, Epoch, Ino};
 
 use self::compare::Plan;
 use super::Namespace;
+use crate::marks::{self, Mark};
 use crate::store::Store;
 use crate::{Error, Result, When};
 
@@ -166,7 +167,10 @@ impl Namespace {
         let again = format!("{scratch}-base");
         let is_gone = base.snapshot.gone;
         let base = match is_gone {
-            true => self.store.take_again(base, again.as_bytes())?.name,
+            true => {
+                marks::hit(Mark::MomentOfGone);
+                self.store.take_again(base, again.as_bytes())?.name
+            }
             false => base.snapshot.name.clone(),
         };
         let made = self.make_again(&scratch, &past, &base, name);
@@ -199,6 +203,7 @@ impl Namespace {
         let scratch = Self::over(self.store.open_branch(fork)?, self.family.clone());
         let lost = apply::apply(&scratch, past, &Plan::of(&base, past)?)?;
         if let Some(first) = lost.first() {
+            marks::hit(Mark::MomentOverwritten);
             let others = match lost.len() - 1 {
                 0 => String::new(),
                 n => format!(" (and {n} files more)"),
@@ -232,7 +237,10 @@ impl Namespace {
         let theirs = self.store.snapshot(from.as_bytes())?;
         let (last, old) = self.last_base(of)?;
         let base = match last {
-            Some(base) => base,
+            Some(base) => {
+                marks::hit(Mark::MergeAgain);
+                base
+            }
             None => self.store.parting(&branch.store)?,
         };
         if !compare::differ(&base, &theirs)? {
@@ -328,20 +336,29 @@ impl Namespace {
     ) -> Result<(Onto, String)> {
         let ours = &scratch.store;
         if force || !compare::differ(base, ours)? {
+            marks::hit(Mark::MergeTheirs);
             return Ok((Onto::Theirs, from.to_owned()));
         }
         let plan = match compare::compare(base, theirs, ours)? {
             Ok(plan) => plan,
-            Err(clashes) => return Ok((Onto::Clashes(clashes), String::new())),
+            Err(clashes) => {
+                marks::hit(Mark::MergeClashes);
+                return Ok((Onto::Clashes(clashes), String::new()));
+            }
         };
         if plan.theirs.is_empty() {
             return Ok((Onto::Ours, String::new()));
         }
         let mut clashes = apply::apply(scratch, theirs, &plan)?;
-        clashes.extend(apply::circles(scratch, base, &plan)?);
+        let circles = apply::circles(scratch, base, &plan)?;
+        if !circles.is_empty() {
+            marks::hit(Mark::MergeCircle);
+        }
+        clashes.extend(circles);
         if !clashes.is_empty() {
             return Ok((Onto::Clashes(clashes), String::new()));
         }
+        marks::hit(Mark::MergeDone);
         let point = format!("{name}-done");
         scratch.store.take(point.as_bytes())?;
         Ok((Onto::Scratch, point))

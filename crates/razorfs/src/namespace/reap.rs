@@ -84,6 +84,13 @@ impl Namespace {
         more.map(|_| true)
     }
 
+    /// Removes all of an inode that waits for the reaper, if it does. The caller holds the lock, or
+    /// nobody else sees the inode.
+    pub(super) fn remove_now(&self, ino: Ino) -> Result<()> {
+        while self.reader().orphan(ino)? == Some(Orphan::Reap) && self.remove_step(ino)? {}
+        Ok(())
+    }
+
     /// Removes some of a nameless inode. Answers whether some is left. The caller holds the lock.
     fn remove_step(&self, ino: Ino) -> Result<bool> {
         let mut op = self.begin(OpType::Reap)?;

@@ -29,8 +29,9 @@ use razorfs_format::{Branch, Ino, Place};
 
 use super::merge::or_later;
 use super::origins::{Known, Translation, give_out};
-use super::receive_items::wrong;
+use super::receive_items::{check_goes_on, wrong};
 use super::{Namespace, Operation, check_name, root_inode};
+use crate::marks::{self, Mark};
 use crate::store::Store;
 use crate::{CreateOptions, Error, Result};
 
@@ -226,28 +227,6 @@ fn load(part: &Namespace) -> Result<Option<(Header, Translation, Progress)>> {
     Ok(Some((header, translation, Progress::decode(&progress)?)))
 }
 
-/// Fails unless the part that is here is the one that the stream goes on with.
-fn check_goes_on(part: Option<&Part>, header: &Header, goes_on: GoesOn) -> Result<()> {
-    let refuse = |why: &str| Err(Error::Stream(why.into()));
-    let Some(part) = part else {
-        return refuse(
-            "the stream goes on with one that was broken off, of which nothing is here; send it \
-             from the beginning",
-        );
-    };
-    let base = |base: &Option<Named>| base.as_ref().map(|base| base.identity);
-    let is_other = part.snapshot.identity != header.snapshot.identity
-        || base(&part.base) != base(&header.base)
-        || part.goes_on != goes_on;
-    if is_other {
-        return refuse(
-            "the stream goes on with another one than what is here of one that was broken off; \
-             make a token of this volume with `razorfs receive --resume-token`",
-        );
-    }
-    Ok(())
-}
-
 impl Receiving {
     /// Begins, or goes on, where the volume is at `base`, or goes back to it first, after a
     /// snapshot of this name was taken. From here on everybody is shown what is now, and can change
@@ -271,7 +250,7 @@ impl Receiving {
             // Once more: nobody comes between from here on.
             upper.store.check_writable()?;
             match &safety {
-                Some(safety) => drop(upper.store.take(safety.as_bytes())?),
+                Some(_) => {}
                 None if upper.is_at(base)? => {}
                 None => return Err(Error::Stream("the volume was changed just now".into())),
             }
@@ -279,14 +258,16 @@ impl Receiving {
                 upper.forget_part()?;
             }
             let begun = match (header.goes_on, base.filter(|_| safety.is_some())) {
-                (Some(_), _) => upper.store.change_places(PART, RECEIVING),
-                (None, Some(base)) => upper.store.roll_back(Branch::HEAD, &base.name, RECEIVING),
+                (Some(_), _) => {
+                    marks::hit(Mark::ReceiveRest);
+                    upper.store.change_places(PART, RECEIVING)
+                }
+                (None, Some(base)) => {
+                    marks::hit(Mark::ReceiveBack);
+                    upper.store.roll_back(Branch::HEAD, &base.name, RECEIVING)
+                }
                 (None, None) => upper.store.take_snapshot(Branch::HEAD, RECEIVING),
             };
-            if let (Err(_), Some(safety)) = (&begun, &safety) {
-                // The failure that is reported is the first one.
-                let _ = upper.store.give_up(safety.as_bytes());
-            }
             begun?;
             // Else the next opening would take everything back that is done from here on.
             let covered = upper.store.cover(RECEIVING);
@@ -464,7 +445,13 @@ impl Receiving {
             if !seen.insert(ino) {
                 return wrong(format_args!("inode {ino} is there twice"));
             }
-            match self.below.find_by_inode(ino) {
+            let mut found = self.below.find_by_inode(ino);
+            if found.as_ref().is_ok_and(|inode| inode.nlink == 0) {
+                // It was removed, and comes back as the stream has it.
+                self.below.remove_now(ino)?;
+                found = self.below.find_by_inode(ino);
+            }
+            match found {
                 Ok(inode) => self.cut_file(ino, &inode, attributes.size)?,
                 Err(Error::NotFound) => {}
                 Err(e) => return Err(e),
@@ -511,6 +498,9 @@ impl Receiving {
             let _renames = upper.renames.lock();
             let _all = upper.locks.lock_all();
             let store: &Store = &upper.store;
+            if let Some(safety) = &self.safety {
+                store.keep_covered(safety.as_bytes())?;
+            }
             let taken = store.take_received(name, identity.time, RECEIVING)?;
             self.is_done = true;
             if let Some(safety) = &self.safety {
@@ -539,15 +529,13 @@ impl Receiving {
             let _renames = upper.renames.lock();
             let _all = upper.locks.lock_all();
             // If that fails everybody goes on to see what was before, and the next opening does it.
-            upper.store.change_places(RECEIVING, PART)?;
+            upper.store.put_away_part()?;
             upper.store.uncover();
             upper.dentries.forget_all();
         }
-        if self.progress.sequence == 0 {
-            upper.forget_part()?;
-        }
-        if let Some(safety) = &self.safety {
-            upper.store.give_up(safety.as_bytes())?;
+        match self.progress.sequence {
+            0 => drop(upper.forget_part()?),
+            _ => marks::hit(Mark::ReceiveKept),
         }
         Ok(())
     }

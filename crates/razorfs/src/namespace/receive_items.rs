@@ -10,13 +10,14 @@
 use razorfs_format::key::Key;
 use razorfs_format::op::Counter;
 use razorfs_format::record::{BLOCK, Dirent, FileKind, Inode, Orphan, Xattr, inode_flags};
-use razorfs_format::stream::{Attributes, FLAGS};
+use razorfs_format::stream::{Attributes, FLAGS, GoesOn, Header, Named};
 use razorfs_format::{Branch, Ino};
 
 use super::LINK_MAX;
 use super::directory::Slot;
 use super::file::{BLOCK64, check_regular};
 use super::operation::Operation;
+use super::receive::Part;
 use super::xattr::is_own;
 use crate::{Error, Result};
 
@@ -27,6 +28,28 @@ const HIDDEN_NAME: &[u8] = b".razorfs";
 pub(super) fn wrong<T>(what: impl std::fmt::Display) -> Result<T> {
     let why = format!("the stream is damaged, or no stream of razorfs: {what}");
     Err(Error::Stream(why.into()))
+}
+
+/// Fails unless the part that is here is the one that the stream goes on with.
+pub(super) fn check_goes_on(part: Option<&Part>, header: &Header, goes_on: GoesOn) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Stream(why.into()));
+    let Some(part) = part else {
+        return refuse(
+            "the stream goes on with one that was broken off, of which nothing is here; send it \
+             from the beginning",
+        );
+    };
+    let base = |base: &Option<Named>| base.as_ref().map(|base| base.identity);
+    let is_other = part.snapshot.identity != header.snapshot.identity
+        || base(&part.base) != base(&header.base)
+        || part.goes_on != goes_on;
+    if is_other {
+        return refuse(
+            "the stream goes on with another one than what is here of one that was broken off; \
+             make a token of this volume with `razorfs receive --resume-token`",
+        );
+    }
+    Ok(())
 }
 
 impl Operation<'_> {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use razorfs_disk::{Disk, Env, Guard};
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::stream::{HIDDEN, PART, RECEIVING};
+use razorfs_format::stream::{HIDDEN, RECEIVING};
 use razorfs_format::timeline::INTERNAL;
 use razorfs_format::{BatchSeq, Branch, Epoch, Ino};
 
 use super::{At, Bytes, Core, Layout, Replayed, RoomMaker, Tenure, Ticket, Tx, Viewing};
 use crate::checkpoint::Checkpointer;
 use crate::journal::{Batch, history};
+use crate::marks::{self, Mark};
 use crate::recovery::{self, Opened};
 use crate::scrub::Stepped;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub(crate) struct Store {
     /// Which part of the volume it is.
     pub(super) role: Role,
     /// The snapshot that is shown in place of the present, while a stream is received below it.
-    covered: Mutex<Option<Viewing>>,
+    pub(super) covered: Mutex<Option<Viewing>>,
     is_covered: AtomicBool,
     /// What the volume was before it was rolled back, the newest last: for those who have files
     /// open that are gone.
@@ -188,7 +189,8 @@ impl Store {
         if self.read_only.is_some() {
             return self.cover(RECEIVING);
         }
-        if let Err(e) = self.change_places(RECEIVING, PART) {
+        marks::hit(Mark::ReceiveCut);
+        if let Err(e) = self.put_away_part() {
             // The host may be full: it is seen as it was, and the next opening does it.
             tracing::warn!(error = %e, "what has come of a stream could not be put away");
             return self.cover(RECEIVING);

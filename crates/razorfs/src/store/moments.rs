@@ -162,7 +162,11 @@ impl<'a> Way<'a> {
             (Sought::Line(line), Mutation::Fork(fork)) if fork.id == line => {
                 self.sought = Sought::End(fork.parent, fork.epoch);
                 let mut all = self.snapshots.values();
-                let from = all.find(|s| s.branch == fork.parent && s.epoch == fork.epoch);
+                // That may stand for the beginning of the branch alone, and is of no other one then.
+                let from = all.find(|s| {
+                    let of = [fork.parent, Branch::NONE];
+                    of.contains(&s.branch) && s.epoch == fork.epoch
+                });
                 return from.map(|s| Base::of(s));
             }
             (Sought::Line(line), mutation) if branch_of(&mutation) == Some(line) => {

@@ -355,13 +355,15 @@ impl Core {
         // It stays as long as something goes on from it, and nobody sees it.
         let mut point = self.taken(parent, open, b"", tip);
         point.gone = true;
+        let parent = from.as_ref().map_or(parent, |from| from.branch);
         if let Some(from) = from {
-            (point.epoch, point.branch) = (from.epoch, from.branch);
+            // Of no branch: what any of them shows now is something else.
+            (point.epoch, point.branch) = (from.epoch, Branch::NONE);
             (point.inodes, point.bytes) = (from.inodes, from.bytes);
         }
         let meta = ForkMeta {
             id: timeline.forks().next,
-            parent: point.branch,
+            parent,
             epoch: point.epoch,
             time: point.time,
             inodes: point.inodes,

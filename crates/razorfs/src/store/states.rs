@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use razorfs_format::key::Key;
 use razorfs_format::manifest::{ForkMeta, SnapshotMeta};
+use razorfs_format::stream::{PART, RECEIVING};
 use razorfs_format::timeline::Timeline;
 use razorfs_format::{Branch, Epoch, Ino};
 
@@ -44,6 +45,29 @@ impl Store {
             .checkpointer
             .releasing_none(|| Viewing::of(core, origin));
         self.take_again(&held?.0, name)
+    }
+
+    /// Keeps what is shown while a stream is received as a snapshot of this name.
+    pub fn keep_covered(&self, name: &[u8]) -> Result<SnapshotMeta> {
+        let covered = self.covered.lock();
+        self.take_again(covered.as_ref().ok_or(Error::NotFound)?, name)
+    }
+
+    /// The volume is what it was before a stream, and what has come is kept. What was before is
+    /// none of the snapshots, as it is of a stream that came to its end.
+    pub fn put_away_part(&self) -> Result<()> {
+        let timeline = Arc::clone(&self.version.load().timeline);
+        let before = timeline.find(RECEIVING).ok_or(Error::NotFound)?;
+        let is_same = |s: &&Arc<SnapshotMeta>| s.epoch == before.epoch && s.id > before.id;
+        for kept in timeline
+            .snapshots()
+            .iter()
+            .filter(is_same)
+            .filter(|s| !s.gone)
+        {
+            self.drop_snapshot(&kept.name)?;
+        }
+        self.change_places(RECEIVING, PART).map(drop)
     }
 
     /// Gives a snapshot up. If it is what the volume was before a rollback, files that are gone

@@ -265,8 +265,10 @@ fn inode(
             // The names have set the times of ours to now.
             let merged = merge_dir(base, theirs, &ours);
             let merged = merged.ok_or(Error::Invalid("a directory changed while it was merged"))?;
-            let (mtime, ctime) = times.unwrap_or_default();
+            let (mtime, ctime) = times.unwrap_or((theirs.mtime, theirs.ctime));
+            let is_read = ours.atime != base.atime;
             Inode {
+                atime: if is_read { ours.atime } else { theirs.atime },
                 mtime: theirs.mtime.max(mtime),
                 ctime: theirs.ctime.max(ctime),
                 ..merged

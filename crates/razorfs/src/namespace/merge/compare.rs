@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use razorfs_format::key::{Key, Tag};
-use razorfs_format::record::{Dirent, Inode, Time};
+use razorfs_format::record::{Dirent, Inode, Time, inode_flags};
 use razorfs_format::{Branch, Ino};
 
 use super::Clash;
@@ -95,10 +95,12 @@ impl Changes {
     }
 }
 
-/// Whether two records say the same; when it was read last does not count.
+/// Whether two records say the same; when it was read last does not count, nor whether blocks
+/// behind its end are still to be removed.
 fn is_same(a: Option<&Inode>, b: Option<&Inode>) -> bool {
     let timeless = |inode: &Inode| Inode {
         atime: Time::default(),
+        flags: inode.flags & !inode_flags::TRIMMING,
         ..inode.clone()
     };
     match (a, b) {
@@ -334,7 +336,7 @@ pub(super) fn merge_dir(base: &Inode, theirs: &Inode, ours: &Inode) -> Option<In
     })
 }
 
-const HAS_XATTR: u32 = razorfs_format::record::inode_flags::HAS_XATTR;
+const HAS_XATTR: u32 = inode_flags::HAS_XATTR;
 
 impl Side<'_> {
     /// The entry of this name.
