@@ -129,7 +129,7 @@ impl Namespace {
         }
         // Nobody can give such a name, and none can be left: what a crash leaves of these goes at
         // the next opening.
-        let name = format!("{INTERNAL}{from}-{}", order.safety);
+        let name = self.hidden_name(&format!("{from}"));
         branch.store.take(name.as_bytes())?;
         let merged = self.merge_from(branch, &name, order);
         let given_up = self.store.give_up(name.as_bytes());
@@ -141,9 +141,15 @@ impl Namespace {
         Ok(merged)
     }
 
+    /// A name for what nobody sees. On a host that is full what has failed may have left another one,
+    /// which stays until the next opening.
+    fn hidden_name(&self, what: &str) -> String {
+        format!("{INTERNAL}{what}-{:016x}", self.store.env.random())
+    }
+
     /// Makes this what it was at a moment.
     pub(crate) fn restore(&self, when: When, safety: &str) -> Result<SnapshotMeta> {
-        let point = format!("{INTERNAL}{safety}");
+        let point = self.hidden_name("restore");
         self.snapshot_at(when, &point)?;
         let done = self.roll_back(&point, safety);
         let given_up = self.store.give_up(point.as_bytes());
@@ -162,7 +168,7 @@ impl Namespace {
             let why = "no snapshot stands before that moment, so it can be read, but not kept";
             Error::NoMoment(why.into())
         })?;
-        let scratch = format!("{INTERNAL}at-{name}");
+        let scratch = self.hidden_name("at");
         // Where it was given up it has no name to fork it by.
         let again = format!("{scratch}-base");
         let is_gone = base.snapshot.gone;
