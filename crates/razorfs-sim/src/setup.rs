@@ -106,9 +106,9 @@ impl Setup {
             parity: mix(seed, 7).is_multiple_of(3),
             snapshots: mix(seed, 9).is_multiple_of(2),
             branches: mix(seed, 10).is_multiple_of(2),
-            merges: mix(seed, 14).is_multiple_of(2),
-            streams: mix(seed, 16).is_multiple_of(4),
-            moments: mix(seed, 19).is_multiple_of(4),
+            merges: mix(seed, 14).is_multiple_of(3),
+            streams: mix(seed, 16).is_multiple_of(10),
+            moments: mix(seed, 19).is_multiple_of(8),
             seed,
         }
     }

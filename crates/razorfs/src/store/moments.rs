@@ -162,11 +162,9 @@ impl<'a> Way<'a> {
             (Sought::Line(line), Mutation::Fork(fork)) if fork.id == line => {
                 self.sought = Sought::End(fork.parent, fork.epoch);
                 let mut all = self.snapshots.values();
-                // That may stand for the beginning of the branch alone, and is of no other one then.
-                let from = all.find(|s| {
-                    let of = [fork.parent, Branch::NONE];
-                    of.contains(&s.branch) && s.epoch == fork.epoch
-                });
+                // Where the snapshot is gone, what stands for it is of no branch.
+                let of = [fork.parent, Branch::NONE];
+                let from = all.find(|s| of.contains(&s.branch) && s.epoch == fork.epoch);
                 return from.map(|s| Base::of(s));
             }
             (Sought::Line(line), mutation) if branch_of(&mutation) == Some(line) => {
