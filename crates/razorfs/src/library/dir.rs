@@ -8,7 +8,7 @@ use razorfs_format::op::OpType;
 
 use super::{File, Metadata, OpenOptions, ReadDir, Transaction, bytes};
 use crate::namespace::{Hint, Operation};
-use crate::{Error, FileKind, Ino, Result, SetAttributes, Volume};
+use crate::{Error, FileKind, Ino, RenameMode, Result, SetAttributes, Volume};
 
 /// Content up to this size is written in one transaction, so that a crash leaves the old or the
 /// new content and nothing in between.
@@ -215,9 +215,19 @@ impl Dir {
 
     /// Moves a name, replacing a file or an empty directory that is there.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        self.rename_with(from, to, RenameMode::Replace)
+    }
+
+    /// Moves a name; `mode` says what becomes of one that is there.
+    pub fn rename_with(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+        mode: RenameMode,
+    ) -> Result<()> {
         let (from, to) = (bytes(from.as_ref()), bytes(to.as_ref()));
         self.change(OpType::Rename, [from, to], &|op| {
-            op.rename_path(self.ino, from, to)
+            op.rename_path(self.ino, from, to, mode)
         })
     }
 

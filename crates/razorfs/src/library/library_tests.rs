@@ -4,7 +4,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::library::OpenOptions;
-use crate::{Dir, Durability, Error, FileKind, Options, SetAttributes, Step, Volume, inode_flags};
+use crate::{
+    Dir, Durability, Error, FileKind, Options, RenameMode, SetAttributes, Step, Volume, inode_flags,
+};
 
 fn root() -> Dir {
     Volume::for_tests(Options::default()).root()
@@ -258,6 +260,44 @@ fn transactions_on_many_threads_are_each_whole() {
     });
     assert_eq!(fs.read_dir("/").unwrap().count(), 4 + 4 + 1);
     assert_eq!(fs.metadata("/").unwrap().stat().nlink, 2);
+}
+
+#[test]
+fn directories_made_at_once_may_be_deeper_than_the_stack_and_not_than_the_journal() {
+    let fs = root();
+    // Too much for one operation, which is an error and not the end of the process.
+    let deep = fs.create_dir_all("d/".repeat(10_000));
+    assert!(matches!(deep, Err(Error::Invalid(_))));
+    assert!(!fs.exists("d").unwrap());
+    let path = "d/".repeat(200);
+    fs.create_dir_all(&path).unwrap();
+    assert!(fs.metadata(&path).unwrap().is_dir());
+    fs.create_dir_all(format!("{path}e//f/")).unwrap();
+    assert!(fs.metadata(format!("{path}e/f")).unwrap().is_dir());
+    fs.symlink("d/new", "dangling").unwrap();
+    fs.create_dir_all("dangling/x").unwrap();
+    assert!(fs.metadata("d/new/x").unwrap().is_dir());
+    assert!(matches!(fs.create_dir_all("no/../x"), Err(Error::Exists)));
+    assert!(!fs.exists("no").unwrap());
+}
+
+#[test]
+fn names_are_swapped_or_spare_what_is_there() {
+    let fs = root();
+    fs.write("a", b"1").unwrap();
+    fs.write("b", b"2").unwrap();
+    fs.rename_with("a", "b", RenameMode::Exchange).unwrap();
+    assert_eq!(fs.read("a").unwrap(), b"2");
+    assert!(matches!(
+        fs.rename_with("a", "b", RenameMode::NoReplace),
+        Err(Error::Exists)
+    ));
+    let mut tx = fs.transaction();
+    tx.rename_with("b", "a", RenameMode::Exchange).unwrap();
+    tx.rename_with("b", "c", RenameMode::NoReplace).unwrap();
+    tx.commit(Durability::Async).unwrap();
+    assert_eq!(fs.read("c").unwrap(), b"2");
+    assert!(!fs.exists("b").unwrap());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use razorfs_format::op::OpType;
 
 use super::{Dir, bytes};
 use crate::namespace::{Hint, Operation};
-use crate::{Durability, Error, Ino, Result, SetAttributes};
+use crate::{Durability, Error, Ino, RenameMode, Result, SetAttributes};
 
 /// Changes to any number of files, recorded here and done by [`Transaction::commit`]: all of them,
 /// in order, in one batch of the journal, or none. Nobody ever sees a part of them, also not after
@@ -37,7 +37,7 @@ enum Step {
     RemoveFile(PathBuf),
     RemoveDir(PathBuf),
     RemoveDirAll(PathBuf),
-    Rename(PathBuf, PathBuf),
+    Rename(PathBuf, PathBuf, RenameMode),
     HardLink(PathBuf, PathBuf),
     Symlink(PathBuf, PathBuf),
     SetPermissions(PathBuf, u32),
@@ -52,7 +52,7 @@ impl Step {
             Self::RemoveFile(path) => op.remove_file(base, bytes(path)),
             Self::RemoveDir(path) => op.remove_dir(base, bytes(path)),
             Self::RemoveDirAll(path) => op.remove_dir_all(base, bytes(path)),
-            Self::Rename(from, to) => op.rename_path(base, bytes(from), bytes(to)),
+            Self::Rename(from, to, mode) => op.rename_path(base, bytes(from), bytes(to), *mode),
             Self::HardLink(original, link) => op.hard_link(base, bytes(original), bytes(link)),
             Self::Symlink(target, link) => op.symlink(base, bytes(target), bytes(link)),
             Self::SetPermissions(path, mode) => {
@@ -77,7 +77,7 @@ impl Step {
             | Self::RemoveDir(path)
             | Self::RemoveDirAll(path)
             | Self::Symlink(_, path) => (path, None, true),
-            Self::Rename(a, b) | Self::HardLink(a, b) => (a, Some(b), true),
+            Self::Rename(a, b, _) | Self::HardLink(a, b) => (a, Some(b), true),
         };
         let paths = std::iter::once(first).chain(second);
         paths.map(move |path| Hint {
@@ -142,8 +142,18 @@ impl Transaction {
 
     /// Moves a name, replacing a file or an empty directory that is there.
     pub fn rename(&mut self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        self.rename_with(from, to, RenameMode::Replace)
+    }
+
+    /// Moves a name; `mode` says what becomes of one that is there.
+    pub fn rename_with(
+        &mut self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+        mode: RenameMode,
+    ) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        self.push(Step::Rename(from.into(), to.into()), &[from, to])
+        self.push(Step::Rename(from.into(), to.into(), mode), &[from, to])
     }
 
     /// Gives the file `original` one more name, `link`.

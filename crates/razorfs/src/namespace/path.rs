@@ -162,23 +162,35 @@ impl Operation<'_> {
         self.create_owned(place.spot(Error::Exists)?, NewNode::directory(mode))
     }
 
-    /// A directory and all that are missing on the way to it.
+    /// A directory and all that are missing on the way to it, however many: nothing here grows with
+    /// the depth of a path but a list.
     pub(crate) fn make_dirs(&mut self, base: Ino, path: &[u8], mode: u32) -> Result<Ino> {
-        match self.resolve(base, path, true) {
-            Ok(place) => match place.found {
-                Some((ino, FileKind::Directory)) => return Ok(ino),
-                Some(_) => return Err(Error::Exists),
-                None => {
-                    return self.create_owned(place.spot(Error::Exists)?, NewNode::directory(mode));
+        let (mut path, mut missing) = (path, Vec::new());
+        let mut made = loop {
+            match self.resolve(base, path, true) {
+                Ok(place) => match place.found {
+                    Some((ino, FileKind::Directory)) => break ino,
+                    Some(_) => return Err(Error::Exists),
+                    None => {
+                        let spot = place.spot(Error::Exists)?;
+                        break self.create_owned(spot, NewNode::directory(mode))?;
+                    }
+                },
+                Err(Error::NotFound) => {
+                    let trimmed = without_slashes(path);
+                    // Before the first name is the base, which is gone then.
+                    let slash = trimmed.iter().rposition(|b| *b == b'/');
+                    let (above, name) = trimmed.split_at(slash.ok_or(Error::NotFound)?);
+                    missing.push(name.get(1..).unwrap_or_default());
+                    path = above;
                 }
-            },
-            Err(Error::NotFound) if !path.is_empty() => {}
-            Err(e) => return Err(e),
+                Err(e) => return Err(e),
+            }
+        };
+        for name in missing.into_iter().rev() {
+            made = self.make_dir(made, name, mode)?;
         }
-        let trimmed = without_slashes(path);
-        let cut = trimmed.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        self.make_dirs(base, trimmed.get(..cut).unwrap_or_default(), mode)?;
-        self.make_dir(base, path, mode)
+        Ok(made)
     }
 
     /// What opening a path does to the tree. Answers the inode.
@@ -272,8 +284,14 @@ impl Operation<'_> {
         Ok(())
     }
 
-    /// Moves a name, replacing what is there.
-    pub(crate) fn rename_path(&mut self, base: Ino, from: &[u8], to: &[u8]) -> Result<()> {
+    /// Moves a name.
+    pub(crate) fn rename_path(
+        &mut self,
+        base: Ino,
+        from: &[u8],
+        to: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
         let dots = || Error::Invalid("`.` and `..` are not renamed");
         let from = self.resolve(base, from, false)?;
         let to = self.resolve(base, to, false)?;
@@ -281,7 +299,7 @@ impl Operation<'_> {
         if (from.slash || to.slash) && kind.is_some_and(|k| k != FileKind::Directory) {
             return Err(Error::NotADirectory);
         }
-        self.rename(from.spot(dots())?, to.spot(dots())?, RenameMode::Replace)?;
+        self.rename(from.spot(dots())?, to.spot(dots())?, mode)?;
         Ok(())
     }
 
