@@ -15,6 +15,9 @@ use razorfs::Ino;
 pub(crate) struct Underway {
     /// Each request of the present has a sender; the receiver sees when the last one is gone.
     present: Mutex<(Sender<()>, Receiver<()>)>,
+    /// Held by who waits. A second one has a new receiver, and would not see those that the first
+    /// still waits for: they may have looked before the second one's change, too.
+    settling: Mutex<()>,
     /// Directories that have come back after the kernel had seen them removed, and how often that
     /// was: one for each that it held then.
     returned: RwLock<HashMap<Ino, u64>>,
@@ -41,6 +44,7 @@ impl Default for Underway {
     fn default() -> Self {
         Self {
             present: Mutex::new(channel()),
+            settling: Mutex::default(),
             returned: RwLock::default(),
             has_returned: AtomicBool::new(false),
             #[cfg(test)]
@@ -75,6 +79,7 @@ impl Underway {
     /// Waits until all that have begun by now are answered. Those that begin meanwhile are not
     /// waited for, nor do they wait.
     pub(crate) fn settle(&self) {
+        let _settling = self.settling.lock();
         let (sender, gone) = std::mem::replace(&mut *self.present.lock(), channel());
         drop(sender);
         #[cfg(test)]
@@ -106,6 +111,30 @@ mod tests {
             drop(before);
             settled.join().unwrap();
             drop(later);
+        });
+    }
+
+    #[test]
+    fn what_one_waits_for_another_waits_for_as_well() {
+        let underway = Underway::default();
+        let before = underway.begin();
+        let ended = AtomicBool::new(false);
+        *underway.waits.lock() = Some(Box::new(|| {}));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| underway.settle());
+            while underway.waits.lock().is_some() {
+                std::thread::yield_now();
+            }
+            let second = scope.spawn(|| {
+                underway.settle();
+                assert!(ended.load(Ordering::Acquire), "the request is not answered");
+            });
+            // Long enough for who does not wait.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            ended.store(true, Ordering::Release);
+            drop(before);
+            first.join().unwrap();
+            second.join().unwrap();
         });
     }
 }
