@@ -237,9 +237,10 @@ fn marks() -> [String; 6] {
     ]
 }
 
-/// Dependencies point one way: cli → fuse → razorfs → disk, format; cli → verify → disk, format.
+/// Dependencies point one way: cli → fuse → razorfs → disk, format; cli → client → razorfs;
+/// cli → verify → disk, format.
 fn dependencies(root: &Path, breaches: &mut Vec<String>) -> Result<(), String> {
-    let rules: [(&str, &[&str]); 5] = [
+    let rules: [(&str, &[&str]); 6] = [
         (
             "razorfs-format",
             &["razorfs", "razorfs-disk", "razorfs-verify", "razorfs-fuse"],
@@ -255,13 +256,25 @@ fn dependencies(root: &Path, breaches: &mut Vec<String>) -> Result<(), String> {
         ),
         (
             "razorfs",
-            &["razorfs-verify", "razorfs-fuse", "razorfs-cli"],
+            &[
+                "razorfs-verify",
+                "razorfs-client",
+                "razorfs-fuse",
+                "razorfs-cli",
+            ],
         ),
         (
             "razorfs-verify",
-            &["razorfs", "razorfs-fuse", "razorfs-cli"],
+            &["razorfs", "razorfs-client", "razorfs-fuse", "razorfs-cli"],
         ),
-        ("razorfs-fuse", &["razorfs-verify", "razorfs-cli"]),
+        (
+            "razorfs-client",
+            &["razorfs-verify", "razorfs-fuse", "razorfs-cli"],
+        ),
+        (
+            "razorfs-fuse",
+            &["razorfs-verify", "razorfs-client", "razorfs-cli"],
+        ),
     ];
     for (name, forbidden) in rules {
         let path = root.join("crates").join(name).join("Cargo.toml");

@@ -20,9 +20,10 @@ use crate::kept::{self, Beginning};
 use crate::log::Log;
 use crate::metrics::{self, Endpoint};
 use crate::mounts::{Mount, Mounts, Plan};
+use crate::shows::Shows;
 use crate::socket::{self, Wanted};
 use crate::unmount::{self, Outcome};
-use crate::{ground, keeper, place, program, prometheus, signals};
+use crate::{ground, keeper, place, prometheus, signals};
 
 /// What a daemon begins with.
 #[derive(Clone, Debug)]
@@ -316,7 +317,7 @@ fn mounted(
     }
     let mut autosnap = None;
     if let Some(listener) = listener {
-        let desk = Arc::new(Desk::new(Arc::clone(&mounts)));
+        let desk = Arc::new(Desk::new(Arc::clone(&mounts), Arc::clone(&life.in_use)));
         autosnap = start_autosnap(job, &mounts, &life.in_use)?;
         spawn("commands", move || desk::accept(&listener, &desk, &events))?;
     }
@@ -353,11 +354,7 @@ fn start_autosnap(
     let (in_use, of_flush) = (Arc::clone(in_use), Arc::clone(mounts));
     let flush = move || {
         let _held = in_use.lock();
-        match of_flush.head() {
-            Some(head) if head.plan.is_there(&of_flush.path) => program::flush(&head.plan.dir),
-            // Nobody writes.
-            _ => Ok(()),
-        }
+        of_flush.hand_over(&Shows::Head)
     };
     let autosnap = Autosnap {
         mounts: Arc::clone(mounts),
@@ -375,7 +372,7 @@ fn listen(job: &Job, beginning: &Beginning) -> Result<Option<UnixListener>> {
     if let Some(listener) = beginning.listener().map_err(failed)? {
         return Ok(Some(listener));
     }
-    match socket::listen(&job.volume) {
+    match socket::listen(&job.volume, job.first.options.socket_mode) {
         Ok(listener) => Ok(Some(listener)),
         Err(_) if job.read_only => Ok(None),
         Err(e) => Err(failed(e)),

@@ -2,11 +2,11 @@
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
-use razorfs::ReceiveOptions;
+use razorfs::{Asker, ReceiveOptions};
 use serde_json::{Value, json};
 
 use crate::branches::{self, Branches};
@@ -15,28 +15,54 @@ use crate::daemon::{Event, spawn};
 use crate::failure::{Failure, Result, shown};
 use crate::kept::Keeper;
 use crate::mounts::Mounts;
+use crate::programs::Program;
 use crate::shows::Shows;
 use crate::socket::{self, Points, Request};
 use crate::{check, diff, history, points, remount, streams};
 
 /// More commands at a time are turned away.
 const MAX_CLIENTS: usize = 64;
+/// Nor more programs that use the volume; those who may not command count as such at once.
+const MAX_PROGRAMS: usize = 64;
+
+/// A place at the desk; free again when it is dropped.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let seat = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Where commands are answered.
 pub struct Desk {
     mounts: Arc<Mounts>,
-    clients: AtomicUsize,
+    /// Held while a mount is in use for a moment.
+    in_use: Arc<Mutex<()>>,
+    clients: Arc<AtomicUsize>,
+    programs: Arc<AtomicUsize>,
 }
 
 impl Desk {
     /// Of a daemon with these mounts.
-    pub const fn new(mounts: Arc<Mounts>) -> Self {
-        let clients = AtomicUsize::new(0);
-        Self { mounts, clients }
+    pub fn new(mounts: Arc<Mounts>, in_use: Arc<Mutex<()>>) -> Self {
+        Self {
+            mounts,
+            in_use,
+            clients: Arc::default(),
+            programs: Arc::default(),
+        }
     }
 
-    fn serve(&self, mut stream: UnixStream, events: &Sender<Event>) {
-        let outcome = match socket::accept(&mut stream) {
+    fn serve(&self, mut stream: UnixStream, who: Asker, seat: Seat, events: &Sender<Event>) {
+        let outcome = match socket::accept(&mut stream, socket::is_owner(&who)) {
             // Where nobody listens any more the daemon is about to end, and the command sees that.
             Ok(Request::Umount(dir)) => {
                 let _ = events.send(Event::Umount(dir, stream));
@@ -46,11 +72,51 @@ impl Desk {
                 let _ = events.send(Event::Mount(wanted, stream));
                 return;
             }
+            Ok(Request::Library { version, shows }) => {
+                match self.program(version, shows, seat, who) {
+                    Ok((program, _seat)) => return program.serve(&mut stream),
+                    Err(failure) => Err(failure),
+                }
+            }
             Ok(request) => self.answer(request, &mut stream),
             Err(failure) => Err(failure),
         };
         // A command that has gone away does not need the answer.
         let _ = socket::answer(&mut stream, &outcome);
+    }
+
+    /// A program wants to use the volume.
+    fn program(
+        &self,
+        version: u64,
+        shows: Shows,
+        seat: Seat,
+        who: Asker,
+    ) -> Result<(Program, Seat)> {
+        if version != razorfs_client::VERSION {
+            let ours = razorfs_client::VERSION;
+            let message = format!(
+                "the daemon speaks version {ours} with programs, this one {version}; build it \
+                 with the razorfs-client of this razorfs"
+            );
+            return Err(Failure::new(message));
+        }
+        // It is no command that others wait for.
+        let seat = match Arc::ptr_eq(&seat.0, &self.programs) {
+            true => Some(seat),
+            false => Seat::take(&self.programs, MAX_PROGRAMS),
+        };
+        let seat = seat.ok_or_else(too_many_programs)?;
+        let mounts = Arc::clone(&self.mounts);
+        let shows = shows.in_volume(&mounts.volume);
+        let program = Program {
+            volume: shows.of(&mounts.volume, &mounts.path)?,
+            in_use: Arc::clone(&self.in_use),
+            mounts,
+            shows,
+            who,
+        };
+        Ok((program, seat))
     }
 
     fn answer(&self, request: Request, stream: &mut UnixStream) -> Result<Value> {
@@ -92,7 +158,7 @@ impl Desk {
                 socket::progress(stream, step).map_err(gone)
             }),
             // Whoever reads requests has handed these on.
-            Request::Mount(_) | Request::Umount(_) => Ok(json!({})),
+            Request::Mount(_) | Request::Umount(_) | Request::Library { .. } => Ok(json!({})),
         }
     }
 
@@ -214,6 +280,10 @@ fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
     answer.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn too_many_programs() -> Failure {
+    Failure::new("the daemon serves too many programs; try again")
+}
+
 /// Takes requests until the process ends.
 pub fn accept(listener: &UnixListener, desk: &Arc<Desk>, events: &Sender<Event>) {
     for stream in listener.incoming() {
@@ -222,19 +292,28 @@ pub fn accept(listener: &UnixListener, desk: &Arc<Desk>, events: &Sender<Event>)
             std::thread::sleep(std::time::Duration::from_millis(100));
             continue;
         };
-        if desk.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
-            desk.clients.fetch_sub(1, Ordering::Relaxed);
-            let failure = Failure::new("the daemon is busy with other commands; try again");
-            let _ = socket::answer(&mut stream, &Err(failure));
+        // Who cannot be told has gone.
+        let Ok(who) = socket::asker(&stream) else {
             continue;
-        }
+        };
+        let busy = || Failure::new("the daemon is busy with other commands; try again");
+        // Who may not command keeps no command waiting.
+        let seat = match socket::is_owner(&who) {
+            true => Seat::take(&desk.clients, MAX_CLIENTS).ok_or_else(busy),
+            false => Seat::take(&desk.programs, MAX_PROGRAMS).ok_or_else(too_many_programs),
+        };
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(failure) => {
+                let _ = socket::answer(&mut stream, &Err(failure));
+                continue;
+            }
+        };
         let (of_thread, events) = (Arc::clone(desk), events.clone());
         let spawned = spawn("command", move || {
-            of_thread.serve(stream, &events);
-            of_thread.clients.fetch_sub(1, Ordering::Relaxed);
+            of_thread.serve(stream, who, seat, &events);
         });
         if let Err(failure) = spawned {
-            desk.clients.fetch_sub(1, Ordering::Relaxed);
             tracing::error!("{failure}");
         }
     }

@@ -35,6 +35,7 @@ mod place;
 mod placing;
 mod points;
 mod program;
+mod programs;
 mod progress;
 mod prometheus;
 pub mod prototype;

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use razorfs::{
-    Atime, BEFORE_COMMIT, BEFORE_RECEIVE, BEFORE_RESTORE, BEFORE_ROLLBACK, Snapshot, Volume,
+    Atime, BEFORE_COMMIT, BEFORE_RECEIVE, BEFORE_RESTORE, BEFORE_ROLLBACK, Ino, Snapshot, Stale,
+    Volume,
 };
-use razorfs_fuse::{Notifier, Statistics, TransportChoice, forget_snapshot, forget_stale};
+use razorfs_fuse::{Notifier, Statistics, TransportChoice, forget, forget_snapshot, forget_stale};
 use serde_json::{Value, json};
 
 use crate::failure::{COULD_NOT_RUN, Failure, Result, shown};
@@ -20,7 +22,12 @@ use crate::options::MountOptions;
 use crate::server::{Server, Serving};
 use crate::shows::Shows;
 use crate::socket::Wanted;
-use crate::{memory, mountinfo, place, unmount};
+use crate::{memory, mountinfo, place, program, unmount};
+
+/// How often the kernel is asked whether a file is still held, and how long it has in between to
+/// let go of what it is at work on.
+const HELD: u32 = 20;
+const LETTING_GO: Duration = Duration::from_millis(5);
 
 /// What is to be mounted where, and how.
 #[derive(Clone, Debug)]
@@ -525,6 +532,48 @@ impl Mounts {
                 error = %e,
                 "the kernel may still show what was before; unmount and mount again"
             );
+        }
+    }
+
+    /// The mount that shows this, if there is one. One that is just being made is waited for.
+    fn showing(&self, shows: &Shows) -> Option<Arc<Mount>> {
+        let find = || {
+            self.all()
+                .into_iter()
+                .find(|mount| mount.plan.shows == *shows)
+        };
+        find().or_else(|| self.changing(find))
+    }
+
+    /// Somebody has changed what is shown without its mount.
+    pub fn changed(&self, shows: &Shows, stale: &Stale) {
+        if let Some(mount) = self.showing(shows) {
+            forget(stale, &mount.notifier);
+        }
+    }
+
+    /// Whether a program has a file open in the mount that shows this. The names of the file have
+    /// been forgotten: what else holds it lets go soon.
+    pub fn has_open(&self, shows: &Shows, ino: Ino) -> bool {
+        let Some(mount) = self.showing(shows) else {
+            return false;
+        };
+        // An error says that it is unmounted meanwhile.
+        let holds = || mount.notifier.holds(ino).unwrap_or(false);
+        (0..HELD).all(|n| {
+            if n > 0 {
+                std::thread::sleep(LETTING_GO);
+            }
+            holds()
+        })
+    }
+
+    /// Brings what the kernel holds back of what is shown. The mount is in use meanwhile.
+    pub fn hand_over(&self, shows: &Shows) -> Result<()> {
+        match self.showing(shows) {
+            Some(mount) if mount.plan.is_there(&self.path) => program::flush(&mount.plan.dir),
+            // Nobody writes.
+            _ => Ok(()),
         }
     }
 

@@ -37,6 +37,8 @@ pub struct MountOptions {
     pub keep: Option<Keep>,
     /// Where the counters are served, if they are.
     pub metrics: Option<Endpoint>,
+    /// Permissions of the socket, which tell what programs may use the volume beside the mount.
+    pub socket_mode: Option<u32>,
     /// What is written to the log: this and what is more severe.
     pub log: Option<Level>,
     /// Flags for the kernel, such as `nosuid`.
@@ -49,7 +51,7 @@ pub struct MountOptions {
 const LIST: &str = "durability=sync|async|journal-only, order=strict|default, cache=SIZE, \
     allow_other, ro, rw, acl, noacl, keeper, nokeeper, \
     transport=auto|uring|dev, autosnap=TIME|Nops, keep=AGE:all|hourly|daily|weekly,..., \
-    metrics=ADDRESS:PORT|PATH, log=error|warn|info|debug|trace, \
+    metrics=ADDRESS:PORT|PATH, socket_mode=OCTAL, log=error|warn|info|debug|trace, \
     noatime, relatime, strictatime, nosuid, suid, nodev, dev, noexec, exec";
 
 /// What fstab and mount(8) pass along, and what is not for us.
@@ -73,6 +75,7 @@ impl Default for MountOptions {
             autosnap: None,
             keep: None,
             metrics: None,
+            socket_mode: None,
             log: None,
             flags: Vec::new(),
             words: Vec::new(),
@@ -102,6 +105,7 @@ impl MountOptions {
             "autosnap": self.autosnap.map(|every| every.to_string()),
             "keep": self.keep.as_ref().map(ToString::to_string),
             "metrics": self.metrics.as_ref().map(ToString::to_string),
+            "socket_mode": self.socket_mode.map(|mode| format!("{mode:04o}")),
             "log": self.log.map(|level| level.to_string().to_lowercase()),
         })
     }
@@ -190,6 +194,11 @@ impl MountOptions {
                 let place = place.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
                 self.metrics = Some(place);
             }
+            ("socket_mode", Some(value)) => {
+                let mode = permissions(value);
+                let mode = mode.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
+                self.socket_mode = Some(mode);
+            }
             ("log", Some(value)) => {
                 let level = log::level(value);
                 let level = level.map_err(|e| Failure::new(format!("mount option {name}: {e}")))?;
@@ -222,13 +231,27 @@ impl MountOptions {
     }
 }
 
+/// Permission bits as chmod(1) takes them, of which the owner keeps his.
+fn permissions(text: &str) -> std::result::Result<u32, String> {
+    let digits = text.bytes().all(|b| matches!(b, b'0'..=b'7')) && (3..=4).contains(&text.len());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits);
+    match mode {
+        Some(mode) if mode & !0o777 == 0 && mode & 0o600 == 0o600 => Ok(mode),
+        _ => Err(format!(
+            "{text:?} is not 0600 and more for others, such as 0660 or 0666"
+        )),
+    }
+}
+
 /// What an option that is for the whole volume, and not for one of its mounts, is called in the
 /// document.
 pub fn of_volume(option: &str) -> Option<&str> {
     match option.split_once('=').map_or(option, |(name, _)| name) {
         "sync" | "async" | "durability" => Some("durability"),
         "keeper" | "nokeeper" => Some("keeper"),
-        name @ ("order" | "cache" | "autosnap" | "keep" | "metrics" | "log") => Some(name),
+        name @ ("order" | "cache" | "autosnap" | "keep" | "metrics" | "socket_mode" | "log") => {
+            Some(name)
+        }
         _ => None,
     }
 }
@@ -328,6 +351,29 @@ mod tests {
             "log=loud",
         ] {
             let failure = parse(bad).unwrap_err();
+            assert!(failure.message.contains("mount option"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_mode_of_the_socket_is_octal_and_never_shuts_the_owner_out() {
+        let parse = |list: &str| MountOptions::parse(&[list.to_owned()]);
+        for (text, mode) in [("0660", 0o660), ("666", 0o666), ("0600", 0o600)] {
+            let options = parse(&format!("socket_mode={text}")).unwrap();
+            assert_eq!(options.socket_mode, Some(mode));
+            assert_eq!(options.document()["socket_mode"], format!("{mode:04o}"));
+        }
+        let group = parse("socket_mode=0660").unwrap();
+        let all = parse("socket_mode=0666").unwrap();
+        assert_eq!(all.is_against(&group), Ok(Some("socket_mode=0666")));
+        assert_eq!(
+            parse("socket_mode=660").unwrap().is_against(&group),
+            Ok(None)
+        );
+        for bad in [
+            "", "=", "=60", "=0060", "=01660", "=0668", "=00660", "=+660", "=rw",
+        ] {
+            let failure = parse(&format!("socket_mode{bad}")).unwrap_err();
             assert!(failure.message.contains("mount option"), "{failure}");
         }
     }

@@ -3,16 +3,18 @@
 //! A message is a length (u32, little endian) and a JSON document of that length. The command
 //! sends one request, `{"v":1,"request":NAME,...}`; the daemon answers with any number of
 //! `{"v":1,"progress":{...}}` and one `{"v":1,"done":...}` or `{"v":1,"failed":TEXT,"code":N}`.
-//! Both sides bound what they read. Only the owner of the daemon and root are served.
+//! Both sides bound what they read. Only the owner of the daemon and root are served, but for
+//! programs that use the volume, which is for everybody who may connect.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use razorfs::{ReceiveOptions, When};
+use razorfs::{Asker, ReceiveOptions, When};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -213,6 +215,13 @@ pub enum Request {
     Log(Asked),
     /// Looks at what the flags of the mount have been changed to, and makes everything durable.
     Remounted(PathBuf),
+    /// From here on a program uses the volume over this connection ([`razorfs_client`]).
+    Library {
+        /// The version of what they say.
+        version: u64,
+        /// What is shown.
+        shows: Shows,
+    },
     /// Unmounts this one, or all. With the last one the volume is closed and the daemon ends; the
     /// connection closes when the process is gone.
     Umount(Option<PathBuf>),
@@ -248,6 +257,12 @@ impl Request {
             }
             Self::Log(asked) => {
                 return json!({"v": VERSION, "request": "log", "asked": asked.to_json()});
+            }
+            Self::Library { version, shows } => {
+                let of = shows.name();
+                return json!({
+                    "v": VERSION, "request": "library", "version": version, "of": of,
+                });
             }
             Self::Verify(level) => {
                 return json!({"v": VERSION, "request": "verify", "level": level});
@@ -304,6 +319,13 @@ impl Request {
             "log" => Self::Log(Asked::from_json(
                 value.get("asked").unwrap_or(&Value::Null),
             )?),
+            "library" => {
+                let version = value.get("version").and_then(Value::as_u64);
+                Self::Library {
+                    version: version.ok_or("a program says which version it speaks")?,
+                    shows: Shows::named(value.get("of").and_then(Value::as_str)),
+                }
+            }
             "verify" => {
                 let level = value.get("level").and_then(Value::as_u64).unwrap_or(1);
                 let level = u8::try_from(level).map_err(|_| "no such level".to_owned())?;
@@ -336,8 +358,8 @@ pub fn connect(volume: &Path) -> Option<UnixStream> {
 }
 
 /// Starts to listen in a volume. The caller holds the volume's lock, so that a socket that is
-/// there is the leftover of a daemon that died.
-pub fn listen(volume: &Path) -> std::io::Result<UnixListener> {
+/// there is the leftover of a daemon that died. Others than the owner may connect as `mode` says.
+pub fn listen(volume: &Path, mode: Option<u32>) -> std::io::Result<UnixListener> {
     let (_dir, path) = short_path(volume)?;
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
@@ -346,7 +368,11 @@ pub fn listen(volume: &Path) -> std::io::Result<UnixListener> {
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(&path);
     rustix::process::umask(before);
-    listener
+    let listener = listener?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(listener)
 }
 
 /// Removes the socket of the volume in this directory.
@@ -473,21 +499,35 @@ pub fn wait_for_end(stream: &mut UnixStream, processes: &[u32]) {
     }
 }
 
-/// Reads one request on the daemon's side, after looking at who sends it.
-pub fn accept(stream: &mut UnixStream) -> Result<Request> {
-    let own = rustix::process::geteuid();
-    let peer = rustix::net::sockopt::socket_peercred(&*stream)
-        .map_err(|e| Failure::new(format!("cannot tell who asks: {e}")))?;
-    if !peer.uid.is_root() && peer.uid != own {
-        let message = "the daemon belongs to another user; ask them, or use root";
-        return Err(Failure::new(message));
-    }
+/// Reads one request on the daemon's side, from who may command or not.
+pub fn accept(stream: &mut UnixStream, is_owner: bool) -> Result<Request> {
     let timeout = |e: std::io::Error| Failure::new(format!("no request came: {e}"));
     stream.set_read_timeout(Some(PATIENCE)).map_err(timeout)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(timeout)?;
     let value = receive(stream, MAX_REQUEST).map_err(timeout)?;
     let value = value.ok_or_else(|| Failure::new("the connection closed"))?;
-    Request::from_json(&value).map_err(Failure::new)
+    let request = Request::from_json(&value).map_err(Failure::new)?;
+    // Whether a program may use the volume is told by who may connect.
+    if !is_owner && !matches!(request, Request::Library { .. }) {
+        let message = "the daemon belongs to another user; ask them, or use root";
+        return Err(Failure::new(message));
+    }
+    Ok(request)
+}
+
+/// Who is at the other end.
+pub fn asker(stream: &UnixStream) -> std::io::Result<Asker> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    Ok(Asker {
+        uid: peer.uid.as_raw(),
+        gid: peer.gid.as_raw(),
+        pid: peer.pid.as_raw_nonzero().get().unsigned_abs(),
+    })
+}
+
+/// Whether somebody may command the daemon: its owner and root do.
+pub fn is_owner(asker: &Asker) -> bool {
+    asker.uid == 0 || asker.uid == rustix::process::geteuid().as_raw()
 }
 
 /// Sends a step of progress from the daemon.
@@ -583,6 +623,14 @@ mod tests {
             Request::Send(What::Rest("rzt1-00".into())),
             Request::Receive(ReceiveOptions { force: true }),
             Request::Part { forget: false },
+            Request::Library {
+                version: 1,
+                shows: Shows::Head,
+            },
+            Request::Library {
+                version: u64::MAX,
+                shows: Shows::Named("\"".repeat(255)),
+            },
         ] {
             let mut wire = Vec::new();
             send(&mut wire, &request.to_json()).unwrap();
@@ -627,11 +675,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let volume = dir.path().join("v".repeat(200));
         std::fs::create_dir(&volume).unwrap();
-        let listener = listen(&volume).unwrap();
+        let listener = listen(&volume, None).unwrap();
         let mut client = connect(&volume).unwrap();
         let (mut served, _) = listener.accept().unwrap();
         let server = std::thread::spawn(move || {
-            assert_eq!(accept(&mut served).unwrap(), Request::Sync);
+            assert_eq!(accept(&mut served, true).unwrap(), Request::Sync);
             progress(&mut served, &json!(1)).unwrap();
             answer(&mut served, &Err(Failure::new("no").code(4))).unwrap();
         });
@@ -643,6 +691,6 @@ mod tests {
         // A second daemon takes the name over.
         drop(listener);
         assert!(connect(&volume).is_none());
-        listen(&volume).unwrap();
+        listen(&volume, None).unwrap();
     }
 }

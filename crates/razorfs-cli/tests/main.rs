@@ -1,4 +1,5 @@
-//! Tests of the command on real mounts: they need /dev/fuse, fusermount3, git, sqlite3 and diff.
+//! Tests of the command on real mounts: they need /dev/fuse, fusermount3, git, sqlite3, diff and
+//! python3.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -16,6 +17,7 @@ mod doctor;
 mod hostile;
 mod import_export;
 mod keeper;
+mod library;
 mod log;
 mod migrate;
 mod mounts;

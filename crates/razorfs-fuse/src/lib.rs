@@ -30,6 +30,6 @@ pub use notify::Notifier;
 pub use null::NullFs;
 pub use obstacle::Obstacle;
 pub use session::{Session, SessionOptions, TransportChoice, Unmounter};
-pub use snapshots::{HIDDEN, SNAPSHOTS, WithSnapshots, forget_snapshot, forget_stale};
+pub use snapshots::{HIDDEN, SNAPSHOTS, WithSnapshots, forget, forget_snapshot, forget_stale};
 pub use statistics::{Latency, Statistics};
 pub use underway::Unanswered;

@@ -43,7 +43,7 @@ impl Notifier {
     }
 
     /// Whether the kernel holds an inode. What it has cached of its attributes is asked for again.
-    pub(crate) fn holds(&self, ino: Ino) -> io::Result<bool> {
+    pub fn holds(&self, ino: Ino) -> io::Result<bool> {
         let mut body = Vec::with_capacity(24);
         body.u64(ino.0);
         // From before the first byte on: the cached pages stay.

@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use razorfs::{
     AllocateMode, Entry, Error, FileKind, Ino, NewNode, RenameMode, Result, SeekFor, SetAttributes,
-    Snapshot, Stat, Volume, VolumeSpace, XattrMode,
+    Snapshot, Stale, Stat, Volume, VolumeSpace, XattrMode,
 };
 
 use crate::filesystem::{FileSystem, Synced};
-use crate::notify::Notifier;
+use crate::notify::{Changed, Notifier};
 
 /// The directory in the root of a mount.
 pub const HIDDEN: &str = ".razorfs";
@@ -168,7 +168,17 @@ pub fn forget_stale(volume: &Volume, before: &Volume, notifier: &Notifier) -> Re
     // Before it is asked what the kernel holds, as answers tell it of more.
     let kernel = notifier.changed();
     let stale = volume.stale_since(before)?;
-    // Whether the mount is gone meanwhile is nothing to whoever went back.
+    tell(&kernel, &stale);
+    Ok(())
+}
+
+/// Makes the kernel forget what somebody has changed who did not come through the mount.
+pub fn forget(stale: &Stale, notifier: &Notifier) {
+    tell(&notifier.changed(), stale);
+}
+
+fn tell(kernel: &Changed<'_>, stale: &Stale) {
+    // Whether the mount is gone meanwhile is nothing to whoever has changed it.
     let told = |told: std::io::Result<()>| {
         if let Err(e) = told {
             tracing::debug!(error = %e, "the kernel could not be told of a change");
@@ -184,7 +194,6 @@ pub fn forget_stale(volume: &Volume, before: &Volume, notifier: &Notifier) -> Re
     for ino in &stale.inodes {
         told(kernel.inode(*ino));
     }
-    Ok(())
 }
 
 /// Makes the kernel forget which snapshot a name leads to, or that it leads to none.

@@ -38,7 +38,9 @@ impl Volume {
         Self::create_on(disk, Arc::new(OsEnv), options)
     }
 
-    /// Opens the volume in the directory `path`, and recovers it if it was not closed.
+    /// Opens the volume in the directory `path`, and recovers it if it was not closed. Fails with
+    /// [`Error::Locked`] while another process has it: where that may be the daemon of a mount, the
+    /// crate `razorfs-client` opens it or connects.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
         Self::open_on(Arc::new(OsDisk::new(path)), Arc::new(OsEnv), options)
     }

@@ -173,6 +173,7 @@ mod tests {
         }
         assert!(page("razorfs-snapshot-create").contains("razorfs snapshot create"));
         assert!(page("razorfs-mount").contains("durability=sync  "));
+        assert!(page("razorfs-mount").contains("socket_mode=OCTAL  "));
         assert!(!page("razorfs-mount").contains("--daemon"));
         assert!(page("fsck.razorfs").contains("razorfs -a /srv/demo.rzfs      as at boot"));
         let of_system: Vec<_> = pages.iter().filter(|page| page.section == "8").collect();

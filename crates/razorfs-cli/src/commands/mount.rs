@@ -45,7 +45,7 @@ A volume may be mounted on several directories: what is there now, and each bran
 snapshots on as many as you like. One daemon serves all of them; each comes and goes by itself, and
 the volume is closed with the last. Options of a further mount are its own, and those that are for
 the whole volume are those of the first: durability, order, cache, keeper, autosnap, keep, metrics,
-log. A snapshot that is mounted cannot be deleted.
+socket_mode, log. A snapshot that is mounted cannot be deleted.
 
 Options:
   durability=sync          every operation is on the disk when it returns
@@ -77,6 +77,10 @@ Options:
                            other names, and the newest, always stay
   metrics=ADDRESS:PORT     counters for Prometheus, at http://ADDRESS:PORT/metrics
   metrics=PATH             the same over a socket, which only you and root may connect to
+  socket_mode=OCTAL        who may connect to VOLUME/razorfs.sock, as chmod takes it (default 0600):
+                           with 0660 the programs of its group use the volume beside the mount, and
+                           may do anything in it; commands stay with you and root. They must be let
+                           through the directory as well (chmod g+x VOLUME)
   log=LEVEL                what razorfs.log gets: error, warn, info, debug or trace (default info,
                            or what RAZORFS_LOG says in the environment)
 

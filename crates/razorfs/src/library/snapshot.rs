@@ -7,7 +7,7 @@ use razorfs_format::record::Time;
 
 use crate::namespace::check_name;
 use crate::store::is_hidden;
-use crate::{Change, Error, Result, Stale, Volume};
+use crate::{Change, Error, Ino, Result, Stale, Volume};
 
 /// What the names of the snapshots begin with that [`Volume::rollback`] takes.
 pub const BEFORE_ROLLBACK: &str = "before-rollback-";
@@ -134,6 +134,11 @@ impl Volume {
     /// ([`Volume::pin`]): for who has handed out names and attributes that others remember.
     pub fn stale_since(&self, before: &Self) -> Result<Stale> {
         self.inner.stale_since(&before.inner)
+    }
+
+    /// All names that an inode has now, by their directories; none of the root.
+    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Box<[u8]>)>> {
+        self.inner.names_of(ino)
     }
 
     /// What the volume was before something came of which a snapshot was taken at once, as it is

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 const DEEP: usize = 4096;
 
 /// A name in a directory.
-type Name = (Ino, Box<[u8]>);
+pub(crate) type Name = (Ino, Box<[u8]>);
 
 /// One of the two states.
 pub(super) struct Side<'a> {
@@ -267,6 +267,16 @@ impl Namespace {
             }
         }
         Ok(false)
+    }
+
+    /// All names of an inode, by their directories.
+    pub(crate) fn names_of(&self, ino: Ino) -> Result<Vec<Name>> {
+        let side = Side::new(&self.store);
+        let mut names = Vec::new();
+        if let Some(inode) = side.inode(ino)? {
+            side.each_name(ino, &inode, &mut |dir, name| names.push((dir, name)))?;
+        }
+        Ok(names)
     }
 
     /// What whoever remembers names and attributes of `before`, and holds what he remembers, has to
