@@ -342,8 +342,8 @@ impl Check<'_> {
                 s.find_ino(K::EntryCount, *ino, "", detail);
             }
             let flag = node.flags & inode_flags::HAS_XATTR != 0;
-            // An inode that is being removed may have lost its attributes already, and where a merge
-            // has got half way its record comes before them, or after.
+            // An inode that is being removed may have lost its attributes already, and where a
+            // merge has got half way its record comes before them, or after.
             let may_differ = self.view.is_part || (node.nlink == 0 && flag);
             if flag != node.has_xattrs && !may_differ {
                 let detail = format!("marked: {flag}, found: {}", node.has_xattrs);

@@ -141,8 +141,8 @@ impl Namespace {
         Ok(merged)
     }
 
-    /// A name for what nobody sees. On a host that is full what has failed may have left another one,
-    /// which stays until the next opening.
+    /// A name for what nobody sees. On a host that is full what has failed may have left another
+    /// one, which stays until the next opening.
     fn hidden_name(&self, what: &str) -> String {
         format!("{INTERNAL}{what}-{:016x}", self.store.env.random())
     }

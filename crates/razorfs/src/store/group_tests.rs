@@ -88,8 +88,9 @@ impl File for SlowFile {
     }
 }
 
-/// The first flush has those that came before it, the second one all others, who came meanwhile. (If
-/// these have written more than 64 KiB together, that goes to a pack first, with a flush of its own.)
+/// The first flush has those that came before it, the second one all others, who came meanwhile.
+/// (If these have written more than 64 KiB together, that goes to a pack first, with a flush of its
+/// own.)
 #[test]
 fn sixty_four_who_sync_at_once_cost_at_most_two_flushes() {
     let wave = Arc::new(Wave::default());
