@@ -35,7 +35,9 @@ const OF_DAMAGE: [Mark; 4] = [
 ];
 
 /// What takes larger volumes than simulations make, or more luck; tests of the engine lead to it.
-const OF_TESTS: [Mark; 14] = [
+const OF_TESTS: [Mark; 15] = [
+    // No seed goes back to moments by itself.
+    Mark::MomentOfGone,
     // Three moves have to meet.
     Mark::MergeCircle,
     // What a pack has dead has to go before anybody asks for it.

@@ -49,7 +49,7 @@ and more
   --branches N    1: branches are among what is done, 0: they are not; else the seed says it
   --merges N      1: branches are committed to each other, 0: they are not; else the seed says it
   --streams N     1: snapshots are sent to another volume, 0: they are not; else the seed says it
-  --moments N     1: moments are gone back to, 0: they are not; else the seed says it
+  --moments N     1: moments are gone back to; else they are not
   --singles N     --short: of the workloads of one operation, one of N as the seed says
   --every N       --short: of the workloads of two operations, one of N as the seed says
   --part K        --short: part K, counted from 0, of --parts N, which together are all
