@@ -137,7 +137,7 @@ const SCHEDULES: &str = "1000";
 const SIMULATIONS: [&[&str]; 7] = [
     &["--deaths", "2500", "--complete"],
     &["--faults", "--runs", "800", "--complete"],
-    &["--short", "--singles", "8", "--every", "3200"],
+    &["--short", "--singles", "16", "--every", "6400"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
     &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
     &["--rotten", "1500", "--complete"],
@@ -182,7 +182,7 @@ pub fn fresh_seed() -> String {
 fn mount_tests(root: &Path, plan: &Plan) -> Result<Vec<String>, String> {
     let args = ["test", "-p", "razorfs-cli", "--test", "main", "--"];
     let mut command = run::cargo(root, &args);
-    command.args(["--nocapture", "--test-threads", "2"]);
+    command.args(["--nocapture", "--test-threads", "3"]);
     if let Some(seed) = &plan.seed {
         command.env("RAZORFS_SEED", seed);
     }

@@ -584,7 +584,14 @@ impl FileSystem for ToyFs {
         Ok(here as u64 + self.disk.lock().leaked)
     }
     fn bytes(&self) -> Result<u64> {
-        Ok(self.model().bytes())
+        let held = self.held.lock().clone();
+        let model = self.model();
+        // As for their number.
+        let gone = |(ino, node): &(Ino, &Node)| node.nlink == 0 && !held.contains(ino);
+        let sizes = model.nodes().filter(gone).map(|(_, node)| node.size);
+        Ok(model
+            .bytes()
+            .saturating_sub(sizes.fold(0, u64::saturating_add)))
     }
     fn degraded(&self) -> Option<String> {
         None

@@ -537,7 +537,9 @@ fn directories_that_were_moved_into_each_other_are_a_conflict() {
     let two = volume.branch("two").unwrap();
     two.root().rename("r", "p/q/r").unwrap();
     volume.root().rename("p", "r/p").unwrap();
+    let circles = count(Mark::MergeCircle);
     let committed = commit(&volume, &two);
+    assert!(count(Mark::MergeCircle) > circles);
     let Committed::Conflicts(conflicts) = committed else {
         panic!("{committed:?}");
     };
@@ -634,6 +636,60 @@ fn a_moment_after_a_branch_was_made_of_a_snapshot_is_not_what_that_shows() {
     let moment = branch.at_moment(crate::When::Lsn(last)).unwrap();
     assert_eq!(moment.root().read("own").unwrap(), b"of the branch");
     assert!(!moment.root().exists("later").unwrap());
+}
+
+#[test]
+fn a_moment_is_kept_though_the_snapshot_below_it_was_given_up() {
+    let volume = Volume::on_sim(options());
+    let root = volume.root();
+    let last = || volume.log(0).unwrap().0.last().unwrap().lsn;
+    root.write("a", b"one").unwrap();
+    volume.snapshot("below").unwrap();
+    root.write("a", b"two").unwrap();
+    volume.sync().unwrap();
+    let then = last();
+    root.write("a", b"three").unwrap();
+    volume.sync().unwrap();
+    volume.delete_snapshot("below").unwrap();
+    let gone = count(Mark::MomentOfGone);
+    let when = crate::When::Lsn(then);
+    volume.snapshot_at("kept", when).unwrap();
+    assert!(count(Mark::MomentOfGone) > gone);
+    let kept = volume.at_snapshot("kept").unwrap();
+    assert_eq!(kept.root().read("a").unwrap(), b"two");
+}
+
+#[test]
+fn a_moment_whose_data_were_overwritten_is_not_kept_and_that_is_told() {
+    let volume = Volume::on_sim(options());
+    let root = volume.root();
+    volume.snapshot("below").unwrap();
+    let mut rng = SimRng::new(5);
+    // Nothing that could be made smaller, and stand in the journal.
+    let mut bytes = || {
+        (0..150_000)
+            .map(|_| rng.next_u64() as u8)
+            .collect::<Vec<u8>>()
+    };
+    root.write("a", bytes()).unwrap();
+    volume.sync().unwrap();
+    let then = volume.log(0).unwrap().0.last().unwrap().lsn;
+    for _ in 0..4 {
+        root.write("a", bytes()).unwrap();
+        volume.sync().unwrap();
+        for step in [Step::Checkpoint, Step::Compact, Step::Reap, Step::Clean] {
+            while volume.step(step).unwrap() && step != Step::Checkpoint {}
+        }
+    }
+    let overwritten = count(Mark::MomentOverwritten);
+    let kept = volume.snapshot_at("kept", crate::When::Lsn(then));
+    let Err(Error::NoMoment(why)) = kept else {
+        panic!("{kept:?}");
+    };
+    assert!(why.contains("a: "), "{why}");
+    assert!(count(Mark::MomentOverwritten) > overwritten);
+    let names: Vec<_> = volume.snapshots().into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["below"]);
 }
 
 /// The rest of the truncation is done in the branch, by the reaper.
