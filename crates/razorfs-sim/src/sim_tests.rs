@@ -53,7 +53,7 @@ fn an_exchange_of_names_is_another_state() {
 fn a_correct_file_system_passes() {
     let mut cuts = 0;
     let mut marks = crate::marks::Marks::default();
-    for seed in 0..200 {
+    for seed in 0..400 {
         let report = run(Bug::None, seed);
         if let Some(failure) = report.failure {
             panic!("seed {seed}, operation {}: {}", failure.at, failure.what);
