@@ -59,6 +59,15 @@ const OF_TESTS: [Mark; 15] = [
     Mark::RecoveryBallast,
 ];
 
+/// What only commits of branches lead to.
+const OF_MERGES: [Mark; 5] = [
+    Mark::MergeTheirs,
+    Mark::MergeDone,
+    Mark::MergeClashes,
+    Mark::MergeAgain,
+    Mark::MergeLeftover,
+];
+
 /// What only the death of a process leads to that leaves memory for redo.
 const OF_DEATHS: [Mark; 3] = [
     Mark::AdmitRedoFull,
@@ -66,13 +75,15 @@ const OF_DEATHS: [Mark; 3] = [
     Mark::ResumeBranch,
 ];
 
-/// Whether simulations of this mode must take the branch.
+/// Whether simulations of this mode must take the branch; commits are among what they do if it is
+/// said so.
 #[must_use]
-pub fn is_expected(mark: Mark, mode: Mode) -> bool {
+pub fn is_expected(mark: Mark, mode: Mode, merges: bool) -> bool {
     match mode {
         Mode::Cuts => {
             let others = [&OF_FAULTS[..], &OF_DAMAGE, &OF_ROT, &OF_TESTS, &OF_DEATHS];
-            !others.iter().any(|list| list.contains(&mark))
+            let is_other = others.iter().any(|list| list.contains(&mark));
+            !is_other && (merges || !OF_MERGES.contains(&mark))
         }
         Mode::Deaths => OF_DEATHS.contains(&mark),
         Mode::Faults => OF_FAULTS.contains(&mark),
@@ -82,9 +93,9 @@ pub fn is_expected(mark: Mark, mode: Mode) -> bool {
 
 /// The branches that this process should have taken by now and has not.
 #[must_use]
-pub fn missing(mode: Mode) -> Vec<Mark> {
+pub fn missing(mode: Mode, merges: bool) -> Vec<Mark> {
     let all = Mark::ALL.iter().copied();
-    all.filter(|mark| is_expected(*mark, mode) && count(*mark) == 0)
+    all.filter(|mark| is_expected(*mark, mode, merges) && count(*mark) == 0)
         .collect()
 }
 

@@ -47,7 +47,7 @@ and more
   --copies N      copies of the journal, 1 or 2; else the seed says it
   --snapshots N   1: snapshots are among what is done, 0: they are not; else the seed says it
   --branches N    1: branches are among what is done, 0: they are not; else the seed says it
-  --merges N      1: branches are committed to each other, 0: they are not; else the seed says it
+  --merges N      1: branches are committed to each other; else they are not
   --streams N     1: snapshots are sent to another volume, 0: they are not; else the seed says it
   --moments N     1: moments are gone back to; else they are not
   --singles N     --short: of the workloads of one operation, one of N as the seed says
@@ -221,7 +221,8 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
         limit.is_none_or(|limit| elapsed < limit)
     });
     for _ in 0..MORE {
-        let complete = !args.complete || coverage::missing(plan.mode).is_empty();
+        let complete = !args.complete
+            || coverage::missing(plan.mode, args.choice.merges == Some(true)).is_empty();
         if complete || !summary.findings.is_empty() {
             break;
         }
@@ -240,7 +241,11 @@ fn many(plan: &Plan, args: &Args) -> ExitCode {
     }
     println!("{} µs a run", elapsed / 1000 / summary.runs.max(1));
     println!("{}", line(&summary, plan.first_seed));
-    let complete = !args.complete || is_complete(&coverage::missing(plan.mode));
+    let complete = !args.complete
+        || is_complete(&coverage::missing(
+            plan.mode,
+            args.choice.merges == Some(true),
+        ));
     ExitCode::from(u8::from(!summary.findings.is_empty() || !complete))
 }
 

@@ -586,12 +586,10 @@ impl FileSystem for ToyFs {
     fn bytes(&self) -> Result<u64> {
         let held = self.held.lock().clone();
         let model = self.model();
-        // As for their number.
         let gone = |(ino, node): &(Ino, &Node)| node.nlink == 0 && !held.contains(ino);
         let sizes = model.nodes().filter(gone).map(|(_, node)| node.size);
-        Ok(model
-            .bytes()
-            .saturating_sub(sizes.fold(0, u64::saturating_add)))
+        let sizes = sizes.fold(0, u64::saturating_add);
+        Ok(model.bytes().saturating_sub(sizes))
     }
     fn degraded(&self) -> Option<String> {
         None
