@@ -468,6 +468,20 @@ impl Timeline {
         found.is_some_and(|s| self.freed_at(s.epoch).is_some())
     }
 
+    /// Whether releasing a snapshot comes to the same here and in a later state of this. What was
+    /// done with snapshots in between comes after the release, if there is a crash: where another
+    /// one has come to the same epoch since, this would end its line at it, or join that with the
+    /// next one, and the ways that go on from the other one would miss what was before it.
+    #[must_use]
+    pub fn releases_alike(&self, later: &Self, id: u64) -> bool {
+        let kind = |timeline: &Self| {
+            let epoch = timeline.snapshots.iter().find(|s| s.id == id)?.epoch;
+            let freed = timeline.freed_at(epoch)?;
+            Some((std::mem::discriminant(&freed), timeline.children(epoch)))
+        };
+        kind(self) == kind(later)
+    }
+
     /// Takes a snapshot away that was given up. Answers what that frees, or nothing if it has to
     /// stay for now.
     pub fn release(&mut self, id: u64) -> Option<Release> {

@@ -168,7 +168,8 @@ fn threads_that_move_what_they_share_lose_nothing() {
             let mut files: Vec<_> = (0..3)
                 .map(|n| (create_file(&v, &format!("{id}-{n}")), Vec::new()))
                 .collect();
-            for n in 0..400 {
+            // On a busy machine flushes come late.
+            for n in (0..).take_while(|n| *n < 400 || v.stats().checkpoints < 4) {
                 some_operation(&v, &mut files, &mut rng);
                 if n % 20 == 0 {
                     for (f, data) in &files {
@@ -182,7 +183,6 @@ fn threads_that_move_what_they_share_lose_nothing() {
     let hands: Vec<_> = (1..=3).map(work).collect();
     let files: Vec<_> = hands.into_iter().flat_map(|h| h.join().unwrap()).collect();
     v.checkpoint().unwrap();
-    assert!(v.stats().checkpoints > 3, "{:?}", v.stats());
     v.close().unwrap();
     clean(&disk);
     let v = open();

@@ -82,7 +82,7 @@ impl Checkpointer {
                 break;
             }
             let id = snapshot.id;
-            if !flushed.can_release(id) {
+            if !flushed.can_release(id) || !flushed.releases_alike(&now, id) {
                 marks::hit(Mark::ReleaseWaits);
                 continue;
             }
