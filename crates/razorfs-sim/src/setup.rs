@@ -110,8 +110,8 @@ impl Setup {
             // not know whether it survived a cut.
             merges: false,
             streams: mix(seed, 16).is_multiple_of(10),
-            // Only where it is said: a snapshot of a moment can lose what it shows when lines of
-            // time are joined (`--moments 1 --streams 0 --seed 3000476`).
+            // Only where it is said: after several restores whose snapshots were released a moment
+            // can be another one (`--moments 1 --snapshots 1 --seed 5139`).
             moments: false,
             seed,
         }

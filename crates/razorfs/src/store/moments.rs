@@ -77,17 +77,6 @@ impl Replayed {
     }
 }
 
-/// What is looked for on the way back from a moment.
-#[derive(Clone, Copy)]
-enum Sought {
-    /// What this branch was before what has been looked at.
-    Line(Branch),
-    /// What the snapshot of this number shows.
-    Snapshot(u64),
-    /// What this branch was at the end of this epoch.
-    End(Branch, Epoch),
-}
-
 /// What a moment is counted from.
 enum Base {
     /// Nothing: the volume was made then.
@@ -96,13 +85,12 @@ enum Base {
 }
 
 /// The way back from a moment to what it is counted from: the journal from its end to its
-/// beginning, along the branch, and from where that began, or was taken back to a snapshot, along
-/// the one that it came from. So it crosses a commit, whose result was made in a branch of its own
-/// and whose snapshot is given up, as well as a rollback to a snapshot that was deleted since.
+/// beginning, along the branch.
 struct Way<'a> {
     /// The snapshots that are there, those that were given up and not released among them.
     snapshots: BTreeMap<u64, &'a SnapshotMeta>,
-    sought: Sought,
+    /// The branch; none before it began, or went to a snapshot that is gone.
+    line: Option<Branch>,
     /// What is to be done over it, the last first.
     since: Vec<Mutation>,
 }
@@ -111,7 +99,7 @@ impl<'a> Way<'a> {
     fn new(branch: Branch, snapshots: impl Iterator<Item = &'a SnapshotMeta>) -> Self {
         Self {
             snapshots: snapshots.map(|s| (s.id, s)).collect(),
-            sought: Sought::Line(branch),
+            line: Some(branch),
             since: Vec::new(),
         }
     }
@@ -122,66 +110,49 @@ impl<'a> Way<'a> {
         // catch.
         let place = Place::new(FileName::Journal(0), 0);
         for batch in batches.iter().rev() {
-            let ops = decode_ops(&batch.payload, place)?;
-            for mutation in ops
-                .into_iter()
-                .rev()
-                .flat_map(|op| op.mutations.into_iter().rev())
-            {
-                if let Some(base) = self.step(mutation) {
+            let ops = decode_ops(&batch.payload, place)?.into_iter().rev();
+            for mutation in ops.flat_map(|op| op.mutations.into_iter().rev()) {
+                let Some(line) = self.line else {
+                    return Ok(None);
+                };
+                if let Some(base) = self.step(line, mutation) {
                     return Ok(Some(base));
                 }
             }
         }
-        Ok(batches
-            .first()
-            .and_then(|first| self.begin(first.first_lsn)))
+        // A snapshot that was taken by the operation before these is no base: that may have gone
+        // back to another one with it.
+        let is_first = |batch: &Batch| batch.first_lsn == Lsn(1);
+        let is_all = self.line == Some(Branch::HEAD) && batches.first().is_some_and(is_first);
+        Ok(is_all.then_some(Base::Nothing))
     }
 
-    /// What is before the first operation that is known. A snapshot that was taken by the operation
-    /// before it is no base: that may have gone back to another one with it.
-    fn begin(&self, first: Lsn) -> Option<Base> {
-        let is_all = matches!(self.sought, Sought::Line(Branch::HEAD)) && first == Lsn(1);
-        is_all.then_some(Base::Nothing)
-    }
-
-    fn step(&mut self, mutation: Mutation) -> Option<Base> {
-        match (self.sought, mutation) {
-            (_, Mutation::Take(taken)) => return self.taken(&taken),
-            (Sought::Line(line), Mutation::Back { branch, id, .. }) if branch == line => {
-                self.sought = Sought::Snapshot(id);
-                return self.snapshots.get(&id).map(|s| Base::of(s));
+    fn step(&mut self, line: Branch, mutation: Mutation) -> Option<Base> {
+        match mutation {
+            // Of what that shows there is nothing more to be made again. One of what was before is
+            // of no branch.
+            Mutation::Take(taken) if taken.branch == line => {
+                self.snapshots.get(&taken.id).map(|s| Base::of(s))
             }
-            (Sought::Line(line), Mutation::Fork(fork)) if fork.id == line => {
-                self.sought = Sought::End(fork.parent, fork.epoch);
+            Mutation::Back { branch, id, .. } if branch == line => {
+                self.line = None;
+                self.snapshots.get(&id).map(|s| Base::of(s))
+            }
+            Mutation::Fork(fork) if fork.id == line => {
+                self.line = None;
                 let mut all = self.snapshots.values();
                 // Where the snapshot is gone, what stands for it is of no branch.
                 let of = [fork.parent, Branch::NONE];
                 let from = all.find(|s| of.contains(&s.branch) && s.epoch == fork.epoch);
-                return from.map(|s| Base::of(s));
+                from.map(|s| Base::of(s))
             }
-            (Sought::Line(line), mutation) if branch_of(&mutation) == Some(line) => {
+            mutation if branch_of(&mutation) == Some(line) => {
                 self.since.push(mutation);
+                None
             }
             // Of other branches, or of snapshots, which change nothing of what is there.
-            _ => {}
+            _ => None,
         }
-        None
-    }
-
-    /// Before a snapshot was taken: of what it shows there is nothing more to be made again.
-    fn taken(&mut self, taken: &SnapshotMeta) -> Option<Base> {
-        let is_on_the_way = match self.sought {
-            Sought::Line(branch) => taken.branch == branch,
-            Sought::Snapshot(id) => taken.id == id,
-            Sought::End(branch, epoch) => taken.branch == branch && taken.epoch == epoch,
-        };
-        if !is_on_the_way {
-            return None;
-        }
-        // One of what was before is of no branch, and nothing leads there.
-        self.sought = Sought::Line(taken.branch);
-        self.snapshots.get(&taken.id).map(|s| Base::of(s))
     }
 
     /// What is to be done over what everything is counted from, as that of the present.
