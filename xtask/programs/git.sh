@@ -1,4 +1,4 @@
-# A tenth of git's own tests, spread over all of it. Then a real life: clone, branch, worktree, gc.
+# A twentieth of git's own tests, spread over all of it. Then a real life: clone, branch, worktree, gc.
 # needs: git=git gcc=gcc make=make apt-get=apt
 # usage: git.sh DIR CACHE
 built=$2/git
@@ -15,7 +15,7 @@ fi
 mkdir "$1/trash" "$1/logs"
 cd "$built/t"
 # The scripts from t9 on test bridges to other programs.
-ls t[0-8][0-9][0-9][0-9]-*.sh | awk 'NR % 9 == 3' >"$1/scripts"
+ls t[0-8][0-9][0-9][0-9]-*.sh | awk 'NR % 18 == 3' >"$1/scripts"
 export ROOT=$1
 one() {
     timeout 400 bash "./$1" --root="$ROOT/trash" -q >"$ROOT/logs/$1" 2>&1 || echo "$1"

@@ -150,7 +150,7 @@ const SIMULATIONS: [&[&str]; 8] = [
     &["--faults", "--runs", "800", "--complete"],
     &["--short", "--singles", "16", "--every", "6400"],
     &["--flips", "--blocks", "--runs", "6", "--complete"],
-    &["--flips", "--blocks", "--copies", "2", "--runs", "2"],
+    &["--flips", "--blocks", "--copies", "2", "--runs", "1"],
     &["--rotten", "1500", "--complete"],
     &["--repair", "60", "--complete"],
 ];

@@ -110,8 +110,7 @@ impl Setup {
             // not know whether it survived a cut.
             merges: false,
             streams: mix(seed, 16).is_multiple_of(10),
-            // Only where it is said: after several restores whose snapshots were released a moment
-            // can be another one (`--moments 1 --snapshots 1 --seed 5139`).
+            // Only where it is said: what others do is not disturbed by what is new.
             moments: false,
             seed,
         }
